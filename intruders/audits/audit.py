@@ -160,7 +160,8 @@ def audit_pairing(
     audited = audit_of(
         pairing, settings, matrices, [*pairing.skipped, *skipped], seconds, {"device": str(device)}
     )
-    forgetting = None if responding is None else responding.result(matrices)
+    ranks = {matrix.name: matrix.update.effective_rank for matrix in matrices}
+    forgetting = None if responding is None else responding.result(ranks)
     if forgetting is not None:
         forgetting = forgetting.without(changed_beside(*sides, pairing))
     return replace(audited, forgetting=forgetting)

@@ -14,6 +14,7 @@ from ..engine.certificates import NAME, fits_coordinates
 from ..engine.decide import decide
 from ..engine.decisions import Decisions
 from ..engine.known_base import KnownBase
+from ..engine.nats import Responses
 from ..linalg.pair import Pair
 from .audit_settings import AuditSettings
 from .base_cache import BaseCache, BaseKeys, MemoryCache, look_up
@@ -55,6 +56,7 @@ class Judged:
     model: int
     matrix: AuditedMatrix
     sketch: Tensor  # (SIZE), double: of the update, for estimates of how alike two models are
+    responses: Responses | None = None  # from which nats are predicted
 
 
 def judge_batch(batch: Batch, settings: AuditSettings, store: BaseCache | None) -> list[Judged]:

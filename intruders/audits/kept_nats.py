@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
+from statistics import median
 
 import torch
 import xxhash
@@ -34,8 +35,7 @@ from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache, default_folder
 from .batches import Batch
-from .result.forgetting import NOT_OF_RANK_1, OF_RANK_1, Forgetting, median_rank
-from .result.records import AuditedMatrix
+from .result.forgetting import NOT_OF_RANK_1, OF_RANK_1, Forgetting
 
 _VERSION = 3  # of the files
 DOCUMENT = "intruders.json"
@@ -125,6 +125,7 @@ class KeptNats:
 
     def __init__(self, folder: Path | None = None, base: Checkpoint | None = None) -> None:
         self.text: KeptText | None = None  # None where nothing was kept of the base, or it is damaged
+        self.key: str | None = None  # of what was kept, damaged or not
         self._folder, self._layers, self._told = Path(), dict[str, KeptLayer](), set[str]()
         documents: list[Path] = []
         if folder is not None:
@@ -138,6 +139,7 @@ class KeptNats:
                 continue
             if kept.version == _VERSION and base is not None and _is_of(base, kept.base):
                 self.text, self._folder = kept, file.parent
+                self.key = json_digest([file.parent.name, file.stat().st_mtime_ns], 32)
                 self._layers = {layer.content: layer for layer in kept.layers}
                 self._layers |= {f"{layer.content} {layer.name}": layer for layer in kept.layers}
                 return
@@ -240,14 +242,21 @@ class Responding:
         names = [matrix.name for matrix in batch.matrices]
         self._of |= dict(zip(names, responses_of(self._kept, batch, is_intruder), strict=True))
 
-    def result(self, matrices: Sequence[AuditedMatrix]) -> Forgetting | None:
-        """Return the prediction for a model of these matrices; None where there can be none."""
-        names = [matrix.name for matrix in matrices]
-        of_rows = {name: own for name in names if (own := self._of[name]) is not None}
+    def add_kept(self, kept: Mapping[str, bytes | None]) -> None:
+        """Take responses of an earlier call, as bytes, by the names of their matrices."""
+        text = self._kept.text
+        if text is not None:
+            shape = len(text.documents), text.labels
+            known = {name: Responses.of_bytes(own, *shape) for name, own in kept.items() if own is not None}
+            self._of |= dict.fromkeys(kept) | known
+
+    def result(self, ranks: Mapping[str, float]) -> Forgetting | None:
+        """Return the prediction for a model, of the effective ranks of its matrices; None where there can be none."""
+        of_rows = {name: own for name in ranks if (own := self._of[name]) is not None}
         text = self._kept.text
         if text is None or not of_rows:
             return None
-        if median_rank(matrices) < OF_RANK_1:
+        if median(ranks.values()) < OF_RANK_1:
             self._kept.tell(NOT_OF_RANK_1)
             return None
         prediction = predict(of_rows, text.scored, text.documents)
@@ -257,7 +266,7 @@ class Responding:
             kl=prediction.kl,
             by_matrix=prediction.shares,
             in_intruders={name: fsum(parts) for name, parts in prediction.parts.items() if parts},
-            left_out=[name for name in names if name not in of_rows],
+            left_out=[name for name in ranks if name not in of_rows],
         )
 
 

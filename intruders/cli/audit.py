@@ -36,14 +36,7 @@ DEMO_REPORT = Path("intruders-demo.html")
     options.auditing(),
     options.outputs(options.JSON, options.parquet_of("vector"), options.HTML, options.SARIF),
     options.fail_above_of("there are"),
-    option(
-        "fail_above_nats",
-        float | None,
-        "Exit with status 1 if more nats per token are predicted to be forgotten: if all of the 95 % interval lies "
-        "above this. The base needs intruders prepare --loss-on. [default: no limit]",
-        metavar="NATS",
-        panel=options.OUTPUT,
-    ),
+    options.fail_above_nats_of(""),
     options.verbose_of("matrix and all advice"),
 )
 def audit(
@@ -140,7 +133,7 @@ def _verdict_on_nats(result: Audit, limit: float) -> tuple[list[str], ExitStatus
     from ..audits.result.forgetting import median_rank, why_nats_open
 
     forgetting = result.forgetting
-    why = why_nats_open(forgetting, limit, median_rank(result.matrices))
+    why = why_nats_open(forgetting, median_rank(result.matrices), limit)
     if why is not None:
         return [f"error: --fail-above-nats has no answer: {why}"], ExitStatus.REFUSED
     if forgetting is None or not forgetting.is_above(limit):

@@ -10,7 +10,7 @@ import typer
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import REQUIRED, argument, command, option
-from .output import Outputs, check_limit, note, refusal_as_sarif, report_if_possible, resumable
+from .output import Outputs, check_limit, check_nats, note, refusal_as_sarif, report_if_possible, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     options.WORKERS_ON_RAY,
     options.outputs(options.JSON, options.SARIF),
     options.fail_above_of("any adapter has"),
+    options.fail_above_nats_of(" by any adapter"),
     option(
         "fail_refused",
         bool,
@@ -51,6 +52,7 @@ def fleet(
     out: str,
     to: Outputs,
     fail_above: int | None,
+    fail_above_nats: float | None,
     fail_refused: bool,
     verbose: bool,
     **asked: Any,
@@ -72,12 +74,14 @@ def fleet(
 
     with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
         check_limit(fail_above)
+        check_nats(fail_above_nats=fail_above_nats)
         result = audit_fleet(base, adapters, out=out, **asked, progress=progress)
-    notes, status = _verdict(result, fail_above, fail_refused)
+    notes, status = _verdict(result, fail_above, fail_above_nats, fail_refused)
     if to.sarif is not None:
         from ..reports.sarif import fleet_findings, write_sarif
 
-        write_sarif(fleet_findings(result, fail_above), to.sarif, is_refused=status is ExitStatus.REFUSED)
+        findings = fleet_findings(result, fail_above, fail_above_nats)
+        write_sarif(findings, to.sarif, is_refused=status is ExitStatus.REFUSED)
     try:
         to.put(result, partial(print_fleet, verbose=verbose))
         for line in notes:
@@ -92,16 +96,22 @@ def fleet(
 
 
 def _verdict(
-    result: FleetAudit, fail_above: int | None, fail_refused: bool
+    result: FleetAudit, fail_above: int | None, fail_above_nats: float | None, fail_refused: bool
 ) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where nothing failed."""
+    from ..audits.result.forgetting import why_nats_open
     from ..system.words import plural
 
     notes = []
-    uncounted = result.not_compared if fail_above is not None or fail_refused else {}
+    has_limit = fail_above is not None or fail_above_nats is not None
+    uncounted = result.not_compared if has_limit or fail_refused else {}
     partly = {} if fail_above is None else result.partly_compared(fail_above)
+    predicted = {} if fail_above_nats is None else result.predicted()
+    limit = fail_above_nats or 0.0
+    unpredicted = {name: why for name, own in predicted.items() if (why := why_nats_open(*own, limit))}
+    too_much = [(name, own) for name, (own, _) in predicted.items() if own and own.is_above(limit)]
     answers = result.adapters["adapter"].nunique() - len(
-        uncounted.keys() | partly.keys() | result.refused.keys()
+        uncounted.keys() | partly.keys() | unpredicted.keys() | result.refused.keys()
     )
     for which, reasons in (("no", uncounted), ("not every", partly)):
         if reasons:
@@ -116,6 +126,16 @@ def _verdict(
             f"more intruders than the {fail_above} that --fail-above allows in {plural(len(above), 'adapter')}, the "
             f"first '{above[0]}'"
         )
+    if unpredicted:
+        source, reason = next(iter(unpredicted.items()))
+        start, members = "" if answers else "error: ", plural(len(unpredicted), "adapter")
+        notes.append(f"{start}--fail-above-nats has no answer for {members}, the first '{source}': {reason}")
+    if too_much:
+        source, forgetting = too_much[0]
+        members = plural(len(too_much), "adapter")
+        notes.append(
+            f"too much is forgotten by {members}, the first '{source}': {forgetting.above_in_words(limit)}"
+        )
     refused = plural(len(result.refused), "adapter")
     first_refused = next((f"the first '{source}': {reason}" for source, reason in result.refused.items()), "")
     if fail_refused and result.refused:
@@ -129,7 +149,15 @@ def _verdict(
         )
     if result.nothing_audited:
         notes.append(f"error: none of {refused} could be audited, {first_refused}")
-    if result.nothing_audited or ((uncounted or partly) and not answers):
+    if result.nothing_audited or ((uncounted or partly or unpredicted) and not answers):
         return notes, ExitStatus.REFUSED
-    failed = above or uncounted or partly or passed_over or (fail_refused and result.refused)
+    failed = (
+        above
+        or too_much
+        or uncounted
+        or partly
+        or unpredicted
+        or passed_over
+        or (fail_refused and result.refused)
+    )
     return notes, ExitStatus.FAILED if failed else None

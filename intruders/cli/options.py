@@ -134,6 +134,15 @@ def fail_above_of(who: str) -> Taken:
     return option("fail_above", int | None, text, metavar="N", panel=OUTPUT)
 
 
+def fail_above_nats_of(who: str) -> Taken:
+    """Take a limit in nats: of whom they are predicted."""
+    text = (
+        f"Exit with status 1 if more nats per token are predicted to be forgotten{who}: if all of the 95 % interval "
+        "lies above this. The base needs intruders prepare --loss-on. [default: no limit]"
+    )
+    return option("fail_above_nats", float | None, text, metavar="NATS", panel=OUTPUT)
+
+
 def verbose_of(what: str) -> Taken:
     """Take the switch that lists every one of what is otherwise summarized."""
     return option("verbose", bool, f"List every {what}.", False, names=["--verbose", "-v"], panel=OUTPUT)

@@ -211,6 +211,6 @@ def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progres
         )
     if found.forgetting is None:
         nothing = unchanged_in_words(found.base_source, found.tuned_source)
-        why = why_nats_open(None, 0, median_rank(found.matrices)) if found.matrices else nothing
+        why = why_nats_open(None, median_rank(found.matrices), 0) if found.matrices else nothing
         raise SettingError(f"--nats has no answer: {why}")
     return found.forgetting

@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +82,16 @@ class Responses:
     whole: Tensor
     parts: Tensor
 
+    def to_bytes(self) -> bytes:
+        """Return them in single precision, with the sum of the parts where there are some."""
+        parts = self.parts.sum(-1, keepdim=True)[..., : self.parts.shape[-1]]
+        return torch.cat([self.whole.unsqueeze(-1), parts], -1).numpy().astype("<f4").tobytes()
+
+    @classmethod
+    def of_bytes(cls, content: bytes, sequences: int, labels: int) -> Responses:
+        numbers = torch.from_numpy(np.frombuffer(content, "<f4").astype(float)).view(sequences, labels, -1)
+        return cls(numbers[..., 0], numbers[..., 1:])
+
 
 @dataclass(frozen=True)
 class KeptRows:
@@ -99,15 +110,17 @@ class KeptRows:
         step = max(1, _AT_ONCE // (tokens * (n + labels * m)))
         lefts = [update.left if isinstance(update, LowRank) else None for update in updates]
         rights = [update.right if isinstance(update, LowRank) else update.dense() for update in updates]
-        columns = [own for left, ends in zip(lefts, directions, strict=True) for own in (left, ends.mT)]
-        columns = [own.to(rights[0]) for own in columns if own is not None]
+        both = [own for left, ends in zip(lefts, directions, strict=True) for own in (left, ends.mT)]
+        columns = [own.to(rights[0]) for own in both if own is not None]
         found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in updates]
         for some in zip(torch.split(self.inputs, step), torch.split(self.gradients, step), strict=True):
             inputs, gradients = (
                 unpacked(rows, size).to(rights[0]) for rows, size in zip(some, (n, m), strict=True)
             )
-            near = (inputs @ torch.cat(rights).mT).split([len(right) for right in rights], -1)
-            far = iter((gradients @ torch.cat(columns, -1)).split([own.shape[-1] for own in columns], -1))
+            near = torch.split(inputs @ torch.cat(rights).mT, [len(right) for right in rights], -1)
+            far = iter(
+                torch.split(gradients @ torch.cat(columns, -1), [own.shape[-1] for own in columns], -1)
+            )
             for moved, left, ends, own in zip(near, lefts, directions, found, strict=True):
                 met = gradients if left is None else next(far)
                 whole = (met * moved.unsqueeze(1)).sum((-2, -1), dtype=torch.float64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.fleet.fleet_table import as_arrow
+from ..audits.result.forgetting import in_short
 from ..charts.chart import for_page
 from ..checkpoints.stored.names import module_paths
 from ..system.words import duration, number, percent, plural, shorten
@@ -31,19 +32,26 @@ PASSED_OVER_SHOWN = 5
 
 
 def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> None:
-    """Print `fleet` to `console`, the adapters with most intruders first; with `verbose` every adapter."""
+    """Print `fleet` to `console`, by predicted nats or intruders, the most first; with `verbose` every adapter."""
     table = with_opinions(fleet.adapters)
     audited = table[table["status"] == "audited"]
     page = Page(console)
     page.say(f"{plural(fleet.intruders, 'intruder dimension')} in {plural(len(audited), 'adapter')} of "
            f"{fleet.base_source}; {len(table) - len(audited):,} refused; {duration(fleet.seconds)}")  # fmt: skip
-    ordered = audited.sort_values(["intruders", "energy_share"], ascending=False, kind="stable")
+    has_nats = bool(audited["nats"].notna().any())
+    ordered = audited.sort_values(["nats", "intruders", "energy_share"], ascending=False, kind="stable")
     shown = ordered if verbose else ordered.head(ROWS_SHOWN)
     if len(shown):
         console.print()
-        console.print(_rows(shown, page), width=page.width)
+        console.print(_rows(shown, page, has_nats), width=page.width)
     if len(shown) < len(ordered):
-        page.say(f"and {plural(len(ordered) - len(shown), 'adapter')} more with at most as many intruders")
+        less = "; --verbose lists all" if has_nats else " with at most as many intruders"
+        page.say(f"and {plural(len(ordered) - len(shown), 'adapter')} more{less}")
+    if has_nats:
+        page.say(
+            f"nats: predicted per token forgotten on {audited['nats_on'].dropna().iloc[0]}, with the 95 % interval; of "
+            "nats: their share in the directions of intruders"
+        )
     refused = list(fleet.refused.items())
     for source, reason in refused if verbose else refused[:REFUSED_SHOWN]:
         page.say(f"refused: {source}: {reason}")
@@ -56,20 +64,29 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
         page.say(f"passed over {plural(len(named), 'entry', 'entries')}: {', '.join(entries)}{more}")
 
 
-def _rows(shown: object, page: Page) -> Table:
+def _rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> Table:
+    """Return the table; predicted nats and their share in the intruders take the place of three other columns."""
+    cells: dict[str, Callable[[Any], str]] = {
+        "rank": lambda row: _ranks(row.rank_min, row.rank_max),
+        "nats": lambda row: in_short(row.nats, row.nats_low, row.nats_high),
+        "matrices": lambda row: f"{row.matrices:,}",
+        "intruders": lambda row: f"{row.intruders:,}",
+        "of nats": lambda row: "-" if pd.isna(row.nats) else percent(max(0.0, row.nats_in_intruders)),
+        "energy": lambda row: percent(row.energy_share),
+        "relative": lambda row: percent(row.update_relative_median),
+        "unusual": lambda row: number(row.unusual),
+    }
+    left_out = ("matrices", "energy", "relative") if has_nats else ("nats", "of nats")
+    columns = {name: cell for name, cell in cells.items() if name not in left_out}
+    rest = 57 if has_nats else 52
     return lined_up(
-        ("adapter", "rank", "matrices", "intruders", "energy", "relative", "unusual"),
+        ("adapter", *columns),
         [
             [
-                page.known(shorten(str(row.adapter), max(16, page.width - 52), page.mark)),
-                _ranks(row.rank_min, row.rank_max),
-                f"{row.matrices:,}",
-                f"{row.intruders:,}",
-                percent(row.energy_share),
-                percent(row.update_relative_median),
-                number(row.unusual),
+                page.known(shorten(str(row.adapter), max(16, page.width - rest), page.mark)),
+                *(cell(row) for cell in columns.values()),
             ]
-            for row in shown.itertuples()  # type: ignore[attr-defined]
+            for row in shown.itertuples()
         ],
         padding=(0, 2),
     )
@@ -83,6 +100,8 @@ def _ranks(least: object, most: object) -> str:
 REPORT = "report.html"
 # Key, title and kind of the numbers that the page shows: counts, shares of 1, and others; the scatter offers these too.
 NUMBERS = (
+    ("nats", "predicted nats", "number"),
+    ("nats_in_intruders", "their share in the intruders", "share"),
     ("intruders", "intruders", "count"),
     ("intruder_share", "intruder share", "share"),
     ("energy_share", "energy share", "share"),
@@ -109,6 +128,8 @@ TEXTS = (
     "named_base",
     "matched_by",
     "for_hosts",
+    "predicted_nats",
+    "nats_on",
 )
 _NOT_JUDGED = 65535  # in place of a count
 # Of a share of 1, each 0.002 %: what is written with one decimal changes only between two of them, never inside one.
@@ -133,6 +154,7 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     opinions = with_opinions(fleet.adapters)
     rows = as_arrow(fleet.adapters).to_pylist()
     for row, *thought in zip(rows, *(opinions[name] for name in OPINIONS), strict=True):
+        row["predicted_nats"] = row["nats"] and in_short(row["nats"], row["nats_low"], row["nats_high"])
         values = (None if pd.isna(value) else value for value in thought)
         row.update(zip(OPINIONS, values, strict=True))
     table = fleet.counted_matrices()

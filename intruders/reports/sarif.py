@@ -141,11 +141,11 @@ def audit_findings(
     if fail_above_nats is None or not audit.matrices:
         return findings
     rank = median_rank(audit.matrices)
-    return [*findings, *_on_nats(audit.tuned_source, audit.forgetting, fail_above_nats, rank)]
+    return [*findings, *_on_nats(audit.tuned_source, audit.forgetting, rank, fail_above_nats)]
 
 
-def _on_nats(source: str, forgetting: Forgetting | None, limit: float, rank: float) -> list[GateFinding]:
-    why = why_nats_open(forgetting, limit, rank)
+def _on_nats(source: str, forgetting: Forgetting | None, rank: float, limit: float) -> list[GateFinding]:
+    why = why_nats_open(forgetting, rank, limit)
     if why is not None:
         return [refusal(source, why)]
     if forgetting is None or not forgetting.is_above(limit):
@@ -154,12 +154,15 @@ def _on_nats(source: str, forgetting: Forgetting | None, limit: float, rank: flo
     return [GateFinding(TOO_MUCH, "error", forgetting.above_in_words(limit), source, numbers)]
 
 
-def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFinding]:
+def fleet_findings(
+    fleet: FleetAudit, fail_above: int | None, fail_above_nats: float | None = None
+) -> list[GateFinding]:
     """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
     findings: list[GateFinding] = []
     nothing = fleet.not_compared
     uncounted = {name: f"no matrix could be compared; {reason}" for name, reason in nothing.items()}
     uncounted |= {} if fail_above is None else fleet.partly_compared(fail_above)
+    predicted = {} if fail_above_nats is None else fleet.predicted()
     for row in fleet.records():
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
@@ -168,6 +171,8 @@ def fleet_findings(fleet: FleetAudit, fail_above: int | None) -> list[GateFindin
         largest = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
         why = uncounted.get(row["adapter"])
         findings += _of_model(row["adapter"], fleet.base_source, why, fail_above, counts, largest)
+        if fail_above_nats is not None and row["adapter"] in predicted:
+            findings += _on_nats(row["adapter"], *predicted[row["adapter"]], fail_above_nats)
     return findings + [
         refusal(
             path, f"passed over, because it is not an adapter ({what}); pass it by its own path, or move it"

@@ -28,6 +28,7 @@ from ...system.store import Store, is_url
 from ..audit import patterns
 from ..audit_settings import AuditSettings, Compute, shown_settings
 from ..base_cache import CacheChoice
+from ..kept_nats import KeptNats
 from .fleet_files import BLOCKS, VECTORS, FleetFiles
 from .fleet_members import open_members
 from .fleet_result import ADAPTERS, FleetAudit, key_of_tables
@@ -131,18 +132,19 @@ def audit_fleet(
     with _fleet_folder(out) as (folder, temporary):
         is_kept = temporary is None
         opened = open_checkpoint(base)
+        kept = KeptNats.at(compute.base_cache(), opened)
         content: Digests = {}
         if is_kept:  # the base is then held to its content
             content = content_digests(opened)
             opened = require_content(opened, content)
         opened = read_once(opened)
         digests = None if is_kept else [f"model {position}" for position in range(len(sources))]
-        key = _key(opened, content, settings)
+        key = _key(opened, content, settings, kept)
         files = FleetFiles(folder, key)
         earlier = {file.path.name: file for file in files.adapters()}
         finished = frozenset(file.digest for file in earlier.values())
         members = open_members(opened, sources, settings, digests, finished)
-        work = FleetWork(opened, members, settings, compute, files)
+        work = FleetWork(opened, members, settings, compute, files, kept)
         blocks = work.missing()
         if ray is False:
             refused = work.do(blocks, progress)
@@ -163,6 +165,7 @@ def audit_fleet(
                     settings=settings,
                     compute=replace(compute, cache=wherever_the_cache_is(cache)),
                     files=files,
+                    kept=kept.key,
                 ),
                 ray=ray,
                 cpus=cpus,
@@ -266,14 +269,15 @@ def _warn_of_other_tables(folder: Path, key: str, out: object) -> None:
     before = key_of_tables(folder)
     if before is not None and before != key:
         warnings.warn(
-            f"the tables in '{out}' are of another base or of other settings and are replaced; what is finished of "
-            "these audits stays there, and the command that made them writes them again",
+            f"the tables in '{out}' are of another base, prepared text or settings and are replaced; what is finished "
+            "of these audits stays there, and the command that made them writes them again",
             stacklevel=2,
         )
 
 
-def _key(base: Checkpoint, content: Digests, settings: AuditSettings) -> str:
-    """Return a hash of what a kept row depends on besides its model: settings, and the base's config and numbers."""
+def _key(base: Checkpoint, content: Digests, settings: AuditSettings, kept: KeptNats) -> str:
+    """Return a hash of what a kept row depends on besides its model: settings, the base, and what predicts its nats."""
     depends_on = [_VERSION, shown_settings(settings), base.config, content]
+    depends_on += [] if kept.key is None else [kept.key]
     plain = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()

@@ -31,16 +31,17 @@ from ...errors import ResultFileError
 from ...system.parquet import document_in, parquet_bytes
 from ...system.plain_values import from_plain, plain
 from ...system.store import Store
-from ..result.records import AuditedMatrix
+from ..judge import Judged
 from ..result.vector_table import METADATA_KEY, WITH_BASE_VALUE, rows_of_matrix
 
 BLOCKS, VECTORS, OTHERS = "blocks", "vectors", "others"
 _OF_FLEET = b"intruders_fleet"
 _SCHEMA = 3
-_SCHEMA_OF_BLOCKS = 5
+_SCHEMA_OF_BLOCKS = 6
 _UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
-# Columns of both.
-_ROWS = WITH_BASE_VALUE.insert(0, pa.field("adapter", pa.string()))
+# Of a matrix, in its first row in a block: what it adds to the nats that are predicted of its model.
+RESPONSES = "responses"
+_ROWS = WITH_BASE_VALUE.insert(0, pa.field("adapter", pa.string())).append(pa.field(RESPONSES, pa.binary()))
 
 
 @dataclass
@@ -192,10 +193,17 @@ def file_name(key: str, source: str, digest: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', source)[-60:].strip('.-')}_{content[:12]}.parquet"
 
 
-def rows_of(digests: Sequence[str], matrices: Sequence[AuditedMatrix]) -> pa.Table:
+def rows_of(digests: Sequence[str], judged: Sequence[Judged]) -> pa.Table:
     """Return the rows of matrices, each with the digest of its model as the adapter."""
-    owned = zip(digests, matrices, strict=True)
-    rows = [{"adapter": digest, **row} for digest, matrix in owned for row in rows_of_matrix(matrix)]
+    rows = [
+        {
+            "adapter": digest,
+            **row,
+            RESPONSES: None if row["index"] or own.responses is None else own.responses.to_bytes(),
+        }
+        for digest, own in zip(digests, judged, strict=True)
+        for row in rows_of_matrix(own.matrix)
+    ]
     return pa.Table.from_pylist(rows, _ROWS)
 
 

@@ -27,6 +27,7 @@ from ...system.store import Store
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
+from ..result.forgetting import Forgetting
 from ..result.summary import ON_ONE_SIDE, left_open_in_words, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, file_name
@@ -142,6 +143,19 @@ class FleetAudit:
     def nothing_audited(self) -> bool:
         """Whether every adapter was refused, so that the counts of 0 are no answer."""
         return not self.adapters["status"].eq("audited").any()
+
+    def predicted(self) -> dict[str, tuple[Forgetting | None, float]]:
+        """Return what is predicted of the adapters that change a matrix, with their median effective ranks."""
+        return {
+            row["adapter"]: (
+                from_plain(
+                    Forgetting | None, document_in(pq.read_schema(file), METADATA_KEY).get("forgetting")
+                ),
+                row["effective_rank"],
+            )
+            for row, file in self._files()
+            if row["matrices"]
+        }
 
     def above(self, intruders: int) -> list[str]:
         """Return the adapters with more intruders than this."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...linalg.random_directions import normalized
+from ..result.forgetting import Forgetting
 from ..result.records import energy_share_of
 from ..result.vector_table import relative_updates
 from .fleet_files import AdapterFile, sketch_of_text
@@ -51,6 +52,11 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("stable_rank", "float64"),
     ("nearest", "string"),  # the other model whose update points most nearly the same way
     ("nearest_cosine", "float64"),  # estimated, between the two updates
+    ("nats", "float64"),  # predicted to be forgotten per token, with the ends of the 95 % interval
+    ("nats_low", "float64"),
+    ("nats_high", "float64"),
+    ("nats_in_intruders", "float64"),  # the share of it that lies in their directions
+    ("nats_on", "string"),  # the text
     ("digest", "string"),
 )
 _IN_PANDAS = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
@@ -80,6 +86,19 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
         "frobenius": math.hypot(*_column(of_matrices, "frobenius")),
         "effective_rank": float(np.median(_column(of_matrices, "effective_rank"))),
         "stable_rank": float(np.median(_column(of_matrices, "stable_rank"))),
+    }
+
+
+def nats_of(forgetting: Forgetting) -> dict[str, Any]:
+    """Return what is predicted of one model, as columns of the table."""
+    kl = forgetting.kl
+    share = forgetting.intruder_share
+    return {
+        "nats": kl.estimate,
+        "nats_low": kl.low,
+        "nats_high": kl.high,
+        "nats_in_intruders": share,
+        "nats_on": forgetting.text,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 
 from ...checkpoints.opening.open import open_checkpoint
-from ...checkpoints.pairing.pairing import PairedMatrix, SkipKind
+from ...checkpoints.pairing.pairing import PairedMatrix, Pairing, SkipKind
 from ...checkpoints.stored.checkpoint import Checkpoint, read_once
 from ...checkpoints.stored.content import require_content
 from ...checkpoints.stored.names import tensor_of
@@ -24,10 +24,12 @@ from ..audit import audit_of
 from ..audit_settings import AuditSettings, Compute
 from ..batches import Batch, NotJudged, Sharers, read_batches
 from ..judge import Judged, judge_batch
+from ..kept_nats import KeptNats, changed_beside, responses_of
 from ..result.audit_result import header
-from .fleet_files import AdapterFile, FleetFiles, Unit, rows_of, sketch_of_text, sketch_text
+from ..result.forgetting import Forgetting
+from .fleet_files import RESPONSES, AdapterFile, FleetFiles, Unit, rows_of, sketch_of_text, sketch_text
 from .fleet_members import Member, block_of, open_members
-from .fleet_table import counts_of_model
+from .fleet_table import counts_of_model, nats_of
 
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
@@ -46,6 +48,7 @@ class FleetWork:
     settings: AuditSettings
     compute: Compute
     files: FleetFiles
+    kept: KeptNats
 
     def missing(self) -> Missing:
         """Return the matrices of each block with the models that are not kept yet, in the base's order.
@@ -74,7 +77,11 @@ class FleetWork:
         Of a model that is refused no unit is kept: the cause may be gone at the next call.
         """
         store = None if self.settings.exact else self.compute.base_cache()
-        judge = partial(judge_batch, settings=self.settings, store=store)
+        predicted = {
+            number
+            for number, member in enumerate(self.members)
+            if member.pairing is not None and self.kept.responding(member.pairing) is not None
+        }
         stage = f"fleet of {len(self.members):,}"
         in_all = sum(len(matrices) for matrices in blocks.values())
         left_out = NotJudged(self.settings.skip_non_finite, goes_on=True)
@@ -85,6 +92,16 @@ class FleetWork:
                 read.update(matrix.name for matrix in batch.matrices)
                 progress(stage, len(read), in_all)
                 yield batch
+
+        def judge(batch: Batch) -> list[Judged]:
+            results = judge_batch(batch, self.settings, store)
+            some = [at for at, model in enumerate(batch.models) if model in predicted]
+            if some:
+                part = batch if len(some) == len(results) else batch.select(some)
+                flags = [[vector.intruder for vector in results[at].matrix.vectors] for at in some]
+                for at, own in zip(some, responses_of(self.kept, part, torch.tensor(flags)), strict=True):
+                    results[at] = replace(results[at], responses=own)
+            return results
 
         for group in grouped_blocks(blocks):
             block_of = {name: block for block, matrices in group.items() for name in matrices}
@@ -118,7 +135,7 @@ class FleetWork:
         }
         if units:
             digests = [self.members[n].digest for n, results in of_model.items() for _ in results]
-            rows = rows_of(digests, [result.matrix for results in of_model.values() for result in results])
+            rows = rows_of(digests, [result for results in of_model.values() for result in results])
             self.files.keep(block, units, rows)
 
     def finish(
@@ -191,11 +208,14 @@ class FleetWork:
             )
         places = pc.index_in(rows["name"], value_set=pa.array(names, pa.string())).to_numpy()
         rows = rows.take(pa.array(np.argsort(places, kind="stable")))
+        forgetting = self._forgetting(pairing, rows)
+        rows = rows.drop_columns(RESPONSES)
         kinds = [left.kind for left in skipped.values()]
         counts = {
             "zero_updates": kinds.count(SkipKind.UNCHANGED),
             "non_finite": kinds.count(SkipKind.NOT_FINITE),
             **counts_of_model(rows),
+            **({} if forgetting is None else nats_of(forgetting)),
         }
         sketches = [sketch_of_text(unit.sketch) for unit, _ in units.values() if unit.sketch is not None]
         file = AdapterFile(
@@ -207,10 +227,22 @@ class FleetWork:
             sketch=sketch_text(torch.stack(sketches).sum(0)) if sketches else None,
         )
         left_out = [*pairing.skipped, *(skipped[name] for name in names if name in skipped)]
-        head = header(audit_of(pairing, self.settings, [], left_out, seconds))
+        head = header(replace(audit_of(pairing, self.settings, [], left_out, seconds), forgetting=forgetting))
         head["totals"] |= {name: counts[name] for name in ("matrices", "vectors", "intruders")}
         self.files.write(file, head, rows)
         return file
+
+    def _forgetting(self, pairing: Pairing, rows: pa.Table) -> Forgetting | None:
+        """Predict the nats of a model from its rows, as its own audit does."""
+        responding = self.kept.responding(pairing)
+        matrices = (
+            rows.filter(pc.equal(rows["index"], 0)).select(["name", RESPONSES, "effective_rank"]).to_pylist()
+        )
+        if responding is None or not matrices or pairing.sides is None:
+            return None
+        responding.add_kept({matrix["name"]: matrix[RESPONSES] for matrix in matrices})
+        forgetting = responding.result({matrix["name"]: matrix["effective_rank"] for matrix in matrices})
+        return forgetting and forgetting.without(changed_beside(*pairing.sides, pairing))
 
 
 def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
@@ -236,6 +268,7 @@ class BlockOnRay:
     settings: AuditSettings
     compute: Compute
     files: FleetFiles
+    kept: str | None  # the key of what predicts nats there
 
     def __call__(self, block: str) -> dict[str, str]:
         work = _opened_by_worker(self)
@@ -264,4 +297,7 @@ def _opened_by_worker(task: BlockOnRay) -> FleetWork:
                 f"a worker on Ray cannot audit '{member.source}': {reason}; expected every worker to reach the same "
                 "files; put them where all workers can read them, and run the same command again"
             )
-    return FleetWork(base, members, task.settings, task.compute, task.files)
+    kept = KeptNats.at(task.compute.base_cache(), base)
+    # Rows of another text would be added to those of the others.
+    kept = kept if kept.key == task.kept else KeptNats()
+    return FleetWork(base, members, task.settings, task.compute, task.files, kept)

@@ -126,7 +126,7 @@ def median_rank(matrices: Iterable[AuditedMatrix]) -> float:
     return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
 
 
-def why_nats_open(forgetting: Forgetting | None, limit: float, rank: float) -> str | None:
+def why_nats_open(forgetting: Forgetting | None, rank: float, limit: float) -> str | None:
     """Return why an audit, of a median rank, does not tell whether a model keeps to a limit; None where it does."""
     if forgetting is None and rank < OF_RANK_1:
         return NOT_OF_RANK_1
@@ -137,6 +137,22 @@ def why_nats_open(forgetting: Forgetting | None, limit: float, rank: float) -> s
         )
     is_open = forgetting.left_out and not forgetting.is_above(limit)
     return f"{forgetting.not_counted} are not counted" if is_open else None
+
+
+def in_short(nats: float, low: float, high: float) -> str:
+    """Return a prediction and its interval in at most 20 characters; of a large update what it is above.
+
+    >>> in_short(0.28, 0.23, 0.34), in_short(0.9, 0.7, 1.2), in_short(math.nan, math.nan, math.nan)
+    ('0.28 [0.23, 0.34]', '> 0.7', '-')
+    >>> in_short(0.0028, 0.0023, 0.0034), in_short(0.0004, 0.0003, 0.0005)
+    ('0.003 [0.002, 0.003]', '< 0.001')
+    """
+    if math.isnan(nats):
+        return "-"
+    if high > LARGE or high < 0.001:
+        return f"> {shown(low)}" if high > LARGE else "< 0.001"
+    numbers = [shown(value) if value >= 0.01 else f"{value:.3f}" for value in (nats, low, high)]
+    return "{} [{}, {}]".format(*numbers)
 
 
 def shown(nats: float) -> str:

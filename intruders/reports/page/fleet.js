@@ -8,12 +8,14 @@ const textAt = (key) => NUMBERS.length + DATA.texts.indexOf(key);
 const numberAt = (key) => NUMBERS.findIndex((one) => one.key === key);
 const shown = ({ kind }, value) => (value === null ? "-" : kind === "share" ? percentText(value) : kind === "count" ? value.toLocaleString("en") : numberText(value));
 
+const hasNats = DATA.rows.some((row) => row[numberAt("nats")] !== null);
 const COLUMNS = [
   { key: "adapter", title: "adapter", at: textAt("adapter") },
+  ...(hasNats ? [{ ...NUMBERS[numberAt("nats")], at: numberAt("nats"), number: true, text: textAt("predicted_nats") }, { ...NUMBERS[numberAt("nats_in_intruders")], at: numberAt("nats_in_intruders"), number: true }] : []),
   ...["intruders", "energy_share", "update_relative_median", "update_relative_max", "frobenius", "effective_rank", "rank_max", "unusual"].map((key) => ({ ...NUMBERS[numberAt(key)], at: numberAt(key), number: true, optional: ["frobenius", "effective_rank", "rank_max"].includes(key) })),
   { key: "status", title: "status", at: textAt("status") },
 ];
-const state = { sort: "intruders", descending: true, all: false, selected: null, found: [] };
+const state = { sort: hasNats ? "nats" : "intruders", descending: true, all: false, selected: null, found: [] };
 const haystacks = DATA.rows.map((row) => DATA.texts.map((_, i) => row[NUMBERS.length + i] ?? "").join("\n").toLowerCase());
 const isAudited = (i) => DATA.rows[i][textAt("status")] === "audited";
 
@@ -66,7 +68,8 @@ function tableRow(i) {
       const button = element("button", { type: "button" }, ...value.split(/(?<=\/)/).flatMap((part, at) => (at ? [element("wbr"), part] : [part])));
       button.addEventListener("click", () => open(i, true));
       cell.append(button);
-    } else cell.append(column.number ? shown(column, value) : String(value ?? "-"));
+    } else if (column.text) cell.append(DATA.rows[i][column.text] ?? "-");
+    else cell.append(column.number ? shown(column, value) : String(value ?? "-"));
     row.append(cell);
   }
   return row;
@@ -137,7 +140,7 @@ function open(i, scroll) {
   $("name").replaceChildren(row[textAt("adapter")]);
   const facts = [
     ...DATA.texts.filter((key) => key !== "adapter").map((key) => [key.replaceAll("_", " "), row[textAt(key)]]),
-    ...NUMBERS.map((one, at) => [one.title, row[at] === null ? null : shown(one, row[at])]),
+    ...NUMBERS.map((one, at) => [one.title, row[at] === null || one.key === "nats" ? null : shown(one, row[at])]),
   ].filter(([, value]) => value !== null);
   $("facts").replaceChildren(...facts.flatMap(([term, value]) => [element("dt", null, term), element("dd", null, value)]));
   $("command").textContent = `intruders audit ${quoted(DATA.base)} ${quoted(row[textAt("adapter")])} ${DATA.options} --html audit.html`;

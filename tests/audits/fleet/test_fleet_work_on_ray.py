@@ -85,6 +85,7 @@ def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_pa
     adapter = str(saved(hot_llama(0, 0.8), tmp_path / "adapter"))
     files = FleetFiles(Store(tmp_path), "0" * 64)
     task = BlockOnRay(
+        kept=None,
         base=str(base),
         content=tuple(content_digests(open_checkpoint(base)).items()),
         models=((digest_of(adapter), adapter),),
