@@ -101,8 +101,8 @@ class NatsPlan:
                 f"the tokenizer of '{base}' makes token {highest} of '{text}', and the model has {known} tokens; "
                 "expected the tokenizer that it was trained with; copy that into its folder"
             )
-        one = _ids(windows[:1])
-        draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, one), one, [0])
+        first = _ids(windows[:1])
+        draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, first), first, [0])
         if not draft.owner:
             raise SettingError(
                 f"'{base}' has no linear layer among the selected matrices; nothing can be kept"
