@@ -111,10 +111,8 @@ def series_of(
     name: str, rows: pd.DataFrame, palette: Palette, columns: Mapping[str, str | None], **look: Any
 ) -> Series:
     """Return the rows as a series in the tone of its name; ``columns`` are those of its numbers, by what they are."""
-    cells: dict[str, Any] = {
-        field: values(rows[column]) for field, column in columns.items() if column is not None
-    }
-    return Series(name, tone=palette.tone(name), **cells, **look)
+    look |= {field: values(rows[column]) for field, column in columns.items() if column is not None}
+    return Series(name, tone=palette.tone(name), **look)
 
 
 def lines(
