@@ -105,6 +105,22 @@ def browser() -> Iterator[Any]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal model; nothing trains on it in place."""
+    from tests.tiny import save_llama
+
+    return save_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny masked model; nothing trains on it in place."""
+    from tests.tiny import save_bert
+
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write the kind of a picture in its place: drawing takes most of the time of a figure's files."""

@@ -42,91 +42,49 @@ def character_tokenizer(*, around: bool = False) -> Any:
     )
 
 
+_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def _save(folder: Path, kind: Any, config: Any, *, around: bool = False, **settings: Any) -> Path:
+    """A model of this kind at random, with its tokenizer."""
+    tokenizer = character_tokenizer(around=around)
+    torch.manual_seed(0)
+    kind(config(vocab_size=len(tokenizer), **settings)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def save_llama(folder: Path, *, positions: int = 512, width: int = 32) -> Path:
     """A causal model of two layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = character_tokenizer()
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=width * 3 // 2,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=positions,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    return _saved(folder, model, tokenizer)
+    sizes = _SIZES | {"hidden_size": width, "intermediate_size": width * 3 // 2, "num_key_value_heads": 2}
+    return _save(folder, LlamaForCausalLM, LlamaConfig, max_position_embeddings=positions, **sizes, **_TOKENS)
 
 
 def save_gpt2(folder: Path) -> Path:
     """A causal model whose matrices are Conv1D, stored the other way round."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    tokenizer = character_tokenizer()
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_embd=32,
-            n_layer=2,
-            n_head=2,
-            n_positions=256,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-    )
-    return _saved(folder, model, tokenizer)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+    return _save(folder, GPT2LMHeadModel, GPT2Config, **sizes, **_TOKENS)
 
 
 def save_bert(folder: Path, *, with_head: bool = True) -> Path:
     """A masked language model of two layers, 32 wide, with its head or as an encoder with a pooler."""
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
-    tokenizer = character_tokenizer(around=True)
-    torch.manual_seed(0)
-    kind: Any = BertForMaskedLM if with_head else BertModel
-    model = kind(
-        BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=128,
-            pad_token_id=0,
-        )
-    )
-    return _saved(folder, model, tokenizer)
+    kind = BertForMaskedLM if with_head else BertModel
+    return _save(folder, kind, BertConfig, around=True, max_position_embeddings=128, pad_token_id=0, **_SIZES)
 
 
 def save_roberta(folder: Path) -> Path:
     """A masked language model of two layers, 32 wide, whose classifier has no pooler."""
     from transformers import RobertaConfig, RobertaForMaskedLM
 
-    tokenizer = character_tokenizer(around=True)
-    torch.manual_seed(0)
-    model = RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=130,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    return _saved(folder, model, tokenizer)
+    settings = {"max_position_embeddings": 130, **_SIZES, **_TOKENS}
+    return _save(folder, RobertaForMaskedLM, RobertaConfig, around=True, **settings)
 
 
 def short_task(folder: Path) -> str:
@@ -185,12 +143,6 @@ def save_lora(
     targets = sorted({name.rpartition(".")[2] for name in modules})
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": scale * rank, "target_modules": targets}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def _saved(folder: Path, model: Any, tokenizer: Any) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import browser, what_is_loaded_is_not_collected, without_pictures
+from tests.conftest import bert, browser, llama, what_is_loaded_is_not_collected, without_pictures
 from tests.research_commands import with_research
-from tests.studies.conftest import bert, done, llama, own_cache
+from tests.studies.conftest import done, own_cache
 
 __all__ = [
     "bert",

@@ -16,6 +16,7 @@ import struct
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from intruders.checkpoints.formats.gguf_layout import read_gguf_layout
-from intruders.checkpoints.opening.open import Opened, open_source
+from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import IntrudersError
 
@@ -78,18 +79,21 @@ def damaged_json(value: Any, chance: random.Random) -> Any:
     return chance.choice(STRANGE)
 
 
-def safetensors_bytes(chance: random.Random) -> bytes:
+def write_safetensors(place: Path, chance: random.Random) -> Path:
     """A file whose header is damaged as JSON, or whose bytes are."""
+    file = place / "x.safetensors"
     whole = save({"model.layers.0.a.weight": torch.ones(4, 3), "b": torch.zeros(2, dtype=torch.bfloat16)})
     if chance.random() < 0.4:
-        return damaged_bytes(whole, chance)
+        file.write_bytes(damaged_bytes(whole, chance))
+        return file
     (length,) = struct.unpack("<Q", whole[:8])
     header = damaged_json(json.loads(whole[8 : 8 + length]), chance)
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + whole[8 + length :]
+    file.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+    return file
 
 
-def write_adapter(folder: Path, chance: random.Random) -> None:
+def write_adapter(place: Path, chance: random.Random) -> Path:
     """A LoRA adapter whose config or tensors are damaged."""
     config = {
         "peft_type": chance.choice(["LORA", "LORA", "LOHA", "LOKR", "ADALORA", "LORA", "LOHA"]),
@@ -121,13 +125,20 @@ def write_adapter(folder: Path, chance: random.Random) -> None:
         state[name] = torch.ones(shape)
         if chance.random() < 0.2:
             state[name.replace("layers.0", chance.choice(["layers.9", "", "..", "\n"]))] = state.pop(name)
+    return written_adapter(place, config, state)
+
+
+def written_adapter(place: Path, config: Any, state: dict[str, torch.Tensor]) -> Path:
+    folder = place / "adapter"
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(state, folder / "adapter_model.safetensors")
+    return folder
 
 
-def write_index(folder: Path, chance: random.Random) -> None:
+def write_index(place: Path, chance: random.Random) -> Path:
     """A sharded checkpoint whose index is damaged."""
+    folder = place / "sharded"
     folder.mkdir(exist_ok=True)
     save_file({"model.layers.0.a.weight": torch.ones(4, 3)}, folder / "model-00001-of-00002.safetensors")
     save_file({"b": torch.ones(2)}, folder / "model-00002-of-00002.safetensors")
@@ -139,10 +150,12 @@ def write_index(folder: Path, chance: random.Random) -> None:
         },
     }
     (folder / "model.safetensors.index.json").write_text(json.dumps(damaged_json(index, chance)))
+    return folder
 
 
-def write_config(folder: Path, chance: random.Random) -> None:
+def write_config(place: Path, chance: random.Random) -> Path:
     """A checkpoint with a damaged config, and parts of quantized weights that it may make something of."""
+    folder = place / "quantized"
     folder.mkdir(exist_ok=True)
     method = chance.choice(["gptq", "awq", "compressed-tensors", "fp8", "bitsandbytes"])
     config = {
@@ -159,6 +172,7 @@ def write_config(folder: Path, chance: random.Random) -> None:
         config = damaged_json(config, chance)
     save_file(state, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def quantized_parts(method: str) -> dict[str, torch.Tensor]:
@@ -193,29 +207,18 @@ def quantized_parts(method: str) -> dict[str, torch.Tensor]:
     }
 
 
-def read_all(opened: Opened) -> None:
+def read_all(written: Path) -> None:
     """Reads what an audit would: every matrix of it, against a base that it may or may not fit."""
+    opened = open_source(written)
+    base: Any = opened
     if hasattr(opened, "tensors"):
         for name in opened.names():
             stored = opened.tensors[name]
             assert tuple(opened.read(name).shape) == stored.shape, name
-        pairing = pair_sides(opened, opened)
     else:
-        base = open_source({"model.layers.0.a.weight": torch.ones(4, 3)})
-        assert hasattr(base, "tensors")
-        pairing = pair_sides(base, opened)
-    for item in pairing.pairs:
+        base = open_source(layers().state_dict() | {"model.layers.0.a.weight": torch.ones(4, 3)})
+    for item in pair_sides(base, opened).pairs:
         item.load()
-
-
-def try_safetensors(place: Path, chance: random.Random) -> None:
-    (place / "x.safetensors").write_bytes(safetensors_bytes(chance))
-    read_all(open_source(place / "x.safetensors"))
-
-
-def try_adapter(place: Path, chance: random.Random) -> None:
-    write_adapter(place / "adapter", chance)
-    read_all(open_source(place / "adapter"))
 
 
 class Layer(torch.nn.Module):
@@ -234,7 +237,7 @@ def layers() -> torch.nn.Module:
     )
 
 
-def try_adapter_made_by_peft(place: Path, chance: random.Random) -> None:
+def write_adapter_made_by_peft(place: Path, chance: random.Random) -> Path:
     """An adapter of any type that PEFT's own code makes, with its config or one tensor damaged."""
     import peft
 
@@ -260,17 +263,10 @@ def try_adapter_made_by_peft(place: Path, chance: random.Random) -> None:
             state[name] = torch.full(
                 shape, 0 if number != number and not tensor.is_floating_point() else number
             ).to(tensor.dtype)
-    folder = place / "adapter"
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(state, folder / "adapter_model.safetensors")
-    base = open_source(layers())
-    assert hasattr(base, "tensors")
-    for item in pair_sides(base, open_source(folder)).pairs:
-        item.load()
+    return written_adapter(place, config, state)
 
 
-def try_single_file(place: Path, chance: random.Random) -> None:
+def write_single_file(place: Path, chance: random.Random) -> Path:
     """kohya, diffusers and LyCORIS factors of shapes that mostly do not fit."""
     module = chance.choice(
         ["lora_unet_a", "lora_te1_a", "unet.a", "a", "lycoris_model_layers_0_a", "a.processor"]
@@ -295,63 +291,46 @@ def try_single_file(place: Path, chance: random.Random) -> None:
                 shape, chance.choice([1.0, 2.0, float("inf"), float("nan")])
             )
     save_file(state, place / "x.safetensors")
-    read_all(open_source(place / "x.safetensors"))
+    return place / "x.safetensors"
 
 
-def try_index(place: Path, chance: random.Random) -> None:
-    write_index(place / "sharded", chance)
-    read_all(open_source(place / "sharded"))
-
-
-def try_config(place: Path, chance: random.Random) -> None:
-    write_config(place / "quantized", chance)
-    read_all(open_source(place / "quantized"))
-
-
-def try_pickle(place: Path, chance: random.Random) -> None:
-    whole = place / "whole.pt"
-    if not whole.exists():
-        torch.save({"a.weight": torch.ones(4, 3), "b": torch.ones(2)}, whole)
-    (place / "x.pt").write_bytes(damaged_bytes(whole.read_bytes(), chance))
-    read_all(open_source(place / "x.pt"))
-
-
-def try_old_pickle(place: Path, chance: random.Random) -> None:
-    """torch.save's format before PyTorch 1.6: pickles one after another, then the numbers."""
-    whole = place / "old.pt"
+def write_pickle(place: Path, chance: random.Random, *, is_zip: bool = True) -> Path:
+    """What torch.save writes; before PyTorch 1.6 that was pickles one after another, then the numbers."""
+    whole = place / f"whole-{is_zip}.pt"
     if not whole.exists():
         state = {"a.weight": torch.ones(4, 3), "b": torch.ones(2)}
-        torch.save(state, whole, _use_new_zipfile_serialization=False)
+        torch.save(state, whole, _use_new_zipfile_serialization=is_zip)
     (place / "x.pt").write_bytes(damaged_bytes(whole.read_bytes(), chance))
-    read_all(open_source(place / "x.pt"))
+    return place / "x.pt"
 
 
-def try_gguf(place: Path, chance: random.Random) -> None:
-    from .gguf_files import write_gguf
+def write_gguf(place: Path, chance: random.Random) -> Path | None:
+    from . import gguf_files
 
     whole = place / "whole.gguf"
     if not whole.exists():
-        write_gguf(whole, "llama", "Q4_0")
+        gguf_files.write_gguf(whole, "llama", "Q4_0")
     content = whole.read_bytes()
     # The header is a fiftieth of the file; most damage goes there.
     head = damaged_bytes(content[:4000], chance) + content[4000:]
     (place / "x.gguf").write_bytes(head if chance.random() < 0.9 else damaged_bytes(content, chance))
     layout = read_gguf_layout(place / "x.gguf")
-    if chance.random() < 0.02:  # transformers builds a model for each, which takes a second
-        read_all(open_source(place / "x.gguf"))
     assert all(tensor.end <= (place / "x.gguf").stat().st_size for tensor in layout.tensors)
+    # transformers builds a model for each, which takes a second
+    return place / "x.gguf" if chance.random() < 0.02 else None
 
 
-TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
-    "safetensors": try_safetensors,
-    "adapter": try_adapter,
-    "adapter made by PEFT": try_adapter_made_by_peft,
-    "single file": try_single_file,
-    "index": try_index,
-    "config": try_config,
-    "pickle": try_pickle,
-    "old pickle": try_old_pickle,
-    "gguf": try_gguf,
+# Each writes a damaged file or folder, and returns what is to be read, if anything.
+TARGETS: dict[str, Callable[[Path, random.Random], Path | None]] = {
+    "safetensors": write_safetensors,
+    "adapter": write_adapter,
+    "adapter made by PEFT": write_adapter_made_by_peft,
+    "single file": write_single_file,
+    "index": write_index,
+    "config": write_config,
+    "pickle": write_pickle,
+    "old pickle": partial(write_pickle, is_zip=False),
+    "gguf": write_gguf,
 }
 
 
@@ -378,7 +357,9 @@ def fuzz(target: str, place: Path, tries: int, seed: int) -> Counter[str]:
 def outcome_of(target: str, place: Path, seed: int) -> str:
     """Return "read" or "refused", and raise what is neither an answer nor an IntrudersError of one line."""
     try:
-        TARGETS[target](place, random.Random(seed))
+        written = TARGETS[target](place, random.Random(seed))
+        if written is not None:
+            read_all(written)
     except IntrudersError as error:
         message = str(error)
     else:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from intruders.checkpoints.stored.json_file import parse_json_object
 from intruders.errors import CheckpointError
-from tests.checkpoints.fuzzing import TARGETS, fuzz
+from tests.checkpoints.fuzzing import TARGETS, fuzz, read_all
 
 TRIES = 150
 # A model with an adapter that PEFT makes and saves takes many times as long as a file.
@@ -49,8 +49,10 @@ KEPT = [
 
 @pytest.mark.parametrize(("target", "seed", "said"), KEPT)
 def test_files_that_once_found_something(tmp_path: Path, target: str, seed: int, said: str) -> None:
+    written = TARGETS[target](tmp_path, random.Random(seed))
+    assert written is not None
     with pytest.raises(CheckpointError, match=said):
-        TARGETS[target](tmp_path, random.Random(seed))
+        read_all(written)
 
 
 @pytest.mark.parametrize("target", TARGETS)

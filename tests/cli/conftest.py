@@ -1,4 +1,4 @@
-"""A tiny base, and one with an adapter that has intruders."""
+"""A tiny base with an adapter that has intruders."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ import pytest
 from tests.checkpoints.models import saved
 from tests.mitigation.hot import hot_llama
 from tests.tiny import save_llama
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")

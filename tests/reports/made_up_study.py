@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from intruders.studies.results import Results
-from intruders.studies.tables import COLUMNS, SCHEMA, typed
+from intruders.studies.tables import COLUMNS, to_parquet
 from intruders.training.finetune_config import FinetuneConfig
 from tests.made_up import made_up_audit
-from tests.studies.planted import comparisons
+from tests.studies.planted import comparisons, study
 
 LAYERS = 4
 SEEDS = (0, 1, 2)
@@ -63,24 +60,14 @@ def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> R
         )
         | {"status": "failed", "error": "rank 4096 is above <b>576</b>, the smaller side of q_proj"}
     )
-    frames = {table: pd.DataFrame(rows, columns=list(COLUMNS[table])) for table, rows in tables.items()}
-    frames["runs"]["alpha"] = frames["runs"]["alpha"].astype(str)
     folder.mkdir(parents=True, exist_ok=True)
-    for table, frame in frames.items():
-        _write_table(table, frame, folder / f"{table}.parquet")
+    for table, rows in tables.items():
+        (folder / f"{table}.parquet").write_bytes(to_parquet(table, rows))
     (folder / "study.yaml").write_text(
         f"name: {name}\nseeds: [0, 1, 2]\nexperiments:\n  matched: </script>\n"
     )
     (folder / "study.json").write_text(json.dumps({"schema": 1, "name": name}))
-    frames = {table: typed(frame, table) for table, frame in frames.items()}
-    return Results(folder=folder, name=name, failed=["failed-lora-rank4096-seed0-0badcafe"], **frames)
-
-
-def _write_table(table: str, frame: pd.DataFrame, file: Path) -> None:
-    """As the study writes its tables."""
-    arrow = pa.Table.from_pandas(frame, preserve_index=False)
-    document = json.dumps({"schema": SCHEMA, "table": table})
-    pq.write_table(arrow.replace_schema_metadata({"intruders_study": document}), file)
+    return dataclasses.replace(study(**tables), folder=folder, name=name)
 
 
 def _row(run_id: str, experiment: str, kind: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -90,7 +77,8 @@ def _row(run_id: str, experiment: str, kind: str, settings: dict[str, Any], seed
     flat = {
         key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in config.items()
     }
-    return flat | {"run_id": run_id, "experiment": experiment, "kind": kind, "status": "finished"}
+    named = {"run_id": run_id, "experiment": experiment, "kind": kind, "status": "finished"}
+    return flat | named | {"alpha": str(flat["alpha"])}
 
 
 def _fill_run(

@@ -1,4 +1,4 @@
-"""Models and a finished study that the tests of studies share; nothing trains on them in place."""
+"""A finished study that the tests of studies share, and a cache of their own."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ import pytest
 
 from intruders.studies.run_study import StudyOutcome, run_study
 from tests.studies.tiny_study import parsed, tiny_study
-from tests.tiny import save_bert, save_llama
-
-
-@pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="session")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tiny models to train, and a run that nothing disturbed."""
+"""A run that nothing disturbed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,7 @@ import pytest
 
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
-from tests.tiny import save_bert, save_llama
 from tests.training.tiny_runs import config_of
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")

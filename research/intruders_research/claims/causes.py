@@ -16,7 +16,7 @@ from intruders.studies.results import Results
 from .causes_mechanisms import DenseComparison, compare_at_equal_norm, mechanisms, paths
 from .shared.claim import ALPHA, Claim, Finding, Where
 from .shared.evidence import Evidence
-from .shared.pictures import Palette, in_order, parts, values
+from .shared.pictures import Palette, in_order, parts, series_of, values
 from .shared.seed_tables import complete, one_in_100
 from .shared.statistics import holm
 from .shared.strata import MEASURED_ALIKE, Stratum, finished, strata
@@ -285,20 +285,12 @@ def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
             "95 % intervals over seeds, where there are several.",
         )
     for part in parts(finding.tables.get(BY_NORM)):
+        columns = {"x": "update_frobenius", "y": "intruders_per_100_vectors"}
         series = []
         for setting, of_setting in part.rows.groupby("setting", sort=False):
-            for at, (run_id, run) in enumerate(of_setting.groupby("run_id", sort=False)):
-                series.append(
-                    Series(
-                        str(setting),
-                        values(run["update_frobenius"]),
-                        values(run["intruders_per_100_vectors"]),
-                        look="both",
-                        tone=palette.tone(str(setting)),
-                        notes=[str(run_id)] * len(run),
-                        in_legend=at == 0,
-                    )
-                )
+            for at, (_, run) in enumerate(of_setting.groupby("run_id", sort=False)):
+                look = {"look": "both", "notes": list(run["run_id"]), "in_legend": at == 0}
+                series.append(series_of(str(setting), run, palette, columns, **look))
         yield Chart(
             f"causes-norm{part.slug}",
             part.titled("Low-rank and dense updates of one size"),

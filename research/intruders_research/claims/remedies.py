@@ -21,7 +21,7 @@ from .remedies_while_training import add_training_gains
 from .shared.claim import Claim, Finding
 from .shared.equal_score import without_missed
 from .shared.evidence import Evidence
-from .shared.pictures import Palette, Part, parts, values
+from .shared.pictures import Palette, Part, parts, series_of, values
 from .shared.strata import LOSS_ALIKE, Stratum, finished, strata
 from .shared.words import NOT_MEASURED, points_said, said
 
@@ -260,18 +260,10 @@ def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
 
 
 def _pareto(part: Part, rows: pd.DataFrame, palette: Palette) -> Chart:
+    columns = {"x": "points_lost", "y": "saved", "low": "saved_low", "high": "saved_high"}
+    columns |= {"x_low": "lost_low", "x_high": "lost_high"}
     series = [
-        Series(
-            str(kind),
-            values(group["points_lost"]),
-            values(group["saved"]),
-            values(group["saved_low"]),
-            values(group["saved_high"]),
-            values(group["lost_low"]),
-            values(group["lost_high"]),
-            notes=[str(name) for name in group["remedy"]],
-            tone=palette.tone(str(kind)),
-        )
+        series_of(str(kind), group, palette, columns, notes=list(group["remedy"]))
         for kind, group in rows.groupby("kind", sort=False)
     ]
     return Chart(

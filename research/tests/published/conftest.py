@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from intruders.studies.run_study import StudyOutcome
+from intruders.studies.study import Study
 from intruders_research.published.publish import publish_study
 from research.tests.parsed import parsed, run_study
 from tests.studies.tiny_study import tiny_study
@@ -41,3 +42,9 @@ def another(published: tuple[Path, Path], llama: Path, tmp_path_factory: pytest.
 def data(published: tuple[Path, Path], tmp_path: Path) -> Path:
     """A copy of the published tables."""
     return shutil.copytree(published[1], tmp_path / "data")
+
+
+@pytest.fixture
+def own(llama: Path) -> Study:
+    """The study whose two runs were published."""
+    return parsed(tiny_study(llama))

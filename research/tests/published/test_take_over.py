@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,34 +107,36 @@ def test_a_changed_setting_is_not_taken_over(
     same_tables(results, load_results(published[0]), [full])
 
 
+def other_steps(document: dict[str, Any], data: Path) -> None:
+    document["experiments"]["matched"]["steps"] = 3
+
+
+def other_k(document: dict[str, Any], data: Path) -> None:
+    document["experiments"]["matched"]["measure"]["audit"]["k"] = 3
+
+
+def other_base(document: dict[str, Any], data: Path) -> None:
+    record = json.loads((data / "published.json").read_text())
+    for run in record["runs"]:
+        run["stages"]["train"]["inputs"][f"base '{document['experiments']['matched']['base']}'"] = 32 * "0"
+    (data / "published.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (other_steps, r"steps \(3 here, 2 there\)"),
+        (other_k, r"'audit' was measured by other settings: k \(3 here, 4 there\)"),
+        (other_base, r"base '.*' has another content here"),
+    ],
+)
 def test_a_study_with_nothing_to_take_over_is_refused_before_it_begins(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    study = parsed(tiny_study(llama, steps=3))
-    with pytest.raises(SettingError, match=r"steps \(3 here, 2 there\)"):
-        run_study(study, tmp_path / "out", published=published[1])
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_measure_by_other_settings_is_not_taken_over(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
+    data: Path, llama: Path, tmp_path: Path, change: Any, told: str
 ) -> None:
     document = tiny_study(llama)
-    document["experiments"]["matched"]["measure"]["audit"]["k"] = 3
-    with pytest.raises(SettingError, match=r"'audit' was measured by other settings: k \(3 here, 4 there\)"):
-        run_study(parsed(document), tmp_path / "out", published=published[1])
-
-
-def test_a_run_that_was_made_from_another_base_is_not_taken_over_and_the_base_is_named(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(published[1], tmp_path / "data")
-    document = json.loads((tmp_path / "data" / "published.json").read_text())
-    for run in document["runs"]:
-        run["stages"]["train"]["inputs"][f"base '{llama}'"] = 32 * "0"
-    (tmp_path / "data" / "published.json").write_text(json.dumps(document))
-    with pytest.raises(SettingError, match=rf"base '{llama}' has another content here"):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=tmp_path / "data")
+    change(document, data)
+    with pytest.raises(SettingError, match=told):
+        run_study(parsed(document), tmp_path / "out", published=data)
     assert not (tmp_path / "out").exists()
 
 
@@ -161,6 +164,27 @@ def test_a_kill_in_between_loses_nothing(
     same_tables(load_results(tmp_path / "out"), load_results(published[0]))
 
 
+def signed(data: Path) -> None:
+    """Let the record have the digests of the tables as they are now."""
+    record = json.loads((data / "published.json").read_text())
+    for name in record["files"]:
+        record["files"][name] = hashlib.sha256((data / name).read_bytes()).hexdigest()
+    (data / "published.json").write_text(json.dumps(record))
+
+
+def other_batch_size(data: Path) -> None:
+    table = pq.read_table(data / "runs.parquet")
+    at = table.column_names.index("batch_size")
+    table = table.set_column(at, "batch_size", pa.array([5, 5], table.schema.field("batch_size").type))
+    pq.write_table(table, data / "runs.parquet")
+    signed(data)
+
+
+def only_first(data: Path, table: str) -> None:
+    only_of(data / f"{table}.parquet", json.loads((data / "published.json").read_text())["runs"][0]["id"])
+    signed(data)
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -169,55 +193,23 @@ def test_a_kill_in_between_loses_nothing(
         (lambda data: (data / "published.json").unlink(), "has no published.json"),
         (lambda data: (data / "published.json").write_text('{"schema": 1, "files": {}}'), "is damaged"),
         (lambda data: (data / "published.json").write_text("{"), "cannot be read as"),
+        (other_batch_size, r"runs\.parquet has batch_size 5 for the run .* has 4"),
+        *(
+            (partial(only_first, table=table), rf"has 0 rows of the run '.*full.*' in {table}\.parquet")
+            for table in ("runs", "losses", "matrices", "vectors")
+        ),
     ],
 )
-def test_damaged_tables_are_refused(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, damage: Any, told: str
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
+def test_damaged_tables_are_refused(own: Study, data: Path, tmp_path: Path, damage: Any, told: str) -> None:
     damage(data)
     with pytest.raises(ResultFileError, match=told):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
+        run_study(own, tmp_path / "out", published=data)
     assert not (tmp_path / "out").exists()
 
 
-def test_tables_that_say_other_settings_than_the_record_are_refused(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
-    table = pq.read_table(data / "runs.parquet")
-    at = table.column_names.index("batch_size")
-    table = table.set_column(at, "batch_size", pa.array([5, 5], table.schema.field("batch_size").type))
-    pq.write_table(table, data / "runs.parquet")
-    document = json.loads((data / "published.json").read_text())
-    document["files"]["runs.parquet"] = hashlib.sha256((data / "runs.parquet").read_bytes()).hexdigest()
-    (data / "published.json").write_text(json.dumps(document))
-    with pytest.raises(ResultFileError, match=r"runs\.parquet has batch_size 5 for the run .* has 4"):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
-
-
-@pytest.mark.parametrize("table", ["losses", "matrices", "vectors"])
-def test_a_run_without_its_rows_is_not_taken_over(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, table: str
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(published[1], data)
-    first, second = (run.id for run in expand(parsed(tiny_study(llama))))
-    only_of(data / f"{table}.parquet", first)
-    document = json.loads((data / "published.json").read_text())
-    content = (data / f"{table}.parquet").read_bytes()
-    document["files"][f"{table}.parquet"] = hashlib.sha256(content).hexdigest()
-    (data / "published.json").write_text(json.dumps(document))
-    with pytest.raises(ResultFileError, match=rf"has 0 rows of the run '{second}' in {table}\.parquet"):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", published=data)
-    assert not (tmp_path / "out").exists()
-
-
-def test_runs_are_taken_over_into_a_folder_of_this_machine(published: tuple[Path, Path], llama: Path) -> None:
+def test_runs_are_taken_over_into_a_folder_of_this_machine(published: tuple[Path, Path], own: Study) -> None:
     with pytest.raises(SettingError, match="--from works with a folder on this machine"):
-        run_study(parsed(tiny_study(llama)), "memory://bucket/study", published=published[1])
+        run_study(own, "memory://bucket/study", published=published[1])
 
 
 def test_a_run_that_was_begun_here_and_taken_over_stays_taken_over(

@@ -119,19 +119,25 @@ def test_tied_head_that_a_file_stores_all_the_same(tmp_path: Path) -> None:
             assert reasons(pairing)["lm_head.weight"] == reason
 
 
-def test_different_architectures() -> None:
-    with pytest.raises(
-        PairingError, match=r"0 of 14 matrices match; only in base: 'model.layers.0.self_attn.q_proj"
-    ):
-        pair_sides(*open_sides(tiny_llama(), tiny_gpt2()))
-    with pytest.raises(
-        PairingError, match=r"0 of 14 matrices match; of other shape: .*\(16, 16\) and \(32, 32\)"
-    ):
-        pair_sides(
-            *open_sides(
-                tiny_llama(), tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4)
-            )
-        )
+def wide_llama() -> nn.Module:
+    return tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "said"),
+    [
+        (tiny_llama, tiny_gpt2, r"0 of 14 .* match; only in base: 'model.layers.0.self_attn.q_proj"),
+        (tiny_llama, wide_llama, r"0 of 14 .* match; of other shape: .*\(16, 16\) and \(32, 32\)"),
+        (tiny_gpt2, None, r"lacks 4 of the 4 weights it changes: 'model.layers.0.*\(and 1 more\)"),
+        (wide_llama, None, r"4 of 4 weights .* another shape: .*\(32, 32\) and the adapter's is"),
+    ],
+)
+def test_a_model_or_an_adapter_of_another_architecture_is_refused(
+    base: Callable[[], nn.Module], tuned: Callable[[], nn.Module] | None, said: str, tmp_path: Path
+) -> None:
+    other = saved(llama_adapter(), tmp_path) if tuned is None else tuned()
+    with pytest.raises(PairingError, match=said):
+        pair_sides(*open_sides(base(), other))
 
 
 def test_one_matrix_of_another_shape_is_left_out() -> None:
@@ -382,20 +388,6 @@ def test_adapter_for_a_sequence_classifier_on_the_bare_model(tmp_path: Path) -> 
             tuned_of(both) - both.base, truth["bert." + name] - tiny_bert(0, 3).state_dict()["bert." + name]
         )
     assert len(different) == 2
-
-
-def test_adapter_for_another_base(tmp_path: Path) -> None:
-    folder = saved(llama_adapter(), tmp_path)
-    with pytest.raises(
-        PairingError, match=r"lacks 4 of the 4 weights it changes: 'model.layers.0.*\(and 1 more\)"
-    ):
-        pair_sides(*open_sides(tiny_gpt2(), folder))
-    with pytest.raises(
-        PairingError, match=r"4 of 4 weights .* another shape: .*\(32, 32\) and the adapter's is"
-    ):
-        pair_sides(
-            *open_sides(tiny_llama(hidden_size=32, num_attention_heads=8, num_key_value_heads=4), folder)
-        )
 
 
 WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {

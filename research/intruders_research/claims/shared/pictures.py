@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -106,6 +107,14 @@ def _size(value: str) -> float:
         return math.inf
 
 
+def series_of(
+    name: str, rows: pd.DataFrame, palette: Palette, columns: Mapping[str, str | None], **look: Any
+) -> Series:
+    """Return the rows as a series in the tone of its name; ``columns`` are those of its numbers, by what they are."""
+    look |= {field: values(rows[column]) for field, column in columns.items() if column is not None}
+    return Series(name, tone=palette.tone(name), **look)
+
+
 def lines(
     rows: pd.DataFrame,
     palette: Palette,
@@ -118,22 +127,12 @@ def lines(
     band: bool = False,
 ) -> list[Series]:
     """Return one line over ``x`` per name, in the order of the names."""
-    series = []
-    for label, group in rows.groupby(name, sort=False):
-        ordered = group.sort_values(x)
-        series.append(
-            Series(
-                str(label),
-                values(ordered[x]),
-                values(ordered[y]),
-                None if low is None else values(ordered[low]),
-                None if high is None else values(ordered[high]),
-                look="line" if band else "both",
-                tone=palette.tone(str(label)),
-                band=band,
-            )
-        )
-    return series
+    columns = {"x": x, "y": y, "low": low, "high": high}
+    look = "line" if band else "both"
+    return [
+        series_of(str(label), group.sort_values(x), palette, columns, look=look, band=band)
+        for label, group in rows.groupby(name, sort=False)
+    ]
 
 
 def run_points(
@@ -146,16 +145,9 @@ def run_points(
         by_method = named.str.replace(r" lr=\S+", "", regex=True)
         if by_method.nunique() < named.nunique():
             named, note = by_method, " Runs of one name may differ in the learning rate."
+    columns = {"x": x, "y": y, "low": low, "high": high}
     series = [
-        Series(
-            str(name),
-            values(group[x]),
-            values(group[y]),
-            None if low is None else values(group[low]),
-            None if high is None else values(group[high]),
-            notes=list(group["run_id"]),
-            tone=palette.tone(str(name)),
-        )
+        series_of(str(name), group, palette, columns, notes=list(group["run_id"]))
         for name, group in rows.groupby(named, sort=False)
     ]
     return in_order(series), note
@@ -185,18 +177,10 @@ def listed(
     names = list(dict.fromkeys(rows[by].astype(str)))
     if by == "setting":
         names = by_method_and_rank(names)
-    series = []
-    for at, label in enumerate(names):
-        group = rows[rows[by].astype(str) == label]
-        series.append(
-            Series(
-                label,
-                values(group[value]),
-                [float(at)] * len(group),
-                x_low=None if low is None else values(group[low]),
-                x_high=None if high is None else values(group[high]),
-                tone=palette.tone(label),
-                in_legend=False,
-            )
-        )
+    columns = {"x": value, "x_low": low, "x_high": high}
+    groups = [rows[rows[by].astype(str) == label] for label in names]
+    series = [
+        series_of(label, group, palette, columns, y=[float(at)] * len(group), in_legend=False)
+        for at, (label, group) in enumerate(zip(names, groups, strict=True))
+    ]
     return Chart(name, title, x, Axis(by, "", ticks=names), series, rules, caption)
