@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..errors import SettingError
+from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import argument, command, option
 from .output import Outputs, put_json, refusal_as_sarif, say, terminal_width
@@ -34,11 +35,27 @@ from .output import Outputs, put_json, refusal_as_sarif, say, terminal_width
         0.99,
         metavar="SHARE",
     ),
+    option(
+        "runtime",
+        str | None,
+        "Show instead what vllm, sglang, llama.cpp or transformers applies of an adapter on --base, with status 1 "
+        "unless all. [default: none]",
+        metavar="RUNTIME",
+        names=["--for"],
+        choices=("vllm", "sglang", "llama.cpp", "transformers"),
+    ),
     option("json", bool, "Print JSON, and nothing else.", False, panel=options.OUTPUT),
     options.verbose_of("tensor"),
 )
 def inspect(
-    *, path: str, other: str | None, base: str | None, energy: float, json: bool, verbose: bool
+    *,
+    path: str,
+    other: str | None,
+    base: str | None,
+    energy: float,
+    runtime: str | None,
+    json: bool,
+    verbose: bool,
 ) -> None:
     """Show what a model or adapter path contains.
 
@@ -54,7 +71,8 @@ def inspect(
     from ..audits.update_alone import check_energy, compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
     from ..checkpoints.pairing.inspect import inspect_parts, open_parts
-    from ..reports.inspection import inspection_lines, overlap_lines, update_lines
+    from ..checkpoints.runtimes.served import served_by
+    from ..reports.inspection import inspection_lines, overlap_lines, served_lines, update_lines
 
     check_energy(energy)
     file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
@@ -64,10 +82,11 @@ def inspect(
             f"and write > {file} at the end of the command"
         )
     if other is not None:
-        if base is not None:
-            raise SettingError(
-                f"--base '{base}' was passed with two adapters; expected one of the two; omit --base"
-            )
+        for name, given in (("--base", base), ("--for", runtime)):
+            if given is not None:
+                raise SettingError(
+                    f"{name} '{given}' was passed with two adapters; expected one of the two; omit {name}"
+                )
         overlap = compare_updates(path, other, energy)
         if json:
             put_json(overlap.to_document(), "-")
@@ -75,6 +94,13 @@ def inspect(
             say(overlap_lines(overlap, verbose))
         return
     parts = open_parts(path)
+    if runtime is not None:
+        served = served_by(runtime, parts, base)
+        if json:
+            put_json(served.to_document(), "-")
+        else:
+            say(served_lines(served, verbose))
+        raise typer.Exit(ExitStatus.DONE if served.in_full else ExitStatus.FAILED)
     inspections = inspect_parts(parts, base)
     updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
     if json:

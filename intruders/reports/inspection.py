@@ -9,6 +9,7 @@ from typing import Any
 
 from ..audits.update_alone import ModuleOverlap, ModuleUpdate, UpdateAlone, UpdateOverlap
 from ..checkpoints.pairing.inspect import Inspection, Row
+from ..checkpoints.runtimes.served import Served
 from ..checkpoints.stored.names import module_paths
 from ..errors import some_of
 from ..system.words import number, percent, plural, printable, shorten
@@ -86,6 +87,24 @@ def _table(rows: list[list[str]], width: int | None) -> list[str]:
             widths[column] = min(widths[column], max(_LEAST_WIDTH, widths[column] - too_wide))
     cut = [[shorten(cell, most, "...") for cell, most in zip(row, widths, strict=True)] for row in rows]
     return _indented(cut, left=len(widths))
+
+
+def served_lines(served: Served, verbose: bool = False) -> list[str]:
+    """Return what a person reads of what a runtime does with an adapter; with ``verbose`` every weight."""
+    weights = [len(part.weights) for part in served.parts]
+    applied = sum(len(part.weights) for part in served.parts if part.outcome == "applied")
+    known = "refused" if served.refused else f"{applied} of {plural(sum(weights), 'weight')} applied"
+    named = f", served as {served.architecture}" if served.architecture else ""
+    rows = [
+        [shorten(part.what, 40), str(count or ""), part.outcome]
+        for part, count in zip(served.parts, weights, strict=True)
+    ]
+    titles, *table = _indented([["part", "weights", "outcome"], *rows])
+    lines = [f"{served.source} in {served.runtime}{named}: {known}", titles]
+    for part, row in zip(served.parts, table, strict=True):
+        told = [part.reason, part.way_out and f"-> {part.way_out}", *(part.weights if verbose else ())]
+        lines += [row, *(f"      {text}" for text in told if text)]
+    return lines
 
 
 _OF_UPDATE = ["module", "modules", "rank", "eff. rank", "in use", "stable rank", "norm"]

@@ -43,7 +43,7 @@ class ExitStatus(IntEnum):
     """The exit statuses of the commands."""
 
     DONE = 0
-    FAILED = 1  # the work was done, and the answer is no: more than --fail-above, a wrong merge, a failed run
+    FAILED = 1  # done, and the answer is no: more than --fail-above, a wrong merge, a failed run, an ignored adapter
     # Nothing was done: an option, a file or a model cannot be used, or of a fleet no adapter; one line says what to do.
     REFUSED = 2
     NOT_TOLD = 3  # verify alone: rounding or quantization hides the answer

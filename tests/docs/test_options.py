@@ -26,6 +26,7 @@ OF_OTHERS = {
     *("--adapter", "--folder", "--kind", "--layers"),  # benchmarks
     *("--small-layers", "--on-projections"),  # benchmarks and a script of the tests
     *("--measure", "--predict"),  # benchmarks
+    *("--max-lora-rank", "--enable-mixed-moe-lora-format", "--enable-tower-connector-lora"),  # vllm serve
 }
 # What is said of earlier versions names what they had.
 _OF_TODAY = [page for page in READ if page.name != "changelog.md"]

@@ -46,7 +46,7 @@ CHECKPOINTS = [
     {"formats", "quantized"},
     {"adapters"},
     {"opening"},
-    {"pairing"},
+    {"pairing", "runtimes"},
     {"writing", "merges"},
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

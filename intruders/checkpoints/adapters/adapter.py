@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.locate import HubOrigin
@@ -84,6 +84,9 @@ class Adapter:
     decomposes: bool = False  # every weight in full, when it is made
     numbers: int | None = None  # that it stores, where the shapes of its updates do not tell
     notes: list[str] = field(default_factory=list)  # what a reader of the result should know
+    config: Mapping[str, Any] = field(
+        default_factory=dict, repr=False
+    )  # PEFT's settings, where it has a file of them
     kind: str = "adapter"
     hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
 

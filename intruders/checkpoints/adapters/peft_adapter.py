@@ -279,6 +279,7 @@ def _with_updates(
         numbers=sum(prod(tensor.shape) for name, tensor in tensors.items() if name not in replaced),
         decomposes=config.peft_type in DECOMPOSING,
         notes=[NOTES[config.peft_type].format(config.source)] if config.peft_type in NOTES else [],
+        config=config.values,
     )
 
 

@@ -22,7 +22,7 @@ def other_base_note(source: str, named: str | None, base: str) -> list[str]:
     """
     if named is None or named == base:
         return []
-    ours, theirs = _known_here(base), _known_here(named)
+    ours, theirs = known_here(base), known_here(named)
     if ours is not None and (ours == theirs or (theirs is not None and _are_equal_folders(ours, theirs))):
         return []
     note = (
@@ -40,7 +40,7 @@ def _are_equal_folders(ours: str, theirs: str) -> bool:
         return False
 
 
-def _known_here(source: str) -> str | None:
+def known_here(source: str) -> str | None:
     """Return the path of a model, or its Hub id where the hub's cache lacks it; None if it is neither."""
     from huggingface_hub import snapshot_download
 
