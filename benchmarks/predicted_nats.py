@@ -4,6 +4,7 @@ python -m benchmarks.predicted_nats FOLDER --measure MODEL ...
 python -m benchmarks.predicted_nats FOLDER --predict MODEL ...
 python -m benchmarks.predicted_nats FOLDER --directions MODEL ...
 python -m benchmarks.predicted_nats FOLDER
+python -m benchmarks.predicted_nats FOLDER --figure OTHER-FOLDER FILE.svg
 
 The base is smollm2-135m. Every text is cut in two halves by documents: one prepares the base, and the losses are
 measured on windows of 96 tokens of the other, which preparation never saw. Updates: trained models, at several scales
@@ -47,6 +48,9 @@ from torch import Tensor
 
 from intruders.audits.base_cache import DiskCache
 from intruders.audits.kept_nats import KeptNats
+from intruders.charts.chart import Axis, Chart, Rule, Series
+from intruders.charts.drawing import picture
+from intruders.charts.figure import draw_chart
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
@@ -337,6 +341,34 @@ def report(folder: Path) -> None:
             print(f"  {text}: rank correlation {ranks:.3f}, median error {off:.0%}")
 
 
+def figure(folders: list[Path], file: Path) -> None:
+    """Draw measured over predicted KL of every update of the folders, by kind."""
+    points: dict[str, list[tuple[float, list[float]]]] = {}
+    for folder in folders:
+        said_of = {row["name"]: row["kl"] for row in rows_of(folder / "predicted.jsonl")}
+        for row in rows_of(folder / "measured.jsonl"):
+            if row["name"] in said_of:
+                near = fmean(row[next(iter(TEXTS))]["kl"])
+                points.setdefault(row["kind"], []).append((near, said_of[row["name"]]))
+    series = [
+        Series(
+            kind,
+            *zip(*((said[0], near) for near, said in of_kind), strict=True),
+            x_low=[said[1] for _, said in of_kind],
+            x_high=[said[2] for _, said in of_kind],
+            tone=tone,
+        )
+        for tone, (kind, of_kind) in enumerate(sorted(points.items()))
+    ]
+    limits = (0.003, 6.0)
+    axes = (
+        Axis(name, f"{name} KL, nats per token", log=True, limits=limits)
+        for name in ("predicted", "measured")
+    )
+    chart = Chart("nats", "Predicted and measured forgetting", *axes, series, [Rule("diagonal")])
+    file.write_bytes(picture(draw_chart(chart).figure, file.suffix[1:]))
+
+
 def spearman(one: list[float], other: list[float]) -> float:
     ranks = [torch.tensor(values).argsort().argsort().double() for values in (one, other)]
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
@@ -350,5 +382,7 @@ if __name__ == "__main__":
         predict_all(folder, sources)
     elif sys.argv[2:3] == ["--directions"]:
         directions(folder, sources)
+    elif sys.argv[2:3] == ["--figure"]:
+        figure([folder, Path(sources[0])], Path(sources[1]))
     else:
         report(folder)

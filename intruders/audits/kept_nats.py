@@ -35,7 +35,7 @@ from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache, default_folder
 from .batches import Batch
-from .result.forgetting import NOT_OF_RANK_1, OF_RANK_1, Forgetting
+from .result.forgetting import NOT_PREDICTED, Forgetting, is_predictable
 
 _VERSION = 3  # of the files
 DOCUMENT = "intruders.json"
@@ -160,7 +160,7 @@ class KeptNats:
     def responding(self, pairing: Pairing) -> Responding | None:
         """Return what collects the responses of an audit; None where it predicts nothing."""
         if self.text is not None and pairing.pairs and all(matrix.rank == 1 for matrix in pairing.pairs):
-            self.tell(NOT_OF_RANK_1)
+            self.tell(NOT_PREDICTED)
             return None
         return None if self.text is None else Responding(self)
 
@@ -254,8 +254,8 @@ class Responding:
         text = self._kept.text
         if text is None or not of_rows:
             return None
-        if median(ranks.values()) < OF_RANK_1:
-            self._kept.tell(NOT_OF_RANK_1)
+        if not is_predictable(median(ranks.values())):
+            self._kept.tell(NOT_PREDICTED)
             return None
         prediction = predict(of_rows, text.scored, text.documents)
         return Forgetting(

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings, Compute
-from ..audits.result.forgetting import LARGE, NOT_OF_RANK_1, Forgetting
+from ..audits.result.forgetting import LARGE, NOT_PREDICTED, Forgetting
 from ..checkpoints.stored.selection import Selection
 from ..data.columns import Columns
 from ..errors import SettingError
@@ -200,7 +200,7 @@ def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progres
     from ..audits.result.summary import unchanged_in_words
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", re.escape(NOT_OF_RANK_1))  # the refusal says it
+        warnings.filterwarnings("ignore", re.escape(NOT_PREDICTED))  # the refusal says it
         found = audit(
             base,
             tuned,

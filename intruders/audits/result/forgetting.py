@@ -15,11 +15,11 @@ from .records import AuditedMatrix
 
 # Beyond these nats per token an update is too large for a second-order term: "large" is said, and no more.
 LARGE = 1.0
-# Effective rank, median over the matrices, below which nothing is predicted: docs/results/nats.md.
-OF_RANK_1 = 1.5
-NOT_OF_RANK_1 = (
-    "no nats are predicted of an update of rank 1, which our study found up to twice too high; measure it with "
-    "intruders evaluate"
+# Effective ranks, median over the matrices, outside which our study did not bear predictions: docs/results/nats.md.
+_LEAST_RANK, _LARGEST_RANK = 1.5, 64
+NOT_PREDICTED = (
+    "no nats are predicted of an update of rank 1 or of full fine-tuning (an effective rank below 1.5 or above 64), "
+    "which our study found too far from the measured ones; measure it with intruders evaluate"
 )
 
 
@@ -121,10 +121,15 @@ def median_rank(matrices: Iterable[AuditedMatrix]) -> float:
     return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
 
 
+def is_predictable(rank: float) -> bool:
+    """Return whether nats are predicted of an update of this median effective rank."""
+    return not (rank < _LEAST_RANK or rank > _LARGEST_RANK)
+
+
 def why_nats_open(forgetting: Forgetting | None, rank: float, limit: float) -> str | None:
     """Return why an audit, of a median rank, does not tell whether a model keeps to a limit; None where it does."""
-    if forgetting is None and rank < OF_RANK_1:
-        return NOT_OF_RANK_1
+    if forgetting is None and not is_predictable(rank):
+        return NOT_PREDICTED
     if forgetting is None:
         return (
             "no nats are predicted, because the base is not prepared; run intruders prepare BASE --loss-on TEXT once, "
