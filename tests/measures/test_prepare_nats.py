@@ -122,6 +122,19 @@ def test_of_rank_1_nothing_is_predicted(prepared: tuple[Path, Path, str]) -> Non
     assert audit.forgetting is None
 
 
+def test_of_full_fine_tuning_nothing_is_predicted(
+    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The criterion was missed for it in both rounds. The largest rank is lowered here, since the models are tiny."""
+    base, cache, _ = prepared
+    monkeypatch.setattr("intruders.audits.result.forgetting._LARGEST_RANK", 8)
+    tuned = tuned_of(base, tmp_path / "tuned", 0.003)
+    with pytest.warns(UserWarning, match="of full fine-tuning"):
+        audit = intruders.audit(str(base), str(tuned), cache=cache)
+    assert audit.forgetting is None
+    assert min(matrix.update.effective_rank for matrix in audit.matrices) > 8
+
+
 def test_of_an_adapter_of_rank_1_no_row_is_read(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
     base, cache, _ = prepared
     shutil.copytree(cache, tmp_path / "cache")
