@@ -42,7 +42,6 @@ from .output import Outputs, put_json, refusal_as_sarif, say, terminal_width
         "not all. [default: none]",
         metavar="RUNTIME",
         names=["--for"],
-        choices=("vllm", "sglang", "llama.cpp", "transformers"),
     ),
     option("json", bool, "Print JSON, and nothing else.", False, panel=options.OUTPUT),
     options.verbose_of("tensor"),
