@@ -38,11 +38,10 @@ from .output import Outputs, put_json, refusal_as_sarif, say, terminal_width
     option(
         "runtime",
         str | None,
-        "Show instead what vllm, sglang, llama.cpp or transformers applies of an adapter on --base, with status 1 "
-        "unless all. [default: none]",
+        "Show instead what vllm, sglang, llama.cpp or transformers applies of an adapter on --base; status 1 if "
+        "not all. [default: none]",
         metavar="RUNTIME",
         names=["--for"],
-        choices=("vllm", "sglang", "llama.cpp", "transformers"),
     ),
     option("json", bool, "Print JSON, and nothing else.", False, panel=options.OUTPUT),
     options.verbose_of("tensor"),

@@ -93,17 +93,22 @@ def served_lines(served: Served, verbose: bool = False) -> list[str]:
     """Return what a person reads of what a runtime does with an adapter; with ``verbose`` every weight."""
     weights = [len(part.weights) for part in served.parts]
     applied = sum(len(part.weights) for part in served.parts if part.outcome == "applied")
-    known = "refused" if served.refused else f"{applied} of {plural(sum(weights), 'weight')} applied"
+    if served.refused:
+        told = "refused"
+    elif served.base is None:
+        told = "not known without its base"
+    else:
+        told = f"{applied} of {plural(sum(weights), 'weight')} applied"
     named = f", served as {served.architecture}" if served.architecture else ""
     rows = [
-        [shorten(part.what, 40), str(count or ""), part.outcome]
+        [shorten(part.what, 56), str(count or ""), part.outcome]
         for part, count in zip(served.parts, weights, strict=True)
     ]
     titles, *table = _indented([["part", "weights", "outcome"], *rows])
-    lines = [f"{served.source} in {served.runtime}{named}: {known}", titles]
+    lines = [f"{served.source} in {served.runtime}{named}: {told}", titles]
     for part, row in zip(served.parts, table, strict=True):
-        told = [part.reason, part.way_out and f"-> {part.way_out}", *(part.weights if verbose else ())]
-        lines += [row, *(f"      {text}" for text in told if text)]
+        why = [part.reason, part.way_out and f"-> {part.way_out}", *(part.weights if verbose else ())]
+        lines += [row, *(f"      {text}" for text in why if text)]
     return lines
 
 

@@ -84,9 +84,7 @@ class Adapter:
     decomposes: bool = False  # every weight in full, when it is made
     numbers: int | None = None  # that it stores, where the shapes of its updates do not tell
     notes: list[str] = field(default_factory=list)  # what a reader of the result should know
-    config: Mapping[str, Any] = field(
-        default_factory=dict, repr=False
-    )  # PEFT's settings, where it has a file of them
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # PEFT's settings as they are
     kind: str = "adapter"
     hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
 

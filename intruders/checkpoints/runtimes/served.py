@@ -69,18 +69,15 @@ def served_by(runtime: str, models: Sequence[tuple[Model, float]], base: Source 
     opened = None if base is None else open_checkpoint(base)
     parts = [*weights_in(runtime, adapter, opened), *settings_in(runtime, adapter)]
     if any(part.outcome == REFUSED for part in parts):
-        parts = [_with_the_rest(part) for part in parts]
+        reason = "the adapter is refused"
+        parts = [
+            replace(part, outcome=REFUSED, reason=reason) if part.outcome == APPLIED else part
+            for part in parts
+        ]
     return Served(
         source=adapter.source,
         runtime=RUNTIMES[runtime],
         base=None if opened is None else opened.source,
         architecture=None if opened is None else architecture_of(opened),
         parts=parts,
-    )
-
-
-def _with_the_rest(part: Part) -> Part:
-    """A part of an adapter that is refused."""
-    return (
-        part if part.outcome != APPLIED else replace(part, outcome=REFUSED, reason="the adapter is refused")
     )

@@ -181,6 +181,10 @@ SETTINGS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "PiSSA": (lambda folder: saved(lora(init_lora_weights="pissa"), folder), "none part part"),
     "aLoRA": (lambda folder: saved(lora(alora_invocation_tokens=[3]), folder), "none part full"),
     "KaSA": (lambda folder: saved(lora(kasa_config=peft.KasaConfig()), folder), "none none none"),
+    "rsLoRA of several ranks": (
+        lambda folder: saved(lora(use_rslora=True, rank_pattern={"v_proj": 2}), folder),
+        "full none part",
+    ),
     "norms": (lambda folder: saved(lora(modules_to_save=["norm"]), folder), "none none part"),
     "modules": (lambda folder: saved(lora(modules_to_save=["down_proj"]), folder), "none none none"),
     "tokens": (lambda folder: saved(lora(trainable_token_indices=[3]), folder), "none part none"),
@@ -214,6 +218,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     base = saved(of_text(), tmp_path / "base")
     folder = SIX["rsLoRA"](tmp_path / "adapter")
     unknown = in_this_process("inspect", str(folder), "--for", "sglang")
+    assert "not known without its base" in unknown.stdout
     assert "pass --base BASE" in unknown.stdout
     change_config(folder, base_model_name_or_path=str(base))
     done = in_this_process("inspect", str(folder), "--for", "sglang")
