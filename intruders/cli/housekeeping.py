@@ -57,9 +57,15 @@ def prepare(
     """
     from ..audits.prepare_base import Preparation
     from ..audits.prepare_base import prepare as prepare_base
+    from ..errors import SettingError
+    from ..system.store import is_url
 
     plan = None
     if loss_on is not None:
+        if out is not None and is_url(out):
+            raise SettingError(
+                f"out is '{out}', and --loss-on keeps gradients in a folder alone; pass a folder"
+            )
         from ..measures.prepare_nats import NatsPlan
 
         plan = NatsPlan.of(base, loss_on, selection=selection, loading=Loading(device=compute.device))

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,8 +94,15 @@ class NatsPlan:
                 f"'{text}' has {plural(enough, 'document')} of {TOKENS + 1} tokens or more; expected "
                 f"{FEWEST_DOCUMENTS} or more, of which an interval can be told; pass a longer text"
             )
-        one = _ids(windows[:1])
-        draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, one), one, [0])
+        model: Any = opened.model
+        highest, known = int(_ids(windows).max()), len(model.get_input_embeddings().weight)
+        if highest >= known:
+            raise SettingError(
+                f"the tokenizer of '{base}' makes token {highest} of '{text}', and the model has {known} tokens; "
+                "expected the tokenizer that it was trained with; copy that into its folder"
+            )
+        first = _ids(windows[:1])
+        draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, first), first, [0])
         if not draft.owner:
             raise SettingError(
                 f"'{base}' has no linear layer among the selected matrices; nothing can be kept"

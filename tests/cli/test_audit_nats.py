@@ -133,6 +133,11 @@ def test_an_unchanged_model_passes(folder: Path) -> None:
     assert done.returncode == 0
 
 
+def test_rows_are_not_sent_to_a_url(folder: Path) -> None:
+    said = refusal("prepare", str(folder / "base"), "--loss-on", "pydoc", "--out", "memory://bases")
+    assert "out is 'memory://bases', and --loss-on keeps gradients in a folder alone; pass a folder" in said
+
+
 def test_wrong_values_are_one_line(folder: Path) -> None:
     wrong = "fail_above_nats is -1.0; expected nats per token, 0 or more"
     assert wrong in refusal("audit", str(folder / "base"), str(folder / "tuned"), "--fail-above-nats", "-1")

@@ -90,7 +90,7 @@ class Forgetting:
     def above_in_words(self, limit: float) -> str:
         """Return why a gate of this limit fails."""
         return (
-            f"{shown(self.kl.estimate)} nats per token are predicted to be forgotten on {self.text}, with 95 % "
+            f"{self._amount} per token are predicted to be forgotten on {self.text}, with 95 % "
             f"confidence more than the {limit:g} that --fail-above-nats allows"
         )
 
@@ -101,11 +101,13 @@ class Forgetting:
         >>> Forgetting("pydoc", 1536, small, {}, {}, []).in_words()
         'predicted: 0.28 nats per token [0.23, 0.34] forgotten on pydoc (KL)'
         """
-        if self.is_large:
-            low = f"more than {shown(self.kl.low)} nats" if self.kl.low > LARGE else "about a nat or more"
-            return f"predicted: {low} per token forgotten on {self.text} (KL); large: measure it"
-        ends = f"[{shown(self.kl.low)}, {shown(self.kl.high)}]"
-        return f"predicted: {shown(self.kl.estimate)} nats per token {ends} forgotten on {self.text} (KL)"
+        ends = "" if self.is_large else f" [{shown(self.kl.low)}, {shown(self.kl.high)}]"
+        end = "; large: measure it" if self.is_large else ""
+        return f"predicted: {self._amount} per token{ends} forgotten on {self.text} (KL){end}"
+
+    @property
+    def _amount(self) -> str:
+        return "about a nat or more" if self.is_large else f"{shown(self.kl.estimate)} nats"
 
     def shares_in_words(self) -> str:
         """Return how much lies in the intruders, and what is not counted."""

@@ -11,7 +11,7 @@ from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
 
 from ...audits.result.audit_result import Audit
-from ...audits.result.forgetting import Forgetting
+from ...audits.result.forgetting import LARGE, Forgetting
 from ...audits.result.summary import by_kind, update_norm
 from .text_loss import TextLoss
 
@@ -79,13 +79,13 @@ def totals_of_audit(audit: Audit) -> dict[str, float]:
 def totals_of_prediction(forgetting: Forgetting | None) -> dict[str, float]:
     """Return the predicted nats, their interval, and the number of changed tensors that they do not count.
 
-    Of a large update only the lower end is said.
+    Of a large update only a lower end is said, of a nat at most.
     """
     if forgetting is None:
         return {}
     kl, key = forgetting.kl, "forgetting/predicted_kl"
     inner = {} if forgetting.is_large else {key: kl.estimate, f"{key}/high": kl.high}
-    return {**inner, f"{key}/low": kl.low, f"{key}/not_counted": len(forgetting.left_out)}
+    return {**inner, f"{key}/low": min(kl.low, LARGE), f"{key}/not_counted": len(forgetting.left_out)}
 
 
 def totals_of_text(text: TextLoss | None) -> dict[str, float]:
