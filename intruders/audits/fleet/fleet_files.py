@@ -42,7 +42,7 @@ _SCHEMA_OF_BLOCKS = 6
 _UNREADABLE = (pa.ArrowException, OSError, LookupError, TypeError, ValueError)
 # Of a matrix, in its first row in a block: what it adds to the nats that are predicted of its model.
 RESPONSES = "responses"
-_ROWS = WITH_BASE_VALUE.insert(0, pa.field("adapter", pa.string())).append(pa.field(RESPONSES, pa.binary()))
+_ROWS = WITH_BASE_VALUE.insert(0, pa.field("adapter", pa.string()))
 
 
 @dataclass
@@ -196,16 +196,15 @@ def file_name(key: str, source: str, digest: str) -> str:
 
 def rows_of(digests: Sequence[str], judged: Sequence[Judged]) -> pa.Table:
     """Return the rows of matrices, each with the digest of its model as the adapter."""
-    rows = [
-        {
-            "adapter": digest,
-            **row,
-            RESPONSES: None if row["index"] or own.responses is None else to_bytes(own.responses),
-        }
-        for digest, own in zip(digests, judged, strict=True)
-        for row in rows_of_matrix(own.matrix)
+    owned = zip(digests, judged, strict=True)
+    rows = [{"adapter": digest, **row} for digest, own in owned for row in rows_of_matrix(own.matrix)]
+    responses = [
+        None if vector.index or own.responses is None else to_bytes(own.responses)
+        for own in judged
+        for vector in own.matrix.vectors
     ]
-    return pa.Table.from_pylist(rows, _ROWS)
+    # As a column of their own: one key more would double each of the rows in memory.
+    return pa.Table.from_pylist(rows, _ROWS).append_column(RESPONSES, pa.array(responses, pa.binary()))
 
 
 def sketch_text(sketch: Tensor) -> str:
