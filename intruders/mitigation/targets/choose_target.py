@@ -147,28 +147,25 @@ def choose_target(
         return ModelTarget.of(base, model, adapter_name, rank, sources)
     check_target(out, force=force)
     _require_another_folder(out, *sources)
-    folder = None if isinstance(tuned, ModelSum) else _folder_of(sources[1])
+    path = None if isinstance(tuned, ModelSum) else _path_of(sources[1])
     content: LoraContent | NewLoraContent | CheckpointContent
     if chosen_form(form, rank, tuned) == "checkpoint":
         content = CheckpointContent.of(base, tuned, sources, shard_bytes)
     elif model is not None:
         _require_update_of_the_adapter(base, tuned)
         content = LoraContent.of(base, active_lora(model)[1], rank)
-    elif isinstance(tuned, Adapter) and folder is not None and is_plain_lora(folder, tuned.source):
-        content = LoraContent.read(base, folder, tuned.source, rank)
+    elif isinstance(tuned, Adapter) and path is not None and is_plain_lora(path, tuned.source):
+        content = LoraContent.read(base, path, tuned.source, rank)
     else:
         content = NewLoraContent.of(base, tuned, rank)
-    trained = None if folder is None else training_record(folder)
+    trained = None if path is None else training_record(path if path.is_dir() else path.parent)
     first = sources[0] if sources[0] is not None else model or base.source
     return FolderTarget(content, user_path(out), force, first, trained)
 
 
-def _folder_of(source: Source) -> Path | None:
-    """Return the folder that a model or adapter is read from; None for one in memory."""
-    if not isinstance(source, str | os.PathLike):
-        return None
-    path = locate(os.fspath(source))
-    return path if path.is_dir() else path.parent
+def _path_of(source: Source) -> Path | None:
+    """Return where a model or adapter is read from; None for one in memory."""
+    return locate(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
 
 
 def chosen_form(form: str, rank: Rank, tuned: Opened) -> str:

@@ -191,8 +191,8 @@ def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> d
         part = side.part
         if isinstance(part, Checkpoint):
             models.append((part, side.own_names))
-        elif part.family == "PEFT":
-            # Names of other families, and of parts of a pipeline, are no modules of a model.
+        elif part.family != "kohya":
+            # Names of kohya, and of parts of a pipeline, are no modules of a model.
             of_parts = {name for name, update in side.updates.items() if update.component}
             names = {name: own for name, own in side.own_names.items() if name not in of_parts} | names
     models.append((before, {name: name for name in before.tensors}))
