@@ -162,10 +162,15 @@ class LoraContent:
                 )
 
     def write(
-        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+        self,
+        folder: Path,
+        changed: Mapping[str, ChangedMatrix],
+        elsewhere: Elsewhere,
+        progress: Progress,
+        metadata: Mapping[str, str],
     ) -> Cut:
         content, cut = self.rewritten(changed, elsewhere)
-        write_adapter(folder, content.tensors, content.config)
+        write_adapter(folder, content.tensors, content.config, metadata)
         if self.beside is not None:
             copy_tokenizer(self.beside, folder)
         return cut

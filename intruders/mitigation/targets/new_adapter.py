@@ -91,7 +91,12 @@ class NewLoraContent:
         return cls(base, pairs, names, rank, _task_type(tuned))
 
     def write(
-        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+        self,
+        folder: Path,
+        changed: Mapping[str, ChangedMatrix],
+        elsewhere: Elsewhere,
+        progress: Progress,
+        metadata: Mapping[str, str],
     ) -> Cut:
         tensors: dict[str, Tensor] = {}
         cut = Cut()
@@ -112,7 +117,7 @@ class NewLoraContent:
             raise CheckpointError(
                 "base and tuned are equal in every matrix, so the update is empty; pass two models that differ"
             )
-        write_adapter(folder, tensors, self._config(cut.ranks))
+        write_adapter(folder, tensors, self._config(cut.ranks), metadata)
         return cut
 
     def _module(self, name: str) -> str:
