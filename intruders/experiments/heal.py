@@ -185,7 +185,8 @@ def heal(
         keeps_rank = (
             (settings.learn == WEIGHTS or settings.per == "direction")
             and isinstance(adapter, Adapter)
-            and (written_form, adapter.peft_type, adapter.family) == ("adapter", "LORA", "PEFT")
+            and (written_form, adapter.peft_type) == ("adapter", "LORA")
+            and adapter.family != "kohya"
         )
         written = mitigate(
             question.base,

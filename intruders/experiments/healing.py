@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, ClassVar
 
 from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
+from ..system.words import printable
 from ..version import __version__
 from .experiment_settings import DOSES
 from .point import HealedPoint
@@ -136,6 +138,26 @@ class Healing(JsonResult):
             f"text that is nearer to {name}, or on more of it"
             for name, measure in self.healed_point.corpora.items()
             if (share := measure.healed) is not None and name != self.corpus and own - share.estimate > _GAP
+        ]
+
+    def in_card(self) -> list[str]:
+        """Return its lines of the model card: the doses, and the losses of base, tuned and healed model."""
+        doses = [dose for own in self.doses.values() for dose in own]
+        what = "Weights were learned" if self.learn != DOSES else f"A dose per {self.per} was learned"
+        ends = f", from {min(doses):.2f} to {max(doses):.2f} (median {median(doses):.2f})" if doses else ""
+        models = (self.base_point, self.tuned_point, self.healed_point)
+        rows = {f"loss on {name}": [p.corpora[name].loss for p in models] for name in self.documents}
+        rows |= {f"task loss of {name}": [p.tasks[name].loss for p in models] for name in self.examples}
+        price = self.healed_point.tasks[self.task].rise
+        return [
+            f"- {what} on {self.corpus}{ends}; the price is {price.estimate:+.4f} nats of the task loss of {self.task}",
+            "",
+            "| nats per token | base | tuned | healed |",
+            "|---|---:|---:|---:|",
+            *(
+                f"| {printable(name)} | {' | '.join(f'{loss.estimate:.4f}' for loss in losses)} |"
+                for name, losses in rows.items()
+            ),
         ]
 
     def to_document(self) -> dict[str, Any]:

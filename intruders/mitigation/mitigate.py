@@ -28,7 +28,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
-from ..system.result_protocol import Result
+from ..system.result_protocol import JsonResult
 from .beyond_doses import require_same_head
 from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
 from .remedies.every_remedy import remedy_named
@@ -62,7 +62,7 @@ def mitigate(
     shard_bytes: int = SHARD_BYTES,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
-    beside: Callable[[Mitigation], Mapping[str, Result]] | None = None,
+    beside: Callable[[Mitigation], Mapping[str, JsonResult]] | None = None,
 ) -> Mitigation:
     """Scale the intruder dimensions of every matrix, or apply another remedy.
 

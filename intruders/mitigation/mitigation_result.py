@@ -110,6 +110,16 @@ class Mitigation(JsonResult):
             (matrix.update_norm_after for matrix in self.matrices),
         )
 
+    def in_card(self) -> list[str]:
+        """Return its lines of the model card."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.remedy.settings.items())
+        after = "" if self.after is None else f", {self.after.intruders:,} after"
+        return [
+            f"- `{self.remedy.name}`{f' ({settings})' if settings else ''}: {self.remedy.sentence}",
+            f"- norm of the update: {self.norm_left:.4g} of the tuned model's",
+            f"- intruders: {self.before.intruders:,} before{after}",
+        ]
+
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values; the audits have their own schema."""
         settings = dict(self.remedy.settings)

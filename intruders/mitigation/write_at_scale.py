@@ -64,6 +64,12 @@ class WrittenScale(JsonResult):
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=installed_versions)
 
+    def in_card(self) -> list[str]:
+        """Return its line of the model card."""
+        return [
+            f"- every update times {self.scale:g}: W0 + {self.scale:g} (W - W0), of {self.matrices} matrices"
+        ]
+
 
 @usual_settings()
 def write_at_scale(

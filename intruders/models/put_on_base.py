@@ -6,14 +6,19 @@ import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..checkpoints.adapters.adapter_config import AdapterConfig
+from ..checkpoints.adapters.peft_adapter import stored_adapter
+from ..checkpoints.adapters.peft_form import FULL
 from ..checkpoints.opening.named_base import other_base_note
 from ..checkpoints.stored.locate import locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
+from ..mitigation.targets.target import write_adapter
 from .task_fit import adapter_config
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -33,29 +38,29 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
     """
     from peft import PeftModel, load_peft_weights
 
-    folder = str(locate(source))
     notes: list[str] = []
     try:
-        stored = load_peft_weights(folder, device="cpu")
-        _require_both_factors(source, stored)
-        part = _part_of(model, source, location, stored)
-        notes += resize_as_stored(model, source, location, stored)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            wrapped: Any = PeftModel.from_pretrained(part, folder)
-            if wrapped.active_peft_config.is_prompt_learning:
-                raise CheckpointError(
-                    f"adapter {source!r} learned a prompt and changes no weights, so it cannot be measured here; pass "
-                    "an adapter of weights, such as LoRA"
-                )
-            missing = _missing_keys(said)
-            if missing:
-                _require_loaded(source, location, wrapped, missing, stored)
-            if merged:
-                _refuse_shared(source, model)
-            with_adapter: nn.Module = wrapped.merge_and_unload() if merged else wrapped.get_base_model()
-            if part is not model:  # PEFT puts its layers into the part, in its place
-                with_adapter = model
+        with _files_of_peft(source, model.config) as folder:
+            stored = load_peft_weights(folder, device="cpu")
+            _require_both_factors(source, stored)
+            part = _part_of(model, source, location, stored)
+            notes += resize_as_stored(model, source, location, stored)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                wrapped: Any = PeftModel.from_pretrained(part, folder)
+                if wrapped.active_peft_config.is_prompt_learning:
+                    raise CheckpointError(
+                        f"adapter {source!r} learned a prompt and changes no weights, so it cannot be measured here; "
+                        "pass an adapter of weights, such as LoRA"
+                    )
+                missing = _missing_keys(said)
+                if missing:
+                    _require_loaded(source, location, wrapped, missing, stored)
+                if merged:
+                    _refuse_shared(source, model)
+                with_adapter: nn.Module = wrapped.merge_and_unload() if merged else wrapped.get_base_model()
+                if part is not model:  # PEFT puts its layers into the part, in its place
+                    with_adapter = model
     except (ValueError, RuntimeError, OSError, LookupError) as error:
         raise _unfit(source, location, error) from error
     if missing:
@@ -64,6 +69,28 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
             "they are in the base, so check that it was trained on this one"
         )
     return with_adapter, notes
+
+
+@contextmanager
+def _files_of_peft(source: str, base: Any) -> Iterator[str]:
+    """The folder that PEFT loads an adapter from: of one in another program's files a copy, while the block runs.
+
+    ``base`` is transformers' config of its base.
+    """
+    path = locate(source)
+    stored = stored_adapter(path, source, base.to_dict())
+    if stored is None or stored.family == "PEFT":
+        yield str(path if path.is_dir() else path.parent)
+        return
+    if stored.config["peft_type"] == FULL:
+        raise CheckpointError(
+            f"adapter {source!r} has weights stored in full (fine_tune_type full of MLX), which PEFT does not load; "
+            "write the model (intruders scale BASE ADAPTER --at 1 --as checkpoint --out FOLDER), and pass that"
+        )
+    with TemporaryDirectory(prefix="intruders-", ignore_cleanup_errors=True) as folder:
+        tensors = {name: tensor.read() for name, tensor in stored.open().items()}
+        write_adapter(Path(folder), tensors, stored.config)
+        yield folder
 
 
 def _part_of(model: nn.Module, source: str, location: str, stored: Iterable[str]) -> nn.Module:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.adapters.adapter_config import AdapterConfig
-from ..checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
+from ..checkpoints.adapters.peft_adapter import stored_adapter
 from ..checkpoints.opening.model_sum import is_sum
 from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.stored.locate import locate
@@ -56,22 +55,18 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
 
 
 def adapter_config(source: str) -> dict[str, Any] | None:
-    """Return the settings of a PEFT adapter, in a folder or on the hub; None for another model.
+    """Return the settings of an adapter in PEFT's form, by path or on the hub; None for another model.
 
     Raises:
-      CheckpointError: it is a sum of models, which neither PEFT nor transformers loads, or an adapter of MLX.
+      CheckpointError: it is a sum of models, which neither PEFT nor transformers loads.
     """
     if is_sum(source):
         raise CheckpointError(
             f"{source!r} is a sum of models or has a weight, and this measurement needs a plain model; write it with "
             "'intruders scale BASE SUM --at 1 --out FOLDER', and pass that folder"
         )
-    file = locate(source) / ADAPTER_CONFIG
-    if not file.is_file():
-        return None
-    values = read_json_object(file)
-    AdapterConfig(values, source)  # refuses one of another program
-    return values
+    stored = stored_adapter(locate(source), source)
+    return None if stored is None else stored.config
 
 
 def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:

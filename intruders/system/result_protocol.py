@@ -46,6 +46,10 @@ class JsonResult:
         """Return plain JSON values with the number of their schema; null for a number that JSON does not have."""
         return {"schema": self.schema, **plain(self)}
 
+    def in_card(self) -> list[str]:
+        """Return what the model card of the weights that it is of says of it: lines of Markdown."""
+        return []
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """Make it from its document; an error of a missing or wrong value where it is another one's."""

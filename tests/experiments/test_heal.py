@@ -63,6 +63,20 @@ def test_plain_peft_opens_the_adapter_with_the_doses_in_b(models: Models, healed
         assert torch.allclose(opened(input_ids=IDS).logits, whole(input_ids=IDS).logits, atol=2e-5)
 
 
+def test_its_card_has_the_doses_and_the_losses(text: str, healed: Healed) -> None:
+    found, out = healed
+    card = (out / "README.md").read_text()
+    doses = sorted(dose for own in found.doses.values() for dose in own)
+    assert f"A dose per matrix was learned on {text}, from {doses[0]:.2f} to {doses[-1]:.2f} (median" in card
+    points = (found.base_point, found.tuned_point, found.healed_point)
+    losses = " | ".join(f"{point.corpora[text].loss.estimate:.4f}" for point in points)
+    assert f"| loss on {text} | {losses} |\n" in card
+    assert (
+        f"the price is {found.healed_point.tasks[found.task].rise.estimate:+.4f} nats of the task loss"
+        in card
+    )
+
+
 def test_an_evaluation_of_the_folder_gives_its_losses_again(
     models: Models, text: str, healed: Healed
 ) -> None:

@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from intruders.errors import CheckpointError, PairingError
+from intruders.mitigation.write_at_scale import write_at_scale
 from intruders.models.loading import load_model
 from intruders.models.put_on_base import named_base_note
 from intruders.models.tuned_model import open_language_model, put_on
 from tests.checkpoints.models import change_config, moved, not_to_be_read
+from tests.checkpoints.other_programs import peft_lora, save_as_gguf, save_as_mlx
 from tests.hub_cache import hub_with_base
-from tests.tiny import save_gpt2, save_llama
+from tests.tiny import character_tokenizer, save_gpt2, save_llama
 
 
 def adapter(folder: Path, targets: list[str]) -> str:
@@ -247,3 +249,38 @@ def test_a_head_whose_new_rows_were_not_saved_is_refused(tmp_path: Path) -> None
     save_file({name: t for name, t in load_file(file).items() if "lm_head" not in name}, file)
     with pytest.raises(CheckpointError, match="has no weights of the output head for the others"):
         open_language_model(tuned, str(tmp_path / "base"))
+
+
+def test_files_of_other_programs_are_put_on_as_peft_merges_them(tmp_path: Path) -> None:
+    merged = peft_lora(
+        tmp_path, load_model(str(save_llama(tmp_path / "given")), "causal"), target_modules=["q_proj"]
+    )
+    character_tokenizer().save_pretrained(tmp_path / "base")
+    base = str(tmp_path / "base")
+    for source in (save_as_mlx(tmp_path), save_as_gguf(tmp_path)):
+        opened: Any = open_language_model(str(source), base, merged=True).model
+        for name, tensor in opened.state_dict().items():
+            torch.testing.assert_close(tensor, merged[name], atol=1e-6, rtol=1e-6)
+        # Written at half its scale it is an adapter of PEFT.
+        written = str(write_at_scale(base, source, 0.5, tmp_path / f"half-{source.name}").out)
+        half: Any = open_language_model(written, base, merged=True).model
+        before = load_file(Path(base) / "model.safetensors")["model.layers.1.self_attn.q_proj.weight"]
+        wanted = (before + merged["model.layers.1.self_attn.q_proj.weight"]) / 2
+        torch.testing.assert_close(
+            half.model.layers[1].self_attn.q_proj.weight.data, wanted, atol=1e-6, rtol=1e-6
+        )
+
+
+def test_layers_of_mlx_in_full_are_written_first(tmp_path: Path) -> None:
+    peft_lora(tmp_path, load_model(str(save_llama(tmp_path / "given")), "causal"), target_modules=["q_proj"])
+    mlx, base = save_as_mlx(tmp_path, fine_tune_type="full"), str(tmp_path / "base")
+    whole = {"model.layers.1.self_attn.q_proj.weight": torch.randn(32, 32)}
+    save_file(whole, mlx / "adapters.safetensors")
+    character_tokenizer().save_pretrained(base)
+    with pytest.raises(
+        CheckpointError, match=r"which PEFT does not load; write the model \(intruders scale BASE"
+    ):
+        open_language_model(str(mlx), base)
+    write_at_scale(base, mlx, 1.0, tmp_path / "whole", form="checkpoint")
+    opened: Any = open_language_model(str(tmp_path / "whole")).model
+    assert torch.equal(opened.model.layers[1].self_attn.q_proj.weight.data, *whole.values())

@@ -12,9 +12,6 @@ from typing import Any, TypeGuard
 from ...errors import CheckpointError, first_line
 from ..stored.locate import DEMO_MODELS, split_revision
 
-OF_MLX = (
-    "is an adapter of MLX, not of PEFT; merge it into its model with mlx_lm.fuse, and pass what it writes"
-)
 # Some seconds' worth. Patterns come from strangers, and Python's re backtracks without a limit.
 _MOST_STEPS = 1e9
 
@@ -31,8 +28,6 @@ class AdapterConfig:
     """A config whose values are checked when they are asked for, under the name of where it came from."""
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        if "peft_type" not in values and values.keys() & {"lora_parameters", "fine_tune_type"}:
-            raise CheckpointError(f"'{source}' {OF_MLX}")
         self.values, self.source = values, source
         self.steps = 0.0  # that matching patterns may have taken so far, at worst
 

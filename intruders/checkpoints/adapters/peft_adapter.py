@@ -1,10 +1,11 @@
-"""PEFT adapters: a folder with ``adapter_config.json``, or those inside a model in memory."""
+"""PEFT adapters: a folder, those inside a model in memory, and in PEFT's form those of other programs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
+from ..formats.gguf import layout_of_gguf
 from ..formats.memory import FSDP_1_WRAPPER, describe_module, tensors_of_adapter
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
@@ -24,6 +26,9 @@ from .adapter_config import AdapterConfig
 from .by_formula import BY_PEFT as LORA_BY_PEFT
 from .by_formula import adalora_updates, lora_modules, lycoris_updates, module_update, require_weights
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
+from .gguf_lora import gguf_adapter
+from .mlx import MLX_WEIGHTS, is_mlx_config, mlx_adapter
+from .peft_form import FULL, StoredAdapter
 from .peft_types import (
     BY_FORMULA,
     DECOMPOSING,
@@ -56,14 +61,45 @@ _ALORA = (
 _OTHER_FORMULAS = {"LOHA": lycoris_updates, "LOKR": lycoris_updates, "ADALORA": adalora_updates}
 
 
-def peft_folder(folder: Path, source: str) -> Adapter:
-    """The adapter in a folder; CheckpointError for files that are missing, corrupt, at odds, or not read here."""
-    config = AdapterConfig(read_json_object(folder / ADAPTER_CONFIG), source)
-    return _adapter(tensors_of_folder(folder, source), config, {})
+def adapter_at(path: Path, source: str) -> Adapter | None:
+    """The adapter at a path, or None; CheckpointError for files that are missing, corrupt or not read here."""
+    stored = stored_adapter(path, source)
+    if stored is None:
+        return None
+    config, tensors = AdapterConfig(stored.config, source), stored.open()
+    if config.peft_type == FULL:
+        whole = Checkpoint(source, "adapter", "saved in full", tensors)
+        return Adapter(source, FULL, config.base_source, whole, [], family=stored.family)
+    made = _adapter(tensors, config, {})
+    made = replace(made, family=stored.family, ignored=[*made.ignored, *stored.ignored])
+
+    def in_order(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+        known = stored_adapter(path, source, base.config or {})
+        assert known is not None
+        return _adapter(known.open(), config, {}).updates
+
+    return replace(made, named_for=in_order) if stored.lacks_heads else made
 
 
-def tensors_of_folder(folder: Path, source: str) -> dict[str, StoredTensor]:
-    """The tensors of the adapter in a folder, under PEFT's names."""
+def stored_adapter(path: Path, source: str, base: Mapping[str, Any] | None = None) -> StoredAdapter | None:
+    """The adapter at a path in PEFT's form: a folder of PEFT or MLX, or a GGUF file; None for anything else.
+
+    ``base`` is the config of its base, where that is known (:attr:`StoredAdapter.lacks_heads`).
+    """
+    folder = path.parent if path.name in (_WEIGHTS, _PICKLE, MLX_WEIGHTS) and path.is_file() else path
+    if (folder / ADAPTER_CONFIG).is_file():
+        config = read_json_object(folder / ADAPTER_CONFIG)
+        if is_mlx_config(config):
+            return mlx_adapter(folder, config, source)
+        return StoredAdapter(config, partial(_tensors_of_folder, folder, source))
+    files = [path] if path.suffix == ".gguf" else list(path.glob("*.gguf"))
+    if len(files) != 1 or not files[0].is_file() or (path / "config.json").is_file():
+        return None
+    layout = layout_of_gguf(files[0])
+    return gguf_adapter(files[0], layout, source, base) if layout.is_adapter else None
+
+
+def _tensors_of_folder(folder: Path, source: str) -> dict[str, StoredTensor]:
     if (folder / _WEIGHTS).is_file():
         return safetensors_file(folder / _WEIGHTS)
     if (folder / _PICKLE).is_file():

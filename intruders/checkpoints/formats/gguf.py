@@ -95,6 +95,14 @@ _STAND_INS = 2
 _UINT8 = 0
 
 
+def layout_of_gguf(path: Path) -> GgufLayout:
+    """The layout of a whole GGUF file, by :func:`read_whole_layout`; raises as :func:`gguf_file`."""
+    for package in ("gguf", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(f"the GGUF file '{path}'", package, "gguf")
+    return read_whole_layout(path)
+
+
 def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list[str]]:
     """The model in a GGUF file; of a file of a split model the whole of it.
 
@@ -103,18 +111,10 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list
       makes it; and matrices under llama.cpp's names, for which transformers' model has no name.
 
     Raises:
-      CheckpointError: not a whole GGUF file, an adapter, or an architecture that transformers does not load from GGUF.
+      CheckpointError: not a whole GGUF file, or an architecture that transformers does not load from GGUF.
       MissingDependencyError: gguf or transformers is not installed.
     """
-    for package in ("gguf", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(f"the GGUF file '{path}'", package, "gguf")
-    layout = read_whole_layout(path)
-    if layout.is_adapter:
-        raise CheckpointError(
-            f"'{path}' is an adapter for llama.cpp (its general.type is 'adapter'), which is not read; expected a "
-            "model; pass the PEFT adapter that it was converted from"
-        )
+    layout = layout_of_gguf(path)
     with _one_line_errors(path):
         from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
@@ -141,7 +141,7 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list
             f"that transformers expects of a '{config.get('model_type')}' model"
         )
     tensors = {
-        name: _stored(path, name, _shape(parts[name], shapes[name]), parts[name], processor, renamed)
+        name: stored_tensor(path, name, _shape(parts[name], shapes[name]), parts[name], processor, renamed)
         for name in sorted(shapes, key=natural_order)
         if name in parts
     }
@@ -232,7 +232,7 @@ def _shape(parts: list[GgufTensor], expected: tuple[int, ...]) -> tuple[int, ...
     return first if len(parts) == 1 else (first[0], sum(part.shape[1] for part in parts), *first[2:])
 
 
-def _stored(
+def stored_tensor(
     path: Path,
     name: str,
     shape: tuple[int, ...],

@@ -27,7 +27,7 @@ _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _DEEPEST_ARRAY = 4
 # Items of an array that are kept. One that says something of the model has an item a layer; vocabularies are longer.
 _LONGEST_KEPT = 1024
-_STRING, _ARRAY = 8, 9
+_FLOAT32, _STRING, _ARRAY = 6, 8, 9
 _WHOLE_NUMBERS, _SIGNED = {0, 1, 2, 3, 4, 5, 10, 11}, {1, 3, 5, 11}
 # GGUF value type -> bytes of one value
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -69,11 +69,21 @@ class GgufLayout:
             return None
         return int.from_bytes(field.items[0], "little", signed=field.types[0] in _SIGNED)
 
+    def real(self, key: str) -> float | None:
+        """A number in single precision of the metadata; None where there is none under this key."""
+        field = self.fields.get(key)
+        return None if field is None or field.types != (_FLOAT32,) else struct.unpack("<f", field.items[0])[0]
+
+    def text(self, key: str) -> str | None:
+        """A text of the metadata; None where there is none, or none to print, under this key."""
+        field = self.fields.get(key)
+        text = "" if field is None or field.types != (_STRING,) else field.items[0].decode(errors="replace")
+        return text if text and text.isprintable() else None
+
     @property
     def is_adapter(self) -> bool:
         """Whether the file says that it is an adapter, and no model."""
-        field = self.fields.get("general.type")
-        return field is not None and field.types == (_STRING,) and field.items[0] == b"adapter"
+        return self.text("general.type") == "adapter"
 
 
 def read_gguf_layout(path: Path) -> GgufLayout:

@@ -13,6 +13,7 @@ import xxhash
 from ...errors import CheckpointError, SettingError, first_line, os_reason
 from ...system.digests import add_files
 from ...system.files import user_path
+from ..adapters.mlx import MLX_WEIGHTS
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.json_file import read_json_object
 from ..stored.locate import DEMO_ADAPTERS, DEMO_MODELS, locate
@@ -191,7 +192,7 @@ def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
         files = [file for file in path.iterdir() if file.is_file() and file.name not in SAVED_RESULTS]
         if (path / ADAPTER_CONFIG).is_file():
-            return sorted(file for file in files if file.name.startswith("adapter_"))
+            return sorted(file for file in files if file.name.startswith(("adapter_", MLX_WEIGHTS)))
         suffixes = (*_WEIGHTS, *_BESIDE_WEIGHTS, *suffixes_of_plugins())
         chosen = [file for file in files if file.name.endswith(suffixes)]
         shards = [shard for file in chosen if file.name.endswith(_INDEX) for shard in _shards(file)]

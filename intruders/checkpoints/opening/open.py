@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, os_reason, some_of
 from ...system.plugins import FORMATS, plugins_of
 from ..adapters.adapter import Adapter
-from ..adapters.adapter_config import OF_MLX
 from ..adapters.kohya import looks_like_adapter, single_file_adapter
-from ..adapters.peft_adapter import ADAPTER_CONFIG, peft_adapters_in, peft_folder
+from ..adapters.mlx import MLX_WEIGHTS
+from ..adapters.peft_adapter import ADAPTER_CONFIG, adapter_at, peft_adapters_in
 from ..adapters.peft_types import ADDITIVE
 from ..formats.gguf import gguf_file
 from ..formats.memory import (
@@ -128,9 +128,6 @@ def _kind(adapter: Adapter) -> str:
 def _located(text: str) -> Checkpoint | Adapter:
     try:
         path = locate(text)
-        is_weights = path.name in {"adapter_model.safetensors", "adapter_model.bin"} and path.is_file()
-        if is_weights and (path.parent / ADAPTER_CONFIG).is_file():
-            path = path.parent
         origin = origin_of(path, text)
         opened = _read_at(path, text)
     except OSError as error:
@@ -139,12 +136,16 @@ def _located(text: str) -> Checkpoint | Adapter:
 
 
 def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
-    if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
-        return peft_folder(path, text)
+    adapter = adapter_at(path, text)
+    if adapter is not None:
+        return adapter
     file = _weights_in(path) if path.is_dir() else path
     form, tensors, config, unnamed = _read(file)
     if is_of_mlx(tensors):
-        raise CheckpointError(f"'{text}' {OF_MLX}")
+        raise CheckpointError(
+            f"'{text}' has factors of an adapter of MLX, whose scale is not in the file; expected a folder with "
+            f"{MLX_WEIGHTS} and {ADAPTER_CONFIG}; put the two into one, and pass it"
+        )
     if looks_like_adapter(tensors):
         metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
         return single_file_adapter(tensors, metadata, text)

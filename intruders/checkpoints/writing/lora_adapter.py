@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
-from ..adapters.adapter_config import AdapterConfig
+from ..adapters.adapter_config import AdapterConfig, fields_of_base
 from ..adapters.by_formula import BY_PEFT, lora_modules, lora_scale, widened
-from ..adapters.peft_adapter import ADAPTER_CONFIG, tensors_of_folder
+from ..adapters.peft_adapter import stored_adapter
 from ..adapters.peft_types import changes_the_base
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.json_file import read_json_object
 from ..stored.matrices import holds_experts, matrices_of
 from ..stored.names import Matching, match_names
 from .shards import require_finite
@@ -105,16 +104,21 @@ class Rewritten:
     errors: dict[str, float]
 
 
-def is_plain_lora(folder: Path, source: str) -> bool:
-    """Return whether the folder has a PEFT adapter whose every update is its scale times B A."""
-    config = folder / ADAPTER_CONFIG
-    return config.is_file() and _not_plain(AdapterConfig(read_json_object(config), source)) is None
+def is_plain_lora(path: Path, source: str) -> bool:
+    """Return whether an adapter with a config is at the path, whose every update is its scale times B A."""
+    stored = stored_adapter(path, source)
+    return stored is not None and _not_plain(AdapterConfig(stored.config, source)) is None
 
 
-def read_lora_folder(folder: Path, source: str) -> LoraAdapter:
-    """The adapter in a folder; CheckpointError if it is no plain sum of B A."""
-    config = read_json_object(folder / ADAPTER_CONFIG)
-    return lora_adapter(tensors_of_folder(folder, source), config, source)
+def read_lora(path: Path, source: str, base: Checkpoint) -> LoraAdapter:
+    """The adapter at a path; CheckpointError if there is none, or it is no plain sum of B A."""
+    stored = stored_adapter(path, source, base.config or {})
+    if stored is None:
+        raise CheckpointError(
+            f"'{source}' is not an adapter with a config; expected one of PEFT, MLX or llama.cpp"
+        )
+    named = {} if stored.config.get("base_model_name_or_path") else fields_of_base(base.source)
+    return lora_adapter(stored.open(), stored.config | named, source)
 
 
 def lora_adapter(

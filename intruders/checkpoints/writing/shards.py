@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ def require_finite(tensor: Tensor, name: str) -> Tensor:
 
 
 SHARD_BYTES = 5 * 10**9  # transformers' own limit
+NO_METADATA: Mapping[str, str] = MappingProxyType({})  # beside what transformers asks for
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if dtype is not None}
 
@@ -61,6 +63,7 @@ def write_checkpoint(
     *,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
     """Write the tensors into ``folder``, in shards of at most ``shard_bytes`` (a larger tensor has its own).
 
@@ -82,19 +85,22 @@ def write_checkpoint(
     done = itertools.count(1)
     after_each = None if progress is None else lambda: progress(next(done), len(tensors))
     for file, names in split.filename_to_tensors.items():
-        write_safetensors(folder / file, [by_name[name] for name in names], after_each)
+        write_safetensors(folder / file, [by_name[name] for name in names], after_each, metadata)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / f"model{INDEX_SUFFIX}").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def write_safetensors(
-    path: Path, tensors: Sequence[PlannedTensor], after_each: Callable[[], None] | None = None
+    path: Path,
+    tensors: Sequence[PlannedTensor],
+    after_each: Callable[[], None] | None = None,
+    metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
     """Write one file, whose header comes first; CheckpointError as :func:`write_checkpoint`."""
     try:
         with path.open("xb") as file:
-            file.write(_header(tensors))
+            file.write(_header(tensors, metadata))
             for planned in tensors:
                 tensor = planned.read()
                 if tuple(tensor.shape) != planned.shape:
@@ -110,9 +116,9 @@ def write_safetensors(
         raise CheckpointError(f"cannot write '{path}': {os_reason(error)}") from error
 
 
-def _header(tensors: Sequence[PlannedTensor]) -> bytes:
+def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> bytes:
     """The length of the header in 8 bytes, little-endian, and the header, padded to a multiple of 8."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     begin = 0
     for tensor in tensors:
         if tensor.dtype not in _NAMES:

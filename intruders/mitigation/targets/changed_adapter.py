@@ -28,7 +28,7 @@ from ...checkpoints.writing.lora_adapter import (
     lora_adapter,
     modules_and_tensors,
     not_matched,
-    read_lora_folder,
+    read_lora,
     retrained_tokens,
     rewritten,
 )
@@ -59,9 +59,11 @@ class LoraContent:
         return cls(base, adapter, *modules_and_tensors(base, adapter), rank)
 
     @classmethod
-    def read(cls, base: Checkpoint, folder: Path, source: str, rank: Rank) -> LoraContent:
-        """That of an adapter's folder."""
-        return replace(cls.of(base, read_lora_folder(folder, source), rank), beside=folder)
+    def read(cls, base: Checkpoint, path: Path, source: str, rank: Rank) -> LoraContent:
+        """That of an adapter's folder or file."""
+        folder = path if path.is_dir() else path.parent
+        beside = None if path.suffix == ".gguf" else folder
+        return replace(cls.of(base, read_lora(path, source, base), rank), beside=beside)
 
     def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
@@ -160,10 +162,15 @@ class LoraContent:
                 )
 
     def write(
-        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+        self,
+        folder: Path,
+        changed: Mapping[str, ChangedMatrix],
+        elsewhere: Elsewhere,
+        progress: Progress,
+        metadata: Mapping[str, str],
     ) -> Cut:
         content, cut = self.rewritten(changed, elsewhere)
-        write_adapter(folder, content.tensors, content.config)
+        write_adapter(folder, content.tensors, content.config, metadata)
         if self.beside is not None:
             copy_tokenizer(self.beside, folder)
         return cut

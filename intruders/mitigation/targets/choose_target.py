@@ -12,20 +12,24 @@ from typing import Any
 
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.formats.memory import has_adapters
-from ...checkpoints.opening.model_sum import ModelSum
+from ...checkpoints.opening.many_sources import digest_of
+from ...checkpoints.opening.model_sum import ModelSum, each_part
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import locate
 from ...checkpoints.stored.tied import is_separated
+from ...checkpoints.writing.card import last_part, write_record
 from ...checkpoints.writing.companions import companion_folder, copy_own_tokenizer, write_companions
 from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
 from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
+from ...checkpoints.writing.mergekit import write_recipe
 from ...checkpoints.writing.shards import SHARD_BYTES, write_checkpoint
 from ...checkpoints.writing.training_record import keep_training, training_record
 from ...errors import CheckpointError, SettingError
 from ...system.files import user_path
 from ...system.folders import atomic_folder, check_target
 from ...system.progress import Progress
+from ...version import __version__
 from .changed_adapter import LoraContent, ModelTarget, active_lora
 from .new_adapter import NewLoraContent
 from .target import ChangedMatrix, Cut, Written
@@ -61,7 +65,12 @@ class CheckpointContent:
         return cls(base, tuned, companions, shard_bytes, adapter)
 
     def write(
-        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+        self,
+        folder: Path,
+        changed: Mapping[str, ChangedMatrix],
+        elsewhere: Elsewhere,
+        progress: Progress,
+        metadata: Mapping[str, str],
     ) -> Cut:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
         tensors = planned_checkpoint(
@@ -83,7 +92,17 @@ class CheckpointContent:
             config = self.base.config or {}
             number = config.get("text_config", config).get("vocab_size")
             copy_own_tokenizer(self.adapter, folder, rows=number if isinstance(number, int) else 0)
-        write_checkpoint(folder, tensors, shard_bytes=self.shard_bytes, progress=partial(progress, "write"))
+        write_checkpoint(
+            folder,
+            tensors,
+            shard_bytes=self.shard_bytes,
+            progress=partial(progress, "write"),
+            metadata=metadata,
+        )
+        if all(matrix.change.is_a_share and name in self.base.tensors for name, matrix in changed.items()):
+            shares = {name: elsewhere(name) for name in self.base.tensors}
+            shares |= {name: matrix.change.share for name, matrix in changed.items()}
+            write_recipe(folder, (self.base, self.tuned), shares, largest.dtype)
         return Cut()
 
 
@@ -94,7 +113,9 @@ class FolderTarget:
     content: LoraContent | NewLoraContent | CheckpointContent
     folder: Path
     force: bool
-    base: Source | None  # what the content is of
+    base: Source  # what the content is of
+    tuned: Opened
+    given: Source  # the tuned model, as it was given
     training: dict[str, Any] | None = None  # the record of the run that trained the tuned model
 
     @property
@@ -110,10 +131,22 @@ class FolderTarget:
         ``elsewhere`` says what share of its update any other tensor keeps.
         """
         with atomic_folder(self.folder, force=self.force) as folder:
-            cut = self.content.write(folder, changed, elsewhere, progress)
+            names = {"base": self.content.base.source, "tuned": self.tuned.source}
+            metadata = {word: each_part(name, last_part) for word, name in names.items()}
+            metadata["intruders"] = __version__
+            beside = None
+            if isinstance(self.given, str | os.PathLike):
+                metadata["tuned_digest"] = digest_of(os.fspath(self.given))
+                # A card that says of an adapter how it is loaded does not fit its merge, nor one of MLX an adapter.
+                form = "adapter" if isinstance(self.tuned, Adapter) else "checkpoint"
+                if form == self.form and getattr(self.tuned, "family", "PEFT") == "PEFT":
+                    beside = None if isinstance(self.tuned, ModelSum) else locate(os.fspath(self.given))
+            cut = self.content.write(folder, changed, elsewhere, progress, metadata)
             if self.training is not None:
                 keep_training(self.training, folder)
-            yield Written(self.base, folder, cut, folder)
+            written = Written(self.base, folder, cut, folder)
+            yield written
+            write_record(folder, beside, self.form, names | {"out": self.folder.name}, written.lines)
 
 
 def choose_target(
@@ -147,28 +180,27 @@ def choose_target(
         return ModelTarget.of(base, model, adapter_name, rank, sources)
     check_target(out, force=force)
     _require_another_folder(out, *sources)
-    folder = None if isinstance(tuned, ModelSum) else _folder_of(sources[1])
+    path = None if isinstance(tuned, ModelSum) else _path_of(sources[1])
     content: LoraContent | NewLoraContent | CheckpointContent
     if chosen_form(form, rank, tuned) == "checkpoint":
         content = CheckpointContent.of(base, tuned, sources, shard_bytes)
     elif model is not None:
         _require_update_of_the_adapter(base, tuned)
         content = LoraContent.of(base, active_lora(model)[1], rank)
-    elif isinstance(tuned, Adapter) and folder is not None and is_plain_lora(folder, tuned.source):
-        content = LoraContent.read(base, folder, tuned.source, rank)
+    elif isinstance(tuned, Adapter) and path is not None and is_plain_lora(path, tuned.source):
+        content = LoraContent.read(base, path, tuned.source, rank)
     else:
         content = NewLoraContent.of(base, tuned, rank)
-    trained = None if folder is None else training_record(folder)
+    trained = None if path is None else training_record(path if path.is_dir() else path.parent)
     first = sources[0] if sources[0] is not None else model or base.source
-    return FolderTarget(content, user_path(out), force, first, trained)
+    given = sources[0] if sources[1] is None else sources[1]
+    assert given is not None
+    return FolderTarget(content, user_path(out), force, first, tuned, given, trained)
 
 
-def _folder_of(source: Source) -> Path | None:
-    """Return the folder that a model or adapter is read from; None for one in memory."""
-    if not isinstance(source, str | os.PathLike):
-        return None
-    path = locate(os.fspath(source))
-    return path if path.is_dir() else path.parent
+def _path_of(source: Source) -> Path | None:
+    """Return where a model or adapter is read from; None for one in memory."""
+    return locate(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
 
 
 def chosen_form(form: str, rank: Rank, tuned: Opened) -> str:

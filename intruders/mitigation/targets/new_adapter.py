@@ -91,7 +91,12 @@ class NewLoraContent:
         return cls(base, pairs, names, rank, _task_type(tuned))
 
     def write(
-        self, folder: Path, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere, progress: Progress
+        self,
+        folder: Path,
+        changed: Mapping[str, ChangedMatrix],
+        elsewhere: Elsewhere,
+        progress: Progress,
+        metadata: Mapping[str, str],
     ) -> Cut:
         tensors: dict[str, Tensor] = {}
         cut = Cut()
@@ -112,7 +117,7 @@ class NewLoraContent:
             raise CheckpointError(
                 "base and tuned are equal in every matrix, so the update is empty; pass two models that differ"
             )
-        write_adapter(folder, tensors, self._config(cut.ranks))
+        write_adapter(folder, tensors, self._config(cut.ranks), metadata)
         return cut
 
     def _module(self, name: str) -> str:
@@ -191,8 +196,8 @@ def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> d
         part = side.part
         if isinstance(part, Checkpoint):
             models.append((part, side.own_names))
-        elif part.family == "PEFT":
-            # Names of other families, and of parts of a pipeline, are no modules of a model.
+        elif part.family != "kohya":
+            # Names of kohya, and of parts of a pipeline, are no modules of a model.
             of_parts = {name for name, update in side.updates.items() if update.component}
             names = {name: own for name, own in side.own_names.items() if name not in of_parts} | names
     models.append((before, {name: name for name in before.tensors}))

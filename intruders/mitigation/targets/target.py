@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.open import Source
-from ...checkpoints.writing.shards import planned, write_safetensors
+from ...checkpoints.writing.shards import NO_METADATA, planned, write_safetensors
 from ...linalg.low_rank import LowRank
-from ...system.result_protocol import Result
+from ...system.result_protocol import JsonResult
 from ..remedies.changes import Change
 
 
@@ -42,18 +42,24 @@ class Written:
     tuned: Source
     cut: Cut
     folder: Path | None = None  # None in memory
+    lines: list[str] = field(default_factory=list)  # of its model card
 
-    def keep(self, name: str, record: Result) -> None:
-        """Save a result beside the weights; in memory there is no place for it."""
+    def keep(self, name: str, record: JsonResult) -> None:
+        """Save a result beside the weights, and what it says in the model card; in memory there is no place for it."""
         if self.folder is not None:
             record.save(self.folder / name)
+            self.lines.extend(record.in_card())
 
 
-def write_adapter(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def write_adapter(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    metadata: Mapping[str, str] = NO_METADATA,
+) -> None:
     """Write the two files of PEFT's format."""
-    write_safetensors(
-        folder / "adapter_model.safetensors", [planned(name, tensor) for name, tensor in tensors.items()]
-    )
+    weights = [planned(name, tensor) for name, tensor in tensors.items()]
+    write_safetensors(folder / "adapter_model.safetensors", weights, metadata=metadata)
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
     (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
 

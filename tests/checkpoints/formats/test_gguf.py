@@ -261,15 +261,3 @@ def test_more_layers_than_tensors(tmp_path: Path) -> None:
     path.write_bytes(content[:at] + struct.pack("<I", 1_000_000) + content[at + 4 :])
     with pytest.raises(CheckpointError, match="num_hidden_layers = 1,000,000 and has 21 tensors"):
         open_checkpoint(path)
-
-
-def test_an_adapter_of_llama_cpp(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 16.0)
-    for factor, shape in (("a", (4, 32)), ("b", (32, 4))):
-        writer.add_tensor(f"blk.0.attn_q.weight.lora_{factor}", torch.ones(shape).numpy())
-    finished(writer, tmp_path / "x.gguf")
-    with pytest.raises(CheckpointError, match=r"is an adapter for llama\.cpp .*; pass the PEFT adapter"):
-        open_checkpoint(tmp_path / "x.gguf")

@@ -15,7 +15,6 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.errors import CheckpointError, PairingError
 from intruders.models.base_model import base_model_location
-from intruders.models.task_fit import adapter_config
 from tests.tiny import save_llama
 
 
@@ -28,17 +27,6 @@ def a_meta_model(folder: Path, parts: int) -> Path:
     for part in range(parts):
         torch.save({name: torch.randn(32, 32) for name in names}, folder / f"consolidated.{part:02d}.pth")
     (folder / "params.json").write_text('{"dim": 32, "n_layers": 2, "n_heads": 4}')
-    return folder
-
-
-def an_mlx_adapter(folder: Path) -> Path:
-    """As mlx_lm.lora writes it: factors the other way round, and a config without peft_type."""
-    folder.mkdir()
-    module = "model.layers.0.self_attn.q_proj"
-    factors = {f"{module}.lora_a": torch.randn(32, 4), f"{module}.lora_b": torch.randn(4, 32)}
-    save_file(factors, folder / "adapters.safetensors")
-    settings = {"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": 20.0}, "model": "org/model"}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -74,18 +62,6 @@ def test_a_model_of_meta(tmp_path: Path) -> None:
     for file in two.iterdir():
         (llama / file.name).write_bytes(file.read_bytes())
     assert base_model_location(str(llama)) == str(llama)
-
-
-def test_an_adapter_of_mlx(tmp_path: Path) -> None:
-    adapter = an_mlx_adapter(tmp_path / "mlx")
-    for given in (adapter, adapter / "adapters.safetensors"):
-        with pytest.raises(
-            CheckpointError,
-            match=rf"^'{given}' is an adapter of MLX, .*mlx_lm\.fuse, and pass what it writes",
-        ):
-            open_source(given)
-    with pytest.raises(CheckpointError, match="is an adapter of MLX"):
-        adapter_config(str(adapter))
 
 
 def test_a_model_that_mlx_quantized(tmp_path: Path) -> None:

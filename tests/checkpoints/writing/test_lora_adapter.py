@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
-from intruders.checkpoints.writing.lora_adapter import read_lora_folder, rewritten
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.writing.lora_adapter import read_lora, rewritten
 from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_llama
 
@@ -21,7 +22,7 @@ def test_peft_loads_a_module_of_an_odd_rank(tmp_path: Path, start: str | bool) -
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
     model = get_peft_model(tiny_llama(), config)
     randomize_adapter(model)
-    adapter = read_lora_folder(saved(model, tmp_path / "given"), "given")
+    adapter = read_lora(saved(model, tmp_path / "given"), "given", open_checkpoint(tiny_llama()))
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(shape, generator=generator) for shape in ((16, 5), (5, 16)))
     changed = "model.layers.1.self_attn.q_proj"

@@ -1,0 +1,115 @@
+"""The model card of what is written: its source's, or front matter of its own; with a section of what was done."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from ...errors import ResultFileError
+from ...system.words import printable
+from ...version import __version__
+from ..opening.model_sum import each_part
+
+CARD = "README.md"
+# Of an audit, which another model's is not.
+BEGIN = "<!-- intruders: begin -->"
+END = "<!-- intruders: end -->"
+_BEGIN, _END = "<!-- intruders, written: begin -->", "<!-- intruders, written: end -->"
+_TEMPLATE = (
+    "# Model Card for Model ID"  # of a card that PEFT wrote and nobody filled in: its front matter is kept
+)
+_OF_A_MODULE = re.compile(r"(\w+ \()(.+)(\).*)")  # "LlamaForCausalLM (PATH), adapter 'default'"
+
+
+def write_record(
+    folder: Path, source: Path | None, form: str, names: Mapping[str, str], lines: Sequence[str]
+) -> None:
+    """Write the card of a model that this package wrote.
+
+    Args:
+      folder: of the model.
+      source: the folder whose card is kept, without what an audit said there; None for front matter of its own.
+      form: "adapter" or "checkpoint".
+      names: of the written model ("out"), its base and the tuned model, under these words.
+      lines: what was done, in Markdown.
+    """
+    base = each_part(names["base"], last_part)
+    is_adapter = form == "adapter"
+    front = {
+        "base_model": base,
+        "library_name": "peft" if is_adapter else "transformers",
+        "tags": [*([f"base_model:adapter:{base}", "lora"] if is_adapter else []), "intruders"],
+    }
+    title = f"\n# {printable(names['out'])}\n"
+    text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{title}"
+    if source is not None and (source / CARD).is_file():
+        kept = (source / CARD).read_text(encoding="utf-8", errors="replace")
+        text = re.sub(rf"(?ms)^{BEGIN}.*?^{END}[ \t]*\n*", "", kept)
+        if _TEMPLATE in text:
+            text = f"{text.partition(_TEMPLATE)[0].rstrip()}\n{title}"
+    about = f"By intruders {__version__} from {code(names['tuned'])} and its base {code(names['base'])}:"
+    command = typed_command()
+    shown = [] if command is None else ["", "```bash", command, "```"]
+    section = "\n".join([_BEGIN, "## What was done to the weights", "", about, "", *lines, *shown, _END])
+    (folder / CARD).write_text(with_section(text, section, str(folder / CARD)), encoding="utf-8")
+
+
+def typed_command() -> str | None:
+    """The command line of this process, without the folders of its paths; None where it is not this tool's."""
+    program = Path(sys.argv[0])
+    if program.stem != "intruders" and program.parent.name != "intruders":
+        return None
+    return shlex.join(["intruders", *(each_part(word, last_part) for word in sys.argv[1:])])
+
+
+def with_section(text: str, section: str, path: str) -> str:
+    """Return the card's ``text`` with ``section`` instead of an earlier one, or at the end.
+
+    The first and the last line of a section are comments that no other section has.
+
+    Raises:
+      ResultFileError: the comment lines around the earlier section are not one of each, in their order.
+    """
+    newline = "\r\n" if "\r\n" in text else "\n"
+    begin, end = section.split("\n", 1)[0], section.rsplit("\n", 1)[-1]
+    section = section.replace("\n", newline)
+    begins, ends = _lines_of(begin, text), _lines_of(end, text)
+    if not begins and not ends:
+        gap = "" if not text else newline if text.endswith("\n") else newline * 2
+        return f"{text}{gap}{section}{newline}"
+    if len(begins) != 1 or len(ends) != 1 or ends[0].start() < begins[0].start():
+        raise ResultFileError(
+            f"'{path}' has {len(begins)} lines '{begin}' and {len(ends)} lines '{end}'; expected one of each, in this "
+            "order; remove the section and its lines, and run the command again"
+        )
+    return text[: begins[0].start()] + section + text[ends[0].end() :]
+
+
+def _lines_of(mark: str, text: str) -> list[re.Match[str]]:
+    return list(re.finditer(rf"^{re.escape(mark)}(?=[ \t]*\r?$)", text, re.MULTILINE))
+
+
+def last_part(source: str) -> str:
+    """Return the last part of a path, and any other name as it is: a Hub id is OWNER/NAME, or that @REVISION."""
+    if in_memory := _OF_A_MODULE.fullmatch(source):
+        return f"{in_memory[1]}{last_part(in_memory[2])}{in_memory[3]}"
+    is_path = Path(source).is_absolute() or source.startswith(("~", "./", "../"))
+    if not is_path:
+        is_path = source.partition("@")[0].count("/") > 1 or os.path.exists(source)
+    return Path(source).name or source if is_path else source
+
+
+def code(source: str) -> str:
+    """Return a model's name as code, without the folders of a path."""
+    return f"`{cell(each_part(source, last_part)).replace('`', '')}`"
+
+
+def cell(text: str) -> str:
+    """Escape a name for a table: no character of it may end the cell, the line or the comment."""
+    return printable(text).replace("|", "\\|")
