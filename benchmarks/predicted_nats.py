@@ -1,7 +1,8 @@
 """Nats that an audit predicts, against the KL and the rise of the loss that running the models measures.
 
-python -m benchmarks.predicted_nats FOLDER --measure [MODEL ...]
-python -m benchmarks.predicted_nats FOLDER --predict [MODEL ...]
+python -m benchmarks.predicted_nats FOLDER --measure MODEL ...
+python -m benchmarks.predicted_nats FOLDER --predict MODEL ...
+python -m benchmarks.predicted_nats FOLDER --directions MODEL ...
 python -m benchmarks.predicted_nats FOLDER
 
 The base is smollm2-135m. Every text is cut in two halves by documents: one prepares the base, and the losses are
@@ -17,10 +18,20 @@ like that which prepared the base if, over the updates of that kind with a measu
 
 The rise of the loss is said only if the median of |predicted - measured| is at most 25 % of the median measured rise
 there. Text of the other kind is reported beside it and decides nothing.
+
+A second round has a folder of its own. Written before its updates were predicted or measured: it is blind, on models of
+other tasks and another seed, by the same criterion. Full fine-tuning, which missed it in the first round, is predicted
+by audits only if the second round meets it. Its texts far from the prepared one are WikiText-2, C4 and code (Python's
+own library), which decide nothing.
+
+Directions: of a model the five singular directions, among the first ten of every matrix, whose removal is predicted to
+lower the KL most, and five others at random, are removed one at a time, and the KL is measured again. An audit says the
+share in the intruders if, over the models, the rank correlation of predicted and measured fall is at least .8.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sys
@@ -40,16 +51,19 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.data.corpora import load_corpora
-from intruders.engine.nats import Responses, predict
+from intruders.engine.nats import Responses, leading_left, predict
 from intruders.linalg.low_rank import LowRank
-from intruders.linalg.operators import Update
+from intruders.linalg.operators import Dense, Update
+from intruders.linalg.pair import Pair
 from intruders.measures.prepare_nats import NatsPlan
 from intruders.models.encoding import ids_at_start
 from intruders.models.tuned_model import open_language_model
 
 BASE, DEMO = "smollm2-135m", "smollm2-135m-lora"
-TEXTS = ("pydoc", "wikitext-2")
+# By the name under which losses are reported: the text's name here. The first prepares the base.
+TEXTS = {"pydoc": "pydoc", "wikitext-2": "wikitext-2", "C4": "data/c4/test.jsonl", "code": "code"}
 WINDOWS, TOKENS = 8, 96
+VECTORS = 10
 BELOW, CORRELATION, ERROR = 0.5, 0.95, 0.25
 RATIO_OF_RANDOM = (0.5, 1.0, 3.0)
 
@@ -67,12 +81,16 @@ class Tried:
 def halves(folder: Path) -> dict[str, tuple[Path, Path]]:
     """Write the two halves of every text, once."""
     found = {}
-    for text in TEXTS:
+    for text, source in TEXTS.items():
         paths = folder / f"{text}-prepared.jsonl", folder / f"{text}-unseen.jsonl"
         found[text] = paths
         if paths[1].is_file():
             continue
-        documents = [document for part in load_corpora(text) for document in part.documents]
+        documents = (
+            [file.read_text(encoding="utf-8") for file in sorted(Path(asyncio.__file__).parent.glob("*.py"))]
+            if source == "code"
+            else [document for part in load_corpora(source) for document in part.documents]
+        )
         random.Random(0).shuffle(documents)
         for path, half in zip(paths, (documents[::2], documents[1::2]), strict=True):
             path.write_text("".join(json.dumps({"text": document}) + "\n" for document in half))
@@ -137,51 +155,73 @@ def windows(path: Path, tokenizer: Any) -> Tensor:
     return torch.tensor([row[start : start + TOKENS] for row, start in picked])
 
 
-@torch.no_grad()
-def measure(folder: Path, sources: list[str]) -> None:
-    """Append the measured KL and rise of the loss of every update to ``measured.jsonl``."""
-    opened = open_language_model(BASE)
-    model: Any = opened.model
-    ids = {text: windows(paths[1], opened.tokenizer) for text, paths in halves(folder).items()}
+class Running:
+    """The base in memory, what it says of windows of every text, and what an update changes of that."""
 
-    def scores(of: Tensor) -> Tensor:
-        logits: Tensor = model(input_ids=of).logits
+    def __init__(self, folder: Path) -> None:
+        opened = open_language_model(BASE)
+        self._model: Any = opened.model
+        self._weights = dict(self._model.named_parameters())
+        self._ids = {text: windows(paths[1], opened.tokenizer) for text, paths in halves(folder).items()}
+        self._before = {text: self._scores(own).half() for text, own in self._ids.items()}
+
+    @torch.no_grad()
+    def _scores(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self._model(input_ids=ids).logits
         return logits.float().log_softmax(-1)[:, :-1]
 
-    before = {text: scores(own).half() for text, own in ids.items()}
-    file = folder / "measured.jsonl"
-    done = {json.loads(line)["name"] for line in file.read_text().splitlines()} if file.is_file() else set()
-    weights = dict(model.named_parameters())
-    for update in tried(sources):
-        if update.name in done:
-            continue
-        started, kept = time.perf_counter(), {}
-        for name, own in update.updates.items():
-            kept[name] = weights[name].data.clone()
-            weights[name].data += update.scale * own.dense()
-        row: dict[str, Any] = {"name": update.name, "kind": update.kind}
-        for text, own_ids in ids.items():
-            base, tuned = before[text].float(), scores(own_ids)
+    @torch.no_grad()
+    def measured(self, updates: dict[str, Update], scale: float) -> dict[str, dict[str, list[float]]]:
+        """Return by text the KL and the rise of the loss of every window."""
+        kept, found = {}, {}
+        for name, own in updates.items():
+            kept[name] = self._weights[name].data.clone()
+            self._weights[name].data += scale * own.dense()
+        for text, ids in self._ids.items():
+            base, tuned = self._before[text].float(), self._scores(ids)
             kl = (base.exp() * (base - tuned)).sum(-1).double().mean(-1)
-            rise = (base - tuned).gather(-1, own_ids[:, 1:, None]).double().mean((1, 2))
-            row[text] = {"kl": kl.tolist(), "loss": rise.tolist()}
-        row["seconds"] = time.perf_counter() - started
+            rise = (base - tuned).gather(-1, ids[:, 1:, None]).double().mean((1, 2))
+            found[text] = {"kl": kl.tolist(), "loss": rise.tolist()}
         for name, original in kept.items():
-            weights[name].data = original
-        with file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+            self._weights[name].data = original
+        return found
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def append(file: Path, row: dict[str, Any]) -> None:
+    with file.open("a") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def measure(folder: Path, sources: list[str]) -> None:
+    """Append the measured KL and rise of the loss of every update to ``measured.jsonl``."""
+    running, file = Running(folder), folder / "measured.jsonl"
+    done = {row["name"] for row in rows_of(file)}
+    for update in tried(sources):
+        if update.name not in done:
+            started = time.perf_counter()
+            found = running.measured(update.updates, update.scale)
+            seconds = time.perf_counter() - started
+            append(file, {"name": update.name, "kind": update.kind, **found, "seconds": seconds})
+
+
+def prepared(folder: Path) -> KeptNats:
+    """Return what is kept of the base for the first text; it is prepared where nothing is."""
+    cache = DiskCache(folder / "cache")
+    if KeptNats.at(cache) is None:
+        print(NatsPlan.of(BASE, str(halves(folder)[next(iter(TEXTS))][0])).keep(folder / "cache"))
+    kept = KeptNats.at(cache)
+    assert kept is not None
+    return kept
 
 
 def predict_all(folder: Path, sources: list[str]) -> None:
     """Append what is predicted of every update to ``predicted.jsonl``; the base is prepared on the first text."""
-    prepared = halves(folder)[TEXTS[0]][0]
-    cache = DiskCache(folder / "cache")
-    if KeptNats.at(cache) is None:
-        print(NatsPlan.of(BASE, str(prepared)).keep(folder / "cache"))
-    kept = KeptNats.at(cache)
-    assert kept is not None
-    base, file = open_checkpoint(BASE), folder / "predicted.jsonl"
-    done = {json.loads(line)["name"] for line in file.read_text().splitlines()} if file.is_file() else set()
+    kept, base, file = prepared(folder), open_checkpoint(BASE), folder / "predicted.jsonl"
+    done = {row["name"] for row in rows_of(file)}
     known: dict[int, dict[str, Responses]] = {}  # of every matrix of a model at its own scale
     models: list[dict[str, Update]] = []
     for update in tried(sources):
@@ -206,35 +246,74 @@ def predict_all(folder: Path, sources: list[str]) -> None:
         }
         assert kept.text is not None
         found = predict(of_it, kept.text.scored, kept.text.documents)
-        row = {"name": update.name, "kl": astuple(found.kl), "loss": astuple(found.loss)}
-        with file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        append(file, {"name": update.name, "kl": astuple(found.kl), "loss": astuple(found.loss)})
+
+
+def directions(folder: Path, sources: list[str]) -> None:
+    """Append the predicted and measured fall of the KL without a direction, of ten a model, to ``directions.jsonl``."""
+    kept, running, file = prepared(folder), Running(folder), folder / "directions.jsonl"
+    base, done = open_checkpoint(BASE), {row["model"] for row in rows_of(file)}
+    for source in sources:
+        if named(source) in done:
+            continue
+        _, updates = loaded(source)
+        of: dict[str, Responses] = {}
+        lefts: dict[str, Tensor] = {}  # (k, m)
+        for name, own in updates.items():
+            own_base = base.read(name).float()
+            pair = Pair(own_base, own if isinstance(own, LowRank) else own_base + own.dense())
+            lefts[name] = leading_left(Pair.joined([pair]), VECTORS)[0]
+            rows = kept.rows(name, own_base)
+            assert rows is not None
+            of[name] = rows.responses(own, lefts[name])
+        z = torch.stack([each.whole for each in of.values()]).sum(0)[:, 1:]
+        assert kept.text is not None
+        twice = 2 * kept.text.scored
+        falls = {
+            (name, at): float((z.square() - (z - part[:, 1:]).square()).mean()) / twice
+            for name, each in of.items()
+            for at, part in enumerate(each.parts.unbind(-1))
+        }
+        most = sorted(falls, key=lambda key: -falls[key])[:5]
+        others = [key for key in falls if key not in most]
+        whole = running.measured(updates, 1.0)
+        for name, at in [*most, *random.Random(0).sample(others, 5)]:
+            y = lefts[name][at]  # (m)
+            matrix = updates[name].dense()
+            less = {**updates, name: Dense(matrix - torch.outer(y, y @ matrix))}
+            without = running.measured(less, 1.0)
+            fell = {text: fmean(whole[text]["kl"]) - fmean(own["kl"]) for text, own in without.items()}
+            row = {
+                "model": named(source),
+                "matrix": name,
+                "vector": at,
+                "predicted": falls[name, at],
+                "fell": fell,
+            }
+            append(file, row)
 
 
 def report(folder: Path) -> None:
     """Print the table by kind, and whether the criterion is met."""
-    read = {
-        name: {
-            row["name"]: row for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines())
-        }
-        for name in ("measured", "predicted")
-    }
+    said_of = {row["name"]: row for row in rows_of(folder / "predicted.jsonl")}
     both = [
-        (read["predicted"][name], row) for name, row in read["measured"].items() if name in read["predicted"]
+        (said_of[row["name"]], row) for row in rows_of(folder / "measured.jsonl") if row["name"] in said_of
     ]
+    near = next(iter(TEXTS))
     for kind in sorted({row["kind"] for _, row in both}):
         rows = [(said, row) for said, row in both if row["kind"] == kind]
+        texts = [text for text in TEXTS if text in rows[0][1]]
         print(
-            f"\n{kind}\n{'KL predicted':>28} {TEXTS[0]:>8} {TEXTS[1]:>11} {'loss':>10} {TEXTS[0]:>8} {TEXTS[1]:>11}"
+            f"\n{kind}\n{'KL predicted':>28} "
+            + " ".join(f"{text:>10}" for text in texts)
+            + f"{'loss':>11} {near:>8}"
         )
         for said, row in rows:
             kl, low, high = said["kl"]
-            measured = [fmean(row[text][what]) for what in ("kl", "loss") for text in TEXTS]
-            print(
-                f"{kl:8.4f} [{low:8.4f}, {high:8.4f}] {measured[0]:8.4f} {measured[1]:11.4f}"
-                f" {said['loss'][0]:+10.4f} {measured[2]:+8.4f} {measured[3]:+11.4f}  {row['name']}"
-            )
-        for text in TEXTS:
+            measured = " ".join(f"{fmean(row[text]['kl']):10.4f}" for text in texts)
+            rise = f"{said['loss'][0]:+10.4f} {fmean(row[near]['loss']):+8.4f}"
+            print(f"{kl:8.4f} [{low:8.4f}, {high:8.4f}] {measured} {rise}  {row['name']}")
+        for text in texts:
             pairs = [(said, row[text]) for said, row in rows if fmean(row[text]["kl"]) < BELOW]
             told = [(said["kl"][0], fmean(own["kl"])) for said, own in pairs]
             errors = [abs(kl - own) / own for kl, own in told]
@@ -246,6 +325,21 @@ def report(folder: Path) -> None:
                 f"  {text}: {len(told)} updates below {BELOW} nats: rank correlation {ranks:.3f}, median error "
                 f"{median(errors):.0%}: {'met' if is_met else 'not met'}; loss: {off:.0%} of the median rise"
             )
+    removed = rows_of(folder / "directions.jsonl")
+    for model in dict.fromkeys(row["model"] for row in removed):
+        rows_of_it = [row for row in removed if row["model"] == model]
+        print(f"\n{model}: fall of the KL without one direction, predicted, then measured")
+        for row in rows_of_it:
+            fell = " ".join(f"{text} {value:+.5f}" for text, value in row["fell"].items())
+            print(f"  {row['predicted']:+.5f}  {fell}  {row['matrix']} {row['vector']}")
+        for text in rows_of_it[0]["fell"]:
+            ranks = spearman(
+                [row["predicted"] for row in rows_of_it], [row["fell"][text] for row in rows_of_it]
+            )
+            off = median(
+                abs(row["predicted"] - row["fell"][text]) / abs(row["fell"][text]) for row in rows_of_it
+            )
+            print(f"  {text}: rank correlation {ranks:.3f}, median error {off:.0%}")
 
 
 def spearman(one: list[float], other: list[float]) -> float:
@@ -254,10 +348,12 @@ def spearman(one: list[float], other: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    folder, sources = Path(sys.argv[1]), [DEMO, *sys.argv[3:]]
+    folder, sources = Path(sys.argv[1]), sys.argv[3:]
     if sys.argv[2:3] == ["--measure"]:
         measure(folder, sources)
     elif sys.argv[2:3] == ["--predict"]:
         predict_all(folder, sources)
+    elif sys.argv[2:3] == ["--directions"]:
+        directions(folder, sources)
     else:
         report(folder)

@@ -1,8 +1,6 @@
-"""What a reader can check of a published study from its folder alone, with pandas and nothing of this package.
+"""Answer five questions on a published study from its folder alone, with pandas: python outsider.py FOLDER"""
 
-python research/examples/outsider.py docs/results/data/which-remedy-again
-"""
-
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -10,46 +8,33 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+folder = Path(sys.argv[1])
+published = json.loads((folder / "published.json").read_text("utf-8"))
+runs = pd.read_parquet(folder / "runs.parquet").query("status == 'finished'").set_index("run_id")
+evaluations = [run.get("evaluation") or {} for run in published["runs"]]
 
-def main(folder: Path) -> None:
-    """Print five answers: documents, gains, paired accuracy, environment, missed scores."""
-    published = json.loads((folder / "published.json").read_text("utf-8"))
-    runs = pd.read_parquet(folder / "runs.parquet")
-    runs = runs[runs["status"] == "finished"].set_index("run_id")
-    measured = [run["stages"].get("evaluate", {}).get("settings", {}) for run in published["runs"]]
-    asked = {(tuple(of.get("loss_on", ())), of.get("max_documents"), of.get("max_tokens")) for of in measured}
-    print(f"documents behind a loss, at most (texts, documents, tokens of each): {sorted(asked, key=str)}")
+losses = [loss for of in evaluations for loss in of.get("losses", ())]
+kept = sorted({(of["corpus"], of["documents"], of["tokens"], *of["digests"]) for of in losses})
+print(f"documents behind a loss (text, documents, tokens, digests): {kept or 'not kept'}")
 
-    points = pd.read_parquet(folder / "remedies.parquet")
-    points = points[(points["share"] == "report") & points["control"].isna()]
-    chosen = points["chosen"].eq(True)
-    curves = points[(points["remedy"] == "interpolate") & ~chosen]
-    tuned = curves[curves["strength"] == 1].set_index("run_id")
-    for row in points[chosen & (points["remedy"] != "interpolate")].to_dict("records"):
-        curve = curves[curves["run_id"] == row["run_id"]].sort_values("strength")
-        at_least = curve.iloc[
-            int(np.argmin(curve["task_loss"])) :: -1
-        ]  # from the least task loss down to the base
-        again = float(np.interp(row["task_loss"], at_least["task_loss"], at_least["loss"])) - row["loss"]
-        accuracy = row["accuracy"] - tuned.loc[row["run_id"], "accuracy"]
-        print(
-            f"{row['run_id']}: {row['remedy']}: gain {row['gain']:+.3f}, again {again:+.3f}; accuracy {accuracy:+.3f}"
-        )
-    print(
-        "paired accuracy: differences of two shares, as above; an interval needs the answers to single examples"
-    )
+points = pd.read_parquet(folder / "remedies.parquet").query("share == 'report' and control.isna()")
+for run_id, of in points.groupby("run_id"):
+    curve = of[(of["remedy"] == "interpolate") & ~of["chosen"].eq(True)].sort_values("strength")
+    down = curve.iloc[int(np.argmin(curve["task_loss"])) :: -1]  # from the least task loss to the base
+    for row in of[of["chosen"].eq(True) & (of["remedy"] != "interpolate")].itertuples():
+        again = np.interp(row.task_loss, down["task_loss"], down["loss"]) - row.loss
+        print(f"gain over interpolation: {run_id}: {row.remedy}: {row.gain:+.4f}, again {again:+.4f}")
 
-    stages = [run["stages"].get("train", {}) for run in published["runs"]]
-    bases = sorted({digest for stage in stages for digest in stage.get("inputs", {}).values()})
-    print(
-        f"environment: package {published['intruders']}, digests of the base and data {bases}; no machine, no torch"
-    )
+file = folder / "examples.parquet"
+examples = pd.read_parquet(file).astype({"right": float}) if file.is_file() else None
+for _, of in () if examples is None else runs.groupby(["base", "task", "seed"]):
+    right = examples.pivot_table(index=["task", "example"], columns="run_id", values="right").filter(of.index)
+    for one, other in itertools.combinations(right, 2):
+        apart = (right[one] - right[other]).dropna()
+        print(f"paired accuracy: {one} - {other}: {apart.mean():+.3f} +-{1.96 * apart.sem():.3f}")
 
-    missed = runs[runs["match"].notna() & (runs["stopped_by"] != "match")] if "match" in runs else runs[:0]
-    print(f"missed scores: {len(missed)} of {len(runs)} runs")
-    for run_id, row in missed.iterrows():
-        print(f"  {run_id}: {row['validation_accuracy']:.3f} of {row['match']}")  # nan of a sequence
+machines = {json.dumps([of["machine"], of["versions"]]) for of in evaluations if "machine" in of}
+print(f"environment: {sorted(machines) or 'not kept: package ' + published['intruders']}")
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+missed = runs[runs["match"].notna() & (runs["stopped_by"] != "match")] if "match" in runs else runs[:0]
+print(f"missed scores: {len(missed)} of {len(runs)} runs: {missed['validation_accuracy'].to_dict()}")

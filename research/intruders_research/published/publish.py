@@ -10,7 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from intruders.errors import NewerVersionError, ResultFileError, SettingError
+from intruders.measures.evaluation import Evaluation
+from intruders.studies.measure_stages import EVALUATION
 from intruders.studies.results import Results, load_results
 from intruders.studies.runs import Run, expand
 from intruders.studies.stages import stages_of
@@ -32,6 +36,7 @@ DEVIATIONS = "deviations.md"  # written by people, and kept when a study is publ
 _IN_OUR_PAGES = b"https://pypi.org/project/intruders/"
 _MOST_IDS = 5  # of runs that a line names
 _COPIED = ("study.yaml", "study.json", *(f"{table}.parquet" for table in COLUMNS))
+_MEASURED = ("documents.parquet", "examples.parquet")  # of every run's evaluation
 
 
 def publish_study(path: str | Path, out: str | Path) -> list[Path]:
@@ -90,6 +95,8 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
         with atomic_folder(target, force=True) as part:
             for file in _files(folder):
                 write_atomically(part / file.name, read_bytes(file))
+            for file_name, rows in _measured(done, folder, None if earlier is None else target).items():
+                write_atomically(part / file_name, rows.to_parquet(index=False))
             if (target / DEVIATIONS).is_file():
                 write_atomically(part / DEVIATIONS, read_bytes(target / DEVIATIONS))
             conclude(part, folder.document().get("analyses") or CLAIMS)
@@ -146,7 +153,30 @@ def _record(run: Run, folder: StudyFolder, earlier: PublishedStudy | None) -> di
         "settings": run.settings(),
         "stages": kept.get("stages", {}),
         "taken_over": kept.get("taken_over"),
+        "evaluation": _evaluation(folder.run(run.id)) or kept.get("evaluation"),
     }
+
+
+def _evaluation(run: Path) -> dict[str, Any] | None:
+    """Return what a run's evaluation says of its documents, versions and machine; None of one without it."""
+    at = run / EVALUATION
+    return Evaluation.load(at).to_document() if at.is_dir() else None
+
+
+def _measured(runs: Sequence[Run], folder: StudyFolder, earlier: Path | None) -> dict[str, pd.DataFrame]:
+    """Return by file the losses of documents and the answers to examples of every run; of one without its folder now,
+    what earlier tables have of it.
+    """
+    tables = {}
+    for name in _MEASURED:
+        at = {run.id: folder.run(run.id) / EVALUATION / name for run in runs}
+        parts = [pd.read_parquet(file).assign(run_id=run) for run, file in at.items() if file.is_file()]
+        if earlier is not None and (earlier / name).is_file():
+            rows = pd.read_parquet(earlier / name)
+            parts.append(rows[rows["run_id"].isin([run for run, file in at.items() if not file.is_file()])])
+        if parts:
+            tables[name] = pd.concat(parts, ignore_index=True)
+    return tables
 
 
 def _published_record(run: Run, folder: StudyFolder, earlier: PublishedStudy) -> dict[str, Any]:
@@ -178,7 +208,7 @@ def _earlier_tables(target: Path, name: str, digests: set[str]) -> PublishedStud
             f"data '{target}' is not empty and has no {PUBLISHED}; expected a new folder or published tables; "
             "choose another folder"
         )
-    ours = {*_COPIED, FINDINGS, PUBLISHED, DEVIATIONS}
+    ours = {*_COPIED, *_MEASURED, FINDINGS, PUBLISHED, DEVIATIONS}
     others = sorted(
         file.name for file in target.iterdir() if file.name not in ours and not _is_own_page(file)
     )

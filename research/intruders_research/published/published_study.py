@@ -2,7 +2,8 @@
 
 published.json   the date, the version, the SHA-256 of every file, the runs with their settings, and the deviations
 study.yaml       the file of the study; study.json what it expanded to
-*.parquet        the tables; findings.json the verdicts
+*.parquet        the tables; documents and examples are of every run's evaluation
+findings.json    the verdicts
 deviations.md    what people wrote on deviations, where they did
 """
 
@@ -35,6 +36,7 @@ class PublishedRun:
     settings: dict[str, Any]
     stages: dict[str, Any]
     taken_over: dict[str, Any] | None = None  # the tables that it is from, where another study made it
+    evaluation: dict[str, Any] | None = None  # documents with their digests, scores, versions and machine
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.compute as pc
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from intruders.errors import ResultFileError, SettingError
+from intruders.measures.evaluation import Evaluation
 from intruders.studies.results import load_results
 from intruders.studies.runs import expand
 from intruders.studies.study_folder import StudyFolder
@@ -23,6 +25,7 @@ from intruders_research.published.publish import publish_study
 from intruders_research.run_study import run_study
 from research.tests.continued import nothing_is_trained, only_of, same_tables
 from research.tests.parsed import parsed
+from research.tests.test_results_data import run_script
 from tests.commands import in_this_process
 from tests.studies.tiny_study import cut_off_at, tiny_study
 
@@ -38,8 +41,24 @@ def test_what_is_published_is_small_has_no_weights_and_its_own_sums(published: t
         assert hashlib.sha256((data / name).read_bytes()).hexdigest() == digest, name
     assert document["files"]["study.yaml"] == hashlib.sha256((runs / "study.yaml").read_bytes()).hexdigest()
     assert len(document["runs"]) == document["planned"] == 2
+    for run in document["runs"]:
+        assert run["evaluation"] == json.loads((runs / "runs" / run["id"] / "evaluation/evaluation.json").read_text())
     # One stopped at its step and had no score to match: nothing deviates.
     assert document["deviations"] == []
+
+
+def test_an_outsider_finds_documents_answers_and_the_machine_in_the_folder(published: tuple[Path, Path]) -> None:
+    runs, data = published
+    said = run_script("outsider.py", data)
+    of = [Evaluation.load(folder / "evaluation") for folder in sorted((runs / "runs").iterdir())]
+    loss = of[0].losses[0]
+    (part,) = loss.losses
+    kept = (loss.name, len(part.sums), int(part.tokens.sum()), *loss.digests)
+    assert f"documents behind a loss (text, documents, tokens, digests): [{kept}]" in said
+    assert of[0].machine["processor"] in said
+    assert of[0].versions["torch"] in said
+    one, other = (fmean(each.scores[0].right) for each in of)
+    assert f": {one - other:+.3f} +-" in said
 
 
 def test_published_and_taken_over_runs_tell_the_times_that_their_study_tells(
