@@ -3,8 +3,8 @@
 Every command is a function here: ``intruders audit`` is :func:`audit`, ``fleet`` :func:`audit_fleet`, ``scale``
 :func:`critical_scales`, :func:`choose_scale` and :func:`write_at_scale`, ``report`` :func:`write_report`, ``card``
 :func:`write_card`, ``remedies`` :func:`compare_remedies`, ``sequence`` :func:`train_in_sequence`, ``study``
-:func:`read_study` and :func:`run_study`, ``plugins`` :func:`load_plugins`, and ``cache`` :class:`DiskCache`; the
-others bear the command's name.
+:func:`read_study` and :func:`run_study`, ``plugins`` :func:`load_plugins`, ``cache`` :class:`DiskCache`, and
+``verify --endpoint`` :func:`verify_served`; the others bear the command's name.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ _HOMES = {
     "ScaleChoice": "experiments.choose_scale",
     "ScoreSettings": "measures.measure_settings",
     "SequenceResult": "training.sequence_result",
+    "ServedVerification": "measures.verify_served",
     "Study": "studies.study",
     "StudyOutcome": "studies.run_study",
     "SweepSettings": "experiments.experiment_settings",
@@ -78,6 +79,7 @@ _HOMES = {
     "run_study": "studies.run_study",
     "train_in_sequence": "training.train_in_sequence",
     "verify": "checkpoints.merges.verify",
+    "verify_served": "measures.verify_served",
     "write_at_scale": "mitigation.write_at_scale",
     "write_card": "reports.model_card",
     "write_report": "reports.write_report",

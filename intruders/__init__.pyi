@@ -42,6 +42,8 @@ from .measures.evaluation import Evaluation as Evaluation
 from .measures.measure_settings import HarnessSettings as HarnessSettings
 from .measures.measure_settings import LossSettings as LossSettings
 from .measures.measure_settings import ScoreSettings as ScoreSettings
+from .measures.verify_served import ServedVerification as ServedVerification
+from .measures.verify_served import verify_served as verify_served
 from .mitigation.mitigate import mitigate as mitigate
 from .mitigation.mitigation_result import Mitigation as Mitigation
 from .mitigation.write_at_scale import WrittenScale as WrittenScale

@@ -69,6 +69,14 @@ class CacheError(IntrudersError):
     """The cache folder cannot be used; the text says why and what to do."""
 
 
+class EndpointError(IntrudersError):
+    """A server of models cannot be reached, or does not answer what was asked."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status  # of HTTP, where it answered
+
+
 class BrokenDocumentError(ValueError):
     """A document that is not an audit of a schema known here; the text says where it fails."""
 

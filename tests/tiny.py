@@ -124,6 +124,18 @@ def with_update(base: Path, folder: Path, name: str, update: torch.Tensor) -> Pa
     return folder
 
 
+def with_rounded(base: Path, folder: Path, steps: int = 7) -> Path:
+    """A copy of a model's folder whose projections have ``2 steps + 1`` values a row, as in 4 bits of few groups."""
+    shutil.copytree(base, folder)
+    weights = load_file(base / "model.safetensors")
+    for name, weight in weights.items():
+        if "proj" in name:
+            step = weight.abs().amax(1, keepdim=True) / steps
+            weights[name] = (weight / step).round() * step
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def lora(modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Return the factors B (m, r) and A (r, n) of every module under the names that PEFT saves them by."""
     return {

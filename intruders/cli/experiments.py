@@ -52,6 +52,14 @@ def _task(text: str, needed: str = "") -> Taken:
         metavar="MODEL",
         panel=options.MEASURES,
     ),
+    option(
+        "also",
+        list[str] | None,
+        "What was made of MODEL, such as its merge; adds a table of what each adds to the loss of the one before; "
+        "repeatable, in order. Needs --base and --loss-on. [default: none]",
+        metavar="MODEL",
+        panel=options.MEASURES,
+    ),
     of_settings("losses", LossSettings),
     options.DATA_SEED,
     options.seed_of("document samples, of masks and of the bootstrap"),
@@ -78,7 +86,15 @@ def _task(text: str, needed: str = "") -> Taken:
         panel=options.OUTPUT,
     ),
 )
-def evaluate(*, model: str, out: Path | None, force: bool, fail_above: float | None, **asked: Any) -> None:
+def evaluate(
+    *,
+    model: str,
+    also: list[str] | None,
+    out: Path | None,
+    force: bool,
+    fail_above: float | None,
+    **asked: Any,
+) -> None:
     """Measure pre-training loss and task accuracy.
 
     Every number has a 95 % confidence interval. --base adds the change from the base. With --out, the same
@@ -91,7 +107,7 @@ def evaluate(*, model: str, out: Path | None, force: bool, fail_above: float | N
       intruders evaluate runs/rank1 --task word-problems --max-examples 100 --out evaluations/rank1
     """
     from ..measures.evaluate import evaluate as run
-    from ..reports.evaluation import measure_lines
+    from ..reports.evaluation import measure_lines, step_lines
 
     check_nats(fail_above=fail_above)
     if fail_above is not None and (asked["base"] is None or not asked["losses"].loss_on):
@@ -109,20 +125,23 @@ def evaluate(*, model: str, out: Path | None, force: bool, fail_above: float | N
             result = run(
                 model,
                 **asked,
+                also=also or (),
                 out=out,
                 force=force,
                 progress=progress,
                 measured=lambda measure: lines.extend(measure_lines(measure)),
             )
+            lines += step_lines(result) if result.also else []
     finally:
         say(lines)  # what was measured is told, also where something after it failed
     if out is not None:
         say([f"written to {out}"], whole=True)
-    above = [
-        loss.name
-        for loss in result.losses
+    above = {
+        loss.name: None
+        for step in [result, *result.also]
+        for loss in step.losses
         if fail_above is not None and loss.difference is not None and loss.difference.low > fail_above
-    ]
+    }
     if above:
         note(
             f"the loss rose by more than the {fail_above:g} nats that --fail-above allows on {', '.join(above)}"

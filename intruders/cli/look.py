@@ -8,7 +8,7 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import argument, command, option
-from .output import Outputs, put_json, refusal_as_sarif, say, terminal_width
+from .output import Outputs, put_json, refusal_as_sarif, refuse_given, say, terminal_width
 
 
 @command(
@@ -121,9 +121,29 @@ def inspect(
         "adapter",
         str,
         "ADAPTER",
-        "Adapter that was merged: a folder, a file, a Hub id, or a sum: A@0.7+B@0.3.",
+        "Adapter that was merged or is served: a folder, a file, a Hub id; of a merge also a sum: A@0.7+B@0.3.",
     ),
-    argument("merged", str, "MERGED", "Model that should contain the adapter: as BASE."),
+    argument(
+        "merged",
+        str | None,
+        "MERGED",
+        "Model that should contain the adapter: as BASE. [required without --endpoint]",
+        None,
+        show_default=False,
+    ),
+    option(
+        "endpoint",
+        str | None,
+        "Address of an OpenAI-compatible server that should apply the adapter, in the place of MERGED. A key is read "
+        "from OPENAI_API_KEY. [default: none]",
+        metavar="URL",
+    ),
+    option(
+        "model",
+        str | None,
+        "Name of the adapter on the server of --endpoint. [default: none]",
+        metavar="NAME",
+    ),
     option("split_fused", bool, "Check the q, k and v parts of fused weights as separate matrices.", False),
     option(
         "allow_other", bool, "Accept a merged model that also changed tensors outside the adapter.", False
@@ -132,21 +152,48 @@ def inspect(
     options.verbose_of("matrix and every other tensor"),
 )
 def verify(
-    *, base: str, adapter: str, merged: str, split_fused: bool, allow_other: bool, to: Outputs, verbose: bool
+    *,
+    base: str,
+    adapter: str,
+    merged: str | None,
+    endpoint: str | None,
+    model: str | None,
+    split_fused: bool,
+    allow_other: bool,
+    to: Outputs,
+    verbose: bool,
 ) -> None:
-    """Check that a merged model is its base plus an adapter.
+    """Check that a merged model or a server applies an adapter.
 
-    Exits with status 0 if the adapter is applied, 1 if something is wrong, 2 if a model cannot be read, and 3 if
-    rounding or quantization hides the answer.
+    Exits with status 0 if the adapter is applied, 1 if something is wrong, 2 if a model or a server cannot be read,
+    and 3 if rounding or quantization hides the answer.
 
     Examples:
       # Check that a merged model contains its adapter
       intruders verify smollm2-135m my-adapter merged-model
       # Check the sum of two adapters, and save the verdicts
       intruders verify base-model A@0.7+B@0.3 merged-model --json verdicts.json
+      # Check that a server applies an adapter
+      intruders verify base-model my-adapter --endpoint http://localhost:8000 --model my-adapter
     """
     from rich.console import Console
 
+    if endpoint is not None and model is not None and merged is None:
+        from ..measures.verify_served import verify_served
+        from ..reports.verification import served_lines
+
+        given = {"split_fused": split_fused or None, "allow_other": allow_other or None, "sarif": to.sarif}
+        refuse_given(given, "is for a merged model", "pass MERGED without --endpoint, or leave it out")
+        with to.work() as progress:
+            told = verify_served(base, adapter, endpoint=endpoint, model=model, progress=progress)
+        if not put_json(told.to_document(), to.json):
+            say(served_lines(told))
+        raise typer.Exit(told.exit_status())
+    if merged is None or endpoint is not None or model is not None:
+        raise SettingError(
+            f"merged is {merged!r} and model is {model!r}; expected MERGED alone, or --endpoint with --model; pass one "
+            "of the two"
+        )
     from ..checkpoints.merges.verify import verify as run
     from ..reports.verification import print_verification
 

@@ -31,6 +31,7 @@ class CorpusLoss:
     base_loss: Interval | None = None
     difference: Interval | None = None  # after - before, paired by document
     digests: tuple[str, ...] = ()  # of the documents of each part
+    own_part: Interval | None = None  # after - the model before it in a series, paired too; of the first None
 
     @property
     def perplexity_ratio(self) -> Interval | None:

@@ -40,7 +40,14 @@ from ..system.plain_values import from_plain, plain
 from ..system.progress import Progress, silent
 from ..system.store import EVALUATIONS, Kept
 from ..system.words import plural
-from .corpus_loss import losses_by_corpus, require_read_alike, summarize_losses, tokens_to_read
+from .corpus_loss import (
+    CorpusLoss,
+    losses_by_corpus,
+    mixed_difference,
+    require_read_alike,
+    summarize_losses,
+    tokens_to_read,
+)
 from .evaluation import Evaluation, Measured, check_evaluation_folder
 from .harness import HarnessScore, check_harness, digest_of_own_tasks, harness_scores
 from .losses import DocumentLosses
@@ -55,6 +62,7 @@ def evaluate(
     model: str | os.PathLike[str],
     *,
     base: str | os.PathLike[str] | None = None,
+    also: Sequence[str | os.PathLike[str]] = (),
     losses: LossSettings = NO_LOSSES,
     scores: ScoreSettings = NO_SCORES,
     harness: HarnessSettings = NO_HARNESS,
@@ -75,6 +83,8 @@ def evaluate(
     Args:
       model: the model to measure.
       base: the model before fine-tuning, or None for no comparison.
+      also: what was made of the model, step by step, such as its merge and that in 4 bits. Losses of each are measured
+        on the same tokens, and compared with the base and with the model before it.
       losses: the corpora, named as in ``intruders evaluate --loss-on``, and how losses are measured.
       scores: the tasks whose accuracy is measured.
       harness: the tasks of lm-evaluation-harness.
@@ -109,6 +119,16 @@ def evaluate(
         )
     check_seeds(seed=seed, data_seed=data_seed)
     model, base = on_disk(model, "model"), None if base is None else on_disk(base, "base")
+    later = [on_disk(other, "also") for other in also]
+    if later and (base is None or not losses.loss_on or scores.tasks or harness.lm_eval):
+        raise SettingError(
+            f"also is {later[0]!r}, whose part of a loss is measured; expected a base and a text, and no task; pass "
+            "--base and --loss-on, and tasks in a command of their own"
+        )
+    if len({model, *later}) <= len(later):
+        raise SettingError(
+            f"also is {later}; expected every model once, and others than {model!r}; leave one out"
+        )
     folder = None if out is None else user_path(out)
     if folder is not None:
         check_evaluation_folder(folder, force)
@@ -127,6 +147,9 @@ def evaluate(
         check_for_task(model, task, base)
     sources = [*weights_of(model, base), *([] if base is None else weights_of(base))]
     loaded = [base_location(model, base), *([] if base is None else [base_location(base, None)])]
+    for other in later:
+        sources += weights_of(other, base)
+        loaded.append(base_location(other, base))
     if harness.lm_eval:
         check_harness(harness)
     of: dict[str, Any] = {}  # what a kept measurement depends on
@@ -147,12 +170,26 @@ def evaluate(
         )
         evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=notes)
         after, before = work.losses_of_both(corpora)
-        for name, parts in corpora.items():
-            told = summarize_losses(
-                name, parts, after[name], None if before is None else before[name], seed=seed
-            )
-            evaluation.losses.append(told)
+
+        def summaries(of: Mapping[str, list[DocumentLosses]]) -> list[CorpusLoss]:
+            return [
+                summarize_losses(name, parts, of[name], None if before is None else before[name], seed=seed)
+                for name, parts in corpora.items()
+            ]
+
+        evaluation.losses.extend(summaries(after))
+        for told in evaluation.losses:
             measured(told)
+        for other in later:
+            step = work.losses_of_another(other, corpora)
+            own = [
+                replace(
+                    loss, own_part=mixed_difference(loss.losses, after[loss.name], loss.weights, seed=seed)
+                )
+                for loss in summaries(step)
+            ]
+            evaluation.also.append(Evaluation(model=other, base=base, losses=own, scores=[], harness=[]))
+            after = step
         for task, split in zip(tasks, splits, strict=True):
             score = work.score(task, split, scores.max_examples)
             evaluation.scores.append(score)
@@ -202,6 +239,8 @@ def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
         f"the model is measured in {names[0]} and its base in {names[1]}, so a part of the change is rounding; pass "
         "--dtype float32 to measure both in one type"
     )
+    if len(names) > 2:
+        differ = f"the models are measured in {' and '.join(dict.fromkeys(names))}, so a part of the steps is rounding"
     return [differ]
 
 
@@ -238,13 +277,19 @@ class MeasuredModel:
             self._keep_open(put_on(opened.pop(), self.source, self.base))
         opened.clear()  # the memory of the base is needed for the model
 
-        def open_model() -> OpenedModel:
-            model, most = self._open(), self.losses.max_tokens
-            of_base = load_tokenizer(self._location("base"))
-            require_read_alike(model.tokenizer, of_base, corpora, most, self.source, str(self.base))
-            return model
+        return self._losses("model", corpora, partial(self._open_beside_base, corpora)), before
 
-        return self._losses("model", corpora, open_model), before
+    def losses_of_another(self, source: str, corpora: Corpora) -> dict[str, list[DocumentLosses]]:
+        """Return the losses of one more model of the same base."""
+        self._language = None  # its memory is needed
+        other = replace(self, source=source)
+        return other._losses(f"model {source}", corpora, partial(other._open_beside_base, corpora))
+
+    def _open_beside_base(self, corpora: Corpora) -> OpenedModel:
+        model, most = self._open(), self.losses.max_tokens
+        of_base = load_tokenizer(self._location("base"))
+        require_read_alike(model.tokenizer, of_base, corpora, most, self.source, str(self.base))
+        return model
 
     def score(self, task: Task, split: str, most: int | None) -> TaskScore:
         """Return the score of a task's split. A causal model that is open is reused."""
@@ -311,7 +356,7 @@ class MeasuredModel:
         def measured(name: str) -> tuple[list[DocumentLosses], Iterable[str]]:
             model, parts = ready(), {name: corpora[name]}
             losses = losses_by_corpus(model, parts, self.losses, self.seed, advance)[name]
-            return losses, model.notes if which == "model" else ()
+            return losses, () if which == "base" else model.notes
 
         return {
             name: self._once(unit, list[DocumentLosses], partial(measured, name))
@@ -320,7 +365,7 @@ class MeasuredModel:
 
     def _location(self, which: str) -> str:
         return (
-            base_location(self.source, self.base) if which == "model" else base_location(str(self.base), None)
+            base_location(str(self.base), None) if which == "base" else base_location(self.source, self.base)
         )
 
     def _unit(self, which: str, parts: Sequence[Corpus]) -> dict[str, Any]:

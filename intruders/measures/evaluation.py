@@ -45,6 +45,7 @@ class Evaluation:
       notes: facts about the measurement that a person should know.
       versions: versions of the packages.
       machine: the processor or GPU, and the threads, that measured.
+      also: the models of a series after this one, each with its losses alone.
 
     Examples:
       ``intruders.evaluate("my-run", scores=intruders.ScoreSettings(tasks=("sst2",))).to_document()["tasks"]``
@@ -59,6 +60,7 @@ class Evaluation:
 
     versions: Mapping[str, Any] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=machine)
+    also: list[Evaluation] = field(default_factory=list)
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON types, without the values of single documents and examples."""
@@ -83,6 +85,7 @@ class Evaluation:
             "notes": self.notes,
             "versions": dict(self.versions),
             "machine": dict(self.machine),
+            **({"also": [_step_record(step) for step in self.also]} if self.also else {}),
         }
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -91,13 +94,15 @@ class Evaluation:
         target.mkdir(parents=True, exist_ok=True)
         documents = pd.DataFrame(
             [
-                (loss.name, part, index, float(of_part.sums[index]), int(of_part.tokens[index]))
-                for loss in self.losses
+                (loss.name, part, index, float(of_part.sums[index]), int(of_part.tokens[index]), step)
+                for step, evaluation in enumerate([self, *self.also])
+                for loss in evaluation.losses
                 for part, of_part in enumerate(loss.losses)
                 for index in range(len(of_part.sums))
             ],
-            columns=["corpus", "part", "document", "loss_sum", "tokens"],
+            columns=["corpus", "part", "document", "loss_sum", "tokens", "step"],
         )
+        documents = documents if self.also else documents.drop(columns="step")
         examples = pd.DataFrame(
             [
                 (score.task, index, right, score.is_held_out)
@@ -127,15 +132,27 @@ class Evaluation:
             )
             if document is None:
                 raise KeyError(_FILES[0])
+            steps = [rows for _, rows in documents.groupby("step")] if "step" in documents else [documents]
+            also = [
+                cls(
+                    record["model"],
+                    document["base"],
+                    [_loss_from(loss, rows) for loss in record["losses"]],
+                    [],
+                    [],
+                )
+                for record, rows in zip(document.get("also", []), steps[1:], strict=True)
+            ]
             return cls(
                 model=document["model"],
                 base=document["base"],
-                losses=[_loss_from(record, documents) for record in document["losses"]],
+                losses=[_loss_from(record, steps[0]) for record in document["losses"]],
                 scores=_scores_from(document["tasks"], examples),
                 harness=from_plain(list[HarnessScore], document["harness"]),
                 notes=document["notes"],
                 versions=document["versions"],
                 machine=document["machine"],
+                also=also,
             )
 
 
@@ -156,7 +173,11 @@ def check_evaluation_folder(folder: Path, force: bool) -> None:
         )
 
 
-_COMPARED = ("base_loss", "difference")  # of a loss, where there is a base
+_COMPARED = ("base_loss", "difference", "own_part")  # of a loss, where there is a base, and a model before it
+
+
+def _step_record(step: Evaluation) -> dict[str, Any]:
+    return {"model": step.model, "losses": [_loss_record(loss) for loss in step.losses]}
 
 
 def _loss_record(loss: CorpusLoss) -> dict[str, Any]:

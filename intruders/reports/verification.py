@@ -13,6 +13,7 @@ from ..checkpoints.merges.other_tensors import OtherTensor
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
 from ..checkpoints.merges.verify import Verification, VerifiedMatrix
 from ..checkpoints.stored.names import module_paths
+from ..measures.verify_served import ServedVerification
 from ..system.this_process import ExitStatus
 from ..system.words import duration, percent, plural, shorten
 from .terminal import WIDTH, Page, lined_up
@@ -51,6 +52,22 @@ def print_verification(
     _list_tensors(page, "changed outside the adapter", result.others, verbose)
     _list_tensors(page, "not compared", result.unchecked, verbose)
     page.say((f"({duration(result.seconds)})", "dim"))
+
+
+def served_lines(told: ServedVerification) -> list[str]:
+    """Return the lines of a verification of what is served."""
+    of_base = f"; its base: '{told.base_model}'" if told.base_model else ""
+    return [
+        f"base     {told.base}",
+        f"adapter  {told.adapter}",
+        f"served   {told.endpoint}, model '{told.model}'{of_base}",
+        f"{told.verdict}, scale {told.scale:.3g} +- {told.error:.2g}: {told.words}",
+        f"log-probabilities of {plural(told.tokens, 'token')}; root mean squares of their differences, in nats:",
+        f"  base here to base with the adapter here {told.effect:.3g}",
+        f"  server to base {told.to_base:.3g}, to base with the adapter {told.to_tuned:.3g}, at best {told.rest:.3g}",
+        f"  two equal calls {told.noise:.3g}",
+        f"({duration(told.seconds)})",
+    ]
 
 
 def _answer(result: Verification, allow_other: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_a_gate_on_the_rise_of_the_loss(place: Path, tmp_path: Path) -> None:
     assert (below.returncode, above.returncode) == (1, 0)
     assert "nats that --fail-above allows on" in below.stderr
     assert "pass --base and --loss-on" in refusal("evaluate", place / "llama", "--fail-above", "0.1")
+
+
+def test_a_step_that_lost_it(place: Path, tmp_path: Path) -> None:
+    head = load_file(place / "llama" / "model.safetensors")["lm_head.weight"]
+    worse = with_update(place / "llama", tmp_path / "worse", "lm_head.weight", 20 * head)
+    llama, text = place / "llama", ("--loss-on", place / "notes.txt", "--max-documents", "6")
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    series = ("evaluate", llama, "--base", llama, "--also", copy, "--also", worse)
+    done = in_this_process(*series, *text, "--fail-above", "0.001")
+    assert (done.returncode, done.stderr.count("--fail-above allows")) == (1, 1)
+    *_, unchanged, lost, told = done.stdout.splitlines()
+    assert unchanged.endswith("+0.000 [+0.000, +0.000]  +0.000 [+0.000, +0.000]")
+    assert told == f"after '{llama}': '{worse}' lost most, {lost.split('  ')[-1]} nats per token"
+    assert "expected a base and a text, and no task" in refusal("evaluate", llama, "--also", worse, *text)
+    assert "expected every model once" in refusal(*series, "--also", worse, *text)
 
 
 def test_a_tilde_that_the_shell_left_is_the_home(

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from tests.checkpoints.models import change_config
 from tests.commands import in_this_process, refusal
-from tests.tiny import save_lora, save_weights
+from tests.experiments.healed_models import TARGETS, adapter_of
+from tests.measures.small_server import Server, running, served
+from tests.tiny import save_llama, save_lora, save_weights
 
 NAMES = [f"model.layers.{layer}.self_attn.{kind}.weight" for layer in (0, 1) for kind in ("q_proj", "v_proj")]
 NORM = "model.norm.weight"
@@ -142,3 +145,80 @@ def test_a_file_that_cannot_be_written_is_a_finding_too(folder: Path, tmp_path: 
     [result] = written["results"]
     assert result["ruleId"] == "refused"
     assert f"cannot write '{file}'" in result["message"]["text"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    base = save_llama(tmp_path_factory.mktemp("pair") / "base")
+    return base, adapter_of(base, base.parent / "tuned", TARGETS)
+
+
+def test_a_served_adapter(pair: tuple[Path, str], tmp_path: Path) -> None:
+    base, adapter = pair
+    models = {"base": served(base), "tuned": served(base, adapter)}
+    with running(Server(models, {"tuned": "base"})) as url:
+        asked = ("--endpoint", f"{url}/v1/", "--model", "tuned")
+        done = run(base, adapter, *asked)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"served   {url}/v1, model 'tuned'; its base: 'base'\napplied, scale 1 +- " in done.stdout
+        models["tuned"] = models["base"]
+        printed = run(base, adapter, *asked, "--json", "-")
+        document = json.loads(printed.stdout)
+        assert (printed.returncode, document["exit_status"], document["verdict"]) == (1, 1, "not applied")
+        assert "split-fused is given, which is for a merged model" in refusal(
+            "verify", base, adapter, *asked, "--split-fused"
+        )
+    assert "merged is None and model is None; expected MERGED alone" in refusal("verify", base, adapter)
+    assert "pass one of the two" in refusal("verify", base, adapter, base, *asked)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ({}, "answered with status 404 ({\"error\": {\"message\": \"The model `tuned` does not"),
+        ({}, "pass one of its models with --model: 'base'"),
+        ({"key": "another"}, "/models' answered with status 401; expected an OpenAI-compatible server"),
+        ({"key": "another"}, "set OPENAI_API_KEY to a key that it accepts"),
+        ({"body": b"<html>"}, "answered with something that is not JSON"),
+        ({"body": b"[]"}, "answered with JSON of another form"),
+        ({"body": b'{"choices": [{"text": "", "logprobs": null}]}'}, "gives no log-probabilities of model 'tuned'"),
+        ({"wait": 3.0}, "/completions' gave no answer (timed out)"),
+    ],
+)  # fmt: skip
+def test_a_server_that_refuses(
+    pair: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, server: dict[str, Any], said: str
+) -> None:
+    """Each in one line, without the key that was sent."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setattr("intruders.models.endpoint.TIMEOUT", 0.5)
+    with running(Server({"base": served(pair[0])}, **server)) as url:
+        line = refusal("verify", *pair, "--endpoint", url, "--model", "tuned")
+    assert said in line
+    assert "secret" not in line
+    assert "gave no answer ([Errno 111] Connection refused)" in refusal(
+        "verify", *pair, "--endpoint", url, "--model", "tuned"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "localhost:8000",
+            "endpoint is an address 'localhost:8000'; expected one such as http://localhost:8000",
+        ),
+        (
+            "http://user:sk-secret@localhost:8000",
+            "endpoint is an address with a user or a query; expected one",
+        ),
+        (
+            "http://localhost:8000?key=sk-secret",
+            "endpoint is an address with a user or a query; expected one",
+        ),
+        ("http://[::1", "endpoint is an address 'http://[::1'; expected one"),
+    ],
+)
+def test_an_address_that_is_none(pair: tuple[Path, str], given: str, said: str) -> None:
+    line = refusal("verify", *pair, "--endpoint", given, "--model", "tuned")
+    assert said in line
+    assert "secret" not in line

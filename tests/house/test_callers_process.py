@@ -153,6 +153,9 @@ CALLS: dict[str, Callable[[Caller], object]] = {
 FAILING: dict[str, Callable[[Caller], object]] = {
     "evaluate": lambda given: intruders.evaluate(given.tuned_model, losses=given.losses()),
     "evaluate, seed": lambda given: intruders.evaluate(given.tuned, losses=given.losses(), seed=1.5),  # type: ignore[arg-type]
+    "verify_served": lambda given: intruders.verify_served(
+        given.base, given.tuned, endpoint="http://127.0.0.1:9", model="tuned"
+    ),
     "heal": lambda given: intruders.heal(
         given.base_model, given.tuned_model, loss_on=given.text, task=given.task
     ),

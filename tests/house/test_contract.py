@@ -54,6 +54,7 @@ WRITTEN: dict[str, str] = {
     "audits/update_alone.py": "update.json overlap.json",
     "checkpoints/merges/verify.py": "verification.json",
     "checkpoints/pairing/inspect.py": "inspection.json",
+    "measures/verify_served.py": "served.json",
     "experiments/attribution.py": "attribution.json",
     "experiments/remedy_comparison.py": "remedies.json",
     "experiments/healing.py": "heal.json",

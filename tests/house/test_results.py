@@ -39,6 +39,7 @@ FROM_FIXTURES = {
     "RemedyComparison": "remedies.json",
     "RunFolder": ".",
     "SequenceResult": "sequence.json",
+    "ServedVerification": "served.json",
     "UpdateAlone": "update.json",
     "UpdateOverlap": "overlap.json",
     "Verification": "verification.json",

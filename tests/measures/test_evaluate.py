@@ -25,13 +25,13 @@ from intruders.measures.task_score import score_task
 from intruders.measures.text_loss import causal_losses, pseudo_losses
 from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import open_language_model
-from intruders.reports.evaluation import measure_lines
+from intruders.reports.evaluation import measure_lines, step_lines
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import set_factors
 from tests.json_lines import write_rows
 from tests.measures.harness_task import write_harness_task
-from tests.tiny import save_bert, save_llama, save_roberta, short_task
+from tests.tiny import save_bert, save_llama, save_roberta, short_task, with_rounded
 
 TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
 
@@ -60,6 +60,67 @@ def _run(folder: Path, base: str, out: str, task: str, **settings: Any) -> None:
         "eval_steps": 10, "max_new_tokens": 8,
     } | settings  # fmt: skip
     finetune(FinetuneConfig(base=str(folder / base), task=task, out=str(folder / out), **given))
+
+
+def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each beside the base, which is opened once, and beside the one before, by transformers' own losses of each."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base, tuned, merged, rounded = (
+        place / "llama",
+        place / "llama-lora",
+        tmp_path / "merged",
+        tmp_path / "rounded",
+    )
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tuned).merge_and_unload()
+    model.save_pretrained(merged)
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.save_pretrained(merged)
+    with_rounded(merged, rounded, steps=1)
+    opened: list[str] = []
+    language = evaluating.open_language_model
+
+    def counting(source: str, *given: Any, **named: Any) -> Any:
+        opened.append(source)
+        return language(source, *given, **named)
+
+    monkeypatch.setattr(evaluating, "open_language_model", counting)
+    asked: dict[str, Any] = {
+        "base": base,
+        "also": [merged, rounded],
+        "losses": LossSettings((str(place / "texts"),)),
+    }
+    result = evaluate(tuned, **asked, out=tmp_path / "out")
+    assert opened == [str(base), str(merged), str(rounded)]  # the adapter is put on the open base
+    documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
+    sums = [
+        causal_losses(AutoModelForCausalLM.from_pretrained(folder), tokenizer, documents, window=512)
+        for folder in (base, merged, merged, rounded)
+    ]
+    steps = [result, *result.also]
+    for step, now, before in zip(steps, sums[1:], sums, strict=False):
+        (loss,) = step.losses
+        change = float((now.sums - sums[0].sums).sum() / now.tokens.sum())
+        own = float((now.sums - before.sums).sum() / now.tokens.sum())
+        assert loss.difference is not None
+        assert loss.difference.estimate == pytest.approx(change, abs=1e-6)
+        assert (loss.own_part or loss.difference).estimate == pytest.approx(own, abs=1e-6)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["also"][1]["model"] == str(rounded)
+    assert Evaluation.load(tmp_path / "out").to_document() == result.to_document()
+    assert (
+        pd.read_parquet(tmp_path / "out" / "documents.parquet")["step"].tolist()
+        == [0] * 3 + [1] * 3 + [2] * 3
+    )
+    said = step_lines(result)
+    last = result.also[1].losses[0].own_part
+    assert last is not None
+    assert said[-2].endswith(last.text("+.3f"))
+    assert said[-1] == (
+        f"after '{tuned}': '{rounded}' lost most, {last.text('+.3f')} nats per token"
+        if last.is_above_zero
+        else f"after '{tuned}': no step raised the loss beyond its interval"
+    )
 
 
 def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:

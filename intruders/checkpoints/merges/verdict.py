@@ -146,7 +146,7 @@ def _within(bounds: ScaleBounds, way: Rounding, scaling: float | None) -> Verdic
     elif bounds.holds(0):
         verdict = NOT_APPLIED
     else:
-        verdict, words = ANOTHER_SCALE, _scale_in_words(bounds.holds, scaling)
+        verdict, words = ANOTHER_SCALE, scale_in_words(bounds.holds, scaling)
     ends = bounds.low, bounds.high
     return Verdict(verdict, words, ends, precision=way.words, outside=bounds.outside)
 
@@ -183,7 +183,7 @@ def _of_quantized(matrix: MergedMatrix, scaling: float | None) -> Verdict:
         return _of_estimate(WITHIN_QUANTIZATION, "", estimate)
     if estimate.is_near(0):
         return _of_estimate(NOT_APPLIED, "", estimate)
-    return _of_estimate(ANOTHER_SCALE, _scale_in_words(estimate.is_near, scaling), estimate)
+    return _of_estimate(ANOTHER_SCALE, scale_in_words(estimate.is_near, scaling), estimate)
 
 
 def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
@@ -200,7 +200,7 @@ def _without_bounds(matrix: MergedMatrix, scaling: float | None) -> Verdict:
     again = scale_bounds(matrix, SUM_TWICE, stop_when=ScaleBounds.is_empty)
     if not again.is_empty() and not again.holds(1):
         return _within(again, SUM_TWICE, scaling)
-    known = _scale_in_words(estimate.is_near, scaling)
+    known = scale_in_words(estimate.is_near, scaling)
     words = f"contains the update at scale {estimate.scale:.3g}, and other changes"
     return _of_estimate(OTHER_WEIGHTS, f"{words} ({known})" if known else words, estimate)
 
@@ -210,7 +210,7 @@ def _is_applied(matrix: MergedMatrix) -> bool:
     return fitting is not None and fitting[0].holds(1) and not fitting[0].holds(0)
 
 
-def _scale_in_words(holds: Callable[[float], bool], scaling: float | None) -> str:
+def scale_in_words(holds: Callable[[float], bool], scaling: float | None) -> str:
     """Name the common mistake that leads to a merge at this scale, if any."""
     causes = []
     if holds(2):
