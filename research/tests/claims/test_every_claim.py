@@ -24,30 +24,23 @@ from tests.studies.planted import study
 WITH_ONE_SIGN = [name for name in CLAIMS if name not in ("rank", "remedies", "predictors")]
 
 
-@pytest.mark.parametrize("name", WITH_ONE_SIGN)
-def test_a_planted_claim_is_shown(planted: dict[float, Mapping[str, Finding]], name: str) -> None:
-    finding = planted[1.0][name]
-    assert finding.shown is True
-    assert finding.decision == "supported"
-    assert {answer.decision for answer in finding.answers} == {"supported"}
-    assert finding.seeds == 3
-    assert finding.effects
+PLANTED = [
+    *((name, 1.0, True, "supported") for name in WITH_ONE_SIGN),
+    *((name, 0.0, False, "undecided") for name in CLAIMS if name != "rank"),
+    *((name, -1.0, False, "contradicted") for name in WITH_ONE_SIGN),
+]
 
 
-@pytest.mark.parametrize("name", [name for name in CLAIMS if name != "rank"])
-def test_where_nothing_is_planted_nothing_is_shown(
-    planted: dict[float, Mapping[str, Finding]], name: str
+@pytest.mark.parametrize(("name", "effect", "shown", "decision"), PLANTED)
+def test_a_claim_is_shown_where_it_is_planted_and_not_where_nothing_or_the_opposite_is(
+    planted: dict[float, Mapping[str, Finding]], name: str, effect: float, shown: bool, decision: str
 ) -> None:
-    finding = planted[0.0][name]
-    assert finding.shown is False
-    assert finding.decision == "undecided"
-
-
-@pytest.mark.parametrize("name", WITH_ONE_SIGN)
-def test_the_opposite_is_not_shown(planted: dict[float, Mapping[str, Finding]], name: str) -> None:
-    finding = planted[-1.0][name]
-    assert finding.shown is False
-    assert finding.decision == "contradicted"
+    finding = planted[effect][name]
+    assert (finding.shown, finding.decision) == (shown, decision)
+    if shown:
+        assert {answer.decision for answer in finding.answers} == {"supported"}
+        assert finding.seeds == 3
+        assert finding.effects
 
 
 def test_planted_sizes_are_found(planted: dict[float, Mapping[str, Finding]]) -> None:

@@ -49,6 +49,7 @@ def test_the_seeds_of_an_effect_are_those_that_measured_it() -> None:
         "intruders per 100 vectors, end of training minus its middle": 3,
         "doublings of an intruder's singular value since it appeared": 2,
     }
+    assert "(2 to 3 seeds)" in finding.verdict
 
 
 def test_holm_by_hand() -> None:

@@ -16,8 +16,8 @@ from intruders_research.claims.shared.words import NOT_MEASURED, points_said, sa
 from research.tests.claims.test_structure_loss import FULL, LORA
 from research.tests.claims.test_structure_loss import found as structure_of
 from research.tests.claims.whole_study import finding_of
-from research.tests.planted import interventions, matched, trace
-from tests.studies.planted import noise, run, study
+from research.tests.planted import interventions, matched
+from tests.studies.planted import noise, study
 
 
 @pytest.mark.parametrize("effect", [1.0, 0.0, -1.0])
@@ -52,16 +52,6 @@ def test_a_task_that_two_corpora_share_is_said_once() -> None:
     points += [row | {"on": "wikitext-2"} for row in points if row["measure"] == "loss"]
     (finding,) = analyse_all(study(runs=rows, interventions=points), ["intervention"])
     assert finding.verdict.count("task accuracy") == 1
-
-
-def test_effects_of_different_numbers_of_seeds_are_a_range() -> None:
-    runs = [run(f"r-{seed}", seed=seed, intruders=4) for seed in range(3)]
-    traces = []
-    for seed in range(3):
-        counts = [0, 0, 0, 4] if seed == 2 else [0, 2, 3, 4]
-        traces += trace(f"r-{seed}", counts, [1.0, 2.0, 3.0, 4.0], [8.0, 9.0 + seed, 10.0, 14.0])
-    (finding,) = analyse_all(study(runs=runs, traces=traces), ["dynamics"])
-    assert "(2 to 3 seeds)" in finding.verdict
 
 
 def test_missing_seeds_of_several_effects_are_one_range() -> None:
