@@ -342,18 +342,21 @@ def report(folder: Path) -> None:
 
 
 def figure(folders: list[Path], file: Path) -> None:
-    """Draw measured over predicted KL of every update of the folders, by kind."""
+    """Draw measured over predicted KL of every update of the folders, by kind, and write the numbers as CSV."""
     points: dict[str, list[tuple[float, list[float]]]] = {}
+    names: dict[str, list[str]] = {}
     for folder in folders:
         said_of = {row["name"]: row["kl"] for row in rows_of(folder / "predicted.jsonl")}
         for row in rows_of(folder / "measured.jsonl"):
             if row["name"] in said_of:
                 near = fmean(row[next(iter(TEXTS))]["kl"])
                 points.setdefault(row["kind"], []).append((near, said_of[row["name"]]))
+                names.setdefault(row["kind"], []).append(row["name"])
     series = [
         Series(
             kind,
             *zip(*((said[0], near) for near, said in of_kind), strict=True),
+            notes=names[kind],
             x_low=[said[1] for _, said in of_kind],
             x_high=[said[2] for _, said in of_kind],
             tone=tone,
@@ -367,6 +370,7 @@ def figure(folders: list[Path], file: Path) -> None:
     )
     chart = Chart("nats", "Predicted and measured forgetting", *axes, series, [Rule("diagonal")])
     file.write_bytes(picture(draw_chart(chart).figure, file.suffix[1:]))
+    chart.frame().to_csv(file.with_suffix(".csv"), index=False, float_format="%.4g")
 
 
 def spearman(one: list[float], other: list[float]) -> float:
