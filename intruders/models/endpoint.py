@@ -129,7 +129,8 @@ class Endpoint:
             else:
                 with suppress(OSError, HTTPException):
                     text = error.read(_LARGEST).decode(errors="replace")
-                    said += f" ({first_line(Exception(text.replace(self.key, '...') if self.key else text))})"
+                    text = text.replace(self.key, "...") if self.key else text
+                    said += f" ({first_line(Exception(text))})" if text.strip() else ""
             if status == 404 and self.parents:
                 do = f"pass one of its models with --model: {some_of([*self.parents])}"
         except (OSError, HTTPException) as error:

@@ -200,6 +200,13 @@ def test_a_server_that_refuses(
     )
 
 
+def test_a_key_is_not_carried_elsewhere(pair: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with running(Server({"tuned": served(*pair)})) as other, running(Server({}, elsewhere=other)) as url:
+        line = refusal("verify", *pair, "--endpoint", url, "--model", "tuned")
+    assert "/v1/models' answered with status 302; expected" in line
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -41,6 +41,7 @@ class Server:
     key: str | None = None
     noise: float = 0.0  # nats, another at every call
     wait: float = 0.0  # seconds
+    elsewhere: str | None = None  # the address that it redirects to
     body: bytes | None = None  # answered in the place of what was asked
     asked: list[dict[str, Any]] = field(default_factory=list)
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
@@ -97,7 +98,10 @@ def running(server: Server) -> Iterator[str]:
             if server.key is not None and sent != f"Bearer {server.key}":
                 status, document = 401, {"error": {"message": f"Incorrect API key provided: {sent}"}}
             content = server.body or json.dumps(document).encode()
+            if server.elsewhere is not None:
+                status, content = 302, b""
             self.send_response(200 if server.body else status)
+            self.send_header("Location", f"{server.elsewhere}{self.path}")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -107,6 +111,7 @@ def running(server: Server) -> Iterator[str]:
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listening.daemon_threads = True
+    listening.handle_error = lambda *said: None  # type: ignore[method-assign]  # of a client that did not wait
     Thread(target=listening.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{listening.server_port}"
