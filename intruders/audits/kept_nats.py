@@ -210,13 +210,13 @@ def responses_of(kept: KeptNats, batch: Batch) -> list[Tensor | None]:
     Where several models change one matrix, its rows are read and widened once.
     """
     shared, count = batch.shared, range(len(batch.matrices))
-    found: list[Tensor | None] = []
+    responses: list[Tensor | None] = []
     for group in [[at] for at in count] if shared is None else [list(count)]:
         name, base = batch.matrices[group[0]].name, batch.pair.base[group[0]]
         rows = kept.rows(name, base) if shared is None else shared.rows(name, kept.rows)
         updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
-        found += [None] * len(group) if rows is None else rows.responses(updates)
-    return found
+        responses += [None] * len(group) if rows is None else rows.responses(updates)
+    return responses
 
 
 def to_bytes(responses: Tensor) -> bytes:
