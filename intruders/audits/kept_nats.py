@@ -218,16 +218,16 @@ def responses_of(kept: KeptNats, batch: Batch, is_intruder: Tensor) -> list[Resp
     left = leading_left(batch.pair.select(torch.tensor(some)), is_intruder.shape[1]) if some else ()
     directions = {at: own[is_intruder[at]] for at, own in zip(some, left, strict=True)}
     none = torch.empty(0, batch.pair.base.shape[-2])
-    found: list[Responses | None] = []
+    responses: list[Responses | None] = []
     for group in [[at] for at in count] if shared is None else [list(count)]:
         updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
         own = rows[group[0]]
-        found += (
+        responses += (
             [None] * len(group)
             if own is None
             else own.responses(updates, [directions.get(at, none) for at in group])
         )
-    return found
+    return responses
 
 
 class Responding:

@@ -201,7 +201,7 @@ def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progres
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", re.escape(NOT_OF_RANK_1))  # the refusal says it
-        found = audit(
+        audited = audit(
             base,
             tuned,
             device=compute.device,
@@ -209,8 +209,8 @@ def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progres
             cache=compute.cache,
             progress=progress,
         )
-    if found.forgetting is None:
-        nothing = unchanged_in_words(found.base_source, found.tuned_source)
-        why = why_nats_open(None, median_rank(found.matrices), 0) if found.matrices else nothing
+    if audited.forgetting is None:
+        nothing = unchanged_in_words(audited.base_source, audited.tuned_source)
+        why = why_nats_open(None, median_rank(audited.matrices), 0) if audited.matrices else nothing
         raise SettingError(f"--nats has no answer: {why}")
-    return found.forgetting
+    return audited.forgetting

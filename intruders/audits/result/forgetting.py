@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
 from statistics import median
+from typing import TYPE_CHECKING
 
 from ...checkpoints.stored.names import module_paths
 from ...engine.between import Between
 from ...system.words import percent, plural
-from .records import AuditedMatrix
+
+if TYPE_CHECKING:
+    from .records import AuditedMatrix
 
 # Beyond these nats per token an update is too large for a second-order term: "large" is said, and no more.
 LARGE = 1.0
