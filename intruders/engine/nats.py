@@ -84,14 +84,14 @@ class KeptRows:
         lefts = [update.left if isinstance(update, LowRank) else None for update in updates]
         rights = [update.right if isinstance(update, LowRank) else update.dense() for update in updates]
         columns = [left.to(rights[0]) for left in lefts if left is not None]
+        widths = [left.shape[-1] for left in columns]
         sums: list[list[Tensor]] = [[] for _ in updates]
         for some in zip(torch.split(self.inputs, step), torch.split(self.gradients, step), strict=True):
             inputs, gradients = (
                 unpacked(rows, size).to(rights[0]) for rows, size in zip(some, (n, m), strict=True)
             )
             near = torch.split(inputs @ torch.cat(rights).mT, [len(right) for right in rights], -1)
-            joined = gradients @ torch.cat(columns, -1) if columns else gradients
-            far = iter(torch.split(joined, [left.shape[-1] for left in columns], -1)) if columns else iter(())
+            far = iter(torch.split(gradients @ torch.cat(columns, -1), widths, -1) if columns else ())
             for moved, left, own in zip(near, lefts, sums, strict=True):
                 met = gradients if left is None else next(far)
                 own.append((met * moved.unsqueeze(1)).sum((-2, -1), dtype=torch.float64))
