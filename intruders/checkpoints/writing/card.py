@@ -34,7 +34,7 @@ def write_record(
 
     Args:
       folder: of the model.
-      source: the folder whose card is kept, without what an audit said there; None for front matter of its own.
+      source: the folder whose card is kept, without our sections there; None for front matter of its own.
       form: "adapter" or "checkpoint".
       names: of the written model ("out"), its base and the tuned model, under these words.
       lines: what was done, in Markdown.
@@ -50,7 +50,9 @@ def write_record(
     text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{title}"
     if source is not None and (source / CARD).is_file():
         kept = (source / CARD).read_text(encoding="utf-8", errors="replace")
-        text = re.sub(rf"(?ms)^{BEGIN}.*?^{END}[ \t]*\n*", "", kept)
+        for begin, end in ((BEGIN, END), (_BEGIN, _END)):  # of sections, and of what an edit left of them
+            kept = re.sub(rf"(?ms)^{begin}.*?^{end}[ \t]*\r?\n*|^({begin}|{end})[ \t]*\r?$", "", kept)
+        text = f"{kept.rstrip()}\n"
         if _TEMPLATE in text:
             text = f"{text.partition(_TEMPLATE)[0].rstrip()}\n{title}"
     about = f"By intruders {__version__} from {code(names['tuned'])} and its base {code(names['base'])}:"

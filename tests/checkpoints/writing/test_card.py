@@ -36,7 +36,7 @@ Trained on words.
 def test_a_card_is_kept_and_says_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peft_lora(tmp_path, tiny_llama(), target_modules=["q_proj"])
     base, adapter = tmp_path / "base", tmp_path / "peft"
-    (adapter / "README.md").write_text(OWN)
+    (adapter / "README.md").write_text(f"{OWN}<!-- intruders, written: end -->\n")  # what an edit left
     typed = ["/usr/bin/intruders", "scale", str(base), str(adapter), "--at", "0.5"]
     monkeypatch.setattr(sys, "argv", typed)
     for scale in (0.5, 0.25):  # the second is written from the first, whose section it replaces
