@@ -5,6 +5,7 @@ python -m benchmarks.predicted_nats FOLDER --predict MODEL ...
 python -m benchmarks.predicted_nats FOLDER --directions MODEL ...
 python -m benchmarks.predicted_nats FOLDER
 python -m benchmarks.predicted_nats FOLDER --figure OTHER-FOLDER FILE.svg
+python -m benchmarks.predicted_nats - --layer-of-7b
 
 The base is smollm2-135m. Every text is cut in two halves by documents: one prepares the base, and the losses are
 measured on windows of 96 tokens of the other, which preparation never saw. Updates: trained models, at several scales
@@ -55,7 +56,7 @@ from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.data.corpora import load_corpora
-from intruders.engine.nats import predict
+from intruders.engine.nats import KeptRows, packed, predict
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense, Update
 from intruders.measures.prepare_nats import NatsPlan
@@ -341,6 +342,25 @@ def report(folder: Path) -> None:
             print(f"  {text}: rank correlation {ranks:.3f}, median error {off:.0%}")
 
 
+def layer_of_7b() -> None:
+    """Print the time and size of one layer of Llama-2-7B's shapes for an adapter of rank 16, and 32 times that."""
+    sequences, hidden, inner = 64, 4096, 11008
+    shapes = [(hidden, hidden)] * 4 + [(inner, hidden)] * 2 + [(hidden, inner)]
+    seconds, size = 0.0, 0
+    for m, n in shapes:
+        rows = KeptRows(
+            packed(torch.randn(sequences, 32, n)), packed(torch.randn(sequences, 3, 32, m).flatten(0, 1), 4)
+        )
+        rows = KeptRows(rows.inputs, rows.gradients.view(sequences, 3, 32, -1))
+        size += rows.inputs.numel() + rows.gradients.numel()
+        update = LowRank(torch.randn(m, 16), torch.randn(16, n))
+        started = time.perf_counter()
+        rows.responses([update])
+        seconds += time.perf_counter() - started
+    print(f"one layer, {sequences} sequences: {seconds:.2f} s, {size / 1e6:.0f} MB of rows at most")
+    print(f"32 layers: {32 * seconds:.0f} s, {32 * size / 1e9:.1f} GB")
+
+
 def figure(folders: list[Path], file: Path) -> None:
     """Draw measured over predicted KL of every update of the folders, by kind, and write the numbers as CSV."""
     points: dict[str, list[tuple[float, list[float]]]] = {}
@@ -380,7 +400,9 @@ def spearman(one: list[float], other: list[float]) -> float:
 
 if __name__ == "__main__":
     folder, sources = Path(sys.argv[1]), sys.argv[3:]
-    if sys.argv[2:3] == ["--measure"]:
+    if sys.argv[2:3] == ["--layer-of-7b"]:
+        layer_of_7b()
+    elif sys.argv[2:3] == ["--measure"]:
         measure(folder, sources)
     elif sys.argv[2:3] == ["--predict"]:
         predict_all(folder, sources)

@@ -36,10 +36,8 @@ _DOCUMENTS, _TOKENS = 10, 48  # short prompts: the first tokens of some of Pytho
 
 _NEAR = 0.05  # a scale this close to 1 or 0 is that
 _REST = 0.2  # of the adapter's effect, that no scale of it explains
-_STEPS, _APART = (
-    5,
-    0.25,
-)  # of the search for a scale; the slope is taken between scales that rounding does not hide
+_STEPS = 5  # of the search for a scale
+_APART = 0.25  # between two scales of a slope, which rounding does not hide
 
 Numbers = npt.NDArray[np.float64]  # (tokens,), in nats
 Key = tuple[int, int, int]  # a prompt, the position in it that predicts, and the token that is predicted
