@@ -112,7 +112,7 @@ class KeptRows:
         rights = [update.right if isinstance(update, LowRank) else update.dense() for update in updates]
         both = [own for left, ends in zip(lefts, directions, strict=True) for own in (left, ends.mT)]
         columns = [own.to(rights[0]) for own in both if own is not None]
-        sums: list[list[tuple[Tensor, Tensor]]] = [[] for _ in updates]
+        answers: list[list[tuple[Tensor, Tensor]]] = [[] for _ in updates]
         for some in zip(torch.split(self.inputs, step), torch.split(self.gradients, step), strict=True):
             inputs, gradients = (
                 unpacked(rows, size).to(rights[0]) for rows, size in zip(some, (n, m), strict=True)
@@ -121,13 +121,13 @@ class KeptRows:
             far = iter(
                 torch.split(gradients @ torch.cat(columns, -1), [own.shape[-1] for own in columns], -1)
             )
-            for moved, left, ends, own in zip(near, lefts, directions, sums, strict=True):
+            for moved, left, ends, own in zip(near, lefts, directions, answers, strict=True):
                 met = gradients if left is None else next(far)
                 whole = (met * moved.unsqueeze(1)).sum((-2, -1), dtype=torch.float64)
                 along = ends.to(moved).mT
                 onto = moved @ (along if left is None else left.mT @ along)  # y_j^T D x: (some, tokens, k)
                 own.append((whole, (next(far) * onto.unsqueeze(1)).sum(-2, dtype=torch.float64)))
-        return [Responses(*(torch.cat(parts).cpu() for parts in zip(*own, strict=True))) for own in sums]
+        return [Responses(*(torch.cat(parts).cpu() for parts in zip(*own, strict=True))) for own in answers]
 
 
 def leading_left(batch: Pair, k: int) -> Tensor:

@@ -13,7 +13,7 @@ from ...checkpoints.stored.names import module_paths
 from ...engine.between import Between
 from ...system.words import percent, plural
 
-if TYPE_CHECKING:  # it loads numpy, which the help of a command does without
+if TYPE_CHECKING:
     from .records import AuditedMatrix
 
 # Beyond these nats per token an update is too large for a second-order term: "large" is said, and no more.
