@@ -61,7 +61,7 @@ from .output import Outputs, put_json, refuse_given, say, terminal_width
         "nats",
         float | None,
         "Nats per token that may be forgotten, above 0 and at most 1. Finds the largest scale up to 1 at which the "
-        "upper end of the 95 % interval of the prediction is no more. The base needs intruders prepare --loss-on. "
+        "upper end of the predicted 95 % interval keeps to it. The base needs intruders prepare --loss-on. "
         "[default: not predicted]",
         metavar="NATS",
         panel=options.OUTPUT,
@@ -128,8 +128,8 @@ def scale(
         raise SettingError(f"at is {at:g}, which is for a model to write; pass --out FOLDER")
     if nats is not None and not 0 < nats <= LARGE:
         raise SettingError(
-            f"nats is {nats:g}; expected nats per token above 0 and at most {LARGE:g}, beyond which no prediction "
-            "holds; pass 0.1 to allow a tenth"
+            f"nats is {nats:g}; expected nats per token above 0 and at most {LARGE:g}, beyond which nothing is "
+            "predicted; pass 0.1 to allow a tenth"
         )
     if has_data or at is not None:
         refuse_given({"nats": nats}, "chooses a scale", "leave it out, or --at, --task and --loss-on")

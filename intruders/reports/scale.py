@@ -78,13 +78,13 @@ def _column(value: float, low: float, high: float, width: int) -> int:
 def scale_within_lines(forgetting: Forgetting, limit: float) -> list[str]:
     """Return the largest scale that keeps to a limit in nats, and the prediction that it follows from."""
     scale = forgetting.scale_within(limit)
-    answer = f"the whole update (1) stays within {limit:g} nats per token"
+    answer = f"the complete update (1) stays within {limit:g} nats per token"
     if scale < 1:
         answer = f"largest update scale within {limit:g} nats per token: {number(scale)}"
     left_out = f"; not counted: {forgetting.not_counted}" if forgetting.left_out else ""
     return [
         f"{answer}, by the upper end of the prediction",
-        f"the whole update: {forgetting.in_words()}{left_out}",
+        f"of the complete update, {forgetting.in_words()}{left_out}",
     ]
 
 

@@ -113,9 +113,12 @@ def test_a_scale_in_nats_is_at_most_the_whole_update(folder: Path) -> None:
     asked = ("scale", "base", "tuned", "--cache", "cache", "--nats", "1")
     lines = printed(*asked, cwd=folder).splitlines()
     assert (
-        lines[0] == "the whole update (1) stays within 1 nats per token, by the upper end of the prediction"
+        lines[0]
+        == "the complete update (1) stays within 1 nats per token, by the upper end of the prediction"
     )
-    assert re.match(r"the whole update: predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\]", lines[1])
+    assert re.match(
+        r"of the complete update, predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\]", lines[1]
+    )
     assert json.loads(printed(*asked, "--json", "-", cwd=folder))["nats"]["scale"] == 1
     lines = printed("scale", "base", "more", "--cache", "cache", "--nats", "1", cwd=folder).splitlines()
     assert lines[1].endswith("; not counted: 1 changed tensor such as model.norm.weight")
