@@ -37,7 +37,7 @@ from .base_cache import NATS, BaseCache, BaseKeys, DiskCache, default_folder
 from .batches import Batch
 from .result.forgetting import NOT_PREDICTED, Forgetting, is_predictable
 
-_VERSION = 3  # of the files
+_VERSION = 4  # of the files
 DOCUMENT = "intruders.json"
 
 
@@ -82,7 +82,7 @@ class KeptText:
     documents: list[int]  # of each sequence
     tokens: int  # of each sequence
     scored: int  # tokens of each sequence whose labels count
-    labels: int  # of each token; the first is the text's own
+    labels: int  # of each token, drawn from the base
     layers: list[KeptLayer]
     base: dict[str, str] = field(default_factory=dict)  # the content of one row of every tensor
     digests: dict[str, str] = field(default_factory=dict)  # of every file
@@ -257,12 +257,12 @@ class Responding:
         if not is_predictable(median(ranks.values())):
             self._kept.tell(NOT_PREDICTED)
             return None
-        prediction = predict(of_rows, text.scored, text.documents)
+        kl, shares = predict(of_rows, text.scored, text.documents)
         return Forgetting(
             text=text.text,
             tokens=text.scored * len(text.documents),
-            kl=prediction.kl,
-            by_matrix=prediction.shares,
+            kl=kl,
+            by_matrix=shares,
             affected=[name for name in of_rows if name in affected],
             left_out=[name for name in ranks if name not in of_rows],
         )

@@ -6,8 +6,7 @@ At the base the gradient of KL(base || base + D) is zero and its second derivati
 
 with labels y drawn from the base itself. With the inputs x and the gradients g at the outputs of every layer W_m, the
 bracket of one sequence is ``z = sum over m and t of g_mt^T D_m x_mt``, its *response*. Labels of different positions
-are drawn independently given the text, so ``E z^2`` is a sum over positions. The loss on the text itself rises by the
-same term and a linear one, minus the response of the text's own labels.
+are drawn independently given the text, so ``E z^2`` is a sum over positions.
 
 Kirkpatrick et al. 2017 (arXiv 1612.00796) use the diagonal of this curvature to train; here it is whole, along D.
 """
@@ -75,8 +74,7 @@ class KeptRows:
     def responses(self, updates: Sequence[Update]) -> list[Tensor]:
         """Return the responses (sequences, labels) to each of some updates (m, n), in double precision.
 
-        The first label is the text itself, the others were drawn from the base. The rows are widened once, and
-        multiplied by the factors of all updates together.
+        The rows are widened once, and multiplied by the factors of all updates together.
         """
         m, n = updates[0].shape[-2:]
         labels, tokens = self.gradients.shape[1:3]
@@ -98,40 +96,26 @@ class KeptRows:
         return [torch.cat(parts).cpu() for parts in sums]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Nats per token, and how they are shared out."""
+def predict(
+    responses: Mapping[str, Tensor], tokens: int, documents: Sequence[int]
+) -> tuple[Between, dict[str, float]]:
+    """Return the mean KL(base || tuned) in nats per token, of the responses (sequences, labels) of all matrices.
 
-    kl: Between  # mean KL(base || tuned), to second order
-    loss: Between  # rise of the loss on the text
-    shares: dict[str, float]  # E[z_m z] / E[z^2] by matrix, 1 in all; one that undoes others is negative
-
-
-def predict(responses: Mapping[str, Tensor], tokens: int, documents: Sequence[int]) -> Prediction:
-    """Return the nats per token that the sum of all matrices' responses (sequences, labels) stands for.
-
+    And its share E[z_m z] / E[z^2] in every matrix: they sum to 1, and one that undoes others is negative.
     ``tokens`` are those of a sequence whose labels count, ``documents`` those that the sequences are from. Sequences of
     one document are not independent, so the intervals count documents.
     """
     total = torch.stack(list(responses.values())).sum(0)  # (sequences, labels)
-    drawn = total[:, 1:]
-    energy = drawn.square().sum()
-    kl = drawn.square().mean(-1) / (2 * tokens)  # (sequences)
+    energy = total.square().sum()
+    kl = total.square().mean(-1) / (2 * tokens)  # (sequences)
     mean = float(kl.mean())
     spread = _half_width(kl, documents)
     # A mean of squares is skewed and positive: its logarithm is nearer to normal than it is.
     factor = math.exp(spread / mean) if mean > 0 else 1.0
-    loss = kl - total[:, 0] / tokens
-    rise, around = float(loss.mean()), _half_width(loss, documents)
-    return Prediction(
-        Between(mean, mean / factor, mean * factor),
-        Between(rise, rise - around, rise + around),
-        {name: _ratio((own[:, 1:] * drawn).sum(), energy) for name, own in responses.items()},
-    )
-
-
-def _ratio(part: Tensor, whole: Tensor) -> float:
-    return float(part / whole) if whole > 0 else 0.0
+    shares = {
+        name: float((own * total).sum() / energy) if energy > 0 else 0.0 for name, own in responses.items()
+    }
+    return Between(mean, mean / factor, mean * factor), shares
 
 
 def _half_width(values: Tensor, documents: Sequence[int]) -> float:

@@ -27,9 +27,9 @@ def layer_rows(
 ) -> LayerRows:
     """Yield every layer's inputs x and gradients g of ``log p(labels)`` at its outputs, for a batch of sequences.
 
-    The labels of a sequence are its own next tokens, and ``draws`` times tokens drawn from the model at every position.
-    Labels count from the position ``first`` on. A layer that does not read every token of ``ids`` (batch, tokens + 1)
-    once, as an expert, is left out.
+    The labels of a sequence are tokens drawn from the model at every position, ``draws`` times. They count from the
+    position ``first`` on. A layer that does not read every token of ``ids`` (batch, tokens + 1) once, as an expert, is
+    left out.
     """
     ids = ids.to(next(model.parameters()).device)
     reached: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
@@ -48,7 +48,7 @@ def layer_rows(
         handles.callback(embedding.register_forward_hook(lambda *given: given[2].requires_grad_()).remove)
         handles.enter_context(torch.enable_grad())
         scores = log_softmax(in_single(model(input_ids=ids[:, :-1]).logits), -1)
-        labels = [ids[:, 1:], *_drawn(scores.detach(), draws, random)]
+        labels = drawn_labels(scores.detach(), draws, random)
         chosen = [scores.gather(-1, wanted.unsqueeze(-1))[:, first:].sum() for wanted in labels]
     (batch, tokens), gradients = labels[0].shape, []
     used = {
@@ -69,7 +69,7 @@ def layer_rows(
         yield name, inputs.reshape(batch, tokens, -1), of_layer
 
 
-def _drawn(scores: Tensor, draws: int, random: torch.Generator) -> list[Tensor]:
+def drawn_labels(scores: Tensor, draws: int, random: torch.Generator) -> list[Tensor]:
     """Return labels (batch, tokens), each drawn from the log-probabilities (batch, tokens, vocabulary)."""
     chances = scores.exp().flatten(0, 1).cpu()
     return [

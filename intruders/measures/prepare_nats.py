@@ -33,7 +33,7 @@ TOKENS = 32
 FIRST = 8
 # Labels drawn per position. Of one budget of bytes, two give the narrowest interval, as three and four nearly do.
 DRAWS = 2
-# Four bits of a gradient change a prediction by 1 %. Inputs have outliers that need eight.
+# Four bits of a gradient change a prediction by up to 2 %. Inputs have outliers that need eight.
 INPUT_BITS, GRADIENT_BITS = 8, 4
 # Sequences: as many as fit in twice the base in 16 bits, and no fewer of a toy. 46 give an interval of about 40 %.
 FEWEST, MOST = 32, 256
@@ -118,7 +118,7 @@ class NatsPlan:
         shapes = {name: self.preparation.matrices[name].shape for name in self.owner}
         of_inputs = sum(packed_width(shapes[name][1], INPUT_BITS) for name in set(self.owner.values()))
         of_gradients = sum(packed_width(shape[0], GRADIENT_BITS) for shape in shapes.values())
-        return len(self.documents) * TOKENS * (of_inputs + (1 + DRAWS) * of_gradients)
+        return len(self.documents) * TOKENS * (of_inputs + DRAWS * of_gradients)
 
     @property
     def left_out(self) -> list[str]:
@@ -171,16 +171,14 @@ class NatsPlan:
             whole = [layer for layer in kept if read[layer.name] == len(self.ids)]
             base = self.preparation.base
             samples = dict(samples_of(base, base.names()))
-            writer.finish(
-                KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, 1 + DRAWS, whole, samples)
-            )
+            writer.finish(KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, DRAWS, whole, samples))
         return time.perf_counter() - started
 
 
 def _owners(model: torch.nn.Module, layers: dict[str, torch.nn.Module], ids: Tensor) -> dict[str, str]:
     """Return, of every layer that a pass reaches once, the first layer that reads the same inputs."""
     first: dict[tuple[int, torch.Size], str] = {}
-    rows = list(layer_rows(model, layers, ids, 0, _generator(0)))
+    rows = list(layer_rows(model, layers, ids, 1, _generator(0)))
     return {name: first.setdefault((inputs.data_ptr(), inputs.shape), name) for name, inputs, _ in rows}
 
 
