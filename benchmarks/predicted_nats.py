@@ -5,7 +5,7 @@ python -m benchmarks.predicted_nats FOLDER --predict MODEL ...
 python -m benchmarks.predicted_nats FOLDER --directions MODEL ...
 python -m benchmarks.predicted_nats FOLDER
 python -m benchmarks.predicted_nats FOLDER --figure OTHER-FOLDER FILE.svg
-python -m benchmarks.predicted_nats - --layer-of-7b
+python -m benchmarks.predicted_nats - --layer
 
 The base is smollm2-135m. Every text is cut in two halves by documents: one prepares the base, and the losses are
 measured on windows of 96 tokens of the other, which preparation never saw. Updates: trained models, at several scales
@@ -393,7 +393,7 @@ def spearman(one: list[float], other: list[float]) -> float:
 
 if __name__ == "__main__":
     folder, sources = Path(sys.argv[1]), sys.argv[3:]
-    if sys.argv[2:3] == ["--layer-of-7b"]:
+    if sys.argv[2:3] == ["--layer"]:
         layer_of_7b()
     elif sys.argv[2:3] == ["--measure"]:
         measure(folder, sources)

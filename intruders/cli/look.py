@@ -171,8 +171,6 @@ def verify(
     Examples:
       # Check that a merged model contains its adapter
       intruders verify smollm2-135m my-adapter merged-model
-      # Check the sum of two adapters, and save the verdicts
-      intruders verify base-model A@0.7+B@0.3 merged-model --json verdicts.json
       # Check that a server applies an adapter
       intruders verify base-model my-adapter --endpoint http://localhost:8000 --model my-adapter
     """

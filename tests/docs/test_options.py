@@ -25,7 +25,8 @@ OF_OTHERS = {
     *("--follow", "--strict", "--head", "--dequantize"),  # git log, twine, ray start, mlx_lm.convert
     *("--adapter", "--folder", "--kind", "--layers"),  # benchmarks
     *("--small-layers", "--on-projections"),  # benchmarks and a script of the tests
-    *("--measure", "--predict"),  # benchmarks
+    *("--measure", "--predict", "--directions", "--layer"),  # benchmarks
+    "--lora-merge-cache",  # mergekit-yaml
     *("--max-lora-rank", "--enable-mixed-moe-lora-format", "--enable-tower-connector-lora"),  # vllm serve
 }
 # What is said of earlier versions names what they had.
