@@ -83,7 +83,7 @@ def audit(
         check_nats(fail_above_nats=fail_above_nats)
         result = find_intruders(base, tuned, **asked, progress=progress)
     notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
-    if fail_above_nats is not None and result.matrices and status is not ExitStatus.REFUSED:
+    if fail_above_nats is not None and status is not ExitStatus.REFUSED:
         more, of_nats = _verdict_on_nats(result, fail_above_nats)
         notes, status = [*notes, *more], of_nats or status
     # Write files first: they must survive a reader of the table that stops early (`| head`).
@@ -130,10 +130,10 @@ def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | No
 
 def _verdict_on_nats(result: Audit, limit: float) -> tuple[list[str], ExitStatus | None]:
     """As :func:`_verdict`, of predicted nats: the gate fails where the lower end of their interval is above."""
-    from ..audits.result.forgetting import median_rank, why_nats_open
+    from ..audits.result.summary import why_nats_left_open
 
     forgetting = result.forgetting
-    why = why_nats_open(forgetting, median_rank(result.matrices), limit)
+    why = why_nats_left_open(result.matrices, result.skipped, result.settings, forgetting, limit)
     if why is not None:
         return [f"error: --fail-above-nats has no answer: {why}"], ExitStatus.REFUSED
     if forgetting is None or not forgetting.is_above(limit):

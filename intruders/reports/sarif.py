@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
-from ..audits.result.forgetting import Forgetting, median_rank, why_nats_open
+from ..audits.result.forgetting import Forgetting, why_nats_open
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
@@ -138,14 +138,16 @@ def audit_findings(
         why = summary.why_left_open(audit.matrices, audit.skipped, audit.settings, fail_above)
     counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
-    if fail_above_nats is None or not audit.matrices:
+    if fail_above_nats is None:
         return findings
-    rank = median_rank(audit.matrices)
-    return [*findings, *_on_nats(audit.tuned_source, audit.forgetting, rank, fail_above_nats)]
+    why = summary.why_nats_left_open(
+        audit.matrices, audit.skipped, audit.settings, audit.forgetting, fail_above_nats
+    )
+    return [*findings, *_on_nats(audit.tuned_source, audit.forgetting, why, fail_above_nats)]
 
 
-def _on_nats(source: str, forgetting: Forgetting | None, rank: float, limit: float) -> list[GateFinding]:
-    why = why_nats_open(forgetting, rank, limit)
+def _on_nats(source: str, forgetting: Forgetting | None, why: str | None, limit: float) -> list[GateFinding]:
+    """Return what the gate says of one model; ``why`` is why it has no answer."""
     if why is not None:
         return [refusal(source, why)]
     if forgetting is None or not forgetting.is_above(limit):
@@ -172,7 +174,9 @@ def fleet_findings(
         why = uncounted.get(row["adapter"])
         findings += _of_model(row["adapter"], fleet.base_source, why, fail_above, counts, largest)
         if fail_above_nats is not None and row["adapter"] in predicted:
-            findings += _on_nats(row["adapter"], *predicted[row["adapter"]], fail_above_nats)
+            forgetting, rank = predicted[row["adapter"]]
+            why = why_nats_open(forgetting, rank, fail_above_nats)
+            findings += _on_nats(row["adapter"], forgetting, why, fail_above_nats)
     return findings + [
         refusal(
             path, f"passed over, because it is not an adapter ({what}); pass it by its own path, or move it"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from intruders.audits.result.audit_result import Audit
 from intruders.models.loading import load_model
@@ -77,6 +79,20 @@ def test_a_gate_without_an_answer_is_refused(folder: Path) -> None:
     assert "1 changed tensor such as model.norm.weight are not counted" in done.stderr
     results = json.loads((folder / "a.sarif").read_text())["runs"][0]["results"]
     assert "refused" in [result["ruleId"] for result in results]
+
+
+def test_of_nothing_compared_a_gate_has_no_answer_and_of_nothing_changed_it_passes(folder: Path) -> None:
+    asked = ("--fail-above-nats", "1", "--cache", "cache", "--skip-non-finite")
+    assert in_this_process("audit", "base", "base", *asked, cwd=folder).returncode == 0
+    model = load_model(str(folder / "base"), "causal")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "_proj" in name:
+                weight[0, 0] = math.nan
+    model.save_pretrained(folder / "broken")
+    done = in_this_process("audit", "base", "broken", *asked, cwd=folder)
+    assert done.returncode == 2
+    assert "--fail-above-nats has no answer: no matrix could be compared" in done.stderr
 
 
 def test_of_rank_1_the_reason_is_the_rank(folder: Path) -> None:

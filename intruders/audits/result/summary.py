@@ -15,6 +15,7 @@ from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
 from ...system.words import number, percent, plural
+from .forgetting import Forgetting, median_rank, why_nats_open
 from .records import CERTIFICATES, AuditedMatrix, Subspaces, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
@@ -221,6 +222,20 @@ def why_left_open(
         include=tuple(settings.get("include", ())), exclude=tuple(settings.get("exclude", ()))
     )
     return left_open_in_words(matrices_on_one_side([matrix.name for matrix in matrices], left_out, selection))
+
+
+def why_nats_left_open(
+    matrices: Sequence[AuditedMatrix],
+    left_out: Sequence[Skipped],
+    settings: Mapping[str, Any],
+    forgetting: Forgetting | None,
+    limit: float,
+) -> str | None:
+    """Return why an audit does not tell whether a model keeps to a limit in nats; None where it does."""
+    if forgetting is not None and forgetting.is_above(limit):
+        return None
+    why = why_left_open(matrices, left_out, settings, sum(matrix.intruders for matrix in matrices))
+    return why or (why_nats_open(forgetting, median_rank(matrices), limit) if matrices else None)
 
 
 def left_open_in_words(left_open: Sequence[Skipped]) -> str | None:
