@@ -96,7 +96,7 @@ def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Pat
         assert of_fleet.settings["base_dtype"] == "float16"
         assert [m.intruders for m in of_fleet.matrices] == [m.intruders for m in one.matrices]
     # Rows of a rounded base are not taken for those of the stored one.
-    with pytest.warns(UserWarning, match="of another base or of other settings"):
+    with pytest.warns(UserWarning, match="of another base, prepared text or settings"):
         plain = audit_fleet(folder / "base", [str(path) for path in adapters], out=tmp_path / "fleet")
     assert "base_dtype" not in plain.audit(0).settings
 

@@ -32,7 +32,8 @@ function buildTable() {
     });
     head.append(element("th", { scope: "col", class: `${column.number ? "number" : ""} ${column.optional ? "optional" : ""}`, "data-key": column.key }, button));
   }
-  for (const id of ["column", "across", "up"]) for (const [i, one] of NUMBERS.entries()) $(id).append(element("option", { value: i }, one.title));
+  for (const id of ["column", "across", "up"]) for (const [i, one] of NUMBERS.entries()) if (hasNats || !one.key.startsWith("nats")) $(id).append(element("option", { value: i }, one.title));
+  $("column").value = String(numberAt(state.sort));
   $("across").value = String(numberAt("update_relative_median"));
   $("up").value = String(numberAt("intruders"));
 }

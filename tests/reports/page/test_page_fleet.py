@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.fleet.fleet_files import FleetFiles, Unit, rows_of
@@ -15,6 +16,8 @@ from intruders.audits.fleet.fleet_members import Member
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.fleet.fleet_table import adapter_table
 from intruders.audits.fleet.fleet_work import FleetWork
+from intruders.audits.judge import Judged
+from intruders.audits.kept_nats import KeptNats
 from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.reports.fleet import render_fleet
@@ -38,7 +41,7 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         audit = dataclasses.replace(audits[i % different], tuned_source=f"runs/adapter-{i}")
         digest = f"{i:032x}"
         digests += [digest] * len(audit.matrices)
-        matrices += audit.matrices
+        matrices += [Judged(i, matrix, torch.zeros(0)) for matrix in audit.matrices]
         units[digest] = Unit([], None)
         pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
         pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
@@ -47,7 +50,7 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
     files.keep("layers", units, rows_of(digests, matrices))
     members.append(Member("<b>odd & refused</b>", "refused", {}, None, "it is for another base"))
     base = Checkpoint("base", "checkpoint", "memory", {})
-    written = FleetWork(base, members, settings, Compute(), files).finish({}, {}, 1.0)
+    written = FleetWork(base, members, settings, Compute(), files, KeptNats()).finish({}, {}, 1.0)
     return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
 
 
