@@ -16,7 +16,7 @@ from ..checkpoints.adapters.adapter_config import AdapterConfig
 from ..checkpoints.adapters.peft_adapter import stored_adapter
 from ..checkpoints.adapters.peft_form import FULL
 from ..checkpoints.opening.named_base import other_base_note
-from ..checkpoints.stored.locate import locate
+from ..checkpoints.stored.locate import folder_of, locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
 from ..mitigation.targets.target import write_adapter
 from .task_fit import adapter_config
@@ -80,7 +80,7 @@ def _files_of_peft(source: str, base: Any) -> Iterator[str]:
     path = locate(source)
     stored = stored_adapter(path, source, base.to_dict())
     if stored is None or stored.family == "PEFT":
-        yield str(path if path.is_dir() else path.parent)
+        yield str(folder_of(path))
         return
     if stored.config["peft_type"] == FULL:
         raise CheckpointError(

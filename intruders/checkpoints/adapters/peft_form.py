@@ -25,9 +25,7 @@ class StoredAdapter:
     open: Callable[[], Mapping[str, StoredTensor]] = field(repr=False)  # its tensors, under PEFT's names
     family: str = "PEFT"  # whose files it comes in
     ignored: tuple[tuple[str, str], ...] = ()  # (tensor of its files, why it is none here)
-    lacks_heads: bool = (
-        False  # the rows of some tensors are in an order that the base's number of heads decides
-    )
+    lacks_heads: bool = False  # the base's number of heads decides in which order rows of q and k are
 
 
 def lora_in_peft_form(

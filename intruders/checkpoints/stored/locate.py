@@ -125,6 +125,11 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
 
 
+def folder_of(path: Path) -> Path:
+    """Return the folder of what was located: the path itself, or that of a file."""
+    return path if path.is_dir() else path.parent
+
+
 def locate(source: str) -> Path:
     """The file or folder that ``source`` stands for; a hub id is downloaded into the hub's own cache.
 

@@ -18,7 +18,7 @@ from ..opening.open import Opened
 from ..quantized.settings import drop_quantization
 from ..stored.checkpoint import Checkpoint
 from ..stored.json_file import read_json_object
-from ..stored.locate import locate
+from ..stored.locate import folder_of, locate
 from ..stored.model_folder import SAVED_RESULTS, split_names
 from ..stored.tied import untie
 from .training_record import RUN, TRAINING, training_record
@@ -96,7 +96,7 @@ def write_companions(
     if is_gguf:
         _from_gguf(source, folder)
     else:
-        beside = source if source.is_dir() else source.parent
+        beside = folder_of(source)
         if "config.json" not in copy_companions(beside, folder):
             raise CheckpointError(
                 f"'{beside}' has no config.json beside its weights; pass a folder that has one"

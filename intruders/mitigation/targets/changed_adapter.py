@@ -16,6 +16,7 @@ from ...checkpoints.formats.memory import describe_module, tensors_of_adapter
 from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.experts import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
+from ...checkpoints.stored.locate import folder_of
 from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
 from ...checkpoints.stored.tied import HEADS
 from ...checkpoints.writing.companions import copy_tokenizer
@@ -61,8 +62,7 @@ class LoraContent:
     @classmethod
     def read(cls, base: Checkpoint, path: Path, source: str, rank: Rank) -> LoraContent:
         """That of an adapter's folder or file."""
-        folder = path if path.is_dir() else path.parent
-        beside = None if path.suffix == ".gguf" else folder
+        beside = None if path.suffix == ".gguf" else folder_of(path)
         return replace(cls.of(base, read_lora(path, source, base), rank), beside=beside)
 
     def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:

@@ -16,7 +16,7 @@ from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.model_sum import ModelSum, each_part
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.locate import locate
+from ...checkpoints.stored.locate import folder_of, locate
 from ...checkpoints.stored.tied import is_separated
 from ...checkpoints.writing.card import last_part, write_record
 from ...checkpoints.writing.companions import companion_folder, copy_own_tokenizer, write_companions
@@ -53,15 +53,11 @@ class CheckpointContent:
     adapter: Path | None = None  # its folder, which may have another tokenizer
 
     @classmethod
-    def of(
-        cls, base: Checkpoint, tuned: Opened, sources: tuple[object, object], shard_bytes: int
-    ) -> CheckpointContent:
+    def of(cls, base: Checkpoint, tuned: Opened, sources: Sources, shard_bytes: int) -> CheckpointContent:
         """Build the target; raise CheckpointError if the tuned side cannot be written as a complete model."""
         planned_checkpoint(base, tuned, {})
-        companions, adapter = companion_folder(base, tuned, *sources), None
-        given = sources[0] if sources[1] is None else sources[1]  # an adapter may come alone
-        if isinstance(tuned, Adapter) and isinstance(given, str | os.PathLike):
-            adapter = locate(os.fspath(given))
+        companions = companion_folder(base, tuned, *sources)
+        adapter = _path_of(sources[1]) if isinstance(tuned, Adapter) else None
         return cls(base, tuned, companions, shard_bytes, adapter)
 
     def write(
@@ -140,7 +136,7 @@ class FolderTarget:
                 # A card that says of an adapter how it is loaded does not fit its merge, nor one of MLX an adapter.
                 form = "adapter" if isinstance(self.tuned, Adapter) else "checkpoint"
                 if form == self.form and getattr(self.tuned, "family", "PEFT") == "PEFT":
-                    beside = None if isinstance(self.tuned, ModelSum) else locate(os.fspath(self.given))
+                    beside = None if isinstance(self.tuned, ModelSum) else _path_of(self.given)
             cut = self.content.write(folder, changed, elsewhere, progress, metadata)
             if self.training is not None:
                 keep_training(self.training, folder)
@@ -191,11 +187,9 @@ def choose_target(
         content = LoraContent.read(base, path, tuned.source, rank)
     else:
         content = NewLoraContent.of(base, tuned, rank)
-    trained = None if path is None else training_record(path if path.is_dir() else path.parent)
+    trained = None if path is None else training_record(folder_of(path))
     first = sources[0] if sources[0] is not None else model or base.source
-    given = sources[0] if sources[1] is None else sources[1]
-    assert given is not None
-    return FolderTarget(content, user_path(out), force, first, tuned, given, trained)
+    return FolderTarget(content, user_path(out), force, first, tuned, sources[1], trained)
 
 
 def _path_of(source: Source) -> Path | None:
