@@ -134,12 +134,12 @@ def audit_findings(
     )
     why = None
     if fail_above is not None:
-        why = summary.Gated.of(audit).why_open(fail_above)
+        why = audit.gated().why_open(fail_above)
     counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
     if fail_above_nats is None:
         return findings
-    return [*findings, *_on_nats(audit.tuned_source, summary.Gated.of(audit), fail_above_nats)]
+    return [*findings, *_on_nats(audit.tuned_source, audit.gated(), fail_above_nats)]
 
 
 def _on_nats(source: str, gated: summary.Gated, limit: float) -> list[GateFinding]:

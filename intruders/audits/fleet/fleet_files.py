@@ -1,12 +1,10 @@
 """The folder of a fleet: what is done of it, block by block, and a Parquet file per finished adapter.
 
 A block is what one layer's matrices are in each of the models. A file in ``blocks`` holds the rows of some models in
-one block, and says in its metadata which models these are. The unit that is kept is thus a block of one model, named by
-the digest of the model's files: a further model costs only itself.
-
-A file in ``vectors`` is a saved audit with the adapter in front. A further adapter adds a file and rewrites none. What
-a table of the fleet needs besides the rows is in the metadata of each file. Files of adapters that a call does not
-list, and of other settings, wait in the folder ``others``, so that ``vectors`` as a whole is the table of the call.
+one block, by the digests of the models' files: a further model costs only itself. A file in ``vectors`` is a saved
+audit with the adapter in front, and what a table of the fleet needs besides the rows in its metadata. Files of
+adapters that a call does not list, and of other settings, wait in the folder ``others``, so that ``vectors`` as a
+whole is the table of the call.
 """
 
 from __future__ import annotations

@@ -108,8 +108,10 @@ class FleetAudit:
     @property
     def not_compared(self) -> dict[str, str]:
         """The adapters of which no matrix could be compared, each with one and the reason: their 0 tells nothing."""
-        left_open = {name: own.nothing for name, own in self.gated().items()}
-        return {name: f"{one.name}: {one.reason}" for name, one in left_open.items() if one is not None}
+        left_open = [(name, own.nothing) for name, own in self.gated().items()]
+        return {
+            name: f"{skipped.name}: {skipped.reason}" for name, skipped in left_open if skipped is not None
+        }
 
     def gated(self) -> dict[str, Gated]:
         """Return what the gates ask of each audited adapter."""

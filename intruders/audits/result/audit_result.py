@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.locate import HubOrigin, origins_in
+from ...checkpoints.stored.selection import Selection
 from ...errors import ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
 from ...system.documents import json_number, of_schema
@@ -18,12 +20,14 @@ from ...system.files import read_bytes, write_atomically
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
-from .forgetting import Forgetting
+from .forgetting import Forgetting, median_rank
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from .summary import Gated
 
 
 SCHEMA = 1
@@ -118,7 +122,11 @@ class Audit:
         for matrix in self.matrices:
             if matrix.name == name:
                 return matrix
-        raise SettingError(f"no audited matrix is named '{name}'; {self._nearest(name)}")
+        names = [matrix.name for matrix in self.matrices]
+        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+        quoted = ", ".join(f"'{near}'" for near in nearest)
+        what = f"the nearest are {quoted}" if nearest else "it audited none"
+        raise SettingError(f"no audited matrix is named '{name}'; {what}")
 
     def count(self, k: int | None = None, epsilon: float | None = None) -> tuple[int, int]:
         """Count the intruders among the first `k` vectors at `epsilon`, as (at least, at most).
@@ -145,6 +153,21 @@ class Audit:
         ]
         at_least = decisions.count(True)
         return at_least, at_least + decisions.count(None)
+
+    def gated(self) -> Gated:
+        """Return what the gates ask of it."""
+        from . import summary
+
+        names = [matrix.name for matrix in self.matrices]
+        include, exclude = (tuple(self.settings.get(name, ())) for name in ("include", "exclude"))
+        return summary.Gated(
+            matrices=len(names),
+            intruders=self.intruders,
+            rank=median_rank(self.matrices),
+            nothing=summary.not_compared(names, self.skipped),
+            on_one_side=summary.matrices_on_one_side(names, self.skipped, Selection(include, exclude)),
+            forgetting=self.forgetting,
+        )
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per vector, with the name and shape of its matrix."""
@@ -231,15 +254,6 @@ class Audit:
 
         sources = f"{self.base_source} → {self.tuned_source} ({self.tuned_kind})"
         return audit_as_html(sources, self.matrices, self.k, self.epsilon)
-
-    def _nearest(self, name: str) -> str:
-        import difflib
-
-        names = [matrix.name for matrix in self.matrices]
-        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-        return (
-            "the nearest are " + ", ".join(f"'{near}'" for near in nearest) if nearest else "it audited none"
-        )
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:

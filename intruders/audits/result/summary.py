@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
-from typing import TYPE_CHECKING
 
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
@@ -17,9 +16,6 @@ from ...checkpoints.stored.selection import Selection
 from ...system.words import number, percent, plural
 from .forgetting import Forgetting, is_predictable, median_rank, why_not_predicted
 from .records import CERTIFICATES, AuditedMatrix, Subspaces, energy_share
-
-if TYPE_CHECKING:
-    from .audit_result import Audit
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
 _NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
@@ -229,21 +225,6 @@ class Gated:
     nothing: Skipped | None  # a matrix that could not be compared, where none could
     on_one_side: Sequence[Skipped]
     forgetting: Forgetting | None
-
-    @classmethod
-    def of(cls, audit: Audit) -> Gated:
-        settings, names = audit.settings, [matrix.name for matrix in audit.matrices]
-        selection = Selection(
-            include=tuple(settings.get("include", ())), exclude=tuple(settings.get("exclude", ()))
-        )
-        return cls(
-            matrices=len(names),
-            intruders=audit.intruders,
-            rank=median_rank(audit.matrices),
-            nothing=not_compared(names, audit.skipped),
-            on_one_side=matrices_on_one_side(names, audit.skipped, selection),
-            forgetting=audit.forgetting,
-        )
 
     def why_open(self, limit: int) -> str | None:
         """Return why the number of intruders does not tell whether the model keeps to a limit; None where it does."""
