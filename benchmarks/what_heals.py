@@ -3,13 +3,14 @@
 INTRUDERS_DATA=data python -m benchmarks.what_heals healed rank1=smollm2-135m-lora@word-problems ...
 
 Every model is healed as in research/examples/same-text.yaml: its weights, 30 steps in bfloat16 on 32 documents of C4,
-64 examples that choose; 200 test examples, 32 other documents of C4 and 32 of WikiText-2 are reported. Rivals are doses,
-and the weights learned on the base's own samples instead of C4. A task that is a folder has train.jsonl and so on.
+64 examples that choose; 200 test examples, 32 other documents of C4 and 32 of WikiText-2 are reported. Rivals are
+doses, and the weights learned on the base's own samples instead of C4. A task that is a folder has train.jsonl and
+others.
 
 The criterion, written before any of these healings; the first model of same-text counts with them. Weights are the
 default of heal if their mean loss on WikiText-2 is at most 0.02 nats above the doses', and their mean accuracy at most
-one point below. The base's own text is the default text if on every model it gives back 85 % on WikiText-2, and its mean
-accuracy is at most one point below that of the weights learned on C4.
+one point below. The base's own text is the default text if on every model it gives back 85 % on WikiText-2, and its
+mean accuracy is at most one point below that of the weights learned on C4.
 """
 
 from __future__ import annotations
