@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.adapters.adapter_config import AdapterConfig
+from ..checkpoints.adapters.adapter import AdapterConfig
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
