@@ -77,7 +77,7 @@ class ColumnSpace:
             *(torch.linalg.cholesky_ex(_lower_gram(matrix)) for matrix in matrices), strict=True
         )
         kept = [i for i, failure in enumerate(torch.stack(failed).tolist()) if failure == 0]
-        bounds = [torch.stack(_rounding_and_inverse(matrices[i], factors[i])) for i in kept]
+        bounds = [_rounding_and_inverse(matrices[i], factors[i]) for i in kept]
         spaces: list[ColumnSpace | None] = [None] * len(matrices)
         for i, (error, inverse) in zip(kept, torch.stack(bounds).tolist() if bounds else [], strict=True):
             lost = error * inverse  # the error over the least eigenvalue of L L^T
@@ -146,11 +146,11 @@ def project_each(
     ]
 
 
-def _rounding_and_inverse(matrix: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def _rounding_and_inverse(matrix: Tensor, factor: Tensor) -> Tensor:
     """Upper bounds on ``||W^T W - L L^T||`` and on ``||(L L^T)^-1||``."""
     error = _norm_bound(lambda z: _gram_rows(matrix, z) - _gram_rows(factor.mT, z), factor, _ERROR_POWER)
     inverse = _norm_bound(lambda z: solve_transposed(factor, solve(factor, z)), factor, _INVERSE_POWER)
-    return error, inverse
+    return torch.stack([error, inverse])
 
 
 def _norm_bound(product: Callable[[Tensor], Tensor], like: Tensor, power: int) -> Tensor:

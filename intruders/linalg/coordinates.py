@@ -63,7 +63,12 @@ class Coordinates(Batched):
         """
         columns = (update.left * update.values.unsqueeze(-1)).mT  # B
         left = _in_coordinates(base.left, columns)
-        right, triangle = _orthonormal(_in_coordinates(base.right, update.right.mT))
+        right = _in_coordinates(base.right, update.right.mT)
+        # The columns are orthonormal but for rounding in single precision, and made so in double. One Cholesky
+        # factorization is as exact as QR there: Gram matrices are I to 1e-6. NaN, where there is none, decides nothing.
+        triangle, failed = torch.linalg.cholesky_ex(right.mT @ right)
+        triangle = torch.where((failed == 0)[:, None, None], triangle, torch.nan)
+        right = torch.linalg.solve_triangular(triangle, right.mT, upper=False).mT
         is_square = base.left.shape[-1] == base.right.shape[-1]
         moved = base.rounded if is_square else _BOTH_PARTS * base.rounded
         return cls(base.values, left @ triangle, right, base.off + update.values[:, 0] * moved)
@@ -95,18 +100,6 @@ class Coordinates(Batched):
     def problem(self) -> SecularProblem:
         """The same as an eigenvalue problem."""
         return SecularProblem.of(self.poles(), torch.cat([self.through().mT, self.left.mT], -2))
-
-
-def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns ``(batch, b, r)``, orthonormal but for rounding in single precision, made so in double; also the
-    triangle ``T^T`` with which ``columns = Q T`` are made from them.
-
-    By one Cholesky factorization, which is as exact as QR there: Gram matrices are I to 1e-6. Where there is none, all
-    is NaN, which decides nothing.
-    """
-    factor, failed = torch.linalg.cholesky_ex(columns.mT @ columns)
-    factor = torch.where((failed == 0)[:, None, None], factor, torch.nan)
-    return torch.linalg.solve_triangular(factor, columns.mT, upper=False).mT, factor
 
 
 def _in_coordinates(rows: Tensor, columns: Tensor) -> Tensor:

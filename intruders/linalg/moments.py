@@ -164,7 +164,8 @@ def _of_running(alphas: Tensor, betas: Tensor, floor: Tensor, width: Tensor) -> 
     nodes = torch.cat([mu.nodes, nu.nodes, floor], -1).sort(-1).values
     # Beyond the last node and a window both bounds fall; below the first one, down to the floor, the grid goes on.
     last = (nodes[:, -1:].sqrt() + 2 * width).square()
-    grid = torch.cat([_subdivide(nodes), last], -1)  # (lanes, g)
+    cuts = nodes[:, :-1, None] + nodes.diff(dim=-1)[:, :, None] * torch.tensor(_CUTS).to(nodes)
+    grid = torch.cat([cuts.flatten(1), nodes[:, -1:], last], -1)  # (lanes, g)
     first, end = _widened(grid, width)
     reaches = [_widened(grid, reach * width) for reach in _REACHES]
     by_mu = mu.window_bounds(first, end, reaches)
@@ -178,17 +179,8 @@ def _widened(grid: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     return (roots[:, :-1] - width).clamp_min(0).square(), (roots[:, 1:] + width).square()
 
 
-def _subdivide(nodes: Tensor) -> Tensor:
-    """Points that cut every gap between sorted ``nodes`` ``(lanes, p)`` at the shares ``_CUTS``, and the last node."""
-    fractions = torch.tensor(_CUTS, dtype=nodes.dtype, device=nodes.device)
-    inner = nodes[:, :-1, None] + (nodes[:, 1:] - nodes[:, :-1])[:, :, None] * fractions
-    return torch.cat([inner.flatten(1), nodes[:, -1:]], -1)
-
-
 @dataclass(frozen=True)
 class _Measure:
-    """A probability measure known through its Gauss quadrature."""
-
     nodes: Tensor  # (lanes, q), ascending
     weights: Tensor  # (lanes, q)
 

@@ -158,7 +158,6 @@ def _start(problem: SecularProblem, first: int, count: int) -> tuple[Tensor, Ten
 
 
 def _ritz(problem: SecularProblem, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors on the span of orthonormal rows, the ``count`` leading ones."""
     squares, vectors = eigh(problem.projected(rows))
     return squares.flip(-1)[:, :count], vectors.mT.flip(-2)[:, :count] @ rows
 
@@ -167,9 +166,9 @@ def _iterated(
     problem: SecularProblem, squares: Tensor, rows: Tensor, k: int, allowed: Allowed | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     a, count = problem.poles.shape[-1], rows.shape[-2]
-    residuals, sizes = _residuals(problem, squares, rows)
+    residuals = problem.apply(rows) - squares.unsqueeze(-1) * rows
     for step in range(_MOST_ROUNDS if 2 * count <= a else 0):
-        first = squares[:, :1]
+        first, sizes = squares[:, :1], residuals.norm(dim=-1)
         most = (_CONVERGED * first).expand(-1, k)
         if allowed is not None:
             most = torch.maximum(most, allowed(squares, rows))
@@ -187,15 +186,9 @@ def _iterated(
             further = problem.solve(squares[:, still_open], rows[:, still_open])
         both = torch.linalg.qr(torch.cat([rows, further], -2).mT).Q.mT
         squares, rows = _ritz(problem, both, count)
-        residuals, sizes = _residuals(problem, squares, rows)
+        residuals = problem.apply(rows) - squares.unsqueeze(-1) * rows
     values = squares.clamp_min(0.0).sqrt()
-    return values, rows, sizes / values.clamp_min(torch.finfo(values.dtype).tiny)
-
-
-def _residuals(problem: SecularProblem, squares: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals ``(batch, c, a)`` of rows, and their norms."""
-    residuals = problem.apply(rows) - squares.unsqueeze(-1) * rows
-    return residuals, residuals.norm(dim=-1)
+    return values, rows, residuals.norm(dim=-1) / values.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _proved(

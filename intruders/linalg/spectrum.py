@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .krylov import KrylovSpace
-from .ritz import Triplets
-from .svd import cluster_ids, eigh
+from .svd import eigh
 
 # Triplets with a larger angle (a sine) to the true ones are left to the probes.
 _CONVERGED = 0.02
@@ -66,7 +65,13 @@ def estimate_effective_rank(
     """
     size = space.basis.shape[-1]
     scale = (frobenius.double() / size**0.5).clamp_min(torch.finfo(torch.float64).tiny)
-    converged = _converged(space.ritz(tracked)[0])
+    leading = space.ritz(tracked)[0]
+    # Those that count once: a run from the first, each alone in its cluster. Of a cluster the angles are those of its
+    # space, and a block may not have seen all of its copies. Of the last triplet it is not known whether it is alone.
+    is_apart = leading.clusters.diff() != 0
+    is_alone = torch.nn.functional.pad(is_apart, (1, 0), value=True)
+    is_alone &= torch.nn.functional.pad(is_apart, (0, 1))
+    converged = ((leading.angles <= _CONVERGED) & is_alone).int().cumprod(-1).sum(-1)  # (batch)
     start = space.basis[..., :probes, :].double()
     rules = [
         _quadrature(space.products, None, probes, size, converged, scale),
@@ -79,21 +84,6 @@ def estimate_effective_rank(
     error = torch.hypot(rank * by_chance, (ranks[0] - ranks[1]).abs() / 2)
     zero = frobenius == 0
     return rank.masked_fill(zero, 0.0), error.masked_fill(zero, 0.0)
-
-
-def _converged(leading: Triplets) -> Tensor:
-    """Count the leading triplets ``(batch)`` that count once: a run from the first, each alone in its cluster.
-
-    Of a cluster the angles are those of its space, and a block may not have seen all of its copies. Of the last triplet
-    it is not known whether it is alone.
-    """
-    ids = cluster_ids(leading.values)
-    is_apart = ids[..., 1:] != ids[..., :-1]
-    is_alone = torch.nn.functional.pad(is_apart, (1, 0), value=True) & torch.nn.functional.pad(
-        is_apart, (0, 1)
-    )
-    counts = (leading.angles <= _CONVERGED) & is_alone
-    return counts.int().cumprod(-1).sum(-1)
 
 
 def _quadrature(

@@ -28,7 +28,7 @@ from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
 from ..result.forgetting import Forgetting
-from ..result.summary import ON_ONE_SIDE, left_open_in_words, matrices_on_one_side, not_compared
+from ..result.summary import ON_ONE_SIDE, Gated, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, file_name
 from .fleet_table import as_arrow, as_frame
@@ -108,26 +108,27 @@ class FleetAudit:
     @property
     def not_compared(self) -> dict[str, str]:
         """The adapters of which no matrix could be compared, each with one and the reason: their 0 tells nothing."""
-        reasons = {}
-        for row, file in self._files():
-            left_open = None if row["matrices"] else not_compared([], Audit.load(file).skipped)
-            if left_open is not None:
-                reasons[str(row["adapter"])] = f"{left_open.name}: {left_open.reason}"
-        return reasons
+        left_open = {name: own.nothing for name, own in self.gated().items()}
+        return {name: f"{one.name}: {one.reason}" for name, one in left_open.items() if one is not None}
 
-    def partly_compared(self, limit: int) -> dict[str, str]:
-        """Return why up to this many intruders are no answer: the adapters of which a part could be compared."""
-        reasons: dict[str, str] = {}
+    def gated(self) -> dict[str, Gated]:
+        """Return what the gates ask of each audited adapter."""
+        gated = {}
         for row, file in self._files():
-            if not row["matrices"] or row["intruders"] > limit:
-                continue
             header = document_in(pq.read_schema(file), METADATA_KEY)
             skipped = from_plain(list[Skipped], header["skipped"])
+            names = []
             if any(entry.kind in ON_ONE_SIDE for entry in skipped):
                 names = pq.read_table(file, columns=["name"])["name"].unique().to_pylist()
-                left_open = left_open_in_words(matrices_on_one_side(names, skipped, self.settings))
-                reasons |= {} if left_open is None else {str(row["adapter"]): left_open}
-        return reasons
+            gated[row["adapter"]] = Gated(
+                matrices=row["matrices"],
+                intruders=row["intruders"],
+                rank=row["effective_rank"],
+                nothing=None if row["matrices"] else not_compared([], skipped),
+                on_one_side=matrices_on_one_side(names, skipped, self.settings),
+                forgetting=from_plain(Forgetting | None, header.get("forgetting")),
+            )
+        return gated
 
     @property
     def weights_passed_over(self) -> dict[str, str]:
@@ -143,19 +144,6 @@ class FleetAudit:
     def nothing_audited(self) -> bool:
         """Whether every adapter was refused, so that the counts of 0 are no answer."""
         return not self.adapters["status"].eq("audited").any()
-
-    def predicted(self) -> dict[str, tuple[Forgetting | None, float]]:
-        """Return what is predicted of the adapters that change a matrix, with their median effective ranks."""
-        return {
-            row["adapter"]: (
-                from_plain(
-                    Forgetting | None, document_in(pq.read_schema(file), METADATA_KEY).get("forgetting")
-                ),
-                row["effective_rank"],
-            )
-            for row, file in self._files()
-            if row["matrices"]
-        }
 
     def above(self, intruders: int) -> list[str]:
         """Return the adapters with more intruders than this."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from math import fsum
 from statistics import median
 from typing import TYPE_CHECKING
@@ -54,10 +54,6 @@ class Forgetting:
             share, of_affected = kinds.get(path.kind, (0.0, 0.0))
             kinds[path.kind] = share + own, of_affected + (own if name in affected else 0.0)
         return kinds
-
-    def without(self, changed: Sequence[str]) -> Forgetting:
-        """Return the same with more changed tensors that it does not count."""
-        return replace(self, left_out=[*self.left_out, *changed])
 
     @property
     def is_large(self) -> bool:
@@ -129,17 +125,14 @@ def is_predictable(rank: float) -> bool:
     return not (rank < _LEAST_RANK or rank > _LARGEST_RANK)
 
 
-def why_nats_open(forgetting: Forgetting | None, rank: float, limit: float) -> str | None:
-    """Return why an audit, of a median rank, does not tell whether a model keeps to a limit; None where it does."""
-    if forgetting is None and not is_predictable(rank):
+def why_not_predicted(rank: float) -> str:
+    """Return why an audit of updates of this median effective rank has no prediction."""
+    if not is_predictable(rank):
         return NOT_PREDICTED
-    if forgetting is None:
-        return (
-            "no nats are predicted, because the base is not prepared; run intruders prepare BASE --loss-on TEXT once, "
-            "and every audit of the base predicts them; or measure them: intruders evaluate --fail-above"
-        )
-    is_open = forgetting.left_out and not forgetting.is_above(limit)
-    return f"{forgetting.not_counted} are not counted" if is_open else None
+    return (
+        "no nats are predicted, because the base is not prepared; run intruders prepare BASE --loss-on TEXT once, "
+        "and every audit of the base predicts them; or measure them: intruders evaluate --fail-above"
+    )
 
 
 def in_short(nats: float, low: float, high: float) -> str:

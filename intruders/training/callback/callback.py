@@ -393,7 +393,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         audit = audit_pairing(pairing, self._settings, self._compute, kept=self._nats)
         forgetting = audit.forgetting
         if forgetting is not None and isinstance(tuned, nn.Module):
-            forgetting = forgetting.without(_trained_beside(tuned, forgetting))
+            left_out = [*forgetting.left_out, *_trained_beside(tuned, forgetting)]
+            forgetting = replace(forgetting, left_out=left_out)
         seconds = time.perf_counter() - started
         self.last = audit = replace(audit, seconds=seconds, forgetting=forgetting)
         movement, moved = self._start.movement(tuned, tensors)
