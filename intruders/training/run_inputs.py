@@ -38,12 +38,10 @@ _TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json",
 def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
     """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting.
 
-    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted. What else a
-    tokenizer is made of has an entry of its own.
+    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted.
     """
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
-    given = {name: source for name, source in sources.items() if source is not None}
-    return contents_of(given)
+    return contents_of({name: source for name, source in sources.items() if source is not None})
 
 
 def contents_of(models: Mapping[str, str]) -> dict[str, str]:
@@ -55,11 +53,7 @@ def contents_of(models: Mapping[str, str]) -> dict[str, str]:
 
 
 def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str, str]) -> None:
-    """Compare with the record of the run that is in the folder.
-
-    Raises:
-      SettingError: the run used other rows, or another base or adapter.
-    """
+    """Raise SettingError if the run of the record used other rows, or another base or adapter."""
     before = record.get("task", {}).get("data", {})
     now = task.fingerprint()
     for split in now:
@@ -80,17 +74,7 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
 
 
 def require_same_text(run: RunFolder, name: str, used: str, corpus: Corpus) -> None:
-    """Compare a text with that of the run in the folder, if it has begun.
-
-    Args:
-      run: the folder of the run.
-      name: of the setting, and of its part of the record.
-      used: what was done with the text, for the error.
-      corpus: the text as it is now.
-
-    Raises:
-      SettingError: the run used another text.
-    """
+    """Raise SettingError if the run in the folder has begun, and ``used`` another text for the setting ``name``."""
     if not (run.path / "run.json").is_file():
         return
     before = run.record.get(name)
@@ -105,8 +89,7 @@ def require_same_text(run: RunFolder, name: str, used: str, corpus: Corpus) -> N
 def content_of_model(source: str) -> str | None:
     """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None.
 
-    Unlike ``checkpoints.opening.many_sources.digest_of``, which is of what an audit or a measurement reads, it is for
-    what a training depends on, downloads nothing, and stands in the records of runs.
+    Unlike ``checkpoints.opening.many_sources.digest_of`` it is for what a training depends on, and downloads nothing.
     """
     folder = user_path(source)
     if not folder.is_dir():
@@ -115,15 +98,11 @@ def content_of_model(source: str) -> str | None:
 
 
 def _content_of_tokenizer(source: str) -> str | None:
-    """Return a digest of what :func:`content_of_model` omits of a tokenizer in a folder; None if there is none."""
     folder = user_path(source)
     if not folder.is_dir():
         return None
-    files = [
-        file
-        for file in folder.iterdir()
-        if file.name in _TOKENIZER_NAMES or file.name.endswith(_TOKENIZER_ENDINGS)
-    ]
+    inside = folder.iterdir()
+    files = [f for f in inside if f.name in _TOKENIZER_NAMES or f.name.endswith(_TOKENIZER_ENDINGS)]
     return _digest(files) if files else None
 
 
@@ -134,7 +113,6 @@ def _digest(files: Iterable[Path]) -> str:
 
 
 def _commit(repository: str) -> str | None:
-    """Return the commit of a model in the hub's cache, or None where it is not there yet."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
