@@ -18,7 +18,6 @@ class SplitModel:
     """The body and the head of a model of transformers, or of a PEFT model around one."""
 
     def __init__(self, own: Any, body: nn.Module) -> None:
-        """Take a transformers model apart; :meth:`of` finds its body."""
         self._own, self._body = own, body
         self._kind: Any = None  # of the body's outputs
 
@@ -29,11 +28,16 @@ class SplitModel:
         It cannot if it has no body of its own, if it calls a part of its body past the body itself, or if PEFT puts a
         prompt before its input.
         """
-        own = _without_wrapper(model)
+        own = model
+        if hasattr(model, "get_base_model"):
+            own = None if model.active_peft_config.is_prompt_learning else model.get_base_model()
         body = getattr(own, "base_model", None)
-        if not isinstance(body, nn.Module) or body is own or _calls_past(own, body):
+        if not hasattr(own, "can_generate") or not isinstance(body, nn.Module) or body is own:
             return None
-        return cls(own, body)
+        # A causal OPT or BART calls the decoder in its body and never the body.
+        decoder = getattr(body, "decoder", None)
+        calls_past = decoder is not None and own.can_generate() and own.get_decoder() is decoder
+        return None if calls_past else cls(own, body)
 
     @property
     def vocabulary(self) -> int:
@@ -61,25 +65,9 @@ class SplitModel:
             return logits
 
 
-def _calls_past(own: Any, body: nn.Module) -> bool:
-    """Return whether a causal model calls the decoder in its body and never the body, as OPT and BART do."""
-    decoder = getattr(body, "decoder", None)
-    return decoder is not None and own.can_generate() and own.get_decoder() is decoder
-
-
-def _without_wrapper(model: Any) -> Any:
-    """Return the transformers model in a PEFT model; None if PEFT puts a learned prompt before its input."""
-    if not hasattr(model, "get_base_model"):
-        return model if hasattr(model, "can_generate") else None
-    return None if model.active_peft_config.is_prompt_learning else model.get_base_model()
-
-
 @contextmanager
 def _answering(body: nn.Module, output: Any) -> Iterator[None]:
-    """Let the body return ``output`` for any input, so that the model's own head does the rest.
-
-    Some models scale or cap their logits after the head; the head's module alone would not.
-    """
+    # The model's own head does the rest: some models scale or cap their logits after the head's module.
     own = body.__dict__.get("forward")
     body.forward = lambda *_, **__: output
     try:

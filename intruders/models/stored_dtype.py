@@ -22,9 +22,6 @@ def dtype_to_load(location: str, loading: Loading) -> torch.dtype:
 
     ``auto`` is the type that the checkpoint's configuration names, as transformers has it; if it names none, bfloat16
     or float16 where all matrices are stored so, and float32 for every other checkpoint.
-
-    Raises:
-      CheckpointError: transformers cannot read the configuration.
     """
     if loading.dtype != "auto":
         return getattr(torch, loading.dtype)  # type: ignore[no-any-return]
@@ -35,7 +32,7 @@ def dtype_to_load(location: str, loading: Loading) -> torch.dtype:
 def recorded_dtypes(loading: Loading, sources: Iterable[str]) -> dict[str, list[str]]:
     """Return the types that the models are loaded in, for what a kept measurement depends on.
 
-    Nothing is returned where every model is in single precision, so that what earlier versions kept is still found.
+    Nothing is returned where every model is in single precision: what earlier versions kept is still found.
     """
     dtypes = [dtype_name(dtype_to_load(base_model_location(source), loading)) for source in sources]
     if loading.load_in is not None:

@@ -22,15 +22,12 @@ _FEWEST_PLACES = 64  # at once, so that the head's own weights are not read anew
 
 @torch.no_grad()
 def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-    """Compute ``-log p(label)`` at positions with a label.
+    """Compute ``-log p(label)`` in nats, in single precision, one per label in the order of reading.
 
     Args:
       model: a causal or masked language model, or a PEFT model around one.
       inputs: the model's arguments, (batch, width) each.
       labels: (batch, width), the token that is predicted *at* each position, or ``IGNORED``.
-
-    Returns:
-      Losses in nats, in single precision, one per label in the order of reading.
     """
     parts = [_losses(logits, wanted) for logits, wanted in _logits_in_parts(model, inputs, labels)]
     return torch.cat(parts) if parts else torch.empty(0, device=labels.device)
@@ -53,7 +50,7 @@ def _losses(logits: Tensor, wanted: Tensor) -> Tensor:
 def _logits_in_parts(
     model: nn.Module, inputs: dict[str, Tensor], labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the logits (positions, vocabulary) at labels, with the labels, in order, some at a time."""
+    # The logits are (positions, vocabulary), at labels, in order, some at a time.
     chosen = labels != IGNORED  # (batch, width)
     split = SplitModel.of(model)
     states = None if split is None else split.states(inputs)
@@ -61,9 +58,8 @@ def _logits_in_parts(
         yield model(**inputs).logits[chosen], labels[chosen]
         return
     step = max(_FEWEST_PLACES, _LOGITS_AT_ONCE // split.vocabulary)
-    for some, wanted in zip(
-        torch.split(states[chosen], step), torch.split(labels[chosen], step), strict=True
-    ):
+    parts = torch.split(states[chosen], step), torch.split(labels[chosen], step)
+    for some, wanted in zip(*parts, strict=True):
         yield split.logits(some), wanted
 
 
@@ -71,11 +67,8 @@ def target_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the mean of ``-log p(target)`` over the targets of a batch, in nats, in single precision or better.
 
     A classifier of transformers takes the loss of its logits in the type of its weights, which of 16 bits is too few.
-
-    Args:
-      model: a causal model or a classifier.
-      batch: its arguments (batch, width), with the labels: (batch,) classes, or (batch, width) tokens, of which
-        ``IGNORED`` and the first are no targets.
+    ``batch`` has the model's arguments (batch, width) and the labels: (batch,) classes, or (batch, width) tokens, of
+    which ``IGNORED`` and the first are no targets.
     """
     logits, labels = target_logits(model, batch)
     return cross_entropy(logits, labels)
@@ -88,12 +81,10 @@ def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
-    if labels.dim() == 1:
-        is_target = labels != IGNORED
-        return in_single(model(**inputs).logits[is_target]), labels[is_target]
-    labels = labels_of_next(labels)
+    is_of_tokens = labels.dim() > 1
+    labels = labels_of_next(labels) if is_of_tokens else labels
     is_target = labels != IGNORED
-    split = SplitModel.of(model) if is_target.any() else None
+    split = SplitModel.of(model) if is_of_tokens and is_target.any() else None
     states = None if split is None else split.states(inputs)
     if split is not None and states is not None:
         return in_single(split.logits(states[is_target])), labels[is_target]

@@ -11,7 +11,7 @@ from typing import Any
 from ..data.corpora import Corpus, is_here
 from ..data.task import Task
 from ..models.encoding import context_length, encode_classification, encode_completions, fitting
-from ..models.loading import load_model, load_tokenizer
+from ..models.loading import load_model, load_tokenizer, refuse_unknown_tokens
 from ..models.task_fit import refuse_masked
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .callback.text_loss import TextLoss
@@ -63,6 +63,7 @@ def prepare_run(
     set_seed(config.seed)
     labels = task.labels if task.kind == "classification" else None
     base = load_model(location, task.kind, labels, config.loading(task.kind))
+    refuse_unknown_tokens(base, tokenizer, location)
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)
     longest = max(len(row["input_ids"]) for row in rows)

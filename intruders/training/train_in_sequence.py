@@ -226,7 +226,7 @@ def _measured(
 def _stage_config(
     config: FinetuneConfig, task: str, stage: Path, before: Path | None, adapters: str
 ) -> FinetuneConfig:
-    from_before = {}
+    from_before: dict[str, Any] = {}
     if before is not None:
         from_before = (
             {"start_from": str(before)} if adapters == "keep" else {"base": str(before / "backbone")}
