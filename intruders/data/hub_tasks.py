@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import SettingError, missing_extra
 from ..system.notes import errors_only
 from .local_copies import digest_of_files, file_of_split, folder_of_copy
-from .local_files import DataFile, ending, read_rows
+from .local_files import ending, read_rows
 from .task import SPLITS, Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -43,15 +43,18 @@ def _pair(first: str, second: str) -> Callable[[dict[str, Any]], Example]:
     return lambda row: Example(text=row[first], pair=row[second], target=str(row["label"]))
 
 
+def _text(column: str) -> Callable[[dict[str, Any]], Example]:
+    return lambda row: Example(text=row[column], target=str(row["label"]))
+
+
 def _siqa(row: dict[str, Any]) -> Example:
     answers = f"1: {row['answerA']} 2: {row['answerB']} 3: {row['answerC']}"
     return Example(text=f"{row['context']} {row['question']}", pair=answers, target=str(row["label"]).strip())
 
 
 def _winogrande(row: dict[str, Any]) -> Example:
-    return Example(
-        text=row["sentence"], pair=f"1: {row['option1']} 2: {row['option2']}", target=row["answer"]
-    )
+    options = f"1: {row['option1']} 2: {row['option2']}"
+    return Example(text=row["sentence"], pair=options, target=row["answer"])
 
 
 def _fever(row: dict[str, Any]) -> Example:
@@ -66,7 +69,7 @@ def _instruction(prompt: str) -> Callable[[dict[str, Any]], Example]:
 
 
 def _guanaco(row: dict[str, Any]) -> Example:
-    """Return the example of a conversation in one text; its last answer is learned."""
+    # A conversation in one text; its last answer is learned.
     before, mark, answer = row["text"].rpartition("### Assistant:")
     return Example(text=before + mark, target=answer)
 
@@ -82,7 +85,7 @@ HUB_TASKS = {
     "qqp": HubTask("nyu-mll/glue", _pair("question1", "question2"), configuration="qqp"),
     "sst2": HubTask(
         "nyu-mll/glue",
-        lambda row: Example(text=row["sentence"], target=str(row["label"])),
+        _text("sentence"),
         configuration="sst2",
         columns=("sentence", "label"),
         label_names=("negative", "positive"),
@@ -96,7 +99,7 @@ HUB_TASKS = {
     ),
     "agnews": HubTask(
         "fancyzhang/ag_news",
-        lambda row: Example(text=row["text"], target=str(row["label"])),
+        _text("text"),
         validation=None,
         test="test",
         columns=("text", "label"),
@@ -123,11 +126,7 @@ HUB_TASKS = {
 
 
 def hub_task(name: str, seed: int = 0) -> Task:
-    """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it.
-
-    Raises SettingError when the hub cannot be reached or the set has other columns, MissingDependencyError
-    without the package ``datasets``.
-    """
+    """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it."""
     source = HUB_TASKS[name]
     copy = folder_of_copy(name)
     if copy is None:
@@ -164,9 +163,7 @@ def files_of_copied_task(name: str) -> list[Path]:
 
 
 def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:
-    """Return the file of every split that the folder has."""
-    file_by_split = {split: file_of_split(folder, split) for split in SPLITS}
-    files = {split: file for split, file in file_by_split.items() if file is not None}
+    files = {split: file for split in SPLITS if (file := file_of_split(folder, split)) is not None}
     if "train" not in files:
         raise SettingError(
             f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "
@@ -177,9 +174,15 @@ def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=12)  # the stages and measures of a run ask for the same rows
 def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]:
-    """Read the rows of one file; ``digest`` tells whether it is still the same."""
+    # The digest tells whether the file is still the same.
     source = HUB_TASKS[name]
-    rows = _rows_of_file(file, source)
+    names = source.columns if ending(file) in (".tsv", ".csv") else ()  # which a table without a header lacks
+    rows = read_rows(file, no_header=bool(names))
+    first = rows.rows[0] if rows.rows else {}
+    if len(first) == len(names) > 0 and not set(names) <= set(first.values()):
+        rows = replace(rows, rows=[dict(zip(names, row.values(), strict=True)) for row in rows.rows])
+    elif names:
+        rows = read_rows(file)
     examples = _examples(name, source, rows.rows, f"{file.parent.name}/{file.name}")
     return tuple(replace(example, origin=rows.origin(index)) for index, example in enumerate(examples))
 
@@ -200,17 +203,6 @@ def loader_of_hub(what: str, path: str) -> Iterator[Callable[..., Any]]:
             f"{' '.join(str(error).split())[:200]}); check the network, pass the data as a local file, or set "
             "INTRUDERS_DATA to a folder with a copy"
         ) from error
-
-
-def _rows_of_file(file: Path, source: HubTask) -> DataFile:
-    """Read the rows by the hub's column names, which a table without a header lacks."""
-    names = source.columns
-    if ending(file) in (".tsv", ".csv") and names:
-        whole = read_rows(file, no_header=True)
-        rows = whole.rows
-        if rows and len(rows[0]) == len(names) and not set(names) <= set(rows[0].values()):
-            return replace(whole, rows=[dict(zip(names, row.values(), strict=True)) for row in rows])
-    return read_rows(file)
 
 
 def _examples(name: str, source: HubTask, rows: Iterable[dict[str, Any]], where: str) -> list[Example]:

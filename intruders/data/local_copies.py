@@ -25,8 +25,7 @@ _STEMS = {"train": ("train",), "validation": ("validation", "dev", "valid"), "te
 def folder_of_copy(name: str) -> Path | None:
     """Return the folder with a copy of the set ``name``; None if ``$INTRUDERS_DATA`` is not set or lacks it.
 
-    The hyphen of a name is optional: ``wikitext-2`` or ``wikitext2``. Raises SettingError if the variable does not
-    name a folder.
+    The hyphen of a name is optional: ``wikitext-2`` or ``wikitext2``. SettingError if the variable names no folder.
     """
     given = os.environ.get(VARIABLE)
     if not given:
