@@ -89,7 +89,9 @@ class Task:
             digest = hashlib.sha256()
             for example in self.split(name):
                 content: dict[str, Any] = {
-                    name: getattr(example, name) for name in ("text", "target", "pair")
+                    "text": example.text,
+                    "target": example.target,
+                    "pair": example.pair,
                 }
                 if example.conversation is not None:
                     content["conversation"] = asdict(example.conversation)
