@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import SettingError
 from ..system.files import user_path
 from ..system.plugins import CORPORA, plugins_of
 from ..system.words import plural
-from .hub_tasks import HUB_TASKS, files_of_copied_task, loader_of_hub
-from .local_copies import VARIABLE, file_of_split, folder_of_copy
+from .hub_tasks import HUB_TASKS, VARIABLE, file_of_split, files_of_copied_task, folder_of_copy, loader_of_hub
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8
 
@@ -69,6 +69,10 @@ class Corpus:
         """The first 12 digits of a SHA-256 over the documents: two losses are of the same text if these agree."""
         content = json.dumps(self.documents, ensure_ascii=False).encode("utf-8", "surrogatepass")
         return hashlib.sha256(content).hexdigest()[:12]
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what the record of a run says of it."""
+        return {"corpus": self.name, "documents": len(self.documents), "digest": self.digest}
 
 
 Corpora = Mapping[str, Sequence[Corpus]]  # the parts of every corpus by its name; most have one

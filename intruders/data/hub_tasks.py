@@ -1,9 +1,16 @@
-"""The tasks of the paper, its neighbors and three instruction sets, by name: from the hub, or a local copy of it."""
+"""The tasks of the paper, its neighbors and three instruction sets, by name: from the hub, or a local copy of it.
+
+``$INTRUDERS_DATA`` names a folder with one folder per set, which has the name of the task or corpus:
+``sst2/train.tsv``, ``sst2/dev.tsv``, ``wikitext-2/test.txt``. The id of a run does not depend on it; the source that
+a run records does.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError, missing_extra
+from ..system.files import user_path
 from ..system.notes import errors_only
-from .local_copies import digest_of_files, file_of_split, folder_of_copy
-from .local_files import ending, read_rows
+from .local_files import SUFFIXES, ending, read_rows
 from .task import SPLITS, Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -223,3 +230,53 @@ def _examples(name: str, source: HubTask, rows: Iterable[dict[str, Any]], where:
             f"0 to {len(source.label_names) - 1}; fix the file"
         )
     return [replace(example, target=numbers[example.target]) for example in examples]
+
+
+VARIABLE = "INTRUDERS_DATA"
+
+# What the files of a split may be called, the usual names first.
+_STEMS = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
+
+
+def folder_of_copy(name: str) -> Path | None:
+    """Return the folder with a copy of the set ``name``; None if ``$INTRUDERS_DATA`` is not set or lacks it.
+
+    The hyphen of a name is optional: ``wikitext-2`` or ``wikitext2``. SettingError if the variable names no folder.
+    """
+    given = os.environ.get(VARIABLE)
+    if not given:
+        return None
+    folder = user_path(given)
+    if not folder.is_dir():
+        raise SettingError(
+            f"{VARIABLE} is {given!r}, which is not a folder; expected one with a folder per data set; "
+            "set it to one, or unset it to use the hub"
+        )
+    candidates = (folder / spelled for spelled in (name, name.replace("-", "")))
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def file_of_split(folder: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
+    """Return the file of a split in the folder of a copy, or None. SettingError if two match."""
+    files = [
+        path
+        for stem in _STEMS[split]
+        for suffix in suffixes
+        for packed in ("", ".gz")
+        if (path := folder / f"{stem}{suffix}{packed}").is_file()
+    ]
+    if len(files) > 1:
+        raise SettingError(
+            f"'{folder}' has {' and '.join(path.name for path in files)} for the {split} split; "
+            "expected one file per split; move the others away"
+        )
+    return files[0] if files else None
+
+
+def digest_of_files(files: Sequence[Path]) -> str:
+    """Return the first 12 digits of a SHA-256 over the content of files, in this order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]

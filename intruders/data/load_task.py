@@ -14,8 +14,7 @@ from ..system.files import user_path
 from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
 from .generated_tasks import GROUPS, pydoc_topics, word_problems
-from .hub_tasks import HUB_TASKS, hub_task
-from .local_copies import folder_of_copy
+from .hub_tasks import HUB_TASKS, folder_of_copy, hub_task
 from .local_files import COMPRESSED, SUFFIXES, ending, local_task
 from .task import Task, checked
 from .values import require_utf8

@@ -54,23 +54,20 @@ class Endpoint:
             parts = urlsplit(url)
             if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "'" in shown:
                 server = cls(url.rstrip("/").removesuffix("/v1") + "/v1", key)
-                server._find_models()
+                try:
+                    listed: Any = server._asked("/models").get("data")
+                except EndpointError as error:
+                    if error.status not in (404, 405, 501):  # of a server without a list
+                        raise
+                    listed = None
+                for entry in listed if isinstance(listed, list) else []:
+                    if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                        server.parents[entry["id"]] = entry.get("parent")
                 return server
         raise SettingError(
             f"endpoint is an address {shown}; expected one such as http://localhost:8000; pass it alone, and set "
             f"{KEY} if it needs a key"
         )
-
-    def _find_models(self) -> None:
-        listed: Any = None
-        try:
-            listed = self._asked("/models").get("data")
-        except EndpointError as error:
-            if error.status not in (404, 405, 501):  # of a server without a list
-                raise
-        for entry in listed if isinstance(listed, list) else []:
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-                self.parents[entry["id"]] = entry.get("parent")
 
     def log_probabilities(self, model: str, ids: Sequence[int], more: Mapping[str, Any]) -> Probabilities:
         """Return log p of a prompt's tokens; where the server does not give it, of likely tokens after the prompt."""

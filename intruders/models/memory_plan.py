@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -177,10 +176,17 @@ def room_of_cgroup(folder: Path) -> int | None:
 
 
 def _stored(location: str) -> _Stored:
-    folder = _folder(location)
+    folder = Path(location)
+    if not folder.is_dir():
+        try:
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(location, local_files_only=True))
+        except Exception:  # not downloaded yet: transformers says whatever there is to say
+            return _Stored(0, 0, 0, 0, 0)
     weights, floats, others = 0, 0, 0
     sizes = [0]
-    for file in sorted(folder.glob("*.safetensors")) if folder is not None else []:
+    for file in sorted(folder.glob("*.safetensors")):
         sizes.append(file.stat().st_size)
         for entry in read_header(file, mapped=False).values():  # a map needs memory
             size = entry.end - entry.begin
@@ -190,14 +196,3 @@ def _stored(location: str) -> _Stored:
             else:
                 others += size
     return _Stored(weights, floats, others, sum(sizes), max(sizes))
-
-
-def _folder(location: str) -> Path | None:
-    if os.path.isdir(location):
-        return Path(location)
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(location, local_files_only=True))
-    except Exception:  # not downloaded yet: transformers says whatever there is to say
-        return None

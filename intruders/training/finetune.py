@@ -193,8 +193,7 @@ def _train(
         | {
             "status": "finished",
             "steps": trainer.state.global_step,
-            "stopped_by": _reason(accuracy, auditor),
-            **_seen_by(auditor),
+            **_seen_by(accuracy, auditor),
             "a_movement": start_of_a.movement(dict(model.named_parameters())),
             "validation": {"accuracy": sum(right) / len(right) if right else None, "examples": len(right)},
             "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
@@ -230,8 +229,8 @@ def _record_of_start(
         record["task"]["source"] = task.source
     if prepared.replay is not None:
         record["replay"] = prepared.replay.recorded()
-    if (text := prepared.measured) is not None:
-        record["loss_on"] = {"corpus": text.name, "documents": len(text.documents), "digest": text.digest}
+    if prepared.measured is not None:
+        record["loss_on"] = prepared.measured.recorded()
     left_out = {
         "train": len(task.train) - len(prepared.rows),
         "validation": len(task.validation) - len(prepared.scored.validation),
@@ -276,20 +275,17 @@ def _score(
         return [], error
 
 
-def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
+def _seen_by(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> dict[str, Any]:
+    saved = None if auditor is None else auditor.put_back
+    seen: dict[str, Any] = {"stopped_by": "steps", "intruders": None}
     if accuracy is not None and accuracy.has_stopped:
         # The state of an earlier step, which is saved in its place, did not have the accuracy.
-        return "match" if auditor is None or auditor.put_back is None else "limit"
-    if auditor is not None and auditor.has_stopped:
-        return "intruders"
-    return "limit" if auditor is not None and auditor.has_stopped_at_limit else "steps"
-
-
-def _seen_by(auditor: IntruderCallback | None) -> dict[str, Any]:
+        seen["stopped_by"] = "match" if saved is None else "limit"
+    elif auditor is not None and (auditor.has_stopped or auditor.has_stopped_at_limit):
+        seen["stopped_by"] = "intruders" if auditor.has_stopped else "limit"
     if auditor is None or auditor.last is None:
-        return {"intruders": None}
-    saved = auditor.put_back
-    seen: dict[str, Any] = {"intruders": auditor.last.intruders if saved is None else saved["intruders"]}
+        return seen
+    seen["intruders"] = auditor.last.intruders if saved is None else saved["intruders"]
     if not auditor.is_below_limit:
         seen["over_limit"] = True
     if saved is not None:

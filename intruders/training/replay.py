@@ -28,14 +28,7 @@ class Replay:
     per_batch: int
 
     def recorded(self) -> dict[str, Any]:
-        """Return what the record of a run says of it."""
-        return {
-            "corpus": self.corpus.name,
-            "documents": len(self.corpus.documents),
-            "digest": self.corpus.digest,
-            "rows": len(self.rows),
-            "rows_per_batch": self.per_batch,
-        }
+        return self.corpus.recorded() | {"rows": len(self.rows), "rows_per_batch": self.per_batch}
 
 
 def read_replay(

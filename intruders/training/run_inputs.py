@@ -46,9 +46,12 @@ def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
 
 def contents_of(models: Mapping[str, str]) -> dict[str, str]:
     """Return the digests of models by their names, and by ``tokenizer of NAME`` of what else makes their tokenizers."""
-    digests = {name: content_of_model(source) for name, source in models.items()} | {
-        f"tokenizer of {name}": _content_of_tokenizer(source) for name, source in models.items()
-    }
+    digests = {name: content_of_model(source) for name, source in models.items()}
+    for name, source in models.items():
+        folder = user_path(source)
+        inside = list(folder.iterdir()) if folder.is_dir() else []
+        files = [f for f in inside if f.name in _TOKENIZER_NAMES or f.name.endswith(_TOKENIZER_ENDINGS)]
+        digests[f"tokenizer of {name}"] = _digest(files) if files else None
     return {name: digest for name, digest in digests.items() if digest is not None}
 
 
@@ -91,33 +94,20 @@ def content_of_model(source: str) -> str | None:
 
     Unlike ``checkpoints.opening.many_sources.digest_of`` it is for what a training depends on, and downloads nothing.
     """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     folder = user_path(source)
     if not folder.is_dir():
-        return _commit(source)
+        try:
+            cached = try_to_load_from_cache(source, "config.json")
+        except (HFValidationError, OSError):
+            return None
+        return Path(cached).parent.name if isinstance(cached, str) else None
     return _digest(file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
-
-
-def _content_of_tokenizer(source: str) -> str | None:
-    folder = user_path(source)
-    if not folder.is_dir():
-        return None
-    inside = folder.iterdir()
-    files = [f for f in inside if f.name in _TOKENIZER_NAMES or f.name.endswith(_TOKENIZER_ENDINGS)]
-    return _digest(files) if files else None
 
 
 def _digest(files: Iterable[Path]) -> str:
     digest = xxhash.xxh3_128()
     add_files(digest, sorted(files))
     return digest.hexdigest()
-
-
-def _commit(repository: str) -> str | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        file = try_to_load_from_cache(repository, "config.json")
-    except (HFValidationError, OSError):
-        return None
-    return Path(file).parent.name if isinstance(file, str) else None

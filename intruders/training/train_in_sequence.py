@@ -85,11 +85,15 @@ def train_in_sequence(
             "adapter; pass merge, or another method"
         )
     out = Path(config.out)
-    folders = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
-    configs = [
-        _stage_config(config, task, folder, before, adapters)
-        for task, folder, before in zip(tasks, folders, [None, *folders[:-1]], strict=True)
-    ]
+    configs: list[FinetuneConfig] = []
+    for number, task in enumerate(tasks, start=1):
+        before = out / f"stage-{number - 1}"
+        from_before: dict[str, Any] = {}
+        if number > 1 and adapters == "keep":
+            from_before["start_from"] = str(before)
+        elif number > 1:
+            from_before["base"] = str(before / "backbone")
+        configs.append(replace(config, task=task, out=str(out / f"stage-{number}"), **from_before))
     loaded = [load_task(name, config, config.data_seed) for name in tasks]
     _check_tasks(config, loaded)
     if retrain_heads and all(task.kind != "classification" for task in loaded):
@@ -221,14 +225,3 @@ def _measured(
         record = {"accuracies": row, "intruders": audited.intruders, "vectors": audited.vectors, **settings}
         write_atomically(file, (json.dumps(record) + "\n").encode())
     return record
-
-
-def _stage_config(
-    config: FinetuneConfig, task: str, stage: Path, before: Path | None, adapters: str
-) -> FinetuneConfig:
-    from_before: dict[str, Any] = {}
-    if before is not None:
-        from_before = (
-            {"start_from": str(before)} if adapters == "keep" else {"base": str(before / "backbone")}
-        )
-    return replace(config, task=task, out=str(stage), **from_before)
