@@ -68,27 +68,23 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
     path, _, described = name.partition("?")
     if ending(Path(path)) in SUFFIXES:
         return checked(local_task(user_path(path), _described(columns, described, name), seed))
-    _refuse_other_file(user_path(path))
+    file, endings = user_path(path), ", ".join(SUFFIXES)
+    if file.is_dir():
+        raise SettingError(
+            f"task {str(file)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
+        )
+    if file.is_file():
+        is_packed = file.suffix.lower() in COMPRESSED
+        what, how = (
+            ("is compressed", "unpack") if is_packed else ("has an ending that is not known", "convert")
+        )
+        raise SettingError(f"data file {str(file)!r} {what}; expected one ending in {endings}; {how} it")
     names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS, *others]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise SettingError(
-        f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in "
-        f"{', '.join(SUFFIXES)}"
+        f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in {endings}"
     )
-
-
-def _refuse_other_file(path: Path) -> None:
-    endings = ", ".join(SUFFIXES)
-    if path.is_dir():
-        raise SettingError(
-            f"task {str(path)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
-        )
-    if path.is_file():
-        is_compressed = path.suffix.lower() in COMPRESSED
-        what = "is compressed" if is_compressed else "has an ending that is not known"
-        how = "unpack it" if is_compressed else "convert it"
-        raise SettingError(f"data file {str(path)!r} {what}; expected one ending in {endings}; {how}")
 
 
 def files_of_task(name: str, columns: Columns) -> list[Path]:

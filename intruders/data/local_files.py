@@ -28,6 +28,12 @@ from .values import NotTextError, causal_example, classified_example, empty_valu
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # each may have .gz behind it
 # Where nothing tells what is in it, the advice is to unpack.
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# Without strict, a quotation mark that is not closed makes one cell of the rows that follow. Tab-separated files of the
+# field do not quote: a stray quotation mark is text.
+_TABLES: dict[str, dict[str, Any]] = {
+    ".csv": {"delimiter": ",", "strict": True},
+    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
+}
 # Names that need not be given, as the libraries of the field have them.
 _USUAL = (("prompt", "completion"), ("messages",), ("text", "label"))
 _HELD_OUT = 0.1
@@ -140,19 +146,16 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
     if not path.is_file():
         raise SettingError(f"data file {str(path)!r} does not exist")
     suffix = ending(path)
+    if suffix not in SUFFIXES:
+        raise SettingError(
+            f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
+        )
     try:
-        if suffix in (".jsonl", ".ndjson"):
-            return _json_lines(path)
-        if suffix == ".json":
-            return _json(path)
-        if suffix == ".csv":
-            # Without strict, a quotation mark that is not closed makes one cell of the rows that follow.
-            return _delimited(path, no_header, delimiter=",", strict=True)
-        if suffix == ".tsv":
-            # Tab-separated files of the field do not quote; a stray quotation mark is text.
-            return _delimited(path, no_header, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if suffix in _TABLES:
+            return _delimited(path, no_header, **_TABLES[suffix])
         if suffix in (".parquet", ".arrow"):
             return _columnar(path, suffix)
+        return _json(path) if suffix == ".json" else _json_lines(path)
     except UnicodeDecodeError as error:
         said = f"data file {str(path)!r} is not UTF-8 text: {all_lines(error)}"
         raise SettingError(f"{said}; expected UTF-8; save the file in that encoding") from error
@@ -160,9 +163,6 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
         raise SettingError(
             f"data file {str(path)!r} cannot be read as {suffix[1:]}: {all_lines(error)}"
         ) from error
-    raise SettingError(
-        f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
-    )
 
 
 def _kind(name: str, columns: Columns) -> Kind:

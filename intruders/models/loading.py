@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..checkpoints.stored.locate import locate
@@ -79,7 +78,16 @@ def _loaded(kind: Any, location: str, what: str, loading: Loading, **of_head: An
     require_memory(location, loading)
     arguments: dict[str, Any] = {"dtype": dtype_to_load(location, loading)} | of_head
     if loading.load_in is not None:
-        arguments["quantization_config"] = _quantization(loading.load_in, arguments["dtype"])
+        if find_spec("bitsandbytes") is None:
+            raise MissingDependencyError(
+                f"--load-in {loading.load_in} needs the package 'bitsandbytes', which is not installed; run pip "
+                "install bitsandbytes, or leave --load-in out"
+            )
+        from transformers import BitsAndBytesConfig
+
+        in_4_bits = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": arguments["dtype"]}
+        way = {"load_in_8bit": True} if loading.load_in == "8bit" else {"load_in_4bit": True, **in_4_bits}
+        arguments["quantization_config"] = BitsAndBytesConfig(**way)
         arguments["device_map"] = {"": str(loading.torch_device())}
     if loading.device_map is not None:
         arguments["device_map"] = loading.device_map
@@ -101,19 +109,6 @@ def _require_head_of(classes: int, location: str) -> None:
             f"{as_given(location)!r} is a classifier whose number of classes is {config.num_labels}, and the task has "
             f"{classes}; pass the base that it was trained from"
         )
-
-
-def _quantization(load_in: str, compute: torch.dtype) -> Any:
-    if find_spec("bitsandbytes") is None:
-        raise MissingDependencyError(
-            f"--load-in {load_in} needs the package 'bitsandbytes', which is not installed; run pip install "
-            "bitsandbytes, or leave --load-in out"
-        )
-    from transformers import BitsAndBytesConfig
-
-    if load_in == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
 def _placed(model: Any, loading: Loading) -> nn.Module:

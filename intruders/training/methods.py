@@ -64,16 +64,6 @@ def plugins_for(config: FinetuneConfig) -> list[Any]:
     return [known[name] for name in dict.fromkeys(asked.values())]
 
 
-def prepared_for_qlora(model: Any, config: FinetuneConfig) -> nn.Module:
-    """Return a model with quantized layers, as PEFT prepares it for training: what stays whole is in float32."""
-    from peft import prepare_model_for_kbit_training
-
-    prepared: nn.Module = prepare_model_for_kbit_training(
-        model, use_gradient_checkpointing=config.gradient_checkpointing
-    )
-    return prepared
-
-
 def go_on_from(model: Any, adapter: str, base: str) -> None:
     """Put the low-rank weights of a saved adapter into ``model``, which is of ``base``; a head starts again.
 
@@ -129,14 +119,6 @@ def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Opti
         scale = {"r": config.rank, "lora_alpha": config.lora_alpha, "weight_decay": config.weight_decay}
         optimizer = optimizers.create_lorafa_optimizer(model, lr=config.lr, **scale)
     return optimizer
-
-
-def save_start(model: Any, config: FinetuneConfig, folder: Path) -> Path | None:
-    """Keep the untrained adapter of a method that changes the base; saving needs it to undo that change."""
-    if not config.starts_from_changed_base:
-        return None
-    model.save_pretrained(folder)
-    return folder
 
 
 def save_model(model: Any, folder: Path, start: Path | None) -> None:

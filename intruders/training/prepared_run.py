@@ -17,7 +17,7 @@ from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .callback.text_loss import TextLoss
 from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
-from .methods import go_on_from, prepare, prepared_for_qlora, save_start
+from .methods import go_on_from, prepare
 from .replay import Replay, ReplaySampler, read_replay, replayed_text
 from .run_folder import RunFolder
 from .run_inputs import require_same_text
@@ -82,13 +82,18 @@ def prepare_run(
         steps = math.ceil(each * float(arguments.num_train_epochs))
     config.check_steps(steps)
     arguments.warmup_steps = steps_of_warmup(config, steps)
-    if config.load_in is not None:
-        base = prepared_for_qlora(base, config)
+    if config.load_in is not None:  # what stays whole is in float32
+        from peft import prepare_model_for_kbit_training
+
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
     kl = KLToBase.of(config, base)
-    model = prepare(base, config, task.kind)
+    model: Any = prepare(base, config, task.kind)
     if config.start_from is not None:
         go_on_from(model, config.start_from, config.base)
-    start = save_start(model, config, scratch / "start")
+    start = None
+    if config.starts_from_changed_base:
+        start = scratch / "start"
+        model.save_pretrained(start)
     return PreparedRun(
         arguments=arguments,
         precision=precision,

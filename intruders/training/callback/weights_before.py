@@ -137,7 +137,21 @@ def require_loadable(model: nn.Module, args: Any) -> None:
             "a state of the model cannot be kept: its Trainer loads one adapter of a PeftModel alone; wrap the model "
             "by peft.get_peft_model with one adapter, or leave keep_forgetting_below and keep_intruders_below out"
         )
-    if sharded_by(model) is None and (lost := _not_saved(model)):
+    if sharded_by(model) is not None:
+        return
+    from peft import get_peft_model_state_dict
+
+    peft_model: Any = model
+    state = model.state_dict(keep_vars=True)
+    states = [
+        get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
+        for name in peft_model.peft_config
+    ]
+    saved = {id(tensor) for of_adapter in states for tensor in of_adapter.values()}
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # Norms in LongLoRA, for one.
+    lost = [name.removeprefix("base_model.model.") for name, tensor in trained if id(tensor) not in saved]
+    if lost:
         raise SettingError(
             f"a state of the model cannot be kept: {some_of(lost)} beneath its adapters is trained and not saved "
             "with them; freeze it or name its module in modules_to_save, or leave keep_forgetting_below and "
@@ -153,25 +167,6 @@ def require_loadable_shards(way: str) -> None:
             "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
             "stop_above"
         )
-
-
-def _not_saved(model: Any) -> list[str]:
-    """Return the names of what is trained and not saved with the adapters, such as norms in LongLoRA."""
-    from peft import get_peft_model_state_dict
-
-    state = model.state_dict(keep_vars=True)
-    saved = {
-        id(tensor)
-        for name in model.peft_config
-        for tensor in get_peft_model_state_dict(
-            model, state_dict=state, adapter_name=name, save_embedding_layers=False
-        ).values()
-    }
-    return [
-        name.removeprefix("base_model.model.")
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in saved
-    ]
 
 
 def require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:
