@@ -21,6 +21,7 @@ from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..data.corpora import load_corpora
 from ..engine.nats import packed_width
 from ..errors import SettingError, some_of
+from ..models.loading import require_known
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from ..system.progress import Progress, silent
@@ -95,12 +96,7 @@ class NatsPlan:
                 f"{FEWEST_DOCUMENTS} or more, of which an interval can be told; pass a longer text"
             )
         model: Any = opened.model
-        highest, known = int(_ids(windows).max()), len(model.get_input_embeddings().weight)
-        if highest >= known:
-            raise SettingError(
-                f"the tokenizer of '{base}' makes token {highest} of '{text}', and the model has {known} tokens; "
-                "expected the tokenizer that it was trained with; copy that into its folder"
-            )
+        require_known(_ids(windows), model.get_input_embeddings(), base)
         first = _ids(windows[:1])
         draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, first), first, [0])
         if not draft.owner:
