@@ -90,18 +90,18 @@ class RemedyComparison(JsonResult):
 
     base: str
     tuned: str
-    tuned_kind: str  # "adapter" or "checkpoint"
-    target: str  # the task that the model was tuned for
+    tuned_kind: str
+    target: str
     settings: Mapping[str, Any]
-    allow: float  # nats per token
-    level: float  # of every interval
-    counts: Mapping[str, Mapping[str, int]]  # of documents and examples, by share
+    allow: float
+    level: float
+    counts: Mapping[str, Mapping[str, int]]
     base_point: Point
     tuned_point: Point
-    curve: list[Point] = field(repr=False)  # interpolation on the data that are reported
-    forgotten: Interval  # L_tuned - L_base
+    curve: list[Point] = field(repr=False)
+    forgotten: Interval
     remedies: list[ComparedRemedy] = field(repr=False)
-    others: list[str] = field(default_factory=list)  # tuned tensors that an audit does not examine
+    others: list[str] = field(default_factory=list)
 
     @property
     def better(self) -> list[ComparedRemedy]:
@@ -178,7 +178,11 @@ class RemedyComparison(JsonResult):
             options |= {"dtype": settings.get("dtype"), **self._of_task()}
         if best.name == "drop":
             options["seed"] = settings["seed"] or None
-        if self.tuned_kind != "checkpoint" and self._needs_a_checkpoint(best):
+        # Adapters cannot store single entries or change full tensors.
+        kind = kind_of(best.name)
+        if self.tuned_kind != "checkpoint" and (
+            not kind.fits_an_adapter or (kind.reach == "model" and self.others)
+        ):
             options["as"] = "checkpoint"
         words = command_of("mitigate", self.base, self.tuned, **options)
         audited: dict[str, Any] = {name: settings.get(name) or () for name in FINDING_INTRUDERS}
@@ -255,37 +259,21 @@ class RemedyComparison(JsonResult):
     def _healing_command(self, out: str, strength: float) -> str:
         """Return the command that learns the same doses again and writes the model at their share."""
         task = self._of_task()
-        words = command_of(
-            "heal",
-            self.base,
-            self.tuned,
-            task=task["task"],
-            loss_on=list(self.base_point.losses),
-            allow=self.allow,
-        )
+        learned_on = {"task": task["task"], "loss_on": list(self.base_point.losses), "allow": self.allow}
+        words = command_of("heal", self.base, self.tuned, **learned_on)
         words += changed_options(HealSettings(**self.settings.get("healing", {})))
         seed = {"seed": self.settings.get("seed") or None, "data_seed": task["data_seed"]}
         words += command_of("heal", dtype=self.settings.get("dtype"), **seed)[2:]
         if strength == 1:
             return shlex.join([*words, "--out", out])
         learned = f"{out}-doses"
-        share = command_of(
-            "mitigate", self.base, self.tuned, remedy="doses", doses=learned, strength=strength, out=out
-        )
+        of_share = {"remedy": "doses", "doses": learned, "strength": strength, "out": out}
+        share = command_of("mitigate", self.base, self.tuned, **of_share)
         return f"{shlex.join([*words, '--out', learned])} && {shlex.join(share)}"
 
     def _of_task(self) -> dict[str, object]:
-        return {
-            "task": str(self.settings.get("task") or self.target),
-            "data_seed": self.settings.get("data_seed"),
-        }
-
-    def _needs_a_checkpoint(self, remedy: ComparedRemedy) -> bool:
-        """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""
-        cls = known_remedies().get(remedy.name)
-        if cls is None:
-            return False
-        return not cls.fits_an_adapter or (cls.reach == "model" and bool(self.others))
+        task = str(self.settings.get("task") or self.target)
+        return {"task": task, "data_seed": self.settings.get("data_seed")}
 
 
 def _beats(remedy: ComparedRemedy, control: str) -> bool:
@@ -295,14 +283,8 @@ def _beats(remedy: ComparedRemedy, control: str) -> bool:
 
 def _strength(remedy: ComparedRemedy) -> str:
     assert remedy.chosen is not None
-    return f"{strength_name(remedy.name)} {remedy.chosen.strength:g}"
-
-
-def strength_name(name: str) -> str:
-    """Return the name of that number."""
-    return kind_of(name).strength
+    return f"{kind_of(remedy.name).strength} {remedy.chosen.strength:g}"
 
 
 def kind_of(name: str) -> type[Remedy]:
-    """Return the class of a remedy."""
     return ScaledIntruders if name == INTRUDERS else known_remedies()[name]

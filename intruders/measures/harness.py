@@ -89,21 +89,17 @@ def _evaluated(
     with quiet_transformers(), _quiet_harness():
         manager = _manager(settings)
         import lm_eval  # type: ignore[import-untyped,import-not-found,unused-ignore]
-        from lm_eval.models.huggingface import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-            HFLM,
-        )
+        from lm_eval.models import huggingface  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
+        drawn = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
         return lm_eval.simple_evaluate(
-            model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
+            model=huggingface.HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
             tasks=list(settings.lm_eval),
             task_manager=manager,
             limit=limit,
             bootstrap_iters=1000,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
             log_samples=log_samples,
+            **dict.fromkeys(drawn, seed),
         )
 
 
@@ -148,14 +144,8 @@ def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:
         if not isinstance(value, int | float) or metric.endswith("_stderr") or metric == "sample_len":
             continue
         error = values.get(f"{metric}_stderr,{chosen}")
-        scores.append(
-            HarnessScore(
-                task,
-                metric if chosen in ("", "none") else key,
-                float(value),
-                float(error) if isinstance(error, int | float) else None,
-            )
-        )
+        known = float(error) if isinstance(error, int | float) else None
+        scores.append(HarnessScore(task, metric if chosen in ("", "none") else key, float(value), known))
     return scores
 
 

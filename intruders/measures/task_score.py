@@ -62,7 +62,6 @@ def score_task(
 
 
 def score_of_answers(task: Task, split: str, right: list[bool], unfinished: int = 0) -> TaskScore:
-    """Return the score of answers to the examples of a split."""
     held_out = task.is_held_out and split == "validation"
     limit = tokens_of_answers(task) if task.kind == "causal" else None
     return TaskScore(

@@ -17,13 +17,17 @@ from typing import Any
 def plain(value: Any, *, short: bool = False) -> Any:
     """Return a value for JSON, which has no NaN and no infinity: both become None.
 
-    With ``short``, what has an ``as_dict`` writes itself.
+    With ``short``, what has an ``as_dict`` writes itself. A field with the metadata ``if_any`` is left out where it is
+    None.
     """
     if short and hasattr(value, "as_dict"):
         return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name), short=short) for field in fields}
+        return {
+            field.name: plain(item, short=short)
+            for field in dataclasses.fields(value)
+            if (item := getattr(value, field.name)) is not None or "if_any" not in field.metadata
+        }
     if isinstance(value, Mapping):
         return {name: plain(item, short=short) for name, item in value.items()}
     if isinstance(value, list | tuple):
