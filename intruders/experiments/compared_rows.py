@@ -101,10 +101,7 @@ def controls_of(
 
 
 def of_task(surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], bench: Bench) -> list[Surgery]:
-    """Return one remedy at several strengths with a task's sensitivities, which are measured once.
-
-    Raises SettingError where no update in reach has two singular values to compare.
-    """
+    """Return one remedy at several strengths with a task's sensitivities, which are measured once."""
     first = surgeries[0]
     reached = {case.matrix.name: first.directions(case) for case in cases if first.reaches(case.matrix.name)}
     if reached and all(len(part.values) < 2 for part in reached.values()):
@@ -282,11 +279,7 @@ class Comparing:
         )
 
     def _prepared(self, name: str) -> tuple[list[Remedy], list[Case]]:
-        """Return the remedy at every strength, fitted to the model, and its matrices.
-
-        Raises:
-          _CannotRunError: the remedy does not fit the model or the data.
-        """
+        """Return the remedy at every strength, fitted to the model, and its matrices."""
         matrices, comparison = self.bench.matrices, self.comparison
         if name == INTRUDERS and matrices.audit.intruders == 0:
             raise _CannotRunError(f"no intruders among the {matrices.audit.k} leading vectors of any matrix")

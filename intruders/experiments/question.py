@@ -55,12 +55,7 @@ class Question:
     def about(
         cls, base: object, tuned: object, data_seed: int | None = None, seed: int = 0, **settings: Any
     ) -> Question:
-        """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base.
-
-        Raises:
-          SettingError: a seed is out of range.
-          CheckpointError: neither model is given, or one is a model in memory or no name at all.
-        """
+        """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base."""
         check_seeds(seed=seed, data_seed=data_seed)
         source, model = sides_on_disk(base, tuned)
         return cls(source, model, data_seed, seed, **settings)

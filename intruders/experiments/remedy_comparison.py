@@ -26,18 +26,6 @@ from .point import INTERVALS, Point, rows_of_document
 from .yardstick import FourParts, Items
 
 SCHEMA = 1
-# One row a point; an interval has its ends in two more columns.
-COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
-    ("remedy", pa.string()),
-    ("strength", pa.float64()),
-    ("control", pa.string()),
-    ("share", pa.string()),
-    ("chosen", pa.bool_()),
-    ("norm", pa.float64()),
-    ("output", pa.float64()),
-    ("accuracy", pa.float64()),
-    *((f"{name}{end}", pa.float64()) for name in INTERVALS for end in ("", "_low", "_high")),
-)
 
 
 @dataclass(frozen=True)
@@ -242,8 +230,12 @@ class RemedyComparison(JsonResult):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``remedies.json`` and ``remedies.parquet`` to an existing folder."""
-        schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
-        content = parquet_bytes(pa.Table.from_pylist(self.rows(), schema=schema))
+        text, number = pa.string(), pa.float64()
+        columns = {"remedy": text, "strength": number, "control": text, "share": text, "chosen": pa.bool_()}
+        # An interval has its ends in two more columns.
+        intervals = [f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")]
+        columns |= dict.fromkeys(["norm", "output", "accuracy", *intervals], number)
+        content = parquet_bytes(pa.Table.from_pylist(self.rows(), schema=pa.schema(columns)))
         folder = user_path(path)
         document = json_bytes(self.to_document(), self.indent)
         write_together({folder / "remedies.parquet": content}, folder / self.file_name, document)

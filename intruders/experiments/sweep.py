@@ -17,8 +17,8 @@ from ..system.result_protocol import JsonResult
 from ..version import __version__
 from .point import Point
 
-CHANGE = "+.3f"  # the format of a change in nats per token
 SCHEMA = 1
+CHANGE = "+.3f"  # the format of a change in nats per token
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ class InterventionSweep(JsonResult):
 
     def _verdict(self, point: Intervention) -> str:
         change, gain, matrices = self.trade(point), point.gain, self.audit.affected
-        moved = [f"loss on {name} {_moved(one, '.3f')}" for name, one in change.losses.items()]
-        for name, one in change.accuracies.items():
-            moved.append(f"accuracy on {name} {_moved(one.times(100), '.1f', ' points')}")
+        moved = [f"loss on {name} {_moved(loss, '.3f')}" for name, loss in change.losses.items()]
+        for name, share in change.accuracies.items():
+            moved.append(f"accuracy on {name} {_moved(share.times(100), '.1f', ' points')}")
         parts = [f"at scale {point.scale:g} {' and '.join(moved)}"]
         if gain is not None and gain.is_clear:
             side, size = ("below", gain) if gain.estimate > 0 else ("above", gain.turned())
@@ -161,8 +161,8 @@ class InterventionSweep(JsonResult):
             },
             "intruders": self.audit.intruders,
             "interpolation": [
-                {"alpha": one.strength, "loss": one.loss.estimate, "task_loss": one.task_loss.estimate}
-                for one in self.curve
+                {"alpha": at.strength, "loss": at.loss.estimate, "task_loss": at.task_loss.estimate}
+                for at in self.curve
             ],
             "points": [
                 {

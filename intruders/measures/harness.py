@@ -36,8 +36,7 @@ def harness_scores(
 ) -> list[HarnessScore]:
     """Run the tasks by name, on the first ``limit`` examples of each.
 
-    Raises MissingDependencyError without the package lm_eval, SettingError for a task that it does not know,
-    for own tasks that are not in a folder, and for a masked model.
+    Raises MissingDependencyError without lm_eval, SettingError for a task that it does not know, and a masked model.
     """
     evaluated = _evaluated(opened, settings, limit, seed, log_samples=False)
     return [score for task, values in evaluated["results"].items() for score in _scores(task, values)]
@@ -48,8 +47,7 @@ def harness_items(
 ) -> dict[str, list[float]]:
     """Return the scores of all examples by task, from its first metric per example that rises with better answers.
 
-    A group is replaced by its tasks. Raises as :func:`harness_scores` does, and SettingError for a task without such a
-    metric.
+    A group is replaced by its tasks. Raises SettingError for a task without such a metric.
     """
     evaluated = _evaluated(opened, settings, limit, seed, log_samples=True)
     return {

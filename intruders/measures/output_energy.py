@@ -32,6 +32,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .corpus_loss import WINDOW
 
+SCHEMA = 1
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
 
 
@@ -69,9 +70,6 @@ def sample_inputs(
                 chosen[:] = sorted(draw.sample(range(len(ids)), min(_TOKENS, len(ids))))
                 opened.model(input_ids=torch.tensor([ids], device=device))
     return {name: torch.cat(parts) for name, parts in sampled.items() if parts}
-
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,8 @@ def output_energy(
 ) -> OutputEnergy:
     """Measure the output energy of every update D = W - W0 on the beginnings of ``documents``, read by the base.
 
-    Args:
-      base: the model before fine-tuning, with a language-model head.
-      tuned: the model after it, or an adapter.
-      documents: texts; of each the first ``window`` tokens are read. ``max_tokens`` of a loss does not shorten them.
-      window: number of tokens; by default 1024 or the model's context.
-      audit: the settings that select the matrices.
-      loading: how the base is loaded.
-
-    Raises CheckpointError when a model cannot be opened, or when no changed matrix is a linear layer's weight.
+    Of each document the first ``window`` tokens are read, by default 1024 or the model's context; ``max_tokens`` of a
+    loss does not shorten them. Raises CheckpointError when no changed matrix is a linear layer's weight.
     """
     from transformers.pytorch_utils import Conv1D
 

@@ -148,7 +148,7 @@ def verify_served(
     for done, (name, more) in enumerate(calls):
         progress("ask the server", done, len(calls))
         told = [server.log_probabilities(name, ids, more) for ids in prompts]
-        answers.append({(n, *key): value for n, one in enumerate(told) for key, value in one.items()})
+        answers.append({(n, *key): value for n, row in enumerate(told) for key, value in row.items()})
     keys = sorted(set(answers[0]).intersection(*answers))
     served, again, of_base, base_again = (np.array([answer[key] for key in keys]) for answer in answers)
     if not keys:
