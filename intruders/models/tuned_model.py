@@ -65,7 +65,7 @@ def open_language_model(
         masked = is_masked(location)
         notes = named_base_note(source, base)
         if is_classifier(source, adapter):
-            model = _language_model(location if adapter else _head_location(source, base), masked, loading)
+            model: Any = _language_model(location if adapter else _head_location(source, base), masked, loading)
             classifier, more = _classifier(source, adapter, location, None, loading, merged=merged)
             notes += more
             if adapter is not None and not merged:
