@@ -56,12 +56,12 @@ def counted_products() -> Iterator[ProductCount]:
         count.add_factorization()
         return cholesky(*arguments, **settings)
 
-    for kind, name, product in products:
-        setattr(kind, name, counted(product))
+    for name, product in products:
+        setattr(Dense, name, counted(product))
     torch.linalg.cholesky_ex = counted_cholesky
     try:
         yield count
     finally:
-        for kind, name, product in products:
-            setattr(kind, name, product)
+        for name, product in products:
+            setattr(Dense, name, product)
         torch.linalg.cholesky_ex = cholesky

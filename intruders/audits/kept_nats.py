@@ -147,7 +147,6 @@ class KeptNats:
 
     @classmethod
     def at(cls, store: BaseCache | None, base: Checkpoint) -> KeptNats:
-        """Return what a cache has."""
         return cls(store.folder if isinstance(store, DiskCache) else None, base)
 
     @classmethod
@@ -169,7 +168,7 @@ class KeptNats:
         chosen = [at for at in range(len(responses)) if ranks is None or is_predictable(ranks[at])]
         for group in [[at] for at in chosen] if shared is None else [chosen] if chosen else []:
             name, base = batch.matrices[group[0]].name, batch.pair.base[group[0]]
-            rows = self.rows(name, base) if shared is None else shared.rows(name, self.rows)
+            rows = self.rows(name, base) if shared is None else shared.rows(self.rows)
             if rows is not None:
                 updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
                 for at, own in zip(group, rows.responses(updates), strict=True):

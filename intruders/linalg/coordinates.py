@@ -1,20 +1,14 @@
 """A tuned matrix ``W0 + D`` in the coordinates of its base: a diagonal matrix plus one of rank r.
 
-W0 = U S V^T, and D = B A with rows of A orthonormal. With P = U^T B, Q = V^T A^T, and thin QR decompositions of what B
-has outside U and A^T outside V,
+docs/concepts/certificate.md has the notation, the theorem on ``M = diag(s, 0) + [P; R_b] [Q; R_a]^T`` and its proof.
+The first entries of a left singular vector of M are the cosines with all left singular vectors of W0. With D =
+diag(s^2, 0),
 
-    M = diag(s, 0) + [P; R_b] [Q; R_a]^T        W = [U O_b] M [V O_a]^T
+    M M^T - t I = (D - t) + F C F^T,    C = [[0, I], [I, I]],    K(t) = -C^-1 - F^T (D - t)^-1 F
 
-so that a left singular vector z of M is one of W in these coordinates, and its first entries are the cosines with all
-left singular vectors of W0. With D = diag(s^2, 0), F = [diag(s) Q, P] and G = A A^T = I,
-
-    M M^T - t I = (D - t) + F C F^T,    C = [[0, I], [I, G]],    K(t) = -C^-1 - F^T (D - t)^-1 F
-
-By Haynsworth's additivity of inertia M M^T has ``#{i : s_i^2 > t} + (positive eigenvalues of K(t)) - r`` eigenvalues
-above t, exactly. And ``(M M^T - t)^-1 = (D - t)^-1 + (D - t)^-1 F K^-1 F^T (D - t)^-1`` (Woodbury).
-
-U and V come rounded, so that what is computed as [Q; R_a] is not quite orthonormal. Its QR factors are taken, and the
-triangle goes to the left: M stays the same, and G is I as closely as double precision can have it.
+counts of eigenvalues come from those of K(t), and ``(M M^T - t)^-1 = (D - t)^-1 + (D - t)^-1 F K^-1 F^T (D - t)^-1``
+(Woodbury). U and V come rounded, so that what is computed as [Q; R_a] is not quite orthonormal. Its QR factors are
+taken, and the triangle goes to the left: M stays the same.
 """
 
 from __future__ import annotations
@@ -79,11 +73,9 @@ class Coordinates(Batched):
 
     @property
     def size(self) -> int:
-        """Number of left coordinates."""
         return self.left.shape[-2]
 
     def update(self) -> LowRank:
-        """D in left and right coordinates."""
         return LowRank(self.left, self.right.mT)
 
     def poles(self) -> Tensor:
@@ -98,7 +90,6 @@ class Coordinates(Batched):
         )
 
     def problem(self) -> SecularProblem:
-        """The same as an eigenvalue problem."""
         return SecularProblem.of(self.poles(), torch.cat([self.through().mT, self.left.mT], -2))
 
 
@@ -127,7 +118,6 @@ class SecularProblem(Batched):
 
     @classmethod
     def of(cls, poles: Tensor, across: Tensor) -> SecularProblem:
-        """Build at the scale 1."""
         return cls(poles, across.contiguous(), torch.ones_like(poles[:, 0]))
 
     @property
@@ -144,7 +134,6 @@ class SecularProblem(Batched):
         return replace(self, scales=scales)
 
     def apply(self, rows: Tensor) -> Tensor:
-        """Products with rows ``(batch, c, a)``."""
         return rows * self.poles.unsqueeze(-2) + self._times_c(rows @ self.spread) @ self.across
 
     def projected(self, rows: Tensor) -> Tensor:

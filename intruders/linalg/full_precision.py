@@ -5,8 +5,7 @@ processors with AMX. Products of half precision may be summed in half precision,
 into half. Training scripts set these for speed, and an audit may run inside of one.
 
 docs/concepts/engine.md has the argument for processors and for CUDA. Whether the libraries of a machine keep to it is
-looked at once per process and device: an environment variable can make them compute in less (``NVIDIA_TF32_OVERRIDE``),
-and nothing in torch tells.
+looked at once per process and device, for an environment variable can make them compute in less.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ class _ProcessSettings:
 _settings = _ProcessSettings()
 
 
-def _set_to_full() -> list[Callable[[], None]]:
-    """Set everything, and return what puts it back."""
+def _set_to_full() -> list[Callable[[], None]]:  # what puts everything back
     put_back: list[Callable[[], None]] = []
     of_backends: list[Any] = [
         backend

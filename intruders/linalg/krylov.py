@@ -117,14 +117,12 @@ class KrylovSpace:
         return KrylovSpace(self.operator, a @ self.basis, a @ self.products, a @ self.squares)
 
     def select(self, index: Tensor) -> KrylovSpace:
-        """Return the spaces of the matrices at ``index`` of a batch."""
         basis, products, squares = (part[index] for part in (self.basis, self.products, self.squares))
         selected = KrylovSpace(self.operator.select(index), basis, products, squares, self._basis.room)
         selected._core = self._core[index]
         return selected
 
     def repeated(self, count: int) -> KrylovSpace:
-        """Repeat the space of one matrix for a batch that is this matrix ``count`` times."""
         operator = Dense(self.operator.dense().expand(count, -1, -1))
         basis, products, squares = (
             part.expand(count, -1, -1) for part in (self.basis, self.products, self.squares)

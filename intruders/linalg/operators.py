@@ -86,18 +86,15 @@ class Dense:
         return Dense(self.dense().double())
 
     def norm(self) -> float:
-        """``||D||_F`` of one matrix, in double precision."""
         return float(self.matrix.double().square().sum().sqrt())
 
     def inner(self, other: LowRank) -> float:
-        """Frobenius inner product ``tr(D^T other)`` of one matrix, in double precision."""
         return float(((other.left.double().mT @ self.matrix.double()) * other.right.double()).sum())
 
     def plus(self, other: Update) -> Dense:
         return Dense(self.matrix + other.dense())
 
     def scaled(self, factor: float | Tensor) -> Dense:
-        """``factor`` times it; a tensor has a number for each matrix, ``(*batch, 1, 1)``."""
         return Dense(factor * self.matrix)
 
 

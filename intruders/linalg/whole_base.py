@@ -75,7 +75,6 @@ class WholeBase(Batched):
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the batch of matrices."""
         return torch.Size((len(self.values), self.left.shape[-1], self.right.shape[-1]))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audits.base_cache import cache_at
+from ..audits.base_cache import DiskCache
 from ..audits.kept_nats import KeptLayer, KeptText, content_of, samples_of, written
 from ..audits.prepare_base import Preparation
 from ..checkpoints.pairing.in_memory import in_memory
@@ -133,7 +133,7 @@ class NatsPlan:
         self, out: str | os.PathLike[str] | None, *, seed: int = 0, progress: Progress = silent
     ) -> float:
         """Compute the rows into the files of their layers in a base cache, all or none; return the seconds it took."""
-        started, store = time.perf_counter(), cache_at(out)
+        started, store = time.perf_counter(), DiskCache(out)
         contents = {name: content_of(self.preparation.read(name, torch.device("cpu"))) for name in self.owner}
         number = {name: f"{at:04d}" for at, name in enumerate(self.owner)}
         files = {

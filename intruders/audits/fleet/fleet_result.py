@@ -146,7 +146,6 @@ class FleetAudit:
         return not self.adapters["status"].eq("audited").any()
 
     def above(self, intruders: int) -> list[str]:
-        """Return the adapters with more intruders than this."""
         table = self.adapters
         return [str(adapter) for adapter in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
 
@@ -204,7 +203,6 @@ class FleetAudit:
         return {**self.header(), "adapters": self.records()}
 
     def header(self) -> dict[str, Any]:
-        """Return the metadata of the tables."""
         return {
             "schema": SCHEMA,
             "base": {"source": self.base_source},
@@ -288,11 +286,6 @@ class FleetAudit:
         return dict(rows.iloc[position])
 
     def _files(self) -> list[tuple[dict[str, Any], Path]]:
-        """Return the audited adapters, as rows of the table, with their files.
-
-        Raises:
-          ResultFileError: the file of one is missing.
-        """
         return [(row, self._present(row)) for row in self.records() if row["status"] == "audited"]
 
     def _present(self, row: Mapping[str, Any]) -> Path:

@@ -162,7 +162,6 @@ class FleetWork:
         return written
 
     def _groups(self, members: Sequence[Member]) -> Iterator[set[str]]:
-        """Yield the digests of as many models together as fit in memory."""
         group: set[str] = set()
         vectors = 0
         for member in members:
@@ -176,7 +175,6 @@ class FleetWork:
             yield group
 
     def _units_of(self, digests: Set[str]) -> dict[str, dict[str, tuple[Unit, pa.Table]]]:
-        """Read what the blocks have of these models: for each, its units and their rows by block."""
         units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
         for kept in self.files.blocks():
             if mine := kept.units.keys() & digests:
@@ -228,7 +226,6 @@ class FleetWork:
         return file
 
     def _forgetting(self, pairing: Pairing, rows: pa.Table) -> Forgetting | None:
-        """Predict the nats of a model from its rows, as its own audit does."""
         if self.kept.text is None:
             return None
         matrices = (

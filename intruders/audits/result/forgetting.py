@@ -83,7 +83,6 @@ class Forgetting:
         return f"{some} such as {self.left_out[0]}" if self.left_out else ""
 
     def above_in_words(self, limit: float) -> str:
-        """Return why a gate of this limit fails."""
         return (
             f"{self._amount} per token are predicted to be forgotten on {self.text}, with 95 % "
             f"confidence more than the {limit:g} that --fail-above-nats allows"
@@ -116,17 +115,14 @@ class Forgetting:
 
 
 def median_rank(matrices: Iterable[AuditedMatrix]) -> float:
-    """Return the median effective rank of the updates of some matrices; NaN of none."""
     return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
 
 
 def is_predictable(rank: float) -> bool:
-    """Return whether nats are predicted of an update of this median effective rank."""
     return not (rank < _LEAST_RANK or rank > _LARGEST_RANK)
 
 
 def why_not_predicted(rank: float) -> str:
-    """Return why an audit of updates of this median effective rank has no prediction."""
     if not is_predictable(rank):
         return NOT_PREDICTED
     return (
@@ -152,5 +148,4 @@ def in_short(nats: float, low: float, high: float) -> str:
 
 
 def shown(nats: float) -> str:
-    """Return nats with two digits."""
     return f"{nats:.2g}" if nats < 10 else f"{nats:.0f}"

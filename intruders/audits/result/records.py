@@ -172,10 +172,8 @@ class AuditedMatrix:
 
 def energy_share(vectors: Iterable[Vector]) -> float:
     """Sum of s_j^2 over the intruders among `vectors`, over the same sum over all of them; in [0, 1]."""
-    judged = list(vectors)
-    return energy_share_of(
-        [vector.singular_value for vector in judged], [vector.intruder for vector in judged]
-    )
+    pairs = [(vector.singular_value, vector.intruder) for vector in vectors]
+    return energy_share_of(*zip(*pairs, strict=True)) if pairs else 0.0
 
 
 def energy_share_of(values: Sequence[float], intruder: Sequence[bool]) -> float:
