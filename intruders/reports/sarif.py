@@ -16,6 +16,7 @@ from urllib.parse import quote
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
+from ..audits.result.gated import Gated
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
@@ -134,15 +135,15 @@ def audit_findings(
     )
     why = None
     if fail_above is not None:
-        why = audit.gated().why_open(fail_above)
+        why = Gated.of(audit).why_open(fail_above)
     counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
     if fail_above_nats is None:
         return findings
-    return [*findings, *_on_nats(audit.tuned_source, audit.gated(), fail_above_nats)]
+    return [*findings, *_on_nats(audit.tuned_source, Gated.of(audit), fail_above_nats)]
 
 
-def _on_nats(source: str, gated: summary.Gated, limit: float) -> list[GateFinding]:
+def _on_nats(source: str, gated: Gated, limit: float) -> list[GateFinding]:
     """Return what the gate in nats says of one model."""
     why, forgetting = gated.why_nats_open(limit), gated.forgetting
     if why is not None:

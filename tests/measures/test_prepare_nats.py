@@ -363,7 +363,7 @@ def test_a_tokenizer_of_another_model_is_refused(prepared: tuple[Path, Path, str
     tokenizer.add_tokens(["and"])
     tokenizer.save_pretrained(tmp_path / "base")
     known = len(tokenizer) - 1
-    with pytest.raises(SettingError, match=f"makes token {known} of .*, and the model has {known} tokens"):
+    with pytest.raises(SettingError, match=f"makes token {known}, and the model has {known} tokens"):
         NatsPlan.of(str(tmp_path / "base"), prepared[2])
 
 

@@ -28,7 +28,8 @@ from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
 from ..result.forgetting import Forgetting
-from ..result.summary import ON_ONE_SIDE, Gated, matrices_on_one_side, not_compared
+from ..result.gated import Gated
+from ..result.summary import ON_ONE_SIDE, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, file_name
 from .fleet_table import as_arrow, as_frame
@@ -108,10 +109,8 @@ class FleetAudit:
     @property
     def not_compared(self) -> dict[str, str]:
         """The adapters of which no matrix could be compared, each with one and the reason: their 0 tells nothing."""
-        left_open = [(name, own.nothing) for name, own in self.gated().items()]
-        return {
-            name: f"{skipped.name}: {skipped.reason}" for name, skipped in left_open if skipped is not None
-        }
+        left_open = {name: own.nothing for name, own in self.gated().items()}
+        return {name: f"{left.name}: {left.reason}" for name, left in left_open.items() if left is not None}
 
     def gated(self) -> dict[str, Gated]:
         """Return what the gates ask of each audited adapter."""

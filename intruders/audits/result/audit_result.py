@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.locate import HubOrigin, origins_in
-from ...checkpoints.stored.selection import Selection
 from ...errors import ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
 from ...system.documents import json_number, of_schema
@@ -20,14 +19,12 @@ from ...system.files import read_bytes, write_atomically
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
-from .forgetting import Forgetting, median_rank
+from .forgetting import Forgetting
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-    from .summary import Gated
 
 
 SCHEMA = 1
@@ -153,21 +150,6 @@ class Audit:
         ]
         at_least = decisions.count(True)
         return at_least, at_least + decisions.count(None)
-
-    def gated(self) -> Gated:
-        """Return what the gates ask of it."""
-        from . import summary
-
-        names = [matrix.name for matrix in self.matrices]
-        include, exclude = (tuple(self.settings.get(name, ())) for name in ("include", "exclude"))
-        return summary.Gated(
-            matrices=len(names),
-            intruders=self.intruders,
-            rank=median_rank(self.matrices),
-            nothing=summary.not_compared(names, self.skipped),
-            on_one_side=summary.matrices_on_one_side(names, self.skipped, Selection(include, exclude)),
-            forgetting=self.forgetting,
-        )
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per vector, with the name and shape of its matrix."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from math import fsum
 from statistics import median
 from typing import TYPE_CHECKING
@@ -54,10 +54,6 @@ class Forgetting:
             share, of_affected = kinds.get(path.kind, (0.0, 0.0))
             kinds[path.kind] = share + own, of_affected + (own if name in affected else 0.0)
         return kinds
-
-    def without(self, changed: Sequence[str]) -> Forgetting:
-        """Return the same with more changed tensors that it does not count."""
-        return replace(self, left_out=[*self.left_out, *changed])
 
     @property
     def is_large(self) -> bool:

@@ -14,7 +14,7 @@ from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
 from ...system.words import number, percent, plural
-from .forgetting import Forgetting, is_predictable, median_rank, why_not_predicted
+from .forgetting import is_predictable, median_rank
 from .records import CERTIFICATES, AuditedMatrix, Subspaces, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
@@ -213,35 +213,6 @@ def matrices_on_one_side(
         and not skipped.name.endswith("bias")  # as the causal masks that old files of GPT-2 name attn.bias
         and selection.reason_to_leave_out(skipped.name) is None
     ]
-
-
-@dataclass(frozen=True)
-class Gated:
-    """What the gates ask of one audited model, alone or in a fleet."""
-
-    matrices: int  # that differ
-    intruders: int
-    rank: float  # median effective rank of their updates
-    nothing: Skipped | None  # a matrix that could not be compared, where none could
-    on_one_side: Sequence[Skipped]
-    forgetting: Forgetting | None
-
-    def why_open(self, limit: int) -> str | None:
-        """Return why the number of intruders does not tell whether the model keeps to a limit; None where it does."""
-        if self.nothing is not None:
-            return f"no matrix could be compared; {self.nothing.name}: {self.nothing.reason}"
-        return None if self.intruders > limit else left_open_in_words(self.on_one_side)
-
-    def why_nats_open(self, limit: float) -> str | None:
-        """As :meth:`why_open`, of a limit in nats."""
-        if self.forgetting is not None and self.forgetting.is_above(limit):
-            return None
-        why = self.why_open(self.intruders)
-        if why is not None or not self.matrices:
-            return why
-        if self.forgetting is None:
-            return why_not_predicted(self.rank)
-        return f"{self.forgetting.not_counted} are not counted" if self.forgetting.left_out else None
 
 
 def left_open_in_words(left_open: Sequence[Skipped]) -> str | None:
