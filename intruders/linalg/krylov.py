@@ -204,10 +204,8 @@ class KrylovSpace:
             core[..., :known, known:] = strip[..., :known].mT
             self._core = core
             squares, vectors = eigh(core)
-            self._decomposed = (
-                vectors.mT.flip(-2).to(self.basis.dtype),
-                squares.flip(-1).clamp_min(0.0).sqrt(),
-            )
+            rows = vectors.mT.flip(-2).to(self.basis.dtype)
+            self._decomposed = rows, squares.flip(-1).clamp_min(0.0).sqrt()
         a, values = self._decomposed
         return a[..., :count, :], values[..., :count]
 

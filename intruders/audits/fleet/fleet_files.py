@@ -113,12 +113,7 @@ class FleetFiles:
 
     def keep(self, block: str, units: Mapping[str, Unit], rows: pa.Table) -> None:
         """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
-        header = {
-            "schema": _SCHEMA_OF_BLOCKS,
-            "key": self.key,
-            "block": block,
-            "units": plain(units),
-        }
+        header = {"schema": _SCHEMA_OF_BLOCKS, "key": self.key, "block": block, "units": plain(units)}
         readable = re.sub(r"[^\w.-]+", "-", block)[:60]
         name = f"{self.key[:12]}_{readable}_{_hash(block)[:6]}_{_hash(' '.join(sorted(units)))[:12]}.parquet"
         self.folder.put(f"{BLOCKS}/{name}", parquet_bytes(rows, {METADATA_KEY: header}))

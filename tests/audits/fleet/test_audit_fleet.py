@@ -92,11 +92,8 @@ def test_each_adapter_is_what_an_audit_of_its_own_finds(
             assert (row["status"], row["reason"]) == ("refused", wanted), name
             continue
         assert row["status"] == "audited", name
-        assert (row["intruders"], row["vectors"], row["matrices"]) == (
-            wanted.intruders,
-            wanted.vectors,
-            len(wanted.matrices),
-        ), name
+        counts = wanted.intruders, wanted.vectors, len(wanted.matrices)
+        assert (row["intruders"], row["vectors"], row["matrices"]) == counts, name
         if wanted.vectors:
             close = 1e-6 if wanted.exact else 0.01  # as for the singular values
             assert row["energy_share"] == pytest.approx(wanted.intruder_energy_share, abs=close), name
