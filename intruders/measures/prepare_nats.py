@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audits.base_cache import cache_at
+from ..audits.base_cache import DiskCache
 from ..audits.kept_nats import KeptLayer, KeptText, content_of, samples_of, written
 from ..audits.prepare_base import Preparation
 from ..checkpoints.pairing.in_memory import in_memory
@@ -21,6 +21,7 @@ from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..data.corpora import load_corpora
 from ..engine.nats import packed_width
 from ..errors import SettingError, some_of
+from ..models.loading import require_known
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from ..system.progress import Progress, silent
@@ -95,12 +96,7 @@ class NatsPlan:
                 f"{FEWEST_DOCUMENTS} or more, of which an interval can be told; pass a longer text"
             )
         model: Any = opened.model
-        highest, known = int(_ids(windows).max()), len(model.get_input_embeddings().weight)
-        if highest >= known:
-            raise SettingError(
-                f"the tokenizer of '{base}' makes token {highest} of '{text}', and the model has {known} tokens; "
-                "expected the tokenizer that it was trained with; copy that into its folder"
-            )
+        require_known(_ids(windows), model.get_input_embeddings(), base)
         first = _ids(windows[:1])
         draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, first), first, [0])
         if not draft.owner:
@@ -137,7 +133,7 @@ class NatsPlan:
         self, out: str | os.PathLike[str] | None, *, seed: int = 0, progress: Progress = silent
     ) -> float:
         """Compute the rows into the files of their layers in a base cache, all or none; return the seconds it took."""
-        started, store = time.perf_counter(), cache_at(out)
+        started, store = time.perf_counter(), DiskCache(out)
         contents = {name: content_of(self.preparation.read(name, torch.device("cpu"))) for name in self.owner}
         number = {name: f"{at:04d}" for at, name in enumerate(self.owner)}
         files = {
