@@ -31,10 +31,7 @@ def hot_llama(seed: int = 0, gain: float = 1.5, model: nn.Module | None = None, 
         if not hasattr(layer, "lora_A"):
             continue
         base = layer.base_layer.weight
-        for down, up in (
-            (layer.lora_A, layer.lora_B),
-            (layer.lora_embedding_A, layer.lora_embedding_B),
-        ):
+        for down, up in ((layer.lora_A, layer.lora_B), (layer.lora_embedding_A, layer.lora_embedding_B)):
             for name in down:
                 a, b = (getattr(part[name], "weight", part[name]) for part in (down, up))
                 a.data = torch.randn(a.shape, generator=generator).to(a.dtype)
