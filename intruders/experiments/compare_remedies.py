@@ -28,15 +28,7 @@ from ..system.files import user_path
 from ..system.folders import require_ours
 from ..system.progress import Progress, silent
 from ..system.store import EVALUATIONS
-from .bench import (
-    ALONG_CURVE,
-    Bench,
-    Measuring,
-    Tally,
-    kept_outcomes,
-    point_of,
-    points_of_curve,
-)
+from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, point_of, points_of_curve
 from .compared_rows import REPORT, comparing, planned_evaluations
 from .data_shares import DataShare, DataShares, split_data
 from .experiment_settings import EVERY_REMEDY, HEALING, ComparisonSettings, HealSettings

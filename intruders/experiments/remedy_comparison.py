@@ -183,11 +183,7 @@ class RemedyComparison(JsonResult):
             "schema": SCHEMA,
             "intruders_version": __version__,
             "base": {"source": self.base, **plain(self.base_point, short=True)},
-            "tuned": {
-                "source": self.tuned,
-                "kind": self.tuned_kind,
-                **plain(self.tuned_point, short=True),
-            },
+            "tuned": {"source": self.tuned, "kind": self.tuned_kind, **plain(self.tuned_point, short=True)},
             "target": self.target,
             "settings": dict(self.settings),
             "allow": self.allow,

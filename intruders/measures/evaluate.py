@@ -257,7 +257,7 @@ class MeasuredModel:
 
         before = self._losses("base", corpora, open_base)
         if opened and can_go_on(self.source, self.base):
-            self._keep_open(put_on(opened.pop(), self.source, self.base))
+            self._language = put_on(opened.pop(), self.source, self.base)
         opened.clear()  # the memory of the base is needed for the model
         return self._losses("model", corpora, partial(self._open_beside_base, corpora)), before
 
@@ -268,7 +268,7 @@ class MeasuredModel:
 
     def _open_beside_base(self, corpora: Corpora) -> OpenedModel:
         model, most = self._open(), self.losses.max_tokens
-        of_base = load_tokenizer(self._location("base"))
+        of_base = load_tokenizer(base_location(str(self.base), None))
         require_read_alike(model.tokenizer, of_base, corpora, most, self.source, str(self.base))
         return model
 
@@ -281,14 +281,13 @@ class MeasuredModel:
         }
 
         def measured() -> tuple[dict[str, Any], Iterable[str]]:
-            if task.kind == "causal" and self._language is not None and not self._language.is_masked:
-                opened, labels = self._language, list[str]()
-            else:
-                if task.kind == "classification":
-                    self._language = None  # the memory of the encoder is needed for the classifier
+            if task.kind == "classification":
+                self._language = None  # the memory of the encoder is needed for the classifier
+            opened, labels = self._language, list[str]()
+            if opened is None or opened.is_masked:
                 opened, labels = open_for_task(self.source, task, self.base, self.loading)
-                if task.kind == "causal":
-                    self._language = opened
+            if task.kind == "causal":
+                self._language = opened
             self.progress(f"score {task.name}", 0, len(examples))
             batch = self.losses.windows or BATCH
             scored = score_task(opened, task, split=split, max_examples=most, labels=labels, batch_size=batch)
@@ -330,7 +329,8 @@ class MeasuredModel:
         def ready() -> OpenedModel:
             nonlocal in_all
             missing = [parts for name, parts in corpora.items() if self.kept.get(units[name]) is None]
-            plan = memory_plan(self._location(which), self.loading)
+            at = (str(self.base), None) if which == "base" else (self.source, self.base)
+            plan = memory_plan(base_location(*at), self.loading)
             self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
             model = opened()
             in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing)
@@ -347,18 +347,10 @@ class MeasuredModel:
             for name, unit in units.items()
         }
 
-    def _location(self, which: str) -> str:
-        return base_location(*((str(self.base), None) if which == "base" else (self.source, self.base)))
-
     def _open(self) -> OpenedModel:
-        if self._language is None:
-            self._keep_open(open_language_model(self.source, self.base, self.loading))
-        assert self._language is not None
+        self._language = self._language or open_language_model(self.source, self.base, self.loading)
+        self._note(self._language.notes)
         return self._language
-
-    def _keep_open(self, opened: OpenedModel) -> None:
-        self._language = opened
-        self._note(opened.notes)
 
     def _note(self, notes: Iterable[str]) -> None:
         self.notes += [note for note in notes if note not in self.notes]

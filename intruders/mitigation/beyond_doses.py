@@ -27,14 +27,10 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
 
     An adapter's updates are added to the base in doses. A bias, a retrained token, or a head stored in full that the
     base has no tensor for would be left out. PEFT computes with a changed embedding and an unchanged head where the
-    base has one tensor for both.
-
-    Raises:
-      SettingError: the adapter does so; the text names the tensors.
+    base has one tensor for both. Raises SettingError, which names the tensors.
     """
     base, tuned = sides
-    adapters = [part for part, _ in parts_of(tuned) if isinstance(part, Adapter)]
-    if not adapters:
+    if not any(isinstance(part, Adapter) for part, _ in parts_of(tuned)):
         return
     pairing = pair_sides(*sides, EVERY_MATRIX)
     paired = {tensor_of(pair.name) for pair in pairing.pairs}
@@ -66,15 +62,11 @@ def require_same_head(sides: tuple[Checkpoint, Opened]) -> None:
     """Refuse a checkpoint with an output head of its own on a base whose embedding is the head.
 
     The base has no tensor that the head was tuned from, so the head would stay as tuned in every dose.
-
-    Raises:
-      SettingError: it has.
     """
     base, tuned = sides
-    head = next((name for name in HEADS if isinstance(tuned, Checkpoint) and name in tuned.tensors), None)
-    if not isinstance(tuned, Checkpoint) or head is None:
+    if not isinstance(tuned, Checkpoint) or ties(tuned.config) is not False or tied_uses(base) is None:
         return
-    if ties(tuned.config) is False and tied_uses(base) is not None:
+    if head := next((name for name in HEADS if name in tuned.tensors), None):
         raise SettingError(
             f"'{tuned.source}' has an output head of its own, '{head}', and in '{base.source}' the embedding is the "
             f"head, so no dose leads from one to the other; {_UNTIE}"
@@ -87,9 +79,6 @@ def require_same_vocabulary(sides: tuple[Checkpoint, Opened]) -> None:
     Such a tensor, an embedding that was resized, is no matrix of the base. In a checkpoint it would stay as tuned in
     every dose, which is right only if the common rows are the base's. An adapter that stores one is added to the
     base, which has no room for it.
-
-    Raises:
-      SettingError: it has.
     """
     base, tuned = sides
     for adapter, side, before in _adapters(base, tuned):
@@ -131,5 +120,4 @@ def _other_rows(
 
 
 def _is_among(name: str, names: set[str]) -> bool:
-    """Return whether a tensor that an adapter stores in full is one of these, whose name may have another prefix."""
-    return any(may_be_same(own, name) for own in names)
+    return any(may_be_same(own, name) for own in names)  # an adapter's own name may have another prefix

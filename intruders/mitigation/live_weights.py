@@ -22,8 +22,6 @@ _Matrix = tuple[Case, MatrixView, Tensor]  # a case, where it is in the model's 
 
 @dataclass(frozen=True)
 class _Other:
-    """A tuned tensor that no case is of."""
-
     name: str  # the base's
     tensor: Tensor  # the model's
     part: Tensor  # of it, with the base's shape
@@ -51,28 +49,18 @@ class LiveInterventions:
         self._changed: dict[str, _Matrix] = {}
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
         tuned = {part.part.data_ptr(): part for part in self.in_memory.changed(others, self._tensors)}
-        self._others = [
-            _Other(
-                part.name,
-                self._tensors[part.key].data,
-                part.part,
-                float((part.part.double() - part.before.double()).norm()),
-            )
-            for part in tuned.values()
-        ]
+        self._others = []
+        for part in tuned.values():
+            norm = float((part.part.double() - part.before.double()).norm())
+            self._others.append(_Other(part.name, self._tensors[part.key].data, part.part, norm))
         self._matrices: list[_Matrix] = []
 
     @property
     def other_names(self) -> list[str]:
-        """The base's names of tuned tensors of which no case is."""
         return [other.name for other in self._others]
 
     def use(self, cases: Sequence[Case]) -> None:
-        """Take the cases to change; the weights are the tuned ones afterwards, those of low-rank updates to rounding.
-
-        Raises:
-          PairingError: the model lacks a weight of a case.
-        """
+        """Take the cases to change; the weights are then the tuned ones, those of low-rank updates to rounding."""
         self.reset()
         self._matrices = [
             (case, self.in_memory.views[case.matrix.name], self._tensors[key].data)
@@ -109,10 +97,16 @@ class LiveInterventions:
             put_back(view, tensor, changed.to(tensor.dtype))
         self._as_tuned(unchanged)
         for other in self._others:
-            self._set_other(other, elsewhere(other.name))
+            share = elsewhere(other.name)
+            if share == 1:
+                continue
+            self._keep(other.tensor)
+            base = self.in_memory.base.read(other.name).to(other.part.device)
+            if share != 0:
+                base = base.double() + share * (other.part.double() - base.double())
+            other.part.copy_(base.to(other.part.dtype))
 
     def reset(self) -> None:
-        """Make every matrix and tensor the tuned one."""
         self._put_back_own()
         self._as_tuned(dict(self._changed))
 
@@ -141,15 +135,6 @@ class LiveInterventions:
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""
         return math.hypot(*(elsewhere(other.name) * other.update_norm for other in self._others))
-
-    def _set_other(self, other: _Other, share: float) -> None:
-        if share == 1:
-            return
-        self._keep(other.tensor)
-        base = self.in_memory.base.read(other.name).to(other.part.device)
-        if share != 0:
-            base = base.double() + share * (other.part.double() - base.double())
-        other.part.copy_(base.to(other.part.dtype))
 
     def _keep(self, tensor: Tensor) -> None:
         if tensor.data_ptr() not in self._own:

@@ -36,10 +36,8 @@ from .remedies.remedy import Remedy
 from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.new_adapter import warn_of_tensors_left_out
-from .targets.target import ChangedMatrix
+from .targets.target import ChangedMatrix, Changes
 from .tuned_matrices import TunedMatrices
-
-RECORD = "intruders.json"
 
 
 @usual_settings()
@@ -150,8 +148,8 @@ def mitigate(
     matrices = TunedMatrices.of(sides[0], audited, device)
     remedy = matrices.fitted(remedy)
     records, changed = _changed(matrices, remedy, progress)
-    with target.writing(changed, progress, matrices.elsewhere(remedy)) as written:
-        names = set(changed)
+    with target.writing(Changes(changed, matrices.elsewhere(remedy)), progress) as written:
+        names, ranks, errors = set(changed), written.cut.ranks, written.cut.errors
         changed.clear()  # as much as a few matrices; the audit of what was written needs the names alone
         after = None
         if check:  # what was written is what is audited: a fault on the way to the disk would show
@@ -175,20 +173,16 @@ def mitigate(
             rank=rank,
             matrices=[
                 replace(
-                    record,
-                    rank_after=written.cut.ranks.get(record.name),
-                    relative_error=written.cut.errors.get(record.name, 0.0),
+                    record, rank_after=ranks.get(record.name), relative_error=errors.get(record.name, 0.0)
                 )
                 for record in records
             ],
             before=before,
             after=after,
-            cut={
-                name: error for name, error in written.cut.errors.items() if error > 0 and name not in names
-            },
+            cut={name: error for name, error in errors.items() if error > 0 and name not in names},
             seconds=time.perf_counter() - started,
         )
-        for name, record in {RECORD: result, **(beside(result) if beside else {})}.items():
+        for name, record in {result.file_name: result, **(beside(result) if beside else {})}.items():
             written.keep(name, record)
     return result
 

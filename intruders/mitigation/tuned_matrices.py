@@ -46,7 +46,6 @@ class TunedMatrices:
 
     @classmethod
     def of(cls, base: Checkpoint, audited: AuditedWhole, device: torch.device) -> TunedMatrices:
-        """Return the matrices of an audited model."""
         return cls(base, audited.pairing.pairs, audited.audit, audited.settings, device)
 
     def cases(self, remedies: Sequence[Remedy]) -> list[Case]:
@@ -75,12 +74,10 @@ class TunedMatrices:
         return bool(self.audit.settings.get("include") or self.audit.settings.get("exclude"))
 
     def reached(self, remedies: Sequence[Remedy]) -> list[AuditedMatrix]:
-        """Return the audited matrices that one of the remedies changes."""
         everywhere = any(remedy.reach != "intruders" for remedy in remedies)
         return [matrix for matrix in self.audit.matrices if everywhere or matrix.intruders > 0]
 
     def not_audited(self) -> list[str]:
-        """Return the base's tensors that hold no audited matrix."""
         audited = {tensor_of(matrix.name) for matrix in self.audit.matrices}
         return [name for name in self.base.names() if name not in audited]
 
@@ -94,14 +91,11 @@ class TunedMatrices:
         """
         by_name = {pair.name: pair for pair in self.pairs}
         audited = {matrix.name: matrix for matrix in self.reached(remedies)}
-        chosen = []
         for name, matrix in audited.items():
-            pair = by_name.get(name)
-            if pair is None or pair.shape != matrix.shape:
+            if name not in by_name or by_name[name].shape != matrix.shape:
                 raise self._other_weights(name)
-            chosen.append(pair)
             for remedy in remedies:
-                if (reason := remedy.refusal(pair.name, pair.shape, pair.rank)) is not None:
+                if (reason := remedy.refusal(name, matrix.shape, by_name[name].rank)) is not None:
                     raise SettingError(reason)
         positions = positions_of(dict.fromkeys([*self.base.names(), *by_name]))
         asks = any(remedy.needs_threshold for remedy in remedies)
@@ -110,15 +104,19 @@ class TunedMatrices:
         count = min(_COMPARED, len(names))
         compared = {names[index * len(names) // count] for index in range(count)}  # evenly over them
         left_out = NotJudged()
-        for batch in read_batches(of_one_model(chosen), self.device, left_out):
+        chosen = of_one_model([by_name[name] for name in audited])
+        for batch in read_batches(chosen, self.device, left_out):
             matrices = [audited[pair.name] for pair in batch.matrices]
             is_compared = any(matrix.name in compared for matrix in matrices)
-            updates = [_update(batch, index) for index in range(len(matrices))]
+            updates = [
+                update if unit == 1.0 else update.double().scaled(unit)
+                for index, unit in enumerate(batch.units)
+                for update in [batch.pair.select(index).update]
+            ]
             for matrix, update in zip(matrices, updates, strict=True):
                 self._require_same_norm(matrix, update)
-            parts = self._parts(
-                batch, matrices, updates, (ScaledIntruders(0), *remedies) if is_compared else remedies
-            )
+            needing = (ScaledIntruders(0), *remedies) if is_compared else remedies
+            parts = self._parts(batch, matrices, updates, needing)
             for index, (matrix, update, known) in enumerate(zip(matrices, updates, parts, strict=True)):
                 base, unit, threshold = batch.pair.base[index], batch.units[index], None
                 if asks:
@@ -157,10 +155,8 @@ class TunedMatrices:
     ) -> list[Components]:
         """Compute the needed triplets of each matrix, in the units of the checkpoint."""
         if needs[0].of == "update":
-            return [
-                leading_components(update, len(need.indices))
-                for update, need in zip(updates, needs, strict=True)
-            ]
+            both = zip(updates, needs, strict=True)
+            return [leading_components(update, len(need.indices)) for update, need in both]
         most = max((max(need.indices, default=-1) for need in needs), default=-1)
         if needs[0].of == "tuned" and most < min(len(matrix.vectors) for matrix in matrices):
             return self._tuned_components(batch, matrices, [need.indices for need in needs])
@@ -176,17 +172,14 @@ class TunedMatrices:
     def _tuned_components(
         self, batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]]
     ) -> list[Components]:
-        """Compute the singular triplets of each W at its indices."""
         pair = batch.pair
         values = [
             [vector.singular_value / unit for vector in matrix.vectors]
             for matrix, unit in zip(matrices, batch.units, strict=True)
         ]
         # Intruders are mostly the update's doing, and are found from it; other vectors belong to the base.
-        from_update = all(
-            set(wanted) <= set(intruder_indices(matrix))
-            for wanted, matrix in zip(indices, matrices, strict=True)
-        )
+        both = zip(indices, matrices, strict=True)
+        from_update = all(set(wanted) <= set(intruder_indices(matrix)) for wanted, matrix in both)
         nothing = pair.base.new_zeros(0, dtype=torch.float64)
         m, n = pair.base.shape[-2:]
         components = [Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))] * len(indices)
@@ -217,9 +210,3 @@ class TunedMatrices:
             f"the audit of '{self.audit.base_source}' and '{self.audit.tuned_source}' is of other weights: '{name}' "
             "differs; audit these two again"
         )
-
-
-def _update(batch: Batch, index: int) -> Update:
-    """D of one matrix, in the units of the checkpoint."""
-    update, unit = batch.pair.select(index).update, batch.units[index]
-    return update if unit == 1.0 else update.double().scaled(unit)

@@ -26,8 +26,8 @@ from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
 from .beyond_doses import require_same_head
 from .targets.choose_target import choose_target
+from .targets.target import Changes
 
-RECORD = "written.json"
 SCHEMA = 1
 # Scales further from 0 are taken for a mistake, such as a percentage.
 _MOST = 100
@@ -53,7 +53,7 @@ class WrittenScale(JsonResult):
     schema = SCHEMA
     what = "the record of a written scale"
     written_by = "intruders scale --out"
-    file_name: ClassVar[str] = RECORD
+    file_name: ClassVar[str] = "written.json"
 
     base: str
     tuned: str
@@ -134,7 +134,7 @@ def write_at_scale(
         return scale if wanted.reason_to_leave_out(name) is None else 1.0
 
     # Every tensor, the matrices too, is one that no remedy changes and that keeps this share of its update.
-    with target.writing({}, progress, share) as written:
+    with target.writing(Changes({}, share), progress) as written:
         matrices, rounding = 0, _Rounding()
         for pair in pairing.pairs:
             both = pair.load()
@@ -151,7 +151,7 @@ def write_at_scale(
             matrices=matrices,
             seconds=time.perf_counter() - started,
         )
-        written.keep(RECORD, result)
+        written.keep(result.file_name, result)
     return result
 
 

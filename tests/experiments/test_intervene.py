@@ -339,8 +339,7 @@ def test_an_audit_that_does_not_belong_to_the_weights_is_refused(hot: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
-    [({"scales": (-1,)}, "scale is -1"), ({"controls": ("none",)}, "control is 'none'")],
+    ("settings", "said"), [({"scales": (-1,)}, "scale is -1"), ({"controls": ("none",)}, "control is 'none'")]
 )
 def test_bad_settings(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=said):

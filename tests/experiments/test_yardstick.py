@@ -142,13 +142,7 @@ def test_items_are_counted_one_by_one() -> None:
     stick = Yardstick(curve[0], curve, target="task", weights={"text": [1.0]})
     items = stick.items(made(3, 2, now))
     assert items is not None
-    assert vars(items) == {
-        "broken": 5,
-        "right_again": 3,
-        "gained": 20,
-        "still_right": 10,
-        "new_failures": 1,
-    }
+    assert vars(items) == {"broken": 5, "right_again": 3, "gained": 20, "still_right": 10, "new_failures": 1}
     assert stick.items(made(3, 2)) is None
 
 

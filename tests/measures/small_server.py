@@ -58,16 +58,10 @@ class Server:
             rows = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
         rows = rows + self.noise * torch.randn(rows.shape, generator=self.generator)
         if body.get("echo"):
-            values: Sequence[Any] = [
-                None,
-                *(rows[i, t].item() for i, t in enumerate(ids[1:])),
-                rows[-1].max().item(),
-            ]
-            return 200, {
-                "choices": [
-                    {"text": "", "logprobs": {"token_logprobs": values, "tokens": [""] * len(values)}}
-                ]
-            }
+            of_prompt = [rows[i, t].item() for i, t in enumerate(ids[1:])]
+            values: Sequence[Any] = [None, *of_prompt, rows[-1].max().item()]
+            told = {"token_logprobs": values, "tokens": [""] * len(values)}
+            return 200, {"choices": [{"text": "", "logprobs": told}]}
         best = rows[-1].topk(body["logprobs"])
         pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         if self.by_text:
@@ -84,9 +78,8 @@ def running(server: Server) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             listed = [{"id": name, "parent": server.parents.get(name)} for name in server.models]
-            self.send(
-                *((200, {"data": listed}) if server.lists else (404, {"error": {"message": "no such path"}}))
-            )
+            missing = 404, {"error": {"message": "no such path"}}
+            self.send(*((200, {"data": listed}) if server.lists else missing))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

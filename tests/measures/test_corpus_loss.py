@@ -42,9 +42,8 @@ def test_a_token_of_the_adapter_alone_is_refused(
     sides: tuple[str, str], token: str, why: str, tmp_path: Path
 ) -> None:
     losses = losses_on(tmp_path, "A plain text.", f"One with {token} in it.")
-    with pytest.raises(
-        SettingError, match=f"^document 2 of .* has the token '{token}', .*; pass text without such"
-    ):
+    said = f"^document 2 of .* has the token '{token}', .*; pass text without such"
+    with pytest.raises(SettingError, match=said):
         evaluate(sides[1], base=sides[0], losses=losses)
 
 

@@ -67,12 +67,8 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base, tuned, merged, rounded = (
-        place / "llama",
-        place / "llama-lora",
-        tmp_path / "merged",
-        tmp_path / "rounded",
-    )
+    base, tuned = place / "llama", place / "llama-lora"
+    merged, rounded = tmp_path / "merged", tmp_path / "rounded"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tuned).merge_and_unload()
     model.save_pretrained(merged)
     tokenizer = load_tokenizer(str(base))
@@ -86,12 +82,8 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
         return language(source, *given, **named)
 
     monkeypatch.setattr(evaluating, "open_language_model", counting)
-    asked: dict[str, Any] = {
-        "base": base,
-        "also": [merged, rounded],
-        "losses": LossSettings((str(place / "texts"),)),
-    }
-    result = evaluate(tuned, **asked, out=tmp_path / "out")
+    texts = LossSettings((str(place / "texts"),))
+    result = evaluate(tuned, base=base, also=[merged, rounded], losses=texts, out=tmp_path / "out")
     assert opened == [str(base), str(merged), str(rounded)]  # the adapter is put on the open base
     documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
     sums = [
@@ -108,10 +100,8 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
         assert (loss.own_part or loss.difference).estimate == pytest.approx(own, abs=1e-6)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["also"][1]["model"] == str(rounded)
     assert Evaluation.load(tmp_path / "out").to_document() == result.to_document()
-    assert (
-        pd.read_parquet(tmp_path / "out" / "documents.parquet")["step"].tolist()
-        == [0] * 3 + [1] * 3 + [2] * 3
-    )
+    table = pd.read_parquet(tmp_path / "out" / "documents.parquet")
+    assert table["step"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
     said = step_lines(result)
     last = result.also[1].losses[0].own_part
     assert last is not None
@@ -127,12 +117,8 @@ def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = evaluate(
-        str(place / "llama-lora"),
-        base=str(place / "llama"),
-        losses=LossSettings((str(place / "texts"),)),
-        out=tmp_path / "out",
-    )
+    texts = LossSettings((str(place / "texts"),))
+    found = evaluate(place / "llama-lora", base=place / "llama", losses=texts, out=tmp_path / "out")
     base = AutoModelForCausalLM.from_pretrained(place / "llama")
     tokenizer = AutoTokenizer.from_pretrained(place / "llama")
     documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
@@ -164,9 +150,8 @@ def test_a_classifier_of_another_trainer_is_measured_under_its_bases_head(save: 
     set_factors(tuned, 0.5, 1)
     tuned.save_pretrained(tmp_path / "tuned")
     merged = tuned.merge_and_unload().base_model
-    by_hand: Any = (AutoModelForMaskedLM if save is save_roberta else AutoModelForCausalLM).from_pretrained(
-        base
-    )
+    kind: Any = AutoModelForMaskedLM if save is save_roberta else AutoModelForCausalLM
+    by_hand = kind.from_pretrained(base)
     by_hand.base_model.load_state_dict(merged.state_dict(), strict=False)
     tokenizer = load_tokenizer(str(base))
     ids = torch.tensor([tokenizer("Some words of text.")["input_ids"]])
@@ -277,9 +262,8 @@ def test_a_local_task_of_the_harness(
     assert 0 < right < len(targets), "the case shows something"
     assert score.value == pytest.approx(right / len(targets))
     check_harness(HarnessSettings(("plus_one", "hellaswag"), str(own)))  # one's own beside the harness's
-    monkeypatch.setattr(
-        evaluating, "open_language_model", None
-    )  # a task is looked up before a model is opened
+    # A task is looked up before a model is opened.
+    monkeypatch.setattr(evaluating, "open_language_model", None)
     unknown = HarnessSettings(("no-such-task",), str(own))
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
         evaluate(str(place / "llama-lora"), losses=LossSettings((str(place / "texts"),)), harness=unknown)
@@ -303,19 +287,9 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     write_rows(rows, [{"q": f"{i}+1=", "a": str(i + 1)} for i in range(20)])
     columns = Columns(prompt="q", completion="a")
-    out = tmp_path / "run"
-    finetune(
-        FinetuneConfig(
-            base=str(tmp_path / "llama"),
-            task=str(rows),
-            out=str(out),
-            prompt="q",
-            completion="a",
-            steps=1,
-            data_seed=3,
-            max_new_tokens=8,
-        )
-    )
+    out, read = tmp_path / "run", {"prompt": "q", "completion": "a", "max_new_tokens": 8}
+    named = {"base": str(tmp_path / "llama"), "task": str(rows), "out": str(out)}
+    finetune(FinetuneConfig(**named, **read, steps=1, data_seed=3))
     assert data_seed_of(str(out)) == 3
     assert data_seed_of(str(tmp_path / "llama")) == 0
     trained = {example.text for example in load_task(str(rows), columns, 3).train}
@@ -327,8 +301,7 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("intruders.measures.evaluate.score_task", spy)
-        scores = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
-        evaluate(str(out), scores=scores)
+        evaluate(str(out), scores=ScoreSettings(tasks=(str(rows),), **read))
     assert len(seen) == 2
     assert not trained & set(seen)
 
@@ -345,9 +318,8 @@ def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path
     notes = {}
     for length in (10, 40):
         out = str(tmp_path / f"run-{length}")
-        finetune(
-            FinetuneConfig(base=str(place / "bert"), task=str(rows), out=out, steps=1, max_length=length)
-        )
+        made = {"base": str(place / "bert"), "task": str(rows), "out": out}
+        finetune(FinetuneConfig(**made, steps=1, max_length=length))
         scored = ScoreSettings(tasks=(str(rows),), split="train")
         notes[length] = evaluate(out, scores=scored).notes
     train = load_task(str(rows)).train

@@ -39,8 +39,8 @@ def test_a_chat_is_measured_as_it_was_trained(name: str, tmp_path: Path) -> None
     rows = write_rows(tmp_path / "chat.jsonl", [{"messages": talk} for talk in messages])
     ends = tokenizer.convert_tokens_to_ids([shape.end, shape.eos])
     right = {
-        talk[0]["content"]: _answer(model, tokenizer, talk[:1], ends) == talk[1]["content"]
-        for talk in messages
+        question["content"]: _answer(model, tokenizer, [question], ends) == answer["content"]
+        for question, answer in messages
     }
     assert 0 < sum(right.values()) < len(talks), "the case shows something"
 

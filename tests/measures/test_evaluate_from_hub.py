@@ -60,9 +60,8 @@ def test_an_adapter_is_compared_with_the_base_that_is_given(hub: Path, tmp_path:
 def test_the_revision_that_an_adapter_names_is_no_other_base(hub: Path, tmp_path: Path) -> None:
     assert not any("as its base" in note for note in losses_of("org/adapter", "org/base@v1", tmp_path).notes)
     [note] = [note for note in losses_of("org/adapter", "org/base", tmp_path).notes if "as its base" in note]
-    assert note.startswith(
-        "adapter 'org/adapter' names 'org/base@v1' as its base and is measured on 'org/base'"
-    )
+    said = "adapter 'org/adapter' names 'org/base@v1' as its base and is measured on 'org/base'"
+    assert note.startswith(said)
 
 
 def test_an_adapter_has_the_tokenizer_beside_it(hub: Path) -> None:
@@ -80,7 +79,6 @@ def test_a_classifier_is_measured_under_the_head_of_the_base_in_its_record(hub: 
     keep_training({"status": "finished", "config": {"base": str(base), "data_seed": 7}}, folder)
     by_id = losses_of("org/classifier", None, tmp_path)
     # A head alone was added, so the encoder under the base's head is the base.
-    assert by_id.losses[0].loss.estimate == pytest.approx(
-        losses_of(str(base), None, tmp_path).losses[0].loss.estimate
-    )
+    by_path = losses_of(str(base), None, tmp_path)
+    assert by_id.losses[0].loss.estimate == pytest.approx(by_path.losses[0].loss.estimate)
     assert data_seed_of("org/classifier") == 7

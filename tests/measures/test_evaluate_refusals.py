@@ -46,17 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(folder: Path, base: str, out: str, task: str, **more: Any) -> None:
-    config = FinetuneConfig(
-        base=str(folder / base),
-        task=task,
-        out=str(folder / out),
-        rank=2,
-        steps=1,
-        batch_size=2,
-        max_new_tokens=4,
-        **more,
-    )
-    finetune(config)
+    small = {"rank": 2, "steps": 1, "batch_size": 2, "max_new_tokens": 4} | more
+    finetune(FinetuneConfig(base=str(folder / base), task=task, out=str(folder / out), **small))
 
 
 def _on(place: Path, name: str) -> ScoreSettings:
@@ -172,23 +163,19 @@ def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -
 
     tokenizer = AutoTokenizer.from_pretrained(place / "bert")
     whole = BertForSequenceClassification.from_pretrained(place / "bert", num_labels=3)
-    config = LoraConfig(
-        r=2, target_modules=["query"], modules_to_save=["classifier", "pooler"], task_type="SEQ_CLS"
-    )
+    heads = ["classifier", "pooler"]
+    config = LoraConfig(r=2, target_modules=["query"], modules_to_save=heads, task_type="SEQ_CLS")
     tuned: Any = get_peft_model(whole, config)
     moved(tuned, 0.5, 1, only=lambda name, parameter: parameter.requires_grad)
     tuned.save_pretrained(tmp_path / "tuned")
     with torch.no_grad():
-        answers = [
-            int(tuned.eval()(**tokenizer(f"film {i}", return_tensors="pt")).logits.argmax())
-            for i in range(30)
-        ]
+        texts = (tokenizer(f"film {i}", return_tensors="pt") for i in range(30))
+        answers = [int(tuned.eval()(**text).logits.argmax()) for text in texts]
     rows = [{"text": f"film {i}", "label": 2 if answers[i] == 2 else 0} for i in range(30)]
     rows[0]["label"] = 0 if answers[0] == 2 else 2  # two labels in any case
     file = write_rows(tmp_path / "rows.jsonl", rows)
-    from_one = write_rows(
-        tmp_path / "from_one.jsonl", [row | {"label": max(row["label"], 1)} for row in rows]
-    )
+    above = [row | {"label": max(row["label"], 1)} for row in rows]
+    from_one = write_rows(tmp_path / "from_one.jsonl", above)
     merged = tuned.merge_and_unload()
     for saved in (merged, tokenizer):
         saved.save_pretrained(tmp_path / "merged")
@@ -198,11 +185,9 @@ def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -
         by_row = dict(zip((row["text"] for row in rows), found.right or [], strict=True))
         assert by_row == {row["text"]: answers[i] == row["label"] for i, row in enumerate(rows)}
         # Without rows of class 0 the numbers may count from 1, and an accuracy would be of other classes.
+        one = ScoreSettings(tasks=(f"{from_one}?text=text&label=label&test={from_one}",))
         with pytest.raises(CheckpointError, match="class numbers 0 to 2, with rows of class 0"):
-            evaluate(
-                str(tmp_path / model),
-                scores=ScoreSettings(tasks=(f"{from_one}?text=text&label=label&test={from_one}",)),
-            )
+            evaluate(str(tmp_path / model), scores=one)
 
 
 def _killed(*given: object) -> None:
@@ -220,10 +205,9 @@ def test_the_wrong_base_is_refused_or_noted(
     assert same.notes == []  # the same weights by another name
     save_llama(tmp_path / "other", positions=256)
     other = evaluate(str(place / "completer"), base=str(tmp_path / "other"), losses=_text(place))
-    assert len(other.notes) == 1
-    assert "names" in other.notes[0]
-    assert measure_lines(other.notes[0]) == [f"note: {other.notes[0]}"]
-    assert other.to_document()["notes"] == other.notes
+    (note,) = other.to_document()["notes"]
+    assert "names" in note
+    assert measure_lines(note) == [f"note: {note}"]
     given: dict[str, Any] = {"base": str(tmp_path / "other"), "losses": _text(place), "out": tmp_path / "out"}
     with monkeypatch.context() as patched:
         patched.setattr(Evaluation, "save", _killed)
@@ -237,23 +221,21 @@ def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluating, "open_language_model", _nothing_is_opened)
-    empty = replace(_on(place, "sums.jsonl"), split="test")
-    with pytest.raises(SettingError, match=r"the test split of task 'sums\.jsonl' is empty"):
-        evaluate(str(place / "completer"), losses=_text(place), scores=empty)
-    chosen = replace(empty, split="validation")
-    with pytest.raises(SettingError, match=r"split is 'validation', and the reported half says which"):
-        evaluate(str(place / "completer"), scores=chosen, reported_half=True)
-    harness = HarnessSettings(lm_eval=("arc_easy",))
-    with pytest.raises(SettingError, match=r"lm_eval is 'arc_easy', whose examples have no reported half"):
-        evaluate(str(place / "completer"), harness=harness, reported_half=True)
-    home = replace(harness, lm_eval_include="~/no-such-folder")
-    named = re.escape(str(Path("~/no-such-folder").expanduser()))
-    with pytest.raises(
-        SettingError, match=rf"lm_eval_include is '{named}', which is not a folder; .*; pass its"
-    ):
-        evaluate(str(place / "completer"), harness=home)
-    with pytest.raises(SettingError, match=r"'.*one\.txt' has 1 document; expected 2 or more"):
-        evaluate(str(place / "completer"), losses=_text(place, "one.txt"), reported_half=True)
+    empty, harness = replace(_on(place, "sums.jsonl"), split="test"), HarnessSettings(lm_eval=("arc_easy",))
+    home, named = "~/no-such-folder", re.escape(str(Path("~/no-such-folder").expanduser()))
+    of_half: dict[str, Any] = {"reported_half": True}
+    for given, said in [
+        ({"losses": _text(place), "scores": empty}, r"the test split of task 'sums\.jsonl' is empty"),
+        ({"scores": replace(empty, split="validation")} | of_half, "split is 'validation', and the reported"),
+        ({"harness": harness} | of_half, "lm_eval is 'arc_easy', whose examples have no reported half"),
+        (
+            {"harness": replace(harness, lm_eval_include=home)},
+            f"'{named}', which is not a folder; .*; pass its",
+        ),
+        ({"losses": _text(place, "one.txt")} | of_half, r"one\.txt' has 1 document; expected 2 or more"),
+    ]:
+        with pytest.raises(SettingError, match=said):
+            evaluate(str(place / "completer"), **given)
 
 
 def test_what_was_measured_is_told_and_kept_when_something_else_fails(
@@ -280,11 +262,8 @@ def test_what_was_measured_is_told_and_kept_when_something_else_fails(
         done = in_this_process(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(stopped.stdout)
-    assert sorted(file.name for file in (tmp_path / "out").iterdir() if file.name != ".lock") == [
-        "documents.parquet",
-        "evaluation.json",
-        "examples.parquet",
-    ]
+    written = {file.name for file in (tmp_path / "out").iterdir()} - {".lock"}
+    assert written == {"documents.parquet", "evaluation.json", "examples.parquet"}
     # A second evaluation does not replace the first.
     before = (tmp_path / "out" / "evaluation.json").read_bytes()
     again = in_this_process(*command)
@@ -303,9 +282,7 @@ def test_what_was_kept_is_of_the_same_weights_and_settings(
     given: dict[str, Any] = {"base": str(base), "losses": _text(place), "out": out, "force": True}
     read: list[int] = []
     losses = evaluating.losses_by_corpus
-    monkeypatch.setattr(
-        evaluating, "losses_by_corpus", lambda *all_of_it: read.append(1) or losses(*all_of_it)
-    )
+    monkeypatch.setattr(evaluating, "losses_by_corpus", lambda *all_: read.append(1) or losses(*all_))
 
     def stopped(**more: Any) -> int:
         read.clear()
@@ -319,7 +296,6 @@ def test_what_was_kept_is_of_the_same_weights_and_settings(
     assert stopped() == 0
     assert stopped(losses=replace(_text(place), window=32)) == 2
     assert stopped(seed=1) == 2
-    save_gpt2(tmp_path / "unused")
     from safetensors.torch import load_file, save_file
 
     weights = load_file(base / "model.safetensors")

@@ -21,9 +21,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("gradients")
     loaded: Any = load_model(str(KINDS[request.param](folder)), "causal")
     for name, module in loaded.named_modules():
-        if (
-            type(module).__name__ == "LlamaRMSNorm"
-        ):  # it computes in single precision, whatever its weights are
+        if type(module).__name__ == "LlamaRMSNorm":  # in single precision, whatever its weights are
             loaded.set_submodule(name, torch.nn.RMSNorm(32, module.variance_epsilon))
     return loaded.double().eval()
 
@@ -70,12 +68,14 @@ def responses(
 ) -> dict[str, torch.Tensor]:
     found = {}
     for name, inputs, gradients in rows:
-        outputs_first = gradients.shape[-1], inputs.shape[-1]
-        update = updates[name] if updates[name].shape == outputs_first else updates[name].mT
-        if type(layers[name]).__name__ == "Conv1D":
-            update = updates[name].mT
+        update = updates[name].mT if type(layers[name]).__name__ == "Conv1D" else updates[name]
         found[name] = torch.einsum("sltm,mn,stn->sl", gradients, update, inputs)
     return found
+
+
+def kl_of(model: Any, layers: dict[str, Any], updates: dict[str, torch.Tensor], ids: torch.Tensor) -> float:
+    before, after = scores(model, ids), scores(moved(model, layers, updates, 1.0), ids)
+    return float((before.exp() * (before - after)).sum(-1).mean())
 
 
 def test_the_response_is_a_central_difference(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +104,7 @@ def test_the_prediction_is_the_kl_of_a_small_update(model: Any) -> None:
     updates = updates_of(layers, 2e-3)
     rows = list(layer_rows(model, layers, ids, 40, torch.Generator().manual_seed(0)))
     found, shares = predict(responses(layers, updates, rows), tokens, list(range(24)))
-    before, after = scores(model, ids), scores(moved(model, layers, updates, 1.0), ids)
-    kl = float((before.exp() * (before - after)).sum(-1).mean())
+    kl = kl_of(model, layers, updates, ids)
     assert found.low <= kl <= found.high
     assert found.estimate == pytest.approx(kl, rel=0.1)
     assert sum(shares.values()) == pytest.approx(1)
@@ -120,12 +119,10 @@ def test_the_share_of_a_part_tells_what_is_left_without_it(model: Any) -> None:
     of_all = responses(layers, updates, rows)
     part = next(iter(layers))
     rest = {name: each for name, each in updates.items() if name != part}
-    before, after = scores(model, ids), scores(moved(model, layers, rest, 1.0), ids)
-    kl = float((before.exp() * (before - after)).sum(-1).mean())
     whole, shares = predict(of_all, tokens, list(range(24)))
     alone, _ = predict({part: of_all[part]}, tokens, list(range(24)))
     left = whole.estimate * (1 - 2 * shares[part]) + alone.estimate
-    assert left == pytest.approx(kl, rel=0.1)
+    assert left == pytest.approx(kl_of(model, layers, rest, ids), rel=0.1)
 
 
 def test_the_models_parameters_and_mode_are_as_before(model: Any) -> None:

@@ -37,11 +37,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return AutoModelForMaskedLM.from_pretrained(save_bert(tmp_path_factory.mktemp("bert"))).eval()
 
 
-@given(
-    length=st.integers(0, 60),
-    window=st.integers(2, 20),
-    stride=st.integers(1, 20),
-)
+@given(length=st.integers(0, 60), window=st.integers(2, 20), stride=st.integers(1, 20))
 def test_every_token_but_the_first_is_scored_once_with_enough_context(
     length: int, window: int, stride: int
 ) -> None:
@@ -100,11 +96,8 @@ def test_one_window_is_transformers_own_loss(llama: Any) -> None:
 @pytest.mark.parametrize("most", [2, 5, 40])
 def test_documents_cut_after_some_tokens_are_those_of_cut_texts(llama: Any, bert: Any, most: int) -> None:
     # The tokenizer makes a token of a character.
-    plain, around, cut = (
-        character_tokenizer(),
-        character_tokenizer(around=True),
-        [text[:most] for text in TEXTS],
-    )
+    plain, around = character_tokenizer(), character_tokenizer(around=True)
+    cut = [text[:most] for text in TEXTS]
     for measure, model, tokenizer in (
         (causal_losses, llama, plain),
         (pseudo_losses, bert, around),

@@ -27,6 +27,8 @@ from intruders.models.loading import load_model
 from tests.checkpoints.models import set_factors, tiny_mixtral
 from tests.tiny import character_tokenizer, save_bert, save_llama
 
+Prepared = tuple[Path, Path, str]  # a base, the cache where it is prepared, and the text
+
 
 def kept(base: str, text: str, cache: Path, **how: Any) -> NatsPlan:
     plan = NatsPlan.of(base, text, **how)
@@ -46,8 +48,7 @@ def text_of(folder: Path, documents: int, words: int = 40) -> str:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """Return a base, the cache where it is prepared, and the text."""
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("nats")
     base, text = save_llama(folder / "base"), text_of(folder, 60)
     found = kept(str(base), text, folder / "cache", sequences=240)
@@ -67,6 +68,19 @@ def tuned_of(base: Path, folder: Path, size: float, *, norm: bool = False) -> Pa
     return folder
 
 
+def adapted(base: Path, rank: int) -> Any:
+    config = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(str(base), "causal"), config)
+    set_factors(model, 0.1, 1)
+    return model
+
+
+def predicted(base: Path, tuned: Path, cache: Path) -> Forgetting:
+    found = intruders.audit(str(base), str(tuned), cache=cache).forgetting
+    assert found is not None
+    return found
+
+
 @torch.no_grad()
 def measured(base: Path, tuned: Path, text: str) -> float:
     plan = NatsPlan.of(str(base), text, sequences=200, seed=7)
@@ -76,13 +90,10 @@ def measured(base: Path, tuned: Path, text: str) -> float:
 
 
 @pytest.mark.parametrize("size", [0.003, 0.01])
-def test_the_prediction_is_the_measured_kl(
-    prepared: tuple[Path, Path, str], tmp_path: Path, size: float
-) -> None:
+def test_the_prediction_is_the_measured_kl(prepared: Prepared, tmp_path: Path, size: float) -> None:
     base, cache, text = prepared
     tuned = tuned_of(base, tmp_path / "tuned", size)
-    found = intruders.audit(str(base), str(tuned), cache=cache).forgetting
-    assert found is not None
+    found = predicted(base, tuned, cache)
     assert found.left_out == []
     assert found.text == text
     assert found.kl.estimate == pytest.approx(measured(base, tuned, text), rel=0.2)
@@ -90,26 +101,16 @@ def test_the_prediction_is_the_measured_kl(
     assert found.tokens == 240 * (TOKENS - FIRST)
 
 
-def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
-    prepared: tuple[Path, Path, str], tmp_path: Path
-) -> None:
+def test_an_adapter_and_its_merge_by_peft_have_one_prediction(prepared: Prepared, tmp_path: Path) -> None:
     base, cache, _ = prepared
-    model: Any = get_peft_model(
-        load_model(str(base), "causal"), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    set_factors(model, 0.1, 1)
+    model = adapted(base, 2)
     model.save_pretrained(tmp_path / "adapter")
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
-    one, other = (
-        intruders.audit(str(base), str(tmp_path / name), cache=cache).forgetting
-        for name in ("adapter", "merged")
-    )
-    assert one is not None
-    assert other is not None
+    one, other = (predicted(base, tmp_path / name, cache) for name in ("adapter", "merged"))
     assert one.kl.estimate == pytest.approx(other.kl.estimate, rel=1e-3)
 
 
-def test_of_rank_1_nothing_is_predicted(prepared: tuple[Path, Path, str]) -> None:
+def test_of_rank_1_nothing_is_predicted(prepared: Prepared) -> None:
     """The study's criterion was missed for such updates."""
     base, cache, _ = prepared
     before = load_model(str(base), "causal").state_dict()
@@ -124,28 +125,25 @@ def test_of_rank_1_nothing_is_predicted(prepared: tuple[Path, Path, str]) -> Non
 
 @pytest.mark.parametrize("what", ["rank 1", "full fine-tuning"])
 def test_of_updates_that_nothing_is_predicted_of_no_row_is_read(
-    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The criterion was missed for both. The largest rank is lowered here, since the models are tiny."""
     base, cache, _ = prepared
     monkeypatch.setattr("intruders.audits.result.forgetting._LARGEST_RANK", 8)
     monkeypatch.setattr(KeptNats, "rows", lambda *given: pytest.fail("rows are read"))
     if what == "rank 1":
-        config = LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
-        tuned: Any = get_peft_model(load_model(str(base), "causal"), config)
-        set_factors(tuned, 0.1, 1)
+        tuned: Any = adapted(base, 1)
     else:
         tuned = tuned_of(base, tmp_path / "tuned", 0.003)
-    with pytest.warns(
-        UserWarning, match="no nats are predicted of an update of rank 1 or of full fine-tuning"
-    ):
+    said = "no nats are predicted of an update of rank 1 or of full fine-tuning"
+    with pytest.warns(UserWarning, match=said):
         audit = intruders.audit(str(base), tuned, cache=cache)
     assert audit.forgetting is None
     assert (min(matrix.update.effective_rank for matrix in audit.matrices) > 8) == (what != "rank 1")
 
 
 def test_matrices_beyond_the_ranks_count_where_their_median_is_within(
-    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an audit and in a fleet, as they do where no rank is too large."""
     base, cache, _ = prepared
@@ -176,33 +174,28 @@ def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
     for parameter in model.parameters():
         parameter.data += 0.01 * torch.randn(parameter.shape)
     model.save_pretrained(tmp_path / "tuned")
-    forgetting = intruders.audit(str(base), str(tmp_path / "tuned"), cache=tmp_path / "cache").forgetting
-    assert forgetting is not None
-    assert any("experts" in name for name in forgetting.left_out)
-    assert any("embed_tokens" in name for name in forgetting.left_out)
+    left_out = predicted(base, tmp_path / "tuned", tmp_path / "cache").left_out
+    assert any("experts" in name for name in left_out)
+    assert any("embed_tokens" in name for name in left_out)
 
 
 def test_what_is_changed_beside_the_matrices_is_named_and_not_counted(
-    prepared: tuple[Path, Path, str], tmp_path: Path
+    prepared: Prepared, tmp_path: Path
 ) -> None:
     base, cache, _ = prepared
-    tuned = tuned_of(base, tmp_path / "tuned", 0.01, norm=True)
-    found = intruders.audit(str(base), str(tuned), cache=cache).forgetting
-    assert found is not None
+    found = predicted(base, tuned_of(base, tmp_path / "tuned", 0.01, norm=True), cache)
     assert found.left_out == ["model.norm.weight"]
     assert "not counted: 1 changed tensor such as model.norm.weight" in found.shares_in_words()
 
 
-def test_a_matrix_that_was_not_prepared_is_left_out(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_a_matrix_that_was_not_prepared_is_left_out(prepared: Prepared, tmp_path: Path) -> None:
     base, _, text = prepared
     kept(str(base), text, tmp_path / "cache", sequences=20, selection=Selection(exclude=("*k_proj*",)))
-    tuned = tuned_of(base, tmp_path / "tuned", 0.01)
-    found = intruders.audit(str(base), str(tuned), cache=tmp_path / "cache").forgetting
-    assert found is not None
+    found = predicted(base, tuned_of(base, tmp_path / "tuned", 0.01), tmp_path / "cache")
     assert found.left_out == [f"model.layers.{layer}.self_attn.k_proj.weight" for layer in (0, 1)]
 
 
-def test_another_base_has_no_prediction(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_another_base_has_no_prediction(prepared: Prepared, tmp_path: Path) -> None:
     base, cache, _ = prepared
     tuned, further = (tuned_of(base, tmp_path / name, size) for name, size in (("one", 0.01), ("two", 0.02)))
     assert intruders.audit(str(tuned), str(further), cache=cache).forgetting is None
@@ -210,9 +203,7 @@ def test_another_base_has_no_prediction(prepared: tuple[Path, Path, str], tmp_pa
 
 
 @pytest.mark.parametrize("where", ["model.norm", "layers.1.mlp.down_proj"])
-def test_a_base_that_differs_anywhere_is_another_one(
-    prepared: tuple[Path, Path, str], tmp_path: Path, where: str
-) -> None:
+def test_a_base_that_differs_anywhere_is_another_one(prepared: Prepared, tmp_path: Path, where: str) -> None:
     """The gradients of a matrix depend on all others, also on those that an update leaves as they are."""
     base, cache, _ = prepared
     before = load_model(str(base), "causal").state_dict()
@@ -230,9 +221,7 @@ def test_a_base_that_differs_anywhere_is_another_one(
     assert intruders.audit(*further, cache=cache).forgetting is not None
 
 
-def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(
-    prepared: tuple[Path, Path, str], tmp_path: Path
-) -> None:
+def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(prepared: Prepared, tmp_path: Path) -> None:
     base, cache, _ = prepared
     model: Any = load_model(str(base), "causal")
     for name, parameter in model.named_parameters():
@@ -247,9 +236,7 @@ def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(
     assert done.after.forgetting is None
 
 
-def test_the_share_of_matrices_is_what_leaves_with_their_updates(
-    prepared: tuple[Path, Path, str], tmp_path: Path
-) -> None:
+def test_the_share_of_matrices_is_what_leaves_with_their_updates(prepared: Prepared, tmp_path: Path) -> None:
     """Taking updates z_i out takes 2 share - E[z_i^2] / E[z^2] of the KL with them."""
     base, cache, _ = prepared
     tuned = tuned_of(base, tmp_path / "tuned", 0.01)
@@ -269,7 +256,7 @@ def test_the_share_of_matrices_is_what_leaves_with_their_updates(
     assert share == pytest.approx((kl + of_only - of_rest) / (2 * kl), abs=1e-4)
 
 
-def test_results_keep_it(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_results_keep_it(prepared: Prepared, tmp_path: Path) -> None:
     base, cache, _ = prepared
     audit = intruders.audit(str(base), str(tuned_of(base, tmp_path / "tuned", 0.01)), cache=cache)
     for name in ("a.json", "a.parquet"):
@@ -283,9 +270,7 @@ def test_results_keep_it(prepared: tuple[Path, Path, str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("what", ["rows", "document", "gone"])
-def test_damage_gives_one_line_and_no_number(
-    prepared: tuple[Path, Path, str], tmp_path: Path, what: str
-) -> None:
+def test_damage_gives_one_line_and_no_number(prepared: Prepared, tmp_path: Path, what: str) -> None:
     base, cache, _ = prepared
     shutil.copytree(cache, tmp_path / "cache")
     tuned = tuned_of(base, tmp_path / "tuned", 0.01)
@@ -304,7 +289,7 @@ def test_damage_gives_one_line_and_no_number(
     assert audit.forgetting is None
 
 
-def test_preparing_again_replaces_what_was_kept(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_preparing_again_replaces_what_was_kept(prepared: Prepared, tmp_path: Path) -> None:
     base, _, text = prepared
     for sequences in (20, 10):
         found = kept(str(base), text, tmp_path / "cache", sequences=sequences)
@@ -327,7 +312,7 @@ def test_the_rows_take_at_most_twice_the_base_in_16_bits(tmp_path: Path) -> None
 
 
 def test_a_full_disk_leaves_what_was_kept(
-    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, _, text = prepared
     kept(str(base), text, tmp_path / "cache", sequences=10)
@@ -351,13 +336,13 @@ def test_a_full_disk_leaves_what_was_kept(
     [(7, 40, "has 7 documents of 33 tokens"), (30, 3, "has 0 documents of 33")],
 )
 def test_a_short_text_is_refused(
-    prepared: tuple[Path, Path, str], tmp_path: Path, documents: int, words: int, said: str
+    prepared: Prepared, tmp_path: Path, documents: int, words: int, said: str
 ) -> None:
     with pytest.raises(SettingError, match=f"{said}.*expected 8 or more.*pass a longer text"):
         kept(str(prepared[0]), text_of(tmp_path, documents, words), tmp_path / "cache")
 
 
-def test_a_tokenizer_of_another_model_is_refused(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_model_is_refused(prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(prepared[0], tmp_path / "base")
     tokenizer = character_tokenizer()
     tokenizer.add_tokens(["and"])
@@ -373,7 +358,7 @@ def test_a_masked_model_is_refused(tmp_path: Path) -> None:
         kept(str(base), text_of(tmp_path, 20), tmp_path / "cache")
 
 
-def test_sequences_below_one_are_refused(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_sequences_below_one_are_refused(prepared: Prepared, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="sequences is 0; expected 1 or more"):
         kept(str(prepared[0]), prepared[2], tmp_path / "cache", sequences=0)
 

@@ -48,6 +48,15 @@ def _opened(folder: Path, name: str) -> OpenedModel:
     return OpenedModel(model, character_tokenizer(), context)
 
 
+def assert_as_alone(opened: OpenedModel, task: Task, rows: list[Example]) -> None:
+    together = graded(opened, task, rows, batch_size=len(rows))
+    alone = [graded(opened, task, [row]) for row in rows]
+    assert together.right == [found.right[0] for found in alone if found.right]
+    assert together.tokens == [found.tokens[0] for found in alone]
+    assert together.losses == pytest.approx([found.losses[0] for found in alone], rel=1e-5)
+    assert together.unfinished == sum(found.unfinished for found in alone)
+
+
 @pytest.mark.parametrize("score", ["exact", "final-number"])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_of_completions(name: str, score: Score, tmp_path: Path) -> None:
@@ -60,12 +69,7 @@ def test_of_completions(name: str, score: Score, tmp_path: Path) -> None:
         for number, (row, answer) in enumerate(zip(rows, own, strict=True))
     ]
     task = Task("t", "causal", score, rows, rows, [], max_new_tokens=60)
-    together = graded(opened, task, rows, batch_size=8)
-    alone = [graded(opened, task, [row]) for row in rows]
-    assert together.right == [found.right[0] for found in alone if found.right]
-    assert together.tokens == [found.tokens[0] for found in alone]
-    assert together.losses == pytest.approx([found.losses[0] for found in alone], rel=1e-5)
-    assert together.unfinished == sum(found.unfinished for found in alone)
+    assert_as_alone(opened, task, rows)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -81,10 +85,8 @@ def test_every_row_has_its_own_limit(name: str, tmp_path: Path) -> None:
     alone = [generated_answers(opened, [row], max_new_tokens=40)[0] for row in rows]
     assert answers == alone
     assert not any(answer.has_ended for answer in answers)
-    written = [
-        len(tokenizer(answer.text)["input_ids"]) for answer in answers if "<" not in answer.text
-    ]  # a token that is skipped in decoding shortens the text
-    assert max(written) <= 66
+    # A token that is skipped in decoding shortens the text.
+    assert max(len(tokenizer(each.text)["input_ids"]) for each in answers if "<" not in each.text) <= 66
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
@@ -96,10 +98,7 @@ def test_of_classes(name: str, tmp_path: Path) -> None:
     rows = [Example(text, str(number % 3)) for number, text in enumerate(_texts([1, 2, 7, 30, 31, 90, 120]))]
     task = Task("t", "classification", "class", rows, rows, [])
     opened = OpenedModel(model, character_tokenizer(around=name == "bert"), 128)
-    together = graded(opened, task, rows, batch_size=7)
-    alone = [graded(opened, task, [row]) for row in rows]
-    assert together.right == [found.right[0] for found in alone if found.right]
-    assert together.losses == pytest.approx([found.losses[0] for found in alone], rel=1e-5)
+    assert_as_alone(opened, task, rows)
 
 
 def test_a_models_own_penalty_does_not_count_the_padding(tmp_path: Path) -> None:

@@ -65,10 +65,8 @@ def test_what_the_servers_names_mean(base: Path, adapter: str, tmp_path: Path) -
 
 def test_another_adapter_another_model_and_one_in_bfloat16(base: Path, adapter: str, tmp_path: Path) -> None:
     other = served(base, adapter_of(base, tmp_path / "other", TARGETS, seed=7))
-    assert (
-        told(base, adapter, Server({"base": served(base), "tuned": other}, PARENTS)).verdict
-        == "another model"
-    )
+    server = Server({"base": served(base), "tuned": other}, PARENTS)
+    assert told(base, adapter, server).verdict == "another model"
     unlike = served(save_llama(tmp_path / "unlike", width=64))
     away = told(base, adapter, Server({"base": unlike, "tuned": unlike}, PARENTS))
     assert away.verdict == "another model"
@@ -115,11 +113,8 @@ def test_a_key_is_sent_and_nowhere_else(
     base: Path, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(endpoint.KEY, " sk-secret-of-mine\n")
-    result = told(
-        base,
-        adapter,
-        Server({"base": served(base), "tuned": served(base, adapter)}, PARENTS, key="sk-secret-of-mine"),
-    )
+    models = {"base": served(base), "tuned": served(base, adapter)}
+    result = told(base, adapter, Server(models, PARENTS, key="sk-secret-of-mine"))
     assert result.verdict == "applied"
     result.save(tmp_path / "served.json")
     assert "secret" not in (tmp_path / "served.json").read_text() + repr(result)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.tuned_matrices import TunedMatrices
-from tests.checkpoints.models import tiny_llama
+from tests.checkpoints.models import merged_weights, saved, tiny_llama
 
 
 def hot_llama(seed: int = 0, gain: float = 1.5, model: nn.Module | None = None, **settings: Any) -> nn.Module:
@@ -29,10 +31,7 @@ def hot_llama(seed: int = 0, gain: float = 1.5, model: nn.Module | None = None, 
         if not hasattr(layer, "lora_A"):
             continue
         base = layer.base_layer.weight
-        for down, up in (
-            (layer.lora_A, layer.lora_B),
-            (layer.lora_embedding_A, layer.lora_embedding_B),
-        ):
+        for down, up in ((layer.lora_A, layer.lora_B), (layer.lora_embedding_A, layer.lora_embedding_B)):
             for name in down:
                 a, b = (getattr(part[name], "weight", part[name]) for part in (down, up))
                 a.data = torch.randn(a.shape, generator=generator).to(a.dtype)
@@ -43,6 +42,31 @@ def hot_llama(seed: int = 0, gain: float = 1.5, model: nn.Module | None = None, 
     return peft.eval()
 
 
+def hot_sides(
+    folder: Path, base: nn.Module | None = None, **settings: Any
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Save a base and a hot adapter of it; their weights, as PEFT merges the adapter."""
+    base = tiny_llama() if base is None else base
+    model = hot_llama(model=copy.deepcopy(base), **settings)
+    saved(base, folder / "base")
+    saved(model, folder / "tuned")
+    return {name: tensor.clone() for name, tensor in base.state_dict().items()}, merged_weights(model)
+
+
+def assert_share(
+    found: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    share: float,
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+) -> None:
+    """``W0 + s (W - W0)`` of every tensor, in double precision."""
+    for name, tensor in before.items():
+        wanted = tensor.double() + share * (after[name].double() - tensor.double())
+        torch.testing.assert_close(found[name].double(), wanted, rtol=rtol, atol=atol, msg=name)
+
+
 def matrices_of(base: Any, tuned: Any, audit: Any = AS_USUAL) -> TunedMatrices:
     """The matrices of two sides as remedies read them, by an audit that is given, or made by settings."""
     sides = open_sides(base, tuned)
@@ -50,9 +74,9 @@ def matrices_of(base: Any, tuned: Any, audit: Any = AS_USUAL) -> TunedMatrices:
     return TunedMatrices.of(with_stacks_of(*sides), audited, torch.device("cpu"))
 
 
-def mitigated(folder: Path, **settings: Any) -> Mitigation:
-    """Mitigate the model ``tuned`` in a folder, beside its ``base``, into ``out``."""
-    return mitigate(folder / "base", folder / "tuned", **({"out": folder / "out"} | settings))
+def mitigated(folder: Path, source: str | None = None, **settings: Any) -> Mitigation:
+    """Mitigate the model ``tuned`` in a folder, or another source, beside its ``base``, into ``out``."""
+    return mitigate(folder / "base", source or folder / "tuned", **({"out": folder / "out"} | settings))
 
 
 def medium_llama(seed: int = 0) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from intruders.errors import SettingError
 from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.models.loading import load_model, load_tokenizer
-from tests.checkpoints.models import moved, set_factors
+from tests.checkpoints.models import moved
 from tests.checkpoints.renamed_families import FAMILIES
 from tests.experiments.healed_models import QUICK
 from tests.tiny import save_bert, save_gpt2, save_llama
@@ -34,28 +36,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tuned(folder: Path, name: str, targets: list[str], **settings: Any) -> Any:
-    """A PeftModel whose trained tensors, biases and tokens among them, are moved, saved as ``name``."""
+    """An adapter of the base whose biases and tokens are trained too where ``settings`` say so."""
+    model = load_model(str(folder / "base"), "causal")
+    of_gpt2 = {"target_modules": targets, "fan_in_fan_out": True, "task_type": "CAUSAL_LM"}
+    return adapted(model, folder / name, lora_alpha=4, **of_gpt2, **settings)
+
+
+def healed(folder: Path, model: str, seed: int = 0) -> intruders.Healing:
+    data: dict[str, Any] = {
+        "task": folder / "task.jsonl",
+        "loss_on": folder / "text.jsonl",
+        "columns": COLUMNS,
+    }
+    sides, out = (str(folder / "base"), str(folder / model)), folder / f"{model}-healed"
+    return intruders.heal(*sides, **data, settings=QUICK, out=out, seed=seed)
+
+
+def adapted(model: Any, folder: Path, **settings: Any) -> Any:
+    """A PeftModel of rank 2 whose trained tensors are moved, saved in a folder."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=2, lora_alpha=4, target_modules=targets, fan_in_fan_out=True, task_type="CAUSAL_LM", **settings
-    )
-    model: Any = get_peft_model(load_model(str(folder / "base"), "causal"), config)
-    moved(model, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
-    model.save_pretrained(folder / name)
-    return model.eval()
-
-
-def healed(folder: Path, model: str, out: str) -> intruders.Healing:
-    return intruders.heal(
-        str(folder / "base"),
-        str(folder / model),
-        task=folder / "task.jsonl",
-        loss_on=folder / "text.jsonl",
-        columns=COLUMNS,
-        settings=QUICK,
-        out=folder / out,
-    )
+    adapter: Any = get_peft_model(model, LoraConfig(r=2, **settings))
+    moved(adapter, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
+    adapter.save_pretrained(folder)
+    return adapter.eval()
 
 
 MORE = [
@@ -73,7 +77,7 @@ def test_they_are_refused_before_anything_is_measured(
 ) -> None:
     tuned(folder, name, targets, **settings)
     with pytest.raises(SettingError, match=said):
-        healed(folder, name, f"{name}-healed")
+        healed(folder, name)
     with pytest.raises(SettingError, match=said):
         intruders.attribute(str(folder / "base"), str(folder / name), loss_on=folder / "text.jsonl")
     assert not (folder / f"{name}-healed").exists()
@@ -88,7 +92,7 @@ def test_merged_as_the_error_says_the_loss_is_the_adapters_own(folder: Path) -> 
     own = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
     model.merge_and_unload().save_pretrained(folder / "merged")
     tokenizer.save_pretrained(folder / "merged")
-    points = {point.name: point for point in healed(folder, "merged", "merged-healed").points}
+    points = {point.name: point for point in healed(folder, "merged").points}
     (loss,) = points["tuned"].corpora.values()
     assert loss.loss.estimate == pytest.approx(own, abs=1e-5)  # the sums are of single-precision losses
 
@@ -102,7 +106,7 @@ def test_a_head_of_its_own_on_a_base_whose_embedding_is_the_head_is_refused(fold
     model.save_pretrained(folder / "untied")
     load_tokenizer(str(folder / "base")).save_pretrained(folder / "untied")
     with pytest.raises(SettingError, match=r"has an output head of its own, 'lm_head\.weight'"):
-        healed(folder, "untied", "untied-healed")
+        healed(folder, "untied")
     with pytest.raises(SettingError, match="has an output head of its own"):
         intruders.write_at_scale(str(folder / "base"), str(folder / "untied"), 0.5, folder / "half")
     sides = folder / "base", folder / "untied"
@@ -125,16 +129,16 @@ def test_a_resized_embedding_is_refused_where_its_old_rows_were_tuned(folder: Pa
     load_tokenizer(str(folder / "base")).save_pretrained(folder / name)
     if is_tuned:
         with pytest.raises(SettingError, match="and the common ones were tuned"):
-            healed(folder, name, f"{name}-healed")
+            healed(folder, name)
     else:
-        assert healed(folder, name, f"{name}-healed").form == "checkpoint"
+        assert healed(folder, name).form == "checkpoint"
 
 
 def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_for(
     folder: Path, tmp_path: Path
 ) -> None:
     """On the base as it is, the logits of the new tokens would be missing from every loss."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel
 
     save_llama(tmp_path / "base")
     tokenizer = load_tokenizer(str(tmp_path / "base"))
@@ -143,27 +147,19 @@ def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_
     longer.resize_token_embeddings(rows, mean_resizing=False)
     for saved in (longer, tokenizer):
         saved.save_pretrained(tmp_path / "longer")
-    model: Any = get_peft_model(longer, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
-    set_factors(model, 0.3, 1)
-    model.save_pretrained(tmp_path / "tuned")
-    (tmp_path / "text.txt").write_text(TEXT)
+    adapted(longer, tmp_path / "tuned", target_modules=["q_proj", "v_proj"])
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": TEXT}))
+    shutil.copy(folder / "task.jsonl", tmp_path)
 
     def attributed(base: str) -> intruders.Attribution:
+        sides, text = (str(tmp_path / base), str(tmp_path / "tuned")), tmp_path / "text.jsonl"
         settings = intruders.AttributionSettings(nodes=5, check=0)
-        return intruders.attribute(
-            str(tmp_path / base), str(tmp_path / "tuned"), loss_on=tmp_path / "text.txt", settings=settings
-        )
+        return intruders.attribute(*sides, loss_on=text, settings=settings)
 
     with pytest.raises(SettingError, match=rf"has {rows} rows in .*; resize the base to {rows} tokens"):
         attributed("base")
     with pytest.raises(SettingError, match=f"resize the base to {rows} tokens"):
-        intruders.heal(
-            str(tmp_path / "base"),
-            str(tmp_path / "tuned"),
-            task=folder / "task.jsonl",
-            loss_on=tmp_path / "text.txt",
-            columns=COLUMNS,
-        )
+        healed(tmp_path, "tuned")
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     own: Any = PeftModel.from_pretrained(load_model(str(tmp_path / "longer"), "causal"), tmp_path / "tuned")
     with torch.no_grad():
@@ -180,41 +176,23 @@ def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -
     get_peft_model(load_model(str(folder / "base"), "causal"), config).save_pretrained(folder / "zero")
     for seed in (0, 1):
         with pytest.raises(SettingError, match="changes nothing"):
-            intruders.heal(
-                str(folder / "base"),
-                str(folder / "zero"),
-                task=str(folder / "task.jsonl"),
-                loss_on=str(folder / "text.jsonl"),
-                columns=COLUMNS,
-                settings=QUICK,
-                out=folder / "zero-healed",
-                seed=seed,
-            )
+            healed(folder, "zero", seed)
     assert not (folder / "zero-healed.unfinished").exists()
 
 
 def test_a_head_with_another_name_in_the_file_is_none_of_them(tmp_path: Path) -> None:
     """GPT-NeoX's ``embed_out`` is the head that the adapter stores as ``lm_head``."""
-    from peft import LoraConfig, get_peft_model
-
     model = FAMILIES["gpt_neox"]()
     model.save_pretrained(tmp_path / "base")
-    adapted = get_peft_model(
-        model, LoraConfig(target_modules=["query_key_value"], modules_to_save=["lm_head"])
-    )
-    set_factors(adapted, 0.1, 1)
-    adapted.base_model.model.lm_head.modules_to_save["default"].weight.data += 0.1
-    adapted.save_pretrained(tmp_path / "tuned")
+    adapted(model, tmp_path / "tuned", target_modules=["query_key_value"], modules_to_save=["lm_head"])
     require_only_matrices(open_sides(str(tmp_path / "base"), str(tmp_path / "tuned")))
 
 
 def test_the_new_head_of_a_classifier_is_none_of_them(tmp_path: Path) -> None:
     """Its text is measured under the base's own head."""
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
 
     save_bert(tmp_path / "base")
     model: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=2)
-    config = LoraConfig(r=2, target_modules=["query"], init_lora_weights=False, task_type="SEQ_CLS")
-    get_peft_model(model, config).save_pretrained(tmp_path / "tuned")
+    adapted(model, tmp_path / "tuned", target_modules=["query"], task_type="SEQ_CLS")
     require_only_matrices(open_sides(str(tmp_path / "base"), str(tmp_path / "tuned")))

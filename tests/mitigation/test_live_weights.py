@@ -16,7 +16,7 @@ from intruders.mitigation.remedies.shares import Interpolate
 from intruders.models.loading import load_model
 from tests.checkpoints.models import moved, moved_mixtral, saved, set_factors
 from tests.checkpoints.renamed_families import FAMILIES
-from tests.mitigation.hot import matrices_of
+from tests.mitigation.hot import assert_share, matrices_of
 
 SHARE = 0.3
 
@@ -39,16 +39,13 @@ def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> N
     live.use(cases)
     assert set(live.other_names) == set(others)
     live.set(remedy, lambda name: SHARE)
-    for name, tensor in model.state_dict().items():
-        wanted = of_base[name] + SHARE * (own[name] - of_base[name])
-        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+    assert_share(model.state_dict(), of_base, own, SHARE)
     live.set(remedy, lambda name: 1.0)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, own[name])}
     assert any("experts" in name for name in changed)
     assert "model.norm.weight" not in changed
     live.reset()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, own[name])
+    torch.testing.assert_close(dict(model.state_dict()), own, rtol=0, atol=0)
 
 
 def test_a_share_of_a_head_with_another_name_in_memory(tmp_path: Path) -> None:
@@ -63,9 +60,7 @@ def test_a_share_of_a_head_with_another_name_in_memory(tmp_path: Path) -> None:
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert set(tuned_elsewhere(model, before, [])) == set(before.names())
     LiveInterventions(model, before, before.names()).set(Interpolate(SHARE), lambda name: SHARE)
-    for name, tensor in model.state_dict().items():
-        wanted = of_base[name] + SHARE * (own[name] - of_base[name])
-        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+    assert_share(model.state_dict(), of_base, own, SHARE)
 
 
 def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_one(tmp_path: Path) -> None:
@@ -87,9 +82,6 @@ def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_
     live = LiveInterventions(model, before, before.names())
     live.use(cases)
     live.set(remedy)
-    for name, tensor in model.state_dict().items():
-        wanted = first.state_dict()[name] + SHARE * (own[name] - first.state_dict()[name])
-        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6)
+    assert_share(model.state_dict(), first.state_dict(), own, SHARE)
     live.reset()
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, own[name], rtol=0, atol=1e-6)
+    torch.testing.assert_close(dict(model.state_dict()), own, rtol=0, atol=1e-6)

@@ -6,7 +6,6 @@ import copy
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.mitigation import mitigation_lines
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
 from tests.mitigation.hot import (
+    assert_share,
     deviation,
     hot_llama,
     medium_llama,
@@ -30,6 +30,7 @@ from tests.mitigation.hot import (
     scaled,
     wide_spectrum,
 )
+from tests.mitigation.hot import hot_sides as sides
 
 CLOSE = 1e-3  # of the largest entry: the bar for single precision
 
@@ -44,17 +45,6 @@ def expected(before: dict[str, Tensor], after: dict[str, Tensor], scale: float) 
         else:
             wanted[name] = scaled(tuned, places_of_intruders(before[name], tuned), scale)
     return wanted
-
-
-def sides(
-    folder: Path, base: nn.Module | None = None, **settings: Any
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Save a base and a hot adapter of it; their weights, as PEFT merges the adapter."""
-    base = tiny_llama() if base is None else base
-    model = hot_llama(model=copy.deepcopy(base), **settings)
-    saved(base, folder / "base")
-    saved(model, folder / "tuned")
-    return {name: tensor.clone() for name, tensor in base.state_dict().items()}, merged_weights(model)
 
 
 def assert_merged(out: Path, base: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,10 +72,6 @@ def test_merged_adapter_is_the_formula(tmp_path: Path, size: str, scale: float) 
         assert matrix.update_norm_after == pytest.approx(float(difference.norm()), rel=1e-4)
 
 
-def halfway(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: (before[name].double() + after[name].double()) / 2 for name in before}
-
-
 def test_a_matrix_that_the_adapter_stores_in_full_is_the_formula(tmp_path: Path) -> None:
     before, _ = sides(tmp_path, medium_llama())
     model = hot_llama(model=medium_llama(), gain=1.2, target_modules=["q_proj"], modules_to_save=["up_proj"])
@@ -102,7 +88,7 @@ def test_a_matrix_that_the_adapter_stores_in_full_is_the_formula(tmp_path: Path)
     assert_merged(tmp_path / "out", medium_llama(), expected(before, after, 0.3))
     halved = mitigated(tmp_path, remedy=Interpolate(alpha=0.5), out=tmp_path / "half")
     assert halved.form == "adapter"
-    assert_merged(tmp_path / "half", medium_llama(), halfway(before, after))
+    assert_share(merged_from(tmp_path / "half", medium_llama()), before, after, 0.5, atol=1e-5)
 
 
 def test_biases_of_an_adapter_have_their_share(tmp_path: Path) -> None:
@@ -116,15 +102,14 @@ def test_biases_of_an_adapter_have_their_share(tmp_path: Path) -> None:
     after = merged_from(tmp_path / "tuned", tiny_gpt2())
     mitigated(tmp_path, remedy=Interpolate(alpha=0.5))
     assert any(name.endswith("bias") and not torch.equal(before[name], after[name]) for name in before)
-    assert_merged(tmp_path / "out", tiny_gpt2(), halfway(before, after))
+    assert_share(merged_from(tmp_path / "out", tiny_gpt2()), before, after, 0.5, atol=1e-5)
 
 
 def test_scale_one_changes_nothing(tmp_path: Path) -> None:
     sides(tmp_path)
     mitigated(tmp_path, scale=1)
     old, new = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("tuned", "out"))
-    assert old.keys() == new.keys()
-    assert all(torch.equal(old[name], new[name]) for name in old)
+    torch.testing.assert_close(new, old, rtol=0, atol=0)
 
 
 def test_no_removed_direction_is_left_among_the_leading_ones(tmp_path: Path) -> None:
@@ -143,14 +128,9 @@ def test_no_removed_direction_is_left_among_the_leading_ones(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_ranks_and_alphas_of_patterns_are_kept(tmp_path: Path, use_rslora: bool) -> None:
-    before, after = sides(
-        tmp_path,
-        r=3,
-        lora_alpha=5,
-        rank_pattern={"q_proj": 1, "layers.1.mlp.up_proj": 4},
-        alpha_pattern={"v_proj": 7},
-        use_rslora=use_rslora,
-    )
+    ranks, alphas = {"q_proj": 1, "layers.1.mlp.up_proj": 4}, {"v_proj": 7}
+    patterns = {"rank_pattern": ranks, "alpha_pattern": alphas, "use_rslora": use_rslora}
+    before, after = sides(tmp_path, r=3, lora_alpha=5, **patterns)
     mitigated(tmp_path, scale=0.4)
     assert_merged(tmp_path / "out", tiny_llama(), expected(before, after, 0.4))
 
@@ -178,9 +158,8 @@ def test_rank_keep_is_the_best_approximation(tmp_path: Path) -> None:
 def test_a_module_of_alpha_zero_has_no_update_to_write(tmp_path: Path) -> None:
     sides(tmp_path)
     file = tmp_path / "tuned" / "adapter_config.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {"layers.0.self_attn.q_proj": 0}})
-    )
+    zero = {"alpha_pattern": {"layers.0.self_attn.q_proj": 0}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | zero))
     mitigated(tmp_path, scale=0.3, rank=4)
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert all(tensor.isfinite().all() for tensor in written.values())
@@ -231,13 +210,11 @@ def test_in_memory_beside_the_original() -> None:
     result = mitigate(model, scale=0.3, adapter_name="mitigated")
     assert model.active_adapters == ["mitigated"]
     assert result.after is not None
-    wanted = expected(before, tuned, 0.3)
     found = merged_weights(copy.deepcopy(model))
-    for name, tensor in wanted.items():
+    for name, tensor in expected(before, tuned, 0.3).items():
         assert deviation(found[name], tensor) < CLOSE, name
     model.set_adapter("default")
-    again = merged_weights(model)
-    assert all(torch.equal(again[name], tuned[name]) for name in tuned)
+    torch.testing.assert_close(merged_weights(model), tuned, rtol=0, atol=0)
 
 
 def test_in_memory_with_another_scale_and_written_from_there(tmp_path: Path) -> None:
@@ -309,13 +286,10 @@ def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
 
 
 def test_an_adapter_without_a_rank_of_its_own_needs_one(tmp_path: Path) -> None:
-    base = saved(tiny_llama(), tmp_path / "base")
-    tuned = saved(hot_llama(use_dora=True), tmp_path / "tuned")
-    with pytest.raises(
-        SettingError,
-        match=r"^an adapter is to be written, and .* are of no low rank; write a checkpoint \(--as checkpoint\)",
-    ):
-        mitigate(base, tuned, scale=0.3, out=tmp_path / "out")
+    sides(tmp_path, use_dora=True)
+    said = r"^an adapter is to be written, and .* are of no low rank; write a checkpoint \(--as checkpoint\)"
+    with pytest.raises(SettingError, match=said):
+        mitigated(tmp_path, scale=0.3)
 
 
 @pytest.mark.parametrize("kind", ["dora", "in full"])
@@ -323,9 +297,9 @@ def test_a_new_adapter_of_stated_error(tmp_path: Path, kind: str) -> None:
     before, after = sides(tmp_path, medium_llama(), use_dora=kind == "dora")
     if kind == "in full":
         after = {name: t + 0.001 * torch.randn_like(t) * (t.dim() == 2) for name, t in after.items()}
+        shutil.rmtree(tmp_path / "tuned")
         tuned = medium_llama()
         tuned.load_state_dict(after)
-        shutil.rmtree(tmp_path / "tuned")
         saved(tuned, tmp_path / "tuned")
     result = mitigated(tmp_path, scale=0.3, form="adapter", rank=8)
     found = merged_from(tmp_path / "out", medium_llama())

@@ -11,13 +11,12 @@ import torch
 from intruders.audits.audit import audit, audit_pairing
 from intruders.audits.audit_settings import Compute
 from intruders.errors import SettingError
-from intruders.mitigation.mitigate import mitigate
 from tests.checkpoints.models import saved, tiny_llama
-from tests.mitigation.hot import hot_llama, wide_spectrum
+from tests.mitigation.hot import hot_llama, mitigated, wide_spectrum
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> tuple[Path, Path]:
+def folder(tmp_path: Path) -> Path:
     """A base, and an adapter with intruders in some of its matrices only."""
     base = wide_spectrum(tiny_llama())
     saved(base, tmp_path / "base")
@@ -26,7 +25,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
         if name.endswith("q_proj"):
             module.lora_B["default"].weight.data *= 1e-3
     saved(model, tmp_path / "tuned")
-    return tmp_path / "base", tmp_path / "tuned"
+    return tmp_path
 
 
 @pytest.fixture
@@ -49,22 +48,16 @@ def audited(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     ids=str,
 )
 def test_as_a_whole_audit_of_what_was_written(
-    folders: tuple[Path, Path],
-    audited: list[list[str]],
-    tmp_path: Path,
-    settings: dict[str, Any],
-    is_all: bool,
+    folder: Path, audited: list[list[str]], settings: dict[str, Any], is_all: bool
 ) -> None:
-    base, tuned = folders
-    out = tmp_path / "out"
-    result = mitigate(base, tuned, scale=0.2, out=out, compute=Compute(cache=False), **settings)
+    result = mitigated(folder, scale=0.2, compute=Compute(cache=False), **settings)
     changed = {matrix.name for matrix in result.matrices}
     names = [matrix.name for matrix in result.before.matrices]
     assert 0 < len(changed) < len(names)
     (again,) = audited
     # A checkpoint also has matrices that the adapter does not touch; they are found equal to the base's.
     assert set(again) >= set(names) if is_all else set(again) == changed
-    whole = audit(base, out, cache=False)
+    whole = audit(folder / "base", folder / "out", cache=False)
     assert [matrix.name for matrix in result.after.matrices] == [matrix.name for matrix in whole.matrices]
     for one, other in zip(result.after.matrices, whole.matrices, strict=True):
         assert [v.intruder for v in one.vectors] == [v.intruder for v in other.vectors]
@@ -72,8 +65,7 @@ def test_as_a_whole_audit_of_what_was_written(
         torch.testing.assert_close(*(torch.tensor(row) for row in values), rtol=1e-4, atol=1e-6)
 
 
-def test_an_audit_of_parts_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    base, tuned = folders
-    before = audit(base, tuned, split_fused=True, cache=False)
+def test_an_audit_of_parts_is_refused(folder: Path) -> None:
+    before = audit(folder / "base", folder / "tuned", split_fused=True, cache=False)
     with pytest.raises(SettingError, match="split_fused"):
-        mitigate(base, tuned, scale=0.2, out=tmp_path / "out", audit=before, compute=Compute(cache=False))
+        mitigated(folder, scale=0.2, audit=before, compute=Compute(cache=False))

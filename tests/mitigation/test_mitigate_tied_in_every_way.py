@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ peft = pytest.importorskip("peft")
 
 IDS = torch.tensor([[5, 20, 31, 7, 12]])
 K, EPSILON = 4, 0.8
+ROUNDED = {"atol": 1e-4, "rtol": 1e-4}
 WAYS: dict[str, dict[str, Any]] = {
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
     "head": {"target_modules": ["q_proj", "lm_head"]},
@@ -39,11 +41,17 @@ CASES += [(False, False, way) for way in WAYS]
 class Made:
     """Base and adapter on disk, and the weights that the live adapter computes with."""
 
+    is_tied: bool
+    ensures: bool
+    way: str
     base: Path
     adapter: Path
     model: Any
     before: dict[str, Tensor]
     after: dict[str, Tensor]
+
+    def is_one(self) -> bool:
+        return torch.equal(self.after["lm_head"], self.after["model.embed_tokens"])
 
     def changed(self) -> list[str]:
         return [name for name in self.before if not torch.equal(self.before[name], self.after[name])]
@@ -76,7 +84,7 @@ def made(folder: Path, is_tied: bool, ensures: bool, way: str) -> Made:
     saved(model.eval(), folder / "tuned")
     after = weights(model)
     before = {name: base.get_submodule(name).weight.detach().clone() for name in after}
-    return Made(folder / "base", folder / "tuned", model, before, after)
+    return Made(is_tied, ensures, way, folder / "base", folder / "tuned", model, before, after)
 
 
 def logits_of(model: Any) -> Tensor:
@@ -113,77 +121,60 @@ def without_intruders(before: Tensor, after: Tensor) -> Tensor:
     return (after.double() - y[:, found] * values[found] @ v[found]).float()
 
 
-@pytest.mark.parametrize(("is_tied", "ensures", "way"), CASES)
-def test_what_is_written_has_the_logits_of_the_adapter(
-    is_tied: bool, ensures: bool, way: str, tmp_path: Path
-) -> None:
-    case = made(tmp_path, is_tied, ensures, way)
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
+    return made(tmp_path, *request.param)
+
+
+def test_what_is_written_has_the_logits_of_the_adapter(case: Made, tmp_path: Path) -> None:
     own = logits_of(case.model)
-    torch.testing.assert_close(with_weights(case.base, case.after), own, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(with_weights(case.base, case.after), own, **ROUNDED)
     for scale in (1.0, 0.5, 0.0):
         between = {name: first + scale * (case.after[name] - first) for name, first in case.before.items()}
         wanted = with_weights(case.base, between)
-        out = [tmp_path / f"{scale}-{form}" for form in ("checkpoint", "adapter")]
-        intruders.write_at_scale(case.base, case.adapter, scale, out[0], form="checkpoint")
-        intruders.write_at_scale(case.base, case.adapter, scale, out[1], form="adapter")
-        torch.testing.assert_close(logits_of(loaded(out[0])), wanted, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(logits_of(live(case.base, out[1])), wanted, atol=1e-4, rtol=1e-4)
-    out = [tmp_path / "interpolated"]
-    intruders.mitigate(case.base, case.adapter, remedy=Interpolate(alpha=0.0), out=out[0], check=False)
-    torch.testing.assert_close(logits_of(live(case.base, out[0])), wanted, atol=1e-4, rtol=1e-4)
+        for form in ("checkpoint", "adapter"):
+            out = tmp_path / f"{scale}-{form}"
+            intruders.write_at_scale(case.base, case.adapter, scale, out, form=form)
+            written = loaded(out) if form == "checkpoint" else live(case.base, out)
+            torch.testing.assert_close(logits_of(written), wanted, **ROUNDED)
+    out = tmp_path / "interpolated"
+    intruders.mitigate(case.base, case.adapter, remedy=Interpolate(alpha=0.0), out=out, check=False)
+    torch.testing.assert_close(logits_of(live(case.base, out)), wanted, **ROUNDED)
     # Two tensors where the adapter makes two, and one where it has one.
-    tied = torch.equal(case.after["lm_head"], case.after["model.embed_tokens"])
-    assert loaded(tmp_path / "1.0-checkpoint").config.tie_word_embeddings == tied
+    assert loaded(tmp_path / "1.0-checkpoint").config.tie_word_embeddings == case.is_one()
     assert intruders.verify(case.base, case.adapter, tmp_path / "1.0-checkpoint").exit_status() == 0
 
 
-@pytest.mark.parametrize(("is_tied", "ensures", "way"), CASES)
-def test_its_intruders_are_removed_from_each_tensor_once(
-    is_tied: bool, ensures: bool, way: str, tmp_path: Path
-) -> None:
-    case = made(tmp_path, is_tied, ensures, way)
+def test_its_intruders_are_removed_from_each_tensor_once(case: Made, tmp_path: Path) -> None:
     changed = case.changed()
     removed = {name: without_intruders(case.before[name], case.after[name]) for name in changed}
     wanted = with_weights(case.base, case.after | removed)
     settings = intruders.AuditSettings(k=K, epsilon=EPSILON, include_embeddings=True)
-    is_one = {"lm_head", "model.embed_tokens"} <= set(changed) and torch.equal(
-        case.after["lm_head"], case.after["model.embed_tokens"]
-    )
+    is_one = {"lm_head", "model.embed_tokens"} <= set(changed) and case.is_one()
     for form in ("checkpoint", "adapter"):
         out = tmp_path / form
         result = intruders.mitigate(case.base, case.adapter, scale=0.0, out=out, form=form, audit=settings)
         assert len(result.before.matrices) == len(changed) - is_one
         written = loaded(out) if form == "checkpoint" else live(case.base, out)
-        torch.testing.assert_close(logits_of(written), wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits_of(written), wanted, **ROUNDED)
 
 
-@pytest.mark.parametrize(("is_tied", "ensures", "way"), CASES)
-def test_a_merge_is_right_where_its_logits_are_the_adapters(
-    is_tied: bool, ensures: bool, way: str, tmp_path: Path
-) -> None:
-    case = made(tmp_path, is_tied, ensures, way)
+def test_a_merge_is_right_where_its_logits_are_the_adapters(case: Made, tmp_path: Path) -> None:
     own = logits_of(case.model)
     saved(case.model.merge_and_unload(), tmp_path / "merged")
-    is_right = torch.allclose(logits_of(loaded(tmp_path / "merged")), own, atol=1e-4, rtol=1e-4)
-    assert is_right == (not is_tied or way.startswith("saved"))
+    is_right = torch.allclose(logits_of(loaded(tmp_path / "merged")), own, **ROUNDED)
+    assert is_right == (not case.is_tied or case.way.startswith("saved"))
     result = intruders.verify(case.base, case.adapter, tmp_path / "merged")
     assert (result.exit_status() == 0) == is_right
-    if not is_right and not ensures:
+    if not is_right and not case.ensures:
         told = [other.reason for other in result.others] + [matrix.found.words for matrix in result.matrices]
         assert any("are one tensor in the merged model" in words for words in told)
 
 
-@pytest.mark.parametrize(("is_tied", "ensures", "way"), CASES)
-def test_doses_act_on_it_where_it_is_two_tensors(
-    is_tied: bool, ensures: bool, way: str, tmp_path: Path
-) -> None:
-    case = made(tmp_path, is_tied, ensures, way)
-    sides = open_sides(case.base, case.adapter)
-    if is_tied:
-        with pytest.raises(SettingError, match="the embedding and the output head at once"):
-            require_only_matrices(sides)
-    else:
-        require_only_matrices(sides)
+def test_doses_act_on_it_where_it_is_two_tensors(case: Made) -> None:
+    refused = pytest.raises(SettingError, match="the embedding and the output head at once")
+    with refused if case.is_tied else nullcontext():
+        require_only_matrices(open_sides(case.base, case.adapter))
 
 
 def test_a_model_in_memory_has_the_mitigated_adapter_in_both_uses(tmp_path: Path) -> None:
@@ -192,7 +183,7 @@ def test_a_model_in_memory_has_the_mitigated_adapter_in_both_uses(tmp_path: Path
     settings = intruders.AuditSettings(k=K, epsilon=EPSILON, include_embeddings=True)
     intruders.mitigate(case.model, scale=0.0, audit=settings)
     wanted = with_weights(case.base, case.after | removed)
-    torch.testing.assert_close(logits_of(case.model), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits_of(case.model), wanted, **ROUNDED)
 
 
 @pytest.mark.parametrize("way", ["both", "saved both"])
@@ -203,9 +194,7 @@ def test_a_tied_adapter_in_memory_gets_no_sibling(way: str, tmp_path: Path) -> N
         intruders.mitigate(case.model, scale=0.0)
     assert list(case.model.peft_config) == ["default"]
     intruders.write_at_scale(case.base, case.model, 1.0, tmp_path / "out", form="checkpoint")
-    torch.testing.assert_close(
-        logits_of(loaded(tmp_path / "out")), logits_of(case.model), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(logits_of(loaded(tmp_path / "out")), logits_of(case.model), **ROUNDED)
 
 
 def test_an_encoder_decoder_has_no_place_for_two(tmp_path: Path) -> None:
@@ -214,7 +203,6 @@ def test_an_encoder_decoder_has_no_place_for_two(tmp_path: Path) -> None:
     saved(base, tmp_path / "base")
     model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj", "proj_out"]))
     saved(moved(model, 0.3, 1, only=lambda name, parameter: parameter.requires_grad), tmp_path / "tuned")
+    sides = tmp_path / "base", tmp_path / "tuned"
     with pytest.raises(CheckpointError, match="makes two tensors of"):
-        intruders.write_at_scale(
-            tmp_path / "base", tmp_path / "tuned", 1.0, tmp_path / "out", form="checkpoint"
-        )
+        intruders.write_at_scale(*sides, 1.0, tmp_path / "out", form="checkpoint")

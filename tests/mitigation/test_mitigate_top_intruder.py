@@ -10,10 +10,10 @@ import pytest
 from torch import Tensor, nn
 
 from intruders.errors import SettingError
-from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.every_remedy import remedy_named
 from intruders.reports.mitigation import mitigation_lines
-from tests.mitigation.hot import merged_from
+from tests.mitigation.hot import merged_from, mitigated
 
 SCALE = 0.3
 # Weights are written in single precision: its rounding, over sums along rows of a few hundred entries.
@@ -35,69 +35,37 @@ class ByHand:
         return self.tuned + (SCALE - 1) * self.s[place] * np.outer(self.u[:, place], self.vt[place])
 
 
-def written(
-    folder: Path, out: Path, base: nn.Module, tuned: dict[str, Tensor], control: str
-) -> list[tuple[ByHand, np.ndarray, list[int]]]:
-    """By hand, as written, and the places of what was scaled, of every matrix with intruders."""
-    result = mitigate(
-        folder / "base", folder / "tuned", scale=SCALE, control=control, which="top", out=out, check=False
-    )
-    found = merged_from(out, copy.deepcopy(base))
+def of_the_top(folder: Path, out: Path, **settings: str) -> Mitigation:
+    return mitigated(folder, scale=SCALE, which="top", out=out, check=False, **settings)
+
+
+@pytest.mark.parametrize("control", ["intruders", "neighbours", "shrink", "random", "update"])
+def test_one_vector_of_each_matrix_is_scaled_the_strongest_intruder_or_what_takes_its_place(
+    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor], control: str
+) -> None:
+    result = of_the_top(folder, tmp_path / "out", control=control)
+    written = merged_from(tmp_path / "out", copy.deepcopy(base))
     assert sum(matrix.intruders > 1 for matrix in result.matrices) > 3  # so that all is not top
-    return [
-        (
-            ByHand(base.state_dict()[matrix.name], tuned[matrix.name]),
-            found[matrix.name].double().numpy(),
-            matrix.scaled,
-        )
-        for matrix in result.matrices
-    ]
-
-
-def assert_near(found: np.ndarray, wanted: np.ndarray) -> None:
-    assert np.abs(found - wanted).max() < ROUNDING * np.abs(wanted).max()
-
-
-def test_the_intruder_with_the_largest_singular_value_is_scaled_and_no_other(
-    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
-) -> None:
-    for by_hand, found, places in written(folder, tmp_path / "out", base, tuned, "intruders"):
-        assert places == by_hand.intruders[:1]
-        assert_near(found, by_hand.scaled(by_hand.intruders[0]))
-
-
-def test_its_neighbour_is_the_vector_next_to_it_that_is_none(
-    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
-) -> None:
-    for by_hand, found, places in written(folder, tmp_path / "out", base, tuned, "neighbours"):
+    for matrix in result.matrices:
+        by_hand = ByHand(base.state_dict()[matrix.name], tuned[matrix.name])
         top = by_hand.intruders[0]
         nearest = min(by_hand.others, key=lambda place: (abs(place - top), place))
-        assert places == [nearest]
-        assert_near(found, by_hand.scaled(nearest))
-
-
-def test_shrink_takes_the_norm_that_scaling_it_leaves(
-    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
-) -> None:
-    for by_hand, found, _ in written(folder, tmp_path / "out", base, tuned, "shrink"):
         update = by_hand.tuned - by_hand.base
-        left = np.linalg.norm(by_hand.scaled(by_hand.intruders[0]) - by_hand.base)
-        assert_near(found, by_hand.base + update * left / np.linalg.norm(update))
-
-
-def test_a_control_that_scales_vectors_scales_one_of_each_matrix(
-    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
-) -> None:
-    for control in ("random", "update"):
-        assert {len(places) for *_, places in written(folder, tmp_path / control, base, tuned, control)} == {
-            1
+        left = np.linalg.norm(by_hand.scaled(top) - by_hand.base) / np.linalg.norm(update)
+        wanted = {
+            "intruders": ([top], by_hand.scaled(top)),
+            "neighbours": ([nearest], by_hand.scaled(nearest)),
+            "shrink": ([top], by_hand.base + left * update),
         }
+        assert len(matrix.scaled) == 1
+        if control in wanted:
+            places, weight = wanted[control]
+            assert matrix.scaled == places
+            assert np.abs(written[matrix.name].numpy() - weight).max() < ROUNDING * np.abs(weight).max()
 
 
 def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
-    result = mitigate(
-        folder / "base", folder / "tuned", scale=SCALE, which="top", out=tmp_path / "out", check=False
-    )
+    result = of_the_top(folder, tmp_path / "out")
     lines = mitigation_lines(result)
     count = len(result.matrices)
     assert lines[0].startswith(

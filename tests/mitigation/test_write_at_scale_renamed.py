@@ -12,6 +12,7 @@ from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.adapted import move
 from tests.checkpoints.models import moved
 from tests.checkpoints.renamed_families import FAMILIES
+from tests.mitigation.hot import assert_share
 
 
 def in_an_old_file(name: str) -> str:
@@ -31,9 +32,8 @@ def test_norms_named_gamma_and_beta_keep_their_share(old: str, scale: float, tmp
     save_file(renamed, tmp_path / old / "model.safetensors", metadata={"format": "pt"})
     write_at_scale(str(tmp_path / "base"), str(tmp_path / "tuned"), scale, tmp_path / "out")
     written = load_file(tmp_path / "out" / "model.safetensors")
-    for name, tensor in before.items():
-        own = in_an_old_file(name) if old == "tuned" else name
-        assert torch.allclose(written[own], tensor + scale * (after[name] - tensor), atol=1e-6), name
+    found = {name: written[in_an_old_file(name) if old == "tuned" else name] for name in before}
+    assert_share(found, before, after, scale)
 
 
 def test_tensors_under_a_name_that_is_not_known_are_told(tmp_path: Path) -> None:
@@ -63,7 +63,5 @@ def test_the_head_that_whisper_ties_keeps_its_share(scale: float, tmp_path: Path
     write_at_scale(str(base), str(adapter), scale, tmp_path / "out")
     before = load_file(base / "model.safetensors")["model.decoder.embed_tokens.weight"]
     own = "base_model.model.proj_out.weight"
-    tuned, written = (
-        load_file(path / "adapter_model.safetensors")[own] for path in (adapter, tmp_path / "out")
-    )
-    assert torch.allclose(written, before + scale * (tuned - before), atol=1e-6)
+    tuned, written = (load_file(path / "adapter_model.safetensors") for path in (adapter, tmp_path / "out"))
+    assert_share(written, {own: before}, tuned, scale)

@@ -150,7 +150,6 @@ class RandomEntries(_Drawn, EntryRemedy):
 
 
 def _moved(position: Position, seed: int) -> Position:
-    """The position with the layer that a drawn order puts in its place."""
     if position.layer is None:
         return position
     order = list(range(position.layers))

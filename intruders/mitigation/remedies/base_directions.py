@@ -75,7 +75,11 @@ class Project(PublishedRemedy):
             left = update.left - first.mT @ (first @ update.left)
             right = update.right - (update.right @ second.mT) @ second
             return Change(share=0.0, added=LowRank(left, right))
-        return Change(added=_within(first, second, case))
+        dense = case.update.dense().double()
+        rows = first @ dense  # X^T D
+        columns = dense @ second.mT - first.mT @ (rows @ second.mT)  # (I - X X^T) D Z
+        # -(X X^T D + D Z Z^T - X X^T D Z Z^T), of 2 k columns where the update itself has no low rank.
+        return Change(added=LowRank(first.mT, -rows).plus(LowRank(-columns, second)))
 
     def frames(self, case: Case) -> tuple[Tensor, Tensor]:
         """X^T (k, m) and Z^T (k, n)."""
@@ -84,11 +88,3 @@ class Project(PublishedRemedy):
 
     def sentence(self, vectors: int) -> str:
         return f"updates taken off the base's {self.k} leading directions"
-
-
-def _within(first: Tensor, second: Tensor, case: Case) -> LowRank:
-    """``-(X X^T D + D Z Z^T - X X^T D Z Z^T)``, of 2 k columns where the update itself has no low rank."""
-    update = case.update.dense().double()
-    rows = first @ update  # X^T D
-    columns = update @ second.mT - first.mT @ (rows @ second.mT)  # (I - X X^T) D Z
-    return LowRank(first.mT, -rows).plus(LowRank(-columns, second))

@@ -38,7 +38,6 @@ class Change:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether W' is W."""
         return self.share == 1 and self.added is None and self.entries is None
 
     @property

@@ -51,14 +51,23 @@ class Doses(PublishedRemedy):
         return ()
 
     def change(self, case: Case) -> Change:
-        doses = [1 + self.share * (dose - 1) for dose in self._doses_of(case.matrix.name)]
+        if self.doses is None:
+            raise SettingError(
+                "remedy 'doses' has no doses; expected those of a healing; pass --doses with its heal.json"
+            )
+        if (name := case.matrix.name) not in self.doses:
+            raise SettingError(
+                f"remedy 'doses' has no dose of '{name}'; expected one for every changed matrix; run intruders heal on "
+                "these two models"
+            )
+        doses = [1 + self.share * (dose - 1) for dose in self.doses[name]]
         if len(doses) == 1:
             return Change(share=doses[0])
         [part] = (case.parts[need] for need in self.needs(case.matrix))
         directions = significant(part.values)
         if directions != len(doses):
             raise SettingError(
-                f"remedy 'doses' has {len(doses)} doses of '{case.matrix.name}', whose update has {directions} "
+                f"remedy 'doses' has {len(doses)} doses of '{name}', whose update has {directions} "
                 "directions; expected one for each; run intruders heal on these two models"
             )
         kept = part.first(len(doses))
@@ -80,18 +89,6 @@ class Doses(PublishedRemedy):
 
     def sentence(self, vectors: int) -> str:
         return f"every update in the dose that was learned for it (share {self.share:g})"
-
-    def _doses_of(self, name: str) -> Sequence[float]:
-        if self.doses is None:
-            raise SettingError(
-                "remedy 'doses' has no doses; expected those of a healing; pass --doses with its heal.json"
-            )
-        if name not in self.doses:
-            raise SettingError(
-                f"remedy 'doses' has no dose of '{name}'; expected one for every changed matrix; run intruders heal on "
-                "these two models"
-            )
-        return self.doses[name]
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,7 @@ PUBLISHED: dict[str, type[PublishedRemedy]] = {
 
 
 def remedy_named(name: str, scale: float, seed: int, which: str = ALL) -> Remedy:
-    """Return the scaled intruders, or the control of that name in their place; ``which`` intruders counts for both.
-
-    Raises:
-      SettingError: there is none of that name, or the scale or which is out of range.
-    """
+    """Return the scaled intruders, or the control of that name in their place; ``which`` intruders counts for both."""
     intruders = ScaledIntruders(scale, seed, which)
     if name == INTRUDERS:
         return intruders
@@ -46,11 +42,7 @@ def known_remedies() -> dict[str, type[PublishedRemedy]]:
 
 
 def published_remedy(name: str, strength: float | None = None, seed: int = 0) -> PublishedRemedy:
-    """Return the published remedy of that name, at a strength or at its default; ``seed`` is of one that draws.
-
-    Raises:
-      SettingError: there is none of that name, or the strength is out of range.
-    """
+    """Return the published remedy of that name, at a strength or at its default; ``seed`` is of one that draws."""
     known = known_remedies()
     if name not in known:
         raise SettingError(f"remedy is {name!r}; expected one of {', '.join(known)}")

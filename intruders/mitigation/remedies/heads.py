@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
@@ -41,7 +42,6 @@ class HeadBlock:
     is_of_rows: bool
 
     def of(self, update: Update) -> Update:
-        """That part of an update."""
         if isinstance(update, LowRank):
             if self.is_of_rows:
                 return update.rows(self.places)
@@ -123,11 +123,9 @@ class Heads(PublishedRemedy):
                 right[:, places] = 0
             return Change(share=0.0, added=LowRank(left, right))
         if blocks[0].is_of_rows:
-            chosen = torch.zeros(update.shape[0], len(places), dtype=torch.float64, device=update.device)
-            chosen[places, torch.arange(len(places))] = -1
-            return Change(added=LowRank(chosen, update.matrix[places]))
-        chosen = torch.zeros(len(places), update.shape[1], dtype=torch.float64, device=update.device)
-        chosen[torch.arange(len(places)), places] = -1
+            chosen = -one_hot(places, update.shape[0]).double()
+            return Change(added=LowRank(chosen.mT, update.matrix[places]))
+        chosen = -one_hot(places, update.shape[1]).double()
         return Change(added=LowRank(update.matrix[:, places], chosen))
 
     def sentence(self, vectors: int) -> str:

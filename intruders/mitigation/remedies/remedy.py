@@ -37,7 +37,6 @@ class WantedTriplets:
 
     @classmethod
     def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> WantedTriplets:
-        """The first ``count``."""
         return cls(of, tuple(range(count)))
 
 
@@ -114,15 +113,10 @@ class Remedy(ABC):
 
     @property
     def strength_value(self) -> float:
-        """The number that expresses how strong it is."""
         return float(getattr(self, self.strength))
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Remedy:
-        """The remedy with what it must know of all tuned matrices together, and of the base's config.
-
-        Raises:
-          SettingError: it finds nothing to change.
-        """
+        """The remedy with what it must know of all tuned matrices together, and of the base's config."""
         return self
 
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
@@ -148,9 +142,7 @@ class Remedy(ABC):
     def share_elsewhere(self, name: str, position: Position | None) -> float:
         """Return the share that stays of the update of a tensor that no audit examines.
 
-        Args:
-          name: the base's name of the tensor.
-          position: where it is in the model; None if the selection of tensors leaves it out.
+        Its position is None if the selection of tensors leaves it out.
         """
         return 1.0
 
@@ -236,7 +228,6 @@ class ScaledIntruders(ScaledRemedy):
 
 
 def intruders_of(matrix: AuditedMatrix, which: str = ALL) -> WantedTriplets:
-    """The singular triplets of the intruders of W, or of the one with the largest singular value."""
     return WantedTriplets("tuned", intruder_indices(matrix, which))
 
 
@@ -265,7 +256,6 @@ class SpectralRemedy(PublishedRemedy):
         return (WantedTriplets.leading("update", min(matrix.shape)),)
 
     def components(self, case: Case) -> Components:
-        """Return all triplets of the update."""
         [components] = (case.parts[need] for need in self.needs(case.matrix))
         return components
 

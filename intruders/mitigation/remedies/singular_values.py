@@ -98,7 +98,6 @@ class Truncate(SpectralRemedy):
         return Change(share=0.0, added=LowRank(left, right))
 
     def kept(self, part: Components, count: int, name: str) -> Components:
-        """``count`` terms of the update of a matrix."""
         return part.first(count)
 
     def sentence(self, vectors: int) -> str:
@@ -145,7 +144,6 @@ class DGHard(SpectralRemedy):
         return Change(share=0.0, added=LowRank(*kept.factors(1.0)) if len(kept.values) else None)
 
     def kept(self, part: Components, count: int, name: str) -> Components:
-        """The ``count`` terms of D that stay: those above the threshold."""
         return part.first(count)
 
     def sentence(self, vectors: int) -> str:

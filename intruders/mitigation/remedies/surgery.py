@@ -66,7 +66,6 @@ class Surgery(SpectralRemedy):
     sensitivities: Mapping[str, Sequence[float]] | None = field(default=None, repr=False, compare=False)
 
     def reaches(self, name: str) -> bool:
-        """Return whether a matrix of that name is one of those to change."""
         return any(fnmatch.fnmatch(name.removesuffix(".weight"), pattern) for pattern in self.modules)
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Surgery:

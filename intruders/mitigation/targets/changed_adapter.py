@@ -37,7 +37,10 @@ from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...errors import CheckpointError, SettingError, some_of
 from ...system.progress import Progress
 from ..remedies.changes import Change
-from .target import ChangedMatrix, Cut, Written, write_adapter
+from .target import ChangedMatrix, Changes, Cut, Written, write_adapter
+
+_PREFIX = "base_model.model."
+_MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,21 @@ class LoraContent:
 
     @classmethod
     def read(cls, base: Checkpoint, path: Path, source: str, rank: Rank) -> LoraContent:
-        """That of an adapter's folder or file."""
         beside = None if path.suffix == ".gguf" else folder_of(path)
         return replace(cls.of(base, read_lora(path, source, base), rank), beside=beside)
 
-    def rewritten(self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere) -> tuple[Rewritten, Cut]:
+    def rewritten(self, changes: Changes) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""
-        changed, elsewhere = self._for_both_uses(changed, elsewhere)
-        self._require_written(changed)
+        # What is done to an embedding is done to the head that is tied to it and stored in the adapter too.
+        own = {*self.modules, *self.in_full.values()}
+        tied = {name: other for name, other in self.base.tied.items() if name in own}
+        changed = dict(changes.matrices)
+        changed |= {name: changed[other] for name, other in tied.items() if other in changed}
+
+        def elsewhere(name: str) -> float:
+            return changes.elsewhere(tied.get(name, name))
+
+        self._require_written(changed, elsewhere)
         shares = {
             self.modules[name]: matrix.change.share
             for name, matrix in changed.items()
@@ -83,8 +93,6 @@ class LoraContent:
         in_full = {own: self._in_full(own, name, changed, elsewhere) for own, name in self.in_full.items()}
         shares = {module: share for module, share in shares.items() if share != 1}
         in_full |= biases_in_shares(self.adapter, shares)
-        self._require_no_tokens(elsewhere)
-        self._require_matched(elsewhere)
         content = rewritten(self.adapter, updates, self.rank, shares, in_full)
         content.tensors.update(self._factors_of_heads(content.tensors))
         names = {module: name for name, module in self.modules.items()}
@@ -92,15 +100,6 @@ class LoraContent:
             {names.get(module, module): rank for module, rank in content.ranks.items()},
             {names.get(module, module): error for module, error in content.errors.items()},
         )
-
-    def _for_both_uses(
-        self, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere
-    ) -> tuple[Mapping[str, ChangedMatrix], Elsewhere]:
-        """What is done to an embedding is done to the head that is tied to it and stored in the adapter too."""
-        own = {*self.modules, *self.in_full.values()}
-        tied = {name: other for name, other in self.base.tied.items() if name in own}
-        heads = {name: changed[other] for name, other in tied.items() if other in changed}
-        return {**changed, **heads}, lambda name: elsewhere(tied.get(name, name))
 
     def _factors_of_heads(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The factors of heads whose embeddings are changed alike: PEFT has one tensor for each A and the other's B."""
@@ -125,58 +124,40 @@ class LoraContent:
         share = change.share if change.is_a_share else 1.0
         return changed_tensor(stored, self.base, name, {}, lambda _: share, stored.dtype)
 
-    def _require_written(self, changed: Iterable[str]) -> None:
-        """Refuse a changed matrix that is in no tensor of the adapter, which would stay as it was tuned."""
+    def _require_written(self, changed: Iterable[str], elsewhere: Elsewhere) -> None:
+        """Refuse what no tensor of the adapter can store: it would stay as it was tuned."""
         lost = [n for n in changed if n not in self.modules and tensor_of(n) not in self.in_full.values()]
         if lost:
             raise CheckpointError(
                 f"'{self.adapter.source}' changes {some_of(lost)}, for which it has no tensor of its own; expected "
                 "LoRA factors or a tensor stored in full under a name of the base; write a checkpoint (--as checkpoint)"
             )
-
-    def _require_no_tokens(self, elsewhere: Elsewhere) -> None:
-        """Refuse retrained tokens of an embedding that keeps only a share of its update: PEFT stores complete rows."""
+        everything = self.base.names()
+        # PEFT stores retrained tokens of an embedding as complete rows, of which no share can be kept.
         for own, weight in retrained_tokens(self.adapter).items():
-            if any(elsewhere(name) != 1 for name in self.base.names() if may_be_same(name, weight)):
+            if any(elsewhere(name) != 1 for name in everything if may_be_same(name, weight)):
                 raise SettingError(
                     f"'{self.adapter.source}' retrained single tokens ('{own}'), of which no share can be written; "
-                    "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+                    f"{_MERGE}"
                 )
-
-    def _require_matched(self, elsewhere: Elsewhere) -> None:
-        """Refuse a tensor stored in full that would stay as tuned where its counterpart keeps a share of its update.
-
-        A classifier's new head has no counterpart.
-        """
-        names = set(self.base.names()) - set(self.in_full.values())
+        # A tensor stored in full whose counterpart keeps a share. A classifier's new head has no counterpart.
+        names = set(everything) - set(self.in_full.values())
         for own, plain in not_matched(self.adapter, self.in_full).items():
             counterparts = [name for name in names if may_be_same(name, plain)]
             if plain in HEADS and not counterparts:
-                everything = self.base.names()
                 counterparts = [name for name in everything if looks_up_tokens(name)] or everything
             if any(elsewhere(name) != 1 for name in counterparts):
                 raise CheckpointError(
                     f"'{self.adapter.source}' contains '{own}' in full, and no tensor of '{self.base.source}' is known "
-                    "to be what it was trained from, so no share of its update can be written; merge it into its base "
-                    "(merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+                    f"to be what it was trained from, so no share of its update can be written; {_MERGE}"
                 )
 
-    def write(
-        self,
-        folder: Path,
-        changed: Mapping[str, ChangedMatrix],
-        elsewhere: Elsewhere,
-        progress: Progress,
-        metadata: Mapping[str, str],
-    ) -> Cut:
-        content, cut = self.rewritten(changed, elsewhere)
+    def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
+        content, cut = self.rewritten(changes)
         write_adapter(folder, content.tensors, content.config, metadata)
         if self.beside is not None:
             copy_tokenizer(self.beside, folder)
         return cut
-
-
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -193,19 +174,9 @@ class ModelTarget:
 
     @classmethod
     def of(
-        cls,
-        base: Checkpoint,
-        model: nn.Module,
-        name: str,
-        rank: Rank,
-        sides: tuple[Source | None, Source],
+        cls, base: Checkpoint, model: nn.Module, name: str, rank: Rank, sides: tuple[Source | None, Source]
     ) -> ModelTarget:
-        """Build the target.
-
-        Raises:
-          SettingError: the name cannot be that of a new adapter.
-          CheckpointError: the model's active adapter is not a plain LoRA, or ties two.
-        """
+        """Build the target; raise SettingError for a name that is taken, CheckpointError for other than plain LoRA."""
         peft: Any = model
         if name in peft.peft_config:
             raise SettingError(f"the model has an adapter '{name}' already; pass another adapter_name")
@@ -222,13 +193,11 @@ class ModelTarget:
         return cls(model, old_name, name, content, sides)
 
     @contextmanager
-    def writing(
-        self, changed: Mapping[str, ChangedMatrix], progress: Progress, elsewhere: Elsewhere
-    ) -> Iterator[Written]:
+    def writing(self, changes: Changes, progress: Progress) -> Iterator[Written]:
         """Put the new adapter into the model and make it the active one; the other stays as it is."""
         from peft import set_peft_model_state_dict
 
-        content, cut = self.content.rewritten(changed, elsewhere)
+        content, cut = self.content.rewritten(changes)
         peft: Any = self.model
         config = copy.deepcopy(peft.peft_config[self.old_name])
         for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern"):
@@ -242,11 +211,7 @@ class ModelTarget:
 
 
 def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:
-    """Name and content of the one active adapter of a PeftModel.
-
-    Raises:
-      CheckpointError: several adapters are active, or it is no plain LoRA.
-    """
+    """Name and content of the one active adapter of a PeftModel; CheckpointError if there are several."""
     from peft import get_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
 

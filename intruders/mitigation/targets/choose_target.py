@@ -21,7 +21,7 @@ from ...checkpoints.stored.tied import is_separated
 from ...checkpoints.writing.card import last_part, write_record
 from ...checkpoints.writing.companions import companion_folder, copy_own_tokenizer, write_companions
 from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
-from ...checkpoints.writing.merged import Elsewhere, planned_checkpoint
+from ...checkpoints.writing.merged import planned_checkpoint
 from ...checkpoints.writing.mergekit import write_recipe
 from ...checkpoints.writing.shards import SHARD_BYTES, write_checkpoint
 from ...checkpoints.writing.training_record import keep_training, training_record
@@ -32,7 +32,7 @@ from ...system.progress import Progress
 from ...version import __version__
 from .changed_adapter import LoraContent, ModelTarget, active_lora
 from .new_adapter import NewLoraContent
-from .target import ChangedMatrix, Cut, Written
+from .target import Changes, Cut, Written
 
 FORMS = ("auto", "adapter", "checkpoint")
 
@@ -60,40 +60,22 @@ class CheckpointContent:
         adapter = _path_of(sources[1]) if isinstance(tuned, Adapter) else None
         return cls(base, tuned, companions, shard_bytes, adapter)
 
-    def write(
-        self,
-        folder: Path,
-        changed: Mapping[str, ChangedMatrix],
-        elsewhere: Elsewhere,
-        progress: Progress,
-        metadata: Mapping[str, str],
-    ) -> Cut:
+    def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
-        tensors = planned_checkpoint(
-            self.base,
-            self.tuned,
-            {name: matrix.change.applied_to for name, matrix in changed.items()},
-            elsewhere,
-        )
+        changed, elsewhere = changes.matrices, changes.elsewhere
+        applied = {name: matrix.change.applied_to for name, matrix in changed.items()}
+        tensors = planned_checkpoint(self.base, self.tuned, applied, elsewhere)
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
-        write_companions(
-            self.companions,
-            folder,
-            largest.dtype,
-            is_gguf=whole.format == "gguf",
-            has_own_head=is_separated(whole),
-        )
+        of_whole = {"is_gguf": whole.format == "gguf", "has_own_head": is_separated(whole)}
+        write_companions(self.companions, folder, largest.dtype, **of_whole)
         if self.adapter is not None:
             # The number of tokens that the model has embeddings for; 0 if its config does not say.
             config = self.base.config or {}
             number = config.get("text_config", config).get("vocab_size")
             copy_own_tokenizer(self.adapter, folder, rows=number if isinstance(number, int) else 0)
+        progress_of_write = partial(progress, "write")
         write_checkpoint(
-            folder,
-            tensors,
-            shard_bytes=self.shard_bytes,
-            progress=partial(progress, "write"),
-            metadata=metadata,
+            folder, tensors, shard_bytes=self.shard_bytes, progress=progress_of_write, metadata=metadata
         )
         if all(matrix.change.is_a_share and name in self.base.tensors for name, matrix in changed.items()):
             shares = {name: elsewhere(name) for name in self.base.tensors}
@@ -119,13 +101,8 @@ class FolderTarget:
         return self.content.form
 
     @contextmanager
-    def writing(
-        self, changed: Mapping[str, ChangedMatrix], progress: Progress, elsewhere: Elsewhere
-    ) -> Iterator[Written]:
-        """Write the tuned model with the changed matrices; what is written is there for good when the block ends.
-
-        ``elsewhere`` says what share of its update any other tensor keeps.
-        """
+    def writing(self, changes: Changes, progress: Progress) -> Iterator[Written]:
+        """Write the changed model; what is written is there for good when the block ends."""
         with atomic_folder(self.folder, force=self.force) as folder:
             names = {"base": self.content.base.source, "tuned": self.tuned.source}
             metadata = {word: each_part(name, last_part) for word, name in names.items()}
@@ -137,7 +114,7 @@ class FolderTarget:
                 form = "adapter" if isinstance(self.tuned, Adapter) else "checkpoint"
                 if form == self.form and getattr(self.tuned, "family", "PEFT") == "PEFT":
                     beside = None if isinstance(self.tuned, ModelSum) else _path_of(self.given)
-            cut = self.content.write(folder, changed, elsewhere, progress, metadata)
+            cut = self.content.write(folder, changes, progress, metadata)
             if self.training is not None:
                 keep_training(self.training, folder)
             written = Written(self.base, folder, cut, folder)
@@ -156,12 +133,7 @@ def choose_target(
     force: bool,
     shard_bytes: int = SHARD_BYTES,
 ) -> FolderTarget | ModelTarget:
-    """A folder for what was given or in the form that was asked for; without ``out`` the PeftModel itself.
-
-    Raises:
-      SettingError: a setting is out of range, or does not suit what was given.
-      CheckpointError: ``out`` cannot be written, or the form does not suit what was given.
-    """
+    """A folder for what was given or in the form that was asked for; without ``out`` the PeftModel itself."""
     check_rank(rank)
     if form not in FORMS:
         raise SettingError(f"form is {form!r}; expected one of {', '.join(FORMS)}")
@@ -175,7 +147,12 @@ def choose_target(
         _require_update_of_the_adapter(base, tuned)
         return ModelTarget.of(base, model, adapter_name, rank, sources)
     check_target(out, force=force)
-    _require_another_folder(out, *sources)
+    target = Path(os.path.realpath(user_path(out)))
+    for source in sources:
+        if isinstance(source, str | os.PathLike) and Path(source).exists():
+            read = Path(os.path.realpath(locate(os.fspath(source))))
+            if target in (read, read.parent):
+                raise SettingError(f"out '{out}' is where '{source}' is read from; choose another folder")
     path = None if isinstance(tuned, ModelSum) else _path_of(sources[1])
     content: LoraContent | NewLoraContent | CheckpointContent
     if chosen_form(form, rank, tuned) == "checkpoint":
@@ -193,7 +170,6 @@ def choose_target(
 
 
 def _path_of(source: Source) -> Path | None:
-    """Return where a model or adapter is read from; None for one in memory."""
     return locate(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
 
 
@@ -212,13 +188,3 @@ def _require_update_of_the_adapter(base: Checkpoint, tuned: Opened) -> None:
             f"the weights beneath the adapter in '{tuned.source}' are not those of '{base.source}', so the update "
             "is not what the adapter alone adds; merge the adapter, and mitigate the merged model"
         )
-
-
-def _require_another_folder(out: str | os.PathLike[str], *sources: object) -> None:
-    """Raise SettingError when ``out`` is one of the folders that are read."""
-    target = Path(os.path.realpath(user_path(out)))
-    for source in sources:
-        if isinstance(source, str | os.PathLike) and Path(source).exists():
-            path = Path(os.path.realpath(locate(os.fspath(source))))
-            if target in (path, path.parent):
-                raise SettingError(f"out '{out}' is where '{source}' is read from; choose another folder")

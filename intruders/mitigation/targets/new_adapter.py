@@ -29,7 +29,6 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import looks_up_tokens, match_names, may_be_same, tensor_of
 from ...checkpoints.stored.selection import Selection
 from ...checkpoints.writing.lora_adapter import Rank
-from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import require_finite
 from ...engine.components import leading_components
 from ...errors import CheckpointError, SettingError, some_of
@@ -38,7 +37,7 @@ from ...linalg.operators import Dense
 from ...linalg.pair import Pair
 from ...system.progress import Progress
 from ..remedies.changes import Change
-from .target import ChangedMatrix, Cut, write_adapter
+from .target import Changes, Cut, write_adapter
 
 
 @dataclass(frozen=True)
@@ -89,21 +88,14 @@ class NewLoraContent:
             )
         return cls(base, pairs, names, rank, _task_type(tuned))
 
-    def write(
-        self,
-        folder: Path,
-        changed: Mapping[str, ChangedMatrix],
-        elsewhere: Elsewhere,
-        progress: Progress,
-        metadata: Mapping[str, str],
-    ) -> Cut:
+    def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
         tensors: dict[str, Tensor] = {}
         cut = Cut()
         for done, matrix in enumerate(self.pairs, start=1):
             loaded = matrix.load()
             if loaded is not None:
-                known = changed.get(matrix.name)
-                change = Change(share=elsewhere(matrix.name)) if known is None else known.change
+                known = changes.matrices.get(matrix.name)
+                change = Change(share=changes.elsewhere(matrix.name)) if known is None else known.change
                 factors, error = _cut(loaded, change, self.rank)
                 module = f"base_model.model.{self._module(matrix.name)}"
                 # An update may be smaller than a base of 16 bits resolves; PEFT computes with factors of 32.
@@ -201,17 +193,12 @@ def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> d
             names = {name: own for name, own in side.own_names.items() if name not in of_parts} | names
     models.append((before, {name: name for name in before.tensors}))
     rest = [name for name in weights if name not in names]
-    return names | _of_models(rest, models) if rest else names
-
-
-def _of_models(weights: list[str], models: list[tuple[Checkpoint, Mapping[str, str]]]) -> dict[str, str]:
-    """Each weight's name in the first of the models that is in memory, or whose class is known."""
-    for model, own_names in models:
-        in_class = _names_in_class(model)
-        if in_class is not None:
-            return {name: in_class[own_names[name]] for name in weights if own_names.get(name) in in_class}
-    own_names = models[0][1]
-    return {name: own_names.get(name, name) for name in weights}
+    for model, own_names in models if rest else []:
+        if (in_class := _names_in_class(model)) is not None:
+            return names | {
+                name: in_class[own_names[name]] for name in rest if own_names.get(name) in in_class
+            }
+    return names | {name: models[0][1].get(name, name) for name in rest}
 
 
 def _names_in_class(model: Checkpoint) -> Mapping[str, str] | None:
@@ -234,18 +221,14 @@ def warn_of_tensors_left_out(base: Checkpoint, tuned: Checkpoint) -> None:
     assert isinstance(part, Checkpoint)
     adapted = {tensor_of(pair.name) for pair in pair_sides(base, part).pairs}
     matched = match_names(base.shapes(), part.shapes()).tuned_of
-    changed = [
-        name
-        for name, other in matched.items()
-        if name not in adapted and not _is_same(base.read(name), part.read(other))
-    ]
+    changed = []
+    for name, other in matched.items():
+        after = None if name in adapted else part.read(other)
+        if after is not None and not torch.equal(base.read(name).to(after.dtype), after):
+            changed.append(name)
     if changed:
         warnings.warn(
             f"the adapter leaves out {len(changed)} tensors of the fine-tuning that are no linear layers: "
             f"{some_of(changed)}; write a checkpoint (--as checkpoint) to keep them",
             stacklevel=3,
         )
-
-
-def _is_same(before: torch.Tensor, after: torch.Tensor) -> bool:
-    return torch.equal(before, after) or torch.equal(before.to(after.dtype), after)

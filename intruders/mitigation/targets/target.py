@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.open import Source
+from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import NO_METADATA, planned, write_safetensors
 from ...linalg.low_rank import LowRank
 from ...system.result_protocol import JsonResult
@@ -24,6 +25,14 @@ class ChangedMatrix:
 
     change: Change
     update: LowRank | None  # D, where it came as factors
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What becomes of a tuned model."""
+
+    matrices: Mapping[str, ChangedMatrix]  # by the base's names
+    elsewhere: Elsewhere  # the share of its update that any other tensor keeps
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,6 @@ def write_adapter(
     config: Mapping[str, Any],
     metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
-    """Write the two files of PEFT's format."""
     weights = [planned(name, tensor) for name, tensor in tensors.items()]
     write_safetensors(folder / "adapter_model.safetensors", weights, metadata=metadata)
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)

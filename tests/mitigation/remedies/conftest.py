@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from intruders.audits.audit_settings import Compute
-from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.remedy import Remedy
-from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama
-from tests.mitigation.hot import hot_llama, merged_from
+from tests.checkpoints.models import moved, saved, tiny_llama
+from tests.mitigation.hot import hot_sides, merged_from, mitigated
 
 RANK = 3
 NO_CACHE = Compute(cache=False)
@@ -38,9 +37,7 @@ class Tuned:
 
     def after(self, remedy: Remedy, out: Path, **settings: object) -> dict[str, Tensor]:
         """Every weight of what ``mitigate`` writes, as PEFT merges it or as it is in the file."""
-        mitigate(
-            self.folder / "base", self.folder / "tuned", remedy=remedy, out=out, compute=NO_CACHE, **settings
-        )  # type: ignore[arg-type]
+        mitigated(self.folder, remedy=remedy, out=out, compute=NO_CACHE, **settings)
         if (out / "adapter_config.json").exists():
             return _wide(merged_from(out, copy.deepcopy(self.model)))
         return _wide(load_file(out / "model.safetensors"))
@@ -48,19 +45,14 @@ class Tuned:
 
 @pytest.fixture(scope="session")
 def by_adapter(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    folder = tmp_path_factory.mktemp("adapter")
-    model = tiny_llama(num_hidden_layers=4)
-    saved(model, folder / "base")
-    settings = {"r": RANK, "lora_alpha": 5, "gain": 0.8, "target_modules": "all-linear"}
-    adapter = hot_llama(model=copy.deepcopy(model), **settings)
-    saved(adapter, folder / "tuned")
-    return Tuned(folder, model, _wide(model.state_dict()), _wide(merged_weights(adapter)))
+    folder, model = tmp_path_factory.mktemp("adapter"), tiny_llama(num_hidden_layers=4)
+    before, after = hot_sides(folder, model, r=RANK, lora_alpha=5, gain=0.8)
+    return Tuned(folder, model, _wide(before), _wide(after))
 
 
 @pytest.fixture(scope="session")
 def in_full(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    folder = tmp_path_factory.mktemp("full")
-    model = tiny_llama(num_hidden_layers=4)
+    folder, model = tmp_path_factory.mktemp("full"), tiny_llama(num_hidden_layers=4)
     saved(model, folder / "base")
     tuned = moved(copy.deepcopy(model), 0.05, 5)
     saved(tuned, folder / "tuned")

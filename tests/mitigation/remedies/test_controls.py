@@ -10,34 +10,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from intruders.audits.audit_settings import Compute
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.checkpoints.pairing.open_sides import open_sides
+from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.linalg.operators import Dense
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
-from intruders.mitigation.remedies.base_directions import Directions
+from intruders.mitigation.remedies.base_directions import Directions, Project
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.controls import Complement, EqualNorm, EqualOutput, EqualSize
+from intruders.mitigation.remedies.entries import Trim
 from intruders.mitigation.remedies.every_remedy import published_remedy, remedy_named
 from intruders.mitigation.remedies.remedy import Case, Remedy, ScaledIntruders, positions_of
 from intruders.mitigation.remedies.remedy_table import CONTROLS
 from intruders.mitigation.remedies.shares import Interpolate, Lines
-from intruders.mitigation.remedies.singular_values import Budget
+from intruders.mitigation.remedies.singular_values import Budget, Truncate
 from intruders.mitigation.tuned_matrices import TunedMatrices
 from intruders.reports.mitigation import mitigation_lines
 from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import (
+    assert_share,
     deviation,
     matrices_of,
     merged_from,
     places_of_intruders,
     scaled,
 )
-from tests.mitigation.remedies.conftest import Tuned
+from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 
 SCALE = 0.3
 
@@ -101,19 +104,15 @@ def test_controls_on_a_dense_update(tmp_path: Path, base: nn.Module) -> None:
     u, v = (torch.randn(side, generator=generator) for side in weight.shape)
     noise = 0.002 * torch.randn(weight.shape, generator=generator)
     before = weight.data.clone()
-    weight.data = (
-        before + 2 * torch.outer(u, v) * torch.linalg.matrix_norm(before, 2) / (u.norm() * v.norm()) + noise
-    )
-    tuned = weight.data.double()
+    size = 2 * torch.linalg.matrix_norm(before, 2) / (u.norm() * v.norm())
+    weight.data = before + size * torch.outer(u, v) + noise
+    old, tuned = before.double(), weight.data.double()
     saved(base, tmp_path / "base")
     saved(model, tmp_path / "tuned")
-    from safetensors.torch import load_file
-
-    change = tuned - before.double()
+    change, left = tuned - old, scaled(tuned, [0], SCALE) - old
     wanted = {
-        "update": before.double() + scaled(change, [0], SCALE),
-        "shrink": before.double()
-        + change * (scaled(tuned, [0], SCALE) - before.double()).norm() / change.norm(),
+        "update": old + scaled(change, [0], SCALE),
+        "shrink": old + change * left.norm() / change.norm(),
         "neighbours": scaled(tuned, [1], SCALE),
     }
     for control, matrix in wanted.items():
@@ -135,15 +134,10 @@ def made(intruders: set[int], k: int = 6) -> AuditedMatrix:
 @pytest.mark.parametrize(
     ("intruders", "neighbours"),
     [
-        ({0}, [1]),
-        ({2}, [1]),
-        ({1, 2}, [0, 3]),
-        ({0, 1, 2}, [3, 4, 5]),
-        ({5}, [4]),
-        (set(range(6)), []),
+        ({0}, [1]), ({2}, [1]), ({1, 2}, [0, 3]), ({0, 1, 2}, [3, 4, 5]), ({5}, [4]), (set(range(6)), []),
         ({0, 1, 2, 3}, [4, 5]),
     ],
-)
+)  # fmt: skip
 def test_neighbours_are_the_nearest_in_rank(intruders: set[int], neighbours: list[int]) -> None:
     assert list(remedy_named("neighbours", 0.5, 0).scaled(made(intruders)).indices) == neighbours
     drawn = remedy_named("random", 0.5, 3).scaled(made(intruders)).indices
@@ -190,9 +184,8 @@ def test_complement_shrinks_outside_of_the_intruders_to_the_norm_that_they_leave
         inside, after = y @ (y.mT @ update), scaled(tuned, places, mild) - base
         if inside.norm() <= after.norm() <= update.norm():
             found = left_of(by_adapter, control, case)
-            a = 1 - math.sqrt(
-                (after.norm() ** 2 - inside.norm() ** 2) / (update.norm() ** 2 - inside.norm() ** 2)
-            )
+            of_inside = inside.norm() ** 2
+            a = 1 - math.sqrt((after.norm() ** 2 - of_inside) / (update.norm() ** 2 - of_inside))
             torch.testing.assert_close(found, (1 - a) * update + a * inside, rtol=1e-3, atol=1e-5)
             assert float(found.norm()) == pytest.approx(float(after.norm()), rel=1e-4)
             existing += 1
@@ -214,38 +207,28 @@ def test_resized_is_what_scaling_the_intruders_leaves_at_the_norm_of_the_update(
 
 def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: Tuned, tmp_path: Path) -> None:
     sides = by_adapter.folder / "base", by_adapter.folder / "tuned"
-    result = mitigate(
-        *sides, scale=3, control="complement", out=tmp_path / "out", compute=Compute(cache=False)
-    )
+    result = mitigate(*sides, scale=3, control="complement", out=tmp_path / "out", compute=NO_CACHE)
     # Three times the intruders is more than the update has: nowhere.
     assert not any(matrix.exists for matrix in result.matrices)
-    assert f"{len(result.matrices)} matrices have no such control and stay as they were" in mitigation_lines(
-        result
-    )
+    said = f"{len(result.matrices)} matrices have no such control and stay as they were"
+    assert said in mitigation_lines(result)
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
-@pytest.mark.parametrize("name", ["intruders", "truncate", "project", "trim"])
-def test_matched_controls_have_the_norm_and_the_output_of_the_remedy(
-    kind: str, name: str, request: pytest.FixtureRequest
-) -> None:
-    one: Tuned = request.getfixturevalue(kind)
-    remedy: Remedy = (
-        ScaledIntruders(SCALE)
-        if name == "intruders"
-        else published_remedy(name, {"project": 2}.get(name, 0.3))
-    )
-    for case in cases_of(one, remedy)[:5]:
-        update = one.update(case.matrix.name)
-        after = left_of(one, remedy, case)
+@pytest.mark.parametrize(
+    "remedy", [ScaledIntruders(SCALE), Truncate(0.3), Project(2), Trim(0.3)], ids=lambda remedy: remedy.name
+)
+def test_matched_controls_have_the_norm_and_the_output_of_the_remedy(of_each: Tuned, remedy: Remedy) -> None:
+    for case in cases_of(of_each, remedy)[:5]:
+        update, after = of_each.update(case.matrix.name), left_of(of_each, remedy, case)
         size = float(after.norm() / update.norm())
-        torch.testing.assert_close(left_of(one, EqualNorm(remedy), case), size * update, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(left_of(one, EqualSize(remedy), case), after / size, rtol=1e-4, atol=1e-6)
         inputs = torch.randn(50, update.shape[1], generator=torch.Generator().manual_seed(3))
-        control = EqualOutput(remedy, {case.matrix.name: inputs})
-        outputs = [(inputs.double() @ one_of.mT).square().sum() for one_of in (after, update)]
-        wanted = math.sqrt(outputs[0] / outputs[1])
-        torch.testing.assert_close(left_of(one, control, case), wanted * update, rtol=1e-4, atol=1e-6)
+        outputs = [(inputs.double() @ one.mT).square().sum() for one in (after, update)]
+        for control, wanted in (
+            (EqualNorm(remedy), size * update),
+            (EqualSize(remedy), after / size),
+            (EqualOutput(remedy, {case.matrix.name: inputs}), math.sqrt(outputs[0] / outputs[1]) * update),
+        ):
+            torch.testing.assert_close(left_of(of_each, control, case), wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -303,31 +286,23 @@ def test_random_directions_are_of_the_bases_at_the_tuned_values(in_full: Tuned) 
         assert min(float(one.norm()) for one in sums) < 1e-3 * float(s[0])
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
-def test_live_weights_reach_everything_that_was_tuned_and_come_back(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
-    one: Tuned = request.getfixturevalue(kind)
-    base, _ = open_sides(one.folder / "base", one.folder / "tuned")
+def test_live_weights_reach_everything_that_was_tuned_and_come_back(of_each: Tuned) -> None:
+    base, tuned = open_sides(of_each.folder / "base", of_each.folder / "tuned")
     model = tiny_llama(num_hidden_layers=4)
-    model.load_state_dict({name: tensor.float() for name, tensor in one.tuned.items()})
+    model.load_state_dict({name: tensor.float() for name, tensor in of_each.tuned.items()})
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    cases = cases_of(one, Lines())
+    cases = cases_of(of_each, Lines())
     others = [name for name in base.names() if name not in {case.matrix.name for case in cases}]
     live = LiveInterventions(model, base, others)
     live.use(cases)
     live.set(Interpolate(0.0), lambda name: 0.0)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, one.base[name].float()), name
+        assert torch.equal(tensor, of_each.base[name].float()), name
     live.set(Interpolate(0.3), lambda name: 0.3)
-    for name, tensor in model.state_dict().items():
-        wanted = one.base[name] + 0.3 * one.update(name)
-        torch.testing.assert_close(tensor.double(), wanted, rtol=1e-5, atol=1e-6)
-    rest = [one.update(name) for name in others]
-    assert live.norm_of_others() == pytest.approx(
-        math.sqrt(sum(float(d.norm() ** 2) for d in rest)), rel=1e-5
-    )
-    assert set(live.other_names) == {name for name, d in zip(others, rest, strict=True) if d.norm() > 0}
+    assert_share(model.state_dict(), of_each.base, of_each.tuned, 0.3)
+    norms = {name: float(of_each.update(name).norm()) for name in others}
+    assert live.norm_of_others() == pytest.approx(math.hypot(*norms.values()), rel=1e-5)
+    assert set(live.other_names) == {name for name, norm in norms.items() if norm > 0}
     live.reset()
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-6 if kind == "by_adapter" else 0)
+    atol = 0 if isinstance(tuned, Checkpoint) else 1e-6
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=atol)

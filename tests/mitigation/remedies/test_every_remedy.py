@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import torch
 
 from intruders.errors import SettingError
 from intruders.mitigation.mitigate import mitigate
@@ -19,6 +18,7 @@ from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.mitigation import mitigation_lines
 from tests.commands import in_this_process
+from tests.mitigation.hot import assert_share, mitigated
 from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 
 
@@ -32,8 +32,7 @@ def test_a_remedy_says_what_its_strength_is(name: str) -> None:
     assert getattr(published_remedy(name, default), cls.strength) == default
     assert cls.source
     assert cls.rank_after
-    assert cls.__doc__
-    assert "``W' = W" in cls.__doc__
+    assert "``W' = W" in (cls.__doc__ or "")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_the_seed_is_of_the_remedy_that_draws() -> None:
         (["--remedy", "flatten", "--scale", "0.5"], "scale is 0.5, and the remedy 'flatten' takes none"),
         (
             ["--remedy", "flatten", "--control", "random"],
-            "control is 'random', and the remedy 'flatten' takes none",
+            "control is 'random', and the remedy 'flatten' takes",
         ),
         (["--remedy", "flatten", "--which", "top"], "which is 'top', and the remedy 'flatten' takes none"),
         (["--scale", "0.5", "--strength", "2"], "strength is 2; expected a remedy that has one"),
@@ -79,18 +78,10 @@ def test_the_command_refuses_what_does_not_fit_together(
 
 
 def test_the_record_names_the_remedy_and_its_settings(tmp_path: Path, by_adapter: Tuned) -> None:
-    result = mitigate(
-        by_adapter.folder / "base",
-        by_adapter.folder / "tuned",
-        remedy=Project(4),
-        out=tmp_path / "out",
-        compute=NO_CACHE,
-    )
+    result = mitigated(by_adapter.folder, remedy=Project(4), out=tmp_path / "out", compute=NO_CACHE)
     record = json.loads((tmp_path / "out" / "intruders.json").read_text())
-    assert record["intervention"]["remedy"] == "project"
-    assert record["intervention"]["settings"] == {"k": 4}
-    assert record["intervention"]["scale"] is None
-    assert record["intervention"]["control"] is None
+    wanted = {"remedy": "project", "settings": {"k": 4}, "scale": None, "control": None}
+    assert {name: record["intervention"][name] for name in wanted} == wanted
     assert {row["name"] for row in record["matrices"]} == set(by_adapter.matrices)
     for row in record["matrices"]:
         before = float(by_adapter.update(row["name"]).norm())
@@ -108,10 +99,7 @@ def test_a_model_in_memory_gets_the_result_beside_its_adapter(by_adapter: Tuned)
     model = PeftModel.from_pretrained(base, str(by_adapter.folder / "tuned"))
     mitigate(model, remedy=Interpolate(0.25), adapter_name="quarter", compute=NO_CACHE)
     assert model.active_adapter == "quarter"
-    merged = model.merge_and_unload().state_dict()
-    for name in by_adapter.matrices:
-        wanted = by_adapter.base[name] + 0.25 * by_adapter.update(name)
-        torch.testing.assert_close(merged[name].double(), wanted, rtol=1e-5, atol=1e-6)
+    assert_share(model.merge_and_unload().state_dict(), by_adapter.base, by_adapter.tuned, 0.25)
 
 
 def test_every_remedy_is_a_name_of_the_package() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 
 from intruders.mitigation.remedies.remedy import Position, positions_of
 from intruders.mitigation.remedies.shares import Interpolate, Layers, Lines
-from tests.checkpoints.models import merged_weights, saved, tiny_llama
-from tests.mitigation.hot import hot_llama, merged_from, mitigated
+from tests.checkpoints.models import tiny_llama
+from tests.mitigation.hot import assert_share, hot_sides, merged_from, mitigated
 from tests.mitigation.remedies.conftest import NO_CACHE, RANK, Tuned
 
 
@@ -33,9 +32,8 @@ def test_every_weight_of_a_full_fine_tuning_is_interpolated(
 
 def test_an_adapter_stays_one_of_its_rank(tmp_path: Path, by_adapter: Tuned) -> None:
     found = by_adapter.after(Interpolate(0.3), tmp_path / "out")
+    assert_share(found, by_adapter.base, by_adapter.tuned, 0.3)
     for name in by_adapter.matrices:
-        wanted = by_adapter.base[name] + 0.3 * by_adapter.update(name)
-        torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-6)
         assert torch.linalg.matrix_rank(found[name] - by_adapter.base[name], rtol=1e-4) == RANK
 
 
@@ -58,17 +56,11 @@ def test_excluded_weights_stay_as_tuned(tmp_path: Path, in_full: Tuned) -> None:
 
 
 def test_a_lora_of_the_embeddings_is_reached_too(tmp_path: Path) -> None:
-    base = tiny_llama()
-    saved(base, tmp_path / "base")
-    adapter = hot_llama(model=copy.deepcopy(base), target_modules=["embed_tokens", "q_proj"])
-    saved(adapter, tmp_path / "tuned")
+    before, tuned = hot_sides(tmp_path, target_modules=["embed_tokens", "q_proj"])
     mitigated(tmp_path, remedy=Interpolate(0.4), compute=NO_CACHE)
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    tuned, found = merged_weights(adapter), merged_from(tmp_path / "out", copy.deepcopy(base))
     for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"):
         assert not torch.equal(tuned[name], before[name])
-        wanted = before[name] + 0.4 * (tuned[name] - before[name])
-        torch.testing.assert_close(found[name], wanted, rtol=1e-4, atol=1e-5)
+    assert_share(merged_from(tmp_path / "out", tiny_llama()), before, tuned, 0.4, rtol=1e-4, atol=1e-5)
 
 
 def test_updates_grow_with_depth(tmp_path: Path, of_each: Tuned) -> None:

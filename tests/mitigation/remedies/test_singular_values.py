@@ -19,7 +19,7 @@ from intruders.mitigation.remedies.singular_values import (
     median_of_noise,
     omega,
 )
-from tests.mitigation.hot import matrices_of, places_of_intruders
+from tests.mitigation.hot import assert_share, matrices_of, places_of_intruders
 from tests.mitigation.remedies.conftest import RANK, Tuned
 
 
@@ -47,21 +47,19 @@ def test_a_dense_update_is_refused(tmp_path: Path, in_full: Tuned) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["by_adapter", "in_full"])
 @pytest.mark.parametrize("energy", [0.6, 0.9])
 def test_the_fewest_leading_directions_that_hold_the_energy(
-    tmp_path: Path, kind: str, energy: float, request: pytest.FixtureRequest
+    tmp_path: Path, of_each: Tuned, energy: float
 ) -> None:
-    tuned: Tuned = request.getfixturevalue(kind)
-    found = tuned.after(Truncate(energy), tmp_path / "out")
+    found = of_each.after(Truncate(energy), tmp_path / "out")
     ranks = set()
-    for name in tuned.matrices:
-        u, d, v = torch.linalg.svd(tuned.update(name), full_matrices=False)
+    for name in of_each.matrices:
+        u, d, v = torch.linalg.svd(of_each.update(name), full_matrices=False)
         shares = d.square().cumsum(0) / d.square().sum()
         kept = next(count for count in range(1, len(d) + 1) if shares[count - 1] >= energy - 1e-6)
-        wanted = tuned.base[name] + (u[:, :kept] * d[:kept]) @ v[:kept]
+        wanted = of_each.base[name] + (u[:, :kept] * d[:kept]) @ v[:kept]
         torch.testing.assert_close(found[name], wanted, rtol=1e-5, atol=1e-5)
-        error = float((found[name] - tuned.tuned[name]).norm())
+        error = float((found[name] - of_each.tuned[name]).norm())
         assert error == pytest.approx(float(d[kept:].square().sum().sqrt()), rel=1e-3, abs=1e-5)
         ranks.add(kept)
     assert max(ranks) > 1
@@ -69,9 +67,7 @@ def test_the_fewest_leading_directions_that_hold_the_energy(
 
 def test_all_of_the_energy_changes_nothing(tmp_path: Path, by_adapter: Tuned) -> None:
     assert Truncate(1).changes_nothing
-    found = by_adapter.after(Truncate(1), tmp_path / "out")
-    for name in by_adapter.matrices:
-        torch.testing.assert_close(found[name], by_adapter.tuned[name], rtol=1e-5, atol=1e-6)
+    assert_share(by_adapter.after(Truncate(1), tmp_path / "out"), by_adapter.base, by_adapter.tuned, 1.0)
 
 
 def test_updates_of_which_every_term_stays_are_not_changed(by_adapter: Tuned) -> None:
@@ -136,9 +132,8 @@ def test_spikes_are_told_from_noise(shape: tuple[int, int]) -> None:
 
 
 def test_a_low_rank_update_is_refused_with_the_reason(tmp_path: Path, by_adapter: Tuned) -> None:
-    with pytest.raises(
-        SettingError, match=r"dg-hard' changes nothing in .*: 3 of the 16 singular .* truncate"
-    ):
+    said = r"dg-hard' changes nothing in .*: 3 of the 16 singular .* truncate"
+    with pytest.raises(SettingError, match=said):
         by_adapter.after(DGHard(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

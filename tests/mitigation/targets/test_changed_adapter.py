@@ -21,7 +21,7 @@ from intruders.errors import CheckpointError
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.targets.changed_adapter import LoraContent
-from intruders.mitigation.targets.target import ChangedMatrix
+from intruders.mitigation.targets.target import ChangedMatrix, Changes
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import (
     merged_weights,
@@ -32,7 +32,16 @@ from tests.checkpoints.models import (
     tiny_llava,
 )
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
-from tests.mitigation.hot import deviation, hot_llama, merged_from, mitigated, places_of_intruders, scaled
+from tests.mitigation.hot import (
+    assert_share,
+    deviation,
+    hot_llama,
+    hot_sides,
+    merged_from,
+    mitigated,
+    places_of_intruders,
+    scaled,
+)
 
 
 def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(tmp_path: Path) -> None:
@@ -51,18 +60,14 @@ def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(t
 def test_experts_stored_in_full_on_a_base_that_has_them_one_by_one(tmp_path: Path) -> None:
     base = tiny_mixtral()
     saved(base, tmp_path / "base")
-    model = get_peft_model(
-        tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["experts"])
-    )
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["experts"])
+    model = get_peft_model(tiny_mixtral(), config)
     randomize_adapter(model)
     saved(model, tmp_path / "tuned")
-    result = mitigated(tmp_path, remedy=Interpolate(alpha=0.5))
-    assert result.form == "adapter"
+    assert mitigated(tmp_path, remedy=Interpolate(alpha=0.5)).form == "adapter"
     tuned, found = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("tuned", "out"))
-    for part in ("gate_up_proj", "down_proj"):
-        name = f"model.layers.0.mlp.experts.{part}"
-        stored = f"base_model.model.{name}"
-        torch.testing.assert_close(found[stored], (base.state_dict()[name] + tuned[stored]) / 2)
+    experts = [f"model.layers.0.mlp.experts.{part}" for part in ("gate_up_proj", "down_proj")]
+    assert_share(found, {f"base_model.model.{one}": base.state_dict()[one] for one in experts}, tuned, 0.5)
 
 
 def test_a_changed_matrix_that_the_adapter_has_no_tensor_for_is_refused(tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ def test_a_changed_matrix_that_the_adapter_has_no_tensor_for_is_refused(tmp_path
     content = LoraContent.read(open_checkpoint(tiny_llama()), tmp_path / "tuned", "tuned", None)
     changed = {"model.layers.0.mlp.up_proj.weight": ChangedMatrix(Change(share=0.5), None)}
     with pytest.raises(CheckpointError, match=r"changes 'model\.layers\.0\.mlp\.up_proj\.weight', for which"):
-        content.rewritten(changed, everywhere_as_tuned)
+        content.rewritten(Changes(changed, everywhere_as_tuned))
 
 
 @pytest.mark.parametrize(
@@ -90,12 +95,9 @@ def test_norms_and_biases_stored_in_full_under_another_prefix(
     mitigated(tmp_path, remedy=Interpolate(alpha=0.5))
     found = merged_from(tmp_path / "out", model)
     assert any("LayerNorm" in name and not torch.equal(before[name], after[name]) for name in before)
-    for name, tensor in before.items():
-        # A head is no tensor of the base, so that it stays as tuned.
-        wanted = (
-            after[name] if name.startswith("classifier") else (tensor.double() + after[name].double()) / 2
-        )
-        torch.testing.assert_close(found[name].double(), wanted.double(), atol=1e-5, rtol=1e-4, msg=name)
+    # A head is no tensor of the base, so that it stays as tuned.
+    before |= {name: tensor for name, tensor in after.items() if name.startswith("classifier")}
+    assert_share(found, before, after, 0.5, rtol=1e-4, atol=1e-5)
 
 
 EMBEDDINGS = ["q_proj", "embed_tokens", "lm_head"]
@@ -103,20 +105,16 @@ EMBEDDINGS = ["q_proj", "embed_tokens", "lm_head"]
 
 def test_factors_of_embeddings_are_changed_and_the_weight_beneath_them_is_not(tmp_path: Path) -> None:
     """PEFT stores the base's own embedding beside its factors, and puts it back when it loads the adapter."""
-    base = tiny_llama()
-    saved(base, tmp_path / "base")
-    saved(hot_llama(target_modules=EMBEDDINGS), tmp_path / "tuned")
-    before, after = base.state_dict(), merged_from(tmp_path / "tuned", tiny_llama())
+    before, _ = hot_sides(tmp_path, target_modules=EMBEDDINGS)
+    after = merged_from(tmp_path / "tuned", tiny_llama())
     result = mitigated(tmp_path, scale=0.0, audit=AuditSettings(include_embeddings=True))
     found = merged_from(tmp_path / "out", tiny_llama())
-    for name in ("lm_head.weight", "model.embed_tokens.weight"):
-        places = places_of_intruders(before[name], after[name])
-        assert places
-        assert deviation(found[name], scaled(after[name], places, 0.0)) < 1e-5
-        stored = load_file(tmp_path / "out" / "adapter_model.safetensors")
-        assert torch.equal(
-            stored[f"base_model.model.{name.replace('.weight', '.base_layer.weight')}"], before[name]
-        )
+    stored = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    for name in ("lm_head", "model.embed_tokens"):
+        old, new = before[f"{name}.weight"], after[f"{name}.weight"]
+        assert (places := places_of_intruders(old, new))
+        assert deviation(found[f"{name}.weight"], scaled(new, places, 0.0)) < 1e-5
+        assert torch.equal(stored[f"base_model.model.{name}.base_layer.weight"], old)
     assert result.form == "adapter"
 
 
@@ -133,9 +131,7 @@ def test_an_embedding_that_was_changed_before_its_factors_keeps_its_share(
     after = merged_from(tmp_path / "tuned", tiny_llama())
     mitigated(tmp_path, remedy=Interpolate(share), check=False)
     found = merged_from(tmp_path / "out", tiny_llama())
-    for name, before in base.state_dict().items():
-        wanted = before.double() + share * (after[name].double() - before.double())
-        torch.testing.assert_close(found[name].double(), wanted, atol=1e-5, rtol=1e-5, msg=name)
+    assert_share(found, base.state_dict(), after, share, atol=1e-5)
 
 
 def tiny_t5() -> nn.Module:
@@ -169,20 +165,16 @@ def test_a_head_in_full_of_an_embedding_with_another_name_keeps_its_share(case: 
     base, tuned = with_head_in_full(made(), tmp_path, targets)
     write_at_scale(base, tuned, 0.5, tmp_path / "out")
     after, found = merged_from(tuned, made()), merged_from(tmp_path / "out", made())
-    for name, before in made().state_dict().items():
-        wanted = (before.double() + after[name].double()) / 2
-        torch.testing.assert_close(found[name].double(), wanted, atol=1e-5, rtol=1e-5, msg=name)
+    assert_share(found, made().state_dict(), after, 0.5, atol=1e-5)
     if case == "t5":
-        with pytest.raises(
-            CheckpointError, match=r"makes two tensors of 'shared\.weight' and 'lm_head\.weight'"
-        ):
+        both = r"makes two tensors of 'shared\.weight' and 'lm_head\.weight'"
+        with pytest.raises(CheckpointError, match=both):
             write_at_scale(base, tuned, 1.0, tmp_path / "merged", form="checkpoint")
         return
     write_at_scale(base, tuned, 1.0, tmp_path / "merged", form="checkpoint")
     written: Any = type(made()).from_pretrained(tmp_path / "merged")
     assert not torch.equal(written.lm_head.weight, written.get_input_embeddings().weight)
-    for name, tensor in written.state_dict().items():
-        torch.testing.assert_close(tensor, after[name], msg=name)
+    assert_share(after, written.state_dict(), after, 0.0)
 
 
 def test_a_head_in_full_that_no_tensor_of_the_base_is_known_to_be_is_refused(tmp_path: Path) -> None:
@@ -191,16 +183,14 @@ def test_a_head_in_full_that_no_tensor_of_the_base_is_known_to_be_is_refused(tmp
     with pytest.raises(CheckpointError, match=r"lm_head\.weight' in full, and no tensor of"):
         write_at_scale(base, tuned, 0.5, tmp_path / "out")
     write_at_scale(base, tuned, 1.0, tmp_path / "out")
-    for name, tensor in merged_from(tuned, tiny_llava()).items():
-        torch.testing.assert_close(merged_from(tmp_path / "out", tiny_llava())[name], tensor)
+    wanted, found = merged_from(tuned, tiny_llava()), merged_from(tmp_path / "out", tiny_llava())
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_head_in_full_on_a_base_whose_embedding_is_not_known_is_refused(tmp_path: Path) -> None:
     base, tuned = with_head_in_full(tiny_llama(tie_word_embeddings=True), tmp_path, r".*q_proj")
     file = base / "model.safetensors"
-    renamed = {
-        name.replace("embed_tokens", "own_embeddings"): tensor for name, tensor in load_file(file).items()
-    }
+    renamed = {name.replace("embed_tokens", "own"): tensor for name, tensor in load_file(file).items()}
     save_file(renamed, file, metadata={"format": "pt"})
     for form, scale in (("adapter", 0.5), ("checkpoint", 1.0)):
         with pytest.raises(CheckpointError, match=r"lm_head\.weight' in full, and no tensor of"):

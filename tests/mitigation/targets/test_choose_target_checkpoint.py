@@ -9,19 +9,29 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.errors import CheckpointError, NonFiniteError
 from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.doses import Doses
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.experiments.healed_models import llama_and_adapter
-from tests.mitigation.hot import deviation, hot_llama, medium_llama, mitigated, places_of_intruders, scaled
+from tests.mitigation.hot import (
+    deviation,
+    hot_llama,
+    hot_sides,
+    medium_llama,
+    mitigated,
+    places_of_intruders,
+    scaled,
+)
 from tests.tiny import character_tokenizer
 
 CLOSE = 1e-3
@@ -53,37 +63,30 @@ def tuned_in_full(base: nn.Module, strength: float = 3.0, seed: int = 3) -> nn.M
 
 
 def check(
-    before: dict[str, Tensor],
-    tuned: dict[str, Tensor],
-    found: dict[str, Tensor],
-    changed: set[str],
-    scale: float,
-    bar: float = CLOSE,
-) -> None:
+    folder: Path, before: dict[str, Tensor], tuned: dict[str, Tensor], bar: float = CLOSE, **settings: Any
+) -> tuple[Mitigation, dict[str, Tensor]]:
+    """Mitigate the models of a folder at scale 0.3, and compare the written weights with the formula."""
+    result = mitigated(folder, scale=0.3, form="checkpoint", **settings)
+    found, changed = loaded(folder / "out"), {matrix.name for matrix in result.matrices}
+    assert changed
     for name, tensor in tuned.items():
         wanted = tensor.double()
         if name in changed:
-            wanted = scaled(tensor, places_of_intruders(before[name], tensor), scale)
+            wanted = scaled(tensor, places_of_intruders(before[name], tensor), 0.3)
         assert deviation(found[name], wanted) < bar, name
+    return result, found
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 30_000])
 def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
-    base = medium_llama()
-    saved(base, tmp_path / "base")
-    character_tokenizer().save_pretrained(tmp_path / "base")
-    model = hot_llama(
-        model=copy.deepcopy(base), gain=1.2, target_modules=["q_proj", "up_proj", "embed_tokens"]
-    )
-    saved(model, tmp_path / "tuned")
-    result = mitigated(tmp_path, scale=0.3, form="checkpoint", shard_bytes=shard_bytes)
-    changed = {matrix.name for matrix in result.matrices}
-    assert changed
-    assert not any("embed" in name for name in changed)
-    # The embedding's adapter is merged though embeddings are not mitigated.
-    check(base.state_dict(), merged_weights(model), loaded(tmp_path / "out"), changed, 0.3)
     from transformers import AutoTokenizer
 
+    targets = ["q_proj", "up_proj", "embed_tokens"]
+    before, after = hot_sides(tmp_path, medium_llama(), gain=1.2, target_modules=targets)
+    character_tokenizer().save_pretrained(tmp_path / "base")
+    # The embedding's adapter is merged though embeddings are not mitigated.
+    result, _ = check(tmp_path, before, after, shard_bytes=shard_bytes)
+    assert not any("embed" in matrix.name for matrix in result.matrices)
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("abc")["input_ids"]
     assert (tmp_path / "out" / "model.safetensors.index.json").exists() == (shard_bytes < 10**9)
     record = json.loads((tmp_path / "out" / "intruders.json").read_text())
@@ -97,20 +100,11 @@ def test_checkpoint_in_checkpoint_out(tmp_path: Path, dtype: torch.dtype) -> Non
     saved(base, tmp_path / "base")
     tuned = tuned_in_full(base)
     saved(tuned, tmp_path / "tuned")
-    result = mitigated(tmp_path, scale=0.25)
-    found = loaded(tmp_path / "out")
+    bar = CLOSE if dtype == torch.float32 else 2**-7
+    result, found = check(tmp_path, base.state_dict(), tuned.state_dict(), bar)
     assert {tensor.dtype for tensor in found.values()} == {dtype}
     assert len(result.matrices) > 5
     assert all(matrix.rank_after is None for matrix in result.matrices)
-    changed = {matrix.name for matrix in result.matrices}
-    check(
-        base.state_dict(),
-        tuned.state_dict(),
-        found,
-        changed,
-        0.25,
-        CLOSE if dtype == torch.float32 else 2**-7,
-    )
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -125,14 +119,12 @@ def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_ba
     for parameter in tuned.parameters():
         parameter.data += 1e-5 * torch.randn(parameter.shape, generator=generator)
     saved(tuned, tmp_path / "tuned")
-    remedy = Interpolate(alpha=share)
-    mitigated(tmp_path, remedy=remedy, check=False)
+    mitigated(tmp_path, remedy=Interpolate(alpha=share), check=False)
     before, after, now = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
     assert {tensor.dtype for tensor in now.values()} == {torch.float32}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
     for name, tensor in now.items():
-        update = share * (after[name].double() - before[name].double())
-        wanted = before[name].double() + update
+        wanted = before[name].double() + share * (after[name].double() - before[name].double())
         assert (tensor.double() - wanted).abs().max() <= 2**-23 * wanted.abs().max(), name
 
 
@@ -177,9 +169,8 @@ def test_what_the_type_of_the_base_cannot_hold_is_refused(tmp_path: Path, name: 
     tuned.state_dict()[name].view(-1)[0] = 60_000
     saved(tuned, tmp_path / "tuned")
     doses = Doses(doses={key: [1.0] for key in tuned.state_dict()} | {name: [1.5]})
-    with pytest.raises(
-        NonFiniteError, match=rf"'{name}' .* written in float16, whose largest number is 65504"
-    ):
+    said = rf"'{name}' .* written in float16, whose largest number is 65504"
+    with pytest.raises(NonFiniteError, match=said):
         mitigated(tmp_path, remedy=doses)
     assert not (tmp_path / "out").exists()
 
@@ -200,26 +191,15 @@ def test_what_is_not_a_plain_sum_becomes_a_checkpoint(tmp_path: Path, settings: 
         if "modules_to_save" in name:
             parameter.data += 0.5
     saved(model, tmp_path / "tuned")
-    result = mitigated(tmp_path, scale=0.3, form="checkpoint")
-    changed = {matrix.name for matrix in result.matrices}
-    assert changed
-    check(base.state_dict(), merged_weights(model), loaded(tmp_path / "out"), changed, 0.3)
+    check(tmp_path, base.state_dict(), merged_weights(model))
 
 
 def test_a_sum_of_adapters(tmp_path: Path) -> None:
-    base = tiny_llama()
-    saved(base, tmp_path / "base")
-    saved(hot_llama(seed=1, model=copy.deepcopy(base)), tmp_path / "one")
-    saved(hot_llama(seed=2, model=copy.deepcopy(base)), tmp_path / "two")
-    before = base.state_dict()
-    parts = [merged_weights(hot_llama(seed=seed, model=copy.deepcopy(base))) for seed in (1, 2)]
-    tuned = {
-        name: before[name] + 0.7 * (parts[0][name] - before[name]) + 0.4 * (parts[1][name] - before[name])
-        for name in before
-    }
-    both = f"{tmp_path / 'one'}@0.7+{tmp_path / 'two'}@0.4"
-    result = mitigate(tmp_path / "base", both, scale=0.3, form="checkpoint", out=tmp_path / "out")
-    check(before, tuned, loaded(tmp_path / "out"), {matrix.name for matrix in result.matrices}, 0.3)
+    (before, one), (_, two) = (hot_sides(tmp_path / f"{seed}", tiny_llama(), seed=seed) for seed in (1, 2))
+    tuned = {n: old + 0.7 * (one[n] - old) + 0.4 * (two[n] - old) for n, old in before.items()}
+    saved(tiny_llama(), tmp_path / "base")
+    both = f"{tmp_path / '1' / 'tuned'}@0.7+{tmp_path / '2' / 'tuned'}@0.4"
+    check(tmp_path, before, tuned, source=both)
 
 
 def test_conv1d(tmp_path: Path) -> None:
@@ -240,17 +220,7 @@ def test_conv1d(tmp_path: Path) -> None:
 
 
 def test_stacked_experts(tmp_path: Path) -> None:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    torch.manual_seed(0)
-    base = MixtralForCausalLM(
-        MixtralConfig(
-            vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, num_local_experts=3,
-        )
-    )  # fmt: skip
-    from safetensors.torch import save_file
-
+    base = tiny_mixtral()
     tuned = tuned_in_full(base)
     for name, parameter in tuned.named_parameters():
         if parameter.dim() == 3:
@@ -267,8 +237,6 @@ def test_stacked_experts(tmp_path: Path) -> None:
     result = mitigated(tmp_path, scale=0.3)
     experts = [matrix.name for matrix in result.matrices if matrix.name.endswith("]")]
     assert len(experts) == 6
-    from safetensors.torch import load_file
-
     found = load_file(tmp_path / "out" / "model.safetensors")
     for name in experts:
         tensor, index = name[:-3], int(name[-2])
@@ -291,14 +259,12 @@ def test_without_a_config_there_is_no_checkpoint(tmp_path: Path) -> None:
 def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_path: Path) -> None:
     """The adapter acts on stacks of them; the written checkpoint has the names of the base's file."""
     from peft import LoraConfig, get_peft_model
-    from safetensors.torch import load_file
 
     base = tiny_mixtral()
     saved(base, tmp_path / "base")
     parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-    model = get_peft_model(
-        copy.deepcopy(base), LoraConfig(r=2, target_modules=["q_proj"], target_parameters=parameters)
-    )
+    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=parameters)
+    model = get_peft_model(copy.deepcopy(base), config)
     randomize_adapter(model)
     saved(model, tmp_path / "tuned")
     tuned = merged_weights(model)
@@ -308,16 +274,17 @@ def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_
     assert any("experts" in name for name in changed)
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == load_file(tmp_path / "base" / "model.safetensors").keys()
-    found = loaded(tmp_path / "out")
-    for name, tensor in tuned.items():
-        for part in range(3) if tensor.dim() == 3 else [None]:
-            old, new, wanted_name = base.state_dict()[name], tensor, name
-            if part is not None:
-                old, new, wanted_name = old[part], tensor[part], f"{name}[{part}]"
-            wanted = (
-                scaled(new, places_of_intruders(old, new), 0.3) if wanted_name in changed else new.double()
-            )
-            assert deviation(found[name] if part is None else found[name][part], wanted) < CLOSE, wanted_name
+
+    def each(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every matrix of a stack by itself."""
+        stacks = {name: tensor for name, tensor in state.items() if tensor.dim() == 3}
+        parts = {f"{name}[{at}]": stack[at] for name, stack in stacks.items() for at in range(len(stack))}
+        return {name: tensor for name, tensor in state.items() if name not in stacks} | parts
+
+    before, found = each(base.state_dict()), each(loaded(tmp_path / "out"))
+    for name, tensor in each(tuned).items():
+        places = places_of_intruders(before[name], tensor) if name in changed else []
+        assert deviation(found[name], scaled(tensor, places, 0.3) if places else tensor) < CLOSE, name
 
 
 @pytest.mark.parametrize("tokens", [[], ["<|im|>"]])

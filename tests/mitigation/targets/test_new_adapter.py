@@ -36,6 +36,10 @@ def logits(model: nn.Module) -> Tensor:
         return model.eval()(input_ids=IDS).logits
 
 
+def assert_alike(model: nn.Module, other: nn.Module) -> None:
+    torch.testing.assert_close(logits(model), logits(other), atol=1e-5, rtol=1e-4)
+
+
 def with_adapter(model: nn.Module, folder: Path) -> nn.Module:
     """PEFT's model, which warns of every weight that the file has none for."""
     with warnings.catch_warnings():
@@ -54,12 +58,16 @@ def trained(model: nn.Module, targets: str, rank: int = 2) -> nn.Module:
     return model
 
 
-def without_prefix(folder: Path, prefix: str) -> Path:
-    """As files of earlier releases have the names: the hub's gpt2 is one."""
+def renamed_in(folder: Path, renamed: Callable[[str], str]) -> Path:
     file = folder / "model.safetensors"
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
+    tensors = {renamed(name): tensor for name, tensor in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
     return folder
+
+
+def without_prefix(folder: Path, prefix: str) -> Path:
+    """As files of earlier releases have the names: the hub's gpt2 is one."""
+    return renamed_in(folder, lambda name: name.removeprefix(prefix))
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
@@ -82,9 +90,7 @@ def test_of_a_full_fine_tuning_peft_loads_every_weight(
         without_prefix(tmp_path / "tuned", prefix)
     mitigated(tmp_path, scale=1.0, form="adapter", rank=2)
     assert not torch.allclose(logits(model), logits(tuned), atol=1e-3)
-    torch.testing.assert_close(
-        logits(with_adapter(model, tmp_path / "out")), logits(tuned), atol=1e-5, rtol=1e-4
-    )
+    assert_alike(with_adapter(model, tmp_path / "out"), tuned)
 
 
 def test_of_a_classifier_it_has_the_names_of_the_classifier(tmp_path: Path) -> None:
@@ -94,9 +100,7 @@ def test_of_a_classifier_it_has_the_names_of_the_classifier(tmp_path: Path) -> N
     tuned = trained(copy.deepcopy(model), "query")
     saved(tuned, tmp_path / "tuned")
     mitigated(tmp_path, scale=1.0, form="adapter", rank=2)
-    torch.testing.assert_close(
-        logits(with_adapter(model, tmp_path / "out")), logits(tuned), atol=1e-5, rtol=1e-4
-    )
+    assert_alike(with_adapter(model, tmp_path / "out"), tuned)
 
 
 def two_adapters(model: nn.Module, folder: Path, **settings: Any) -> tuple[Path, Path]:
@@ -121,8 +125,8 @@ def test_of_a_sum_it_has_the_names_of_its_adapters(tmp_path: Path) -> None:
     base = without_prefix(saved(model, tmp_path / "base"), "transformer.")
     first, second = two_adapters(model, tmp_path, target_modules=["c_attn"], fan_in_fan_out=True)
     write_at_scale(base, f"{first}@0.5+{second}@0.5", 1.0, tmp_path / "out", form="adapter")
-    wanted = logits(summed_by_peft(model, first, second))
-    torch.testing.assert_close(logits(with_adapter(model, tmp_path / "out")), wanted, atol=1e-5, rtol=1e-4)
+    wanted = summed_by_peft(model, first, second)
+    assert_alike(with_adapter(model, tmp_path / "out"), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -147,14 +151,9 @@ def test_a_weight_that_the_class_of_the_config_does_not_have_is_refused(tmp_path
     base = saved(model, tmp_path / "base")
     tuned = saved(trained(copy.deepcopy(model), "q_proj"), tmp_path / "tuned")
     for folder in (base, tuned):
-        file = folder / "model.safetensors"
-        renamed = {
-            name.replace("layers.1.self_attn.", "layers.1.own_"): t for name, t in load_file(file).items()
-        }
-        save_file(renamed, file, metadata={"format": "pt"})
-    with pytest.raises(
-        CheckpointError, match=r"changes 'model\.layers\.1\.own_q_proj\.weight', and the class"
-    ):
+        renamed_in(folder, lambda name: name.replace("layers.1.self_attn.", "layers.1.own_"))
+    said = r"changes 'model\.layers\.1\.own_q_proj\.weight', and the class"
+    with pytest.raises(CheckpointError, match=said):
         mitigate(base, tuned, scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
 
 
@@ -165,8 +164,7 @@ def test_names_stay_where_transformers_has_no_class_for_the_config(tmp_path: Pat
     for folder in (base, tuned):
         (folder / "config.json").unlink()
     mitigate(base, tuned, scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
-    found = logits(with_adapter(copy.deepcopy(model), tmp_path / "out"))
-    torch.testing.assert_close(found, logits(trained(model, "q_proj")), atol=1e-5, rtol=1e-4)
+    assert_alike(with_adapter(copy.deepcopy(model), tmp_path / "out"), trained(model, "q_proj"))
 
 
 NO_LINEAR_LAYERS = {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
