@@ -26,10 +26,10 @@ from .from_verb import REQUIRED, Taken, argument, command, of_settings, option
 from .output import Outputs, check_nats, note, refuse_given, report_if_possible, say
 
 
-def _loss_on(what_it_does: str) -> Taken:
+def _loss_on(what_it_does: str, unless_given: str = "required") -> Taken:
     """Take the text to measure on, as ``loss_on``."""
     text = "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as c4."
-    reworded = {"loss_on": f"{text} {what_it_does}; repeatable. [required]"}
+    reworded = {"loss_on": f"{text} {what_it_does}; repeatable. [{unless_given}]"}
     return of_settings({"loss_on": "loss_on"}, LossSettings, reworded=reworded)
 
 
@@ -297,7 +297,7 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
 @command(
     options.BASE,
     options.TUNED,
-    _loss_on("The doses are learned on the first; further ones are reported"),
+    _loss_on("It is learned on the first; further ones are reported", "default: self, which the base writes"),
     _task(
         "Task to keep: word-problems, a Hub task such as sst2, or a data file with --prompt and --completion; further "
         "ones are reported",
@@ -330,11 +330,11 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
 def heal(*, to: Outputs, out: Path, **asked: Any) -> None:
     """Give back what fine-tuning forgot, keep what it learned.
 
-    Learns one dose for every changed matrix from a little text and a few examples, and writes the model.
+    Learns the update anew, or one dose for every matrix, from a little text and a few examples, and writes the model.
 
     Examples:
       # Give back what an adapter forgot, and keep its task
-      intruders heal smollm2-135m my-adapter --task word-problems --loss-on pydoc --out healed
+      intruders heal smollm2-135m my-adapter --task word-problems --out healed
       # Keep what your own examples show; report a second text
       intruders heal my-base my-adapter --task mine.jsonl --prompt question --completion answer --loss-on c4 \\
         --loss-on wikitext --out healed

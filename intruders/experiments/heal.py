@@ -1,4 +1,4 @@
-"""Recover what a fine-tuning forgot and keep what it learned: by one dose for every matrix, or by its weights."""
+"""Recover what a fine-tuning forgot and keep what it learned: by its weights, or by one dose for every matrix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..system.progress import Progress, silent
 from ..system.store import Kept
 from .data_shares import load_tasks, load_texts, read_prompts
 from .dosed_model import TunedState
-from .experiment_settings import HEALING, WEIGHTS, HealSettings
+from .experiment_settings import HEALING, SELF, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
 from .open_dosed import open_to_heal
@@ -65,8 +65,8 @@ def heal(
 ) -> Healing:
     """Recover what a fine-tuning forgot and keep what it learned.
 
-    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. With ``settings.learn``
-    "weights" D_m is learned too, in its form: factors of the same rank, or all entries. What is learned
+    ``W_m = W0_m + a_m D_m`` for every changed matrix m, with a dose a_m in [-0.5, 1.5] and D_m in its form: factors of
+    the same rank, or all entries. With ``settings.learn`` "doses" D_m is the tuned model's. What is learned
     minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the
     smallest interpolation that keeps the task. It is not learned from the examples' labels. The kept state forgets
     least on the documents that choose. On validation examples its task loss is at most ``settings.allow`` above the
@@ -77,8 +77,8 @@ def heal(
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
       tuned: the fine-tuned model, or its adapter. An adapter that names its base may be passed alone.
       task: the task to keep, such as "word-problems", "sst2" or a data file; further tasks are only reported.
-      loss_on: text such as the base was trained on; it is learned on the first, others are only reported. "self" is
-        text that the base writes itself.
+      loss_on: text such as the base was trained on; it is learned on the first, others are only reported. By default
+        "self", text that the base writes itself.
       out: folder for the healed model and its record ``heal.json``. None learns and measures, and writes nothing.
       settings: what is learned, and on how much data.
       columns: the columns of a data file and their meaning.
@@ -118,7 +118,7 @@ def heal(
     prompt_file = None if prompts is None else os.fspath(prompts)
     tasks = load_tasks(question, names, columns, prompt_file)
     asked = None if prompt_file is None else read_prompts(prompt_file)
-    corpora = load_texts(names_given(loss_on), settings, seed)
+    corpora = load_texts(names_given(loss_on) or [SELF], settings, seed)
     written_form = _checked_form(form, question)
     key = {
         **question.key(),

@@ -272,6 +272,11 @@ def open_to_heal(
             f"'{question.base_source}' is a masked language model, and {what} one that writes; pass a "
             "task of classes"
         )
+    if language.is_masked and set(OWN_TEXT) & set(corpora):
+        raise SettingError(
+            f"'{question.base_source}' is a masked language model, which writes no text; pass --loss-on pydoc, or a "
+            "text file such as it was trained on"
+        )
     if prompts is not None:
         question.progress(f"answer {len(prompts)} prompts", 0, 1)
         unit = {"answers": list(prompts)}

@@ -83,8 +83,9 @@ def print_healing(healing: Healing, console: Console) -> None:
     if healing.out is not None:
         page.prose("")
         page.prose(f"the healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})")
-        page.prose("to measure it again on the half that is reported above:")
-        page.command(check_command(healing))
+        if command := check_command(healing):
+            page.prose("to measure it again on the half that is reported above:")
+            page.command(command)
 
 
 def verdict(healing: Healing) -> list[str]:
@@ -155,7 +156,7 @@ def intruder_lines(healing: Healing) -> list[str]:
 
 
 def check_command(healing: Healing) -> str:
-    """Return the command that measures the written model on the reported documents and examples."""
+    """Return the command that measures the written model on the reported documents and examples, if one can."""
     settings = healing.settings
     # What the base wrote itself is in no file.
     names = [name for name in healing.healed_point.corpora if name not in OWN_TEXT]
@@ -179,7 +180,7 @@ def check_command(healing: Healing) -> str:
         if settings["data_seed"]:
             given["data_seed"] = settings["data_seed"]
     measured = command_of("evaluate", healing.out or "", base=healing.base, loss_on=names, **given)
-    return shlex.join([*measured, "--reported-half"])
+    return shlex.join([*measured, "--reported-half"]) if names or tasks else ""
 
 
 def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:

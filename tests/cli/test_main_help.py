@@ -127,7 +127,7 @@ def test_what_must_be_given_comes_first(name: str) -> None:
 
 def test_heal_says_what_it_cannot_do_without() -> None:
     text = unwrapped(shown("heal"))
-    assert re.search(r"--loss-on CORPUS [^\[]*\[required\]", text)
+    assert re.search(r"--loss-on CORPUS [^\[]*\[default: self,", text)
     assert re.search(r"--task TASK [^\[]*\[required without --prompts\]", text)
     assert "Without TUNED, an adapter that names its base. [required]" in text
 

@@ -308,6 +308,8 @@ def classifier_and_rows(folder: Path, **settings: Any) -> tuple[tuple[str, str],
 
 def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path) -> None:
     models, rows = classifier_and_rows(tmp_path)
+    with pytest.raises(SettingError, match="writes no text; pass --loss-on"):
+        run(models, [], None, task=rows)
     found = run(
         models,
         text,
@@ -392,7 +394,6 @@ def test_one_document_is_refused(models: Models, tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"task": ()}, "no task to keep"),
-        ({"loss_on": ()}, "no text to measure forgetting on"),
         ({"prompts": "p.txt"}, "expected one of the two"),
         ({"form": "paper"}, "expected one of auto, adapter, checkpoint"),
     ],

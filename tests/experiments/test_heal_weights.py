@@ -110,6 +110,7 @@ def test_the_base_writes_the_text_itself(models: Models, text: str, tmp_path: Pa
     from intruders.experiments.data_shares import own_documents
     from intruders.models.tuned_model import open_language_model
 
+    assert list(run(models, [], None).documents) == ["self"]
     found = run(models, ["self", text], tmp_path / "healed")
     assert list(found.healed_point.corpora) == ["self", text]
     assert found.documents["self"] == 3
