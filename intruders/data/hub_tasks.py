@@ -1,8 +1,7 @@
 """The tasks of the paper, its neighbors and three instruction sets, by name: from the hub, or a local copy of it.
 
-``$INTRUDERS_DATA`` names a folder with one folder per set, which has the name of the task or corpus:
-``sst2/train.tsv``, ``sst2/dev.tsv``, ``wikitext-2/test.txt``. The id of a run does not depend on it; the source that
-a run records does.
+``$INTRUDERS_DATA`` names a folder with one folder per task or corpus: ``sst2/train.tsv``, ``wikitext-2/test.txt``. The
+id of a run does not depend on it; the source that a run records does.
 """
 
 from __future__ import annotations
@@ -81,35 +80,24 @@ def _guanaco(row: dict[str, Any]) -> Example:
     return Example(text=before + mark, target=answer)
 
 
+def _glue(name: str, example: Callable[[dict[str, Any]], Example], **more: Any) -> HubTask:
+    return HubTask("nyu-mll/glue", example, configuration=name, **more)
+
+
 HUB_TASKS = {
-    "mnli": HubTask(
-        "nyu-mll/glue",
-        _pair("premise", "hypothesis"),
-        configuration="mnli",
-        validation="validation_matched",
-        test="validation_mismatched",
+    "mnli": _glue(
+        "mnli", _pair("premise", "hypothesis"), validation="validation_matched", test="validation_mismatched"
     ),
-    "qqp": HubTask("nyu-mll/glue", _pair("question1", "question2"), configuration="qqp"),
-    "sst2": HubTask(
-        "nyu-mll/glue",
-        _text("sentence"),
-        configuration="sst2",
-        columns=("sentence", "label"),
-        label_names=("negative", "positive"),
+    "qqp": _glue("qqp", _pair("question1", "question2")),
+    "sst2": _glue(
+        "sst2", _text("sentence"), columns=("sentence", "label"), label_names=("negative", "positive")
     ),
-    "rte": HubTask(
-        "nyu-mll/glue",
-        _pair("sentence1", "sentence2"),
-        configuration="rte",
-        columns=("sentence1", "sentence2", "label"),
+    "rte": _glue(
+        "rte", _pair("sentence1", "sentence2"), columns=("sentence1", "sentence2", "label"),
         label_names=("entailment", "not_entailment"),
     ),
     "agnews": HubTask(
-        "fancyzhang/ag_news",
-        _text("text"),
-        validation=None,
-        test="test",
-        columns=("text", "label"),
+        "fancyzhang/ag_news", _text("text"), validation=None, test="test", columns=("text", "label"),
         label_names=("World", "Sports", "Business", "Sci/Tech"),
     ),
     # The set itself is a script, which datasets no longer runs; the hub keeps its rows as Parquet beside it.
@@ -120,15 +108,9 @@ HUB_TASKS = {
         "meta-math/MetaMathQA", _instruction("query"), "causal", "final-number", validation=None
     ),
     "magicoder": HubTask(
-        "ise-uiuc/Magicoder-Evol-Instruct-110K",
-        _instruction("instruction"),
-        "causal",
-        "none",
-        validation=None,
+        "ise-uiuc/Magicoder-Evol-Instruct-110K", _instruction("instruction"), "causal", "none", validation=None
     ),
-    "guanaco": HubTask(
-        "timdettmers/openassistant-guanaco", _guanaco, "causal", "none", validation="test"
-    ),
+    "guanaco": HubTask("timdettmers/openassistant-guanaco", _guanaco, "causal", "none", validation="test"),
 }  # fmt: skip
 
 

@@ -1,8 +1,4 @@
-"""Replay: a share of every batch is text of a corpus, so that the model keeps predicting what it already could.
-
-The rows of the corpus are a causal language model's own training rows: every token is learned. With those of the task
-they share one loss, the mean over all learned tokens of a batch.
-"""
+"""Replay: a share of every batch is text of a corpus, of which every token is learned, in one loss with the task's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The inputs of a run besides its settings: the content of its data, of its base and of an adapter it starts from.
-
-A path in the settings does not identify content: a file can change between a kill and a resume.
-"""
+"""The inputs of a run besides its settings: the content of its data and models, which may change before a resume."""
 
 from __future__ import annotations
 
@@ -22,14 +19,9 @@ from .run_folder import RunFolder
 # What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
 _ENDINGS = (".safetensors", ".bin", ".gguf", ".index.json")
 _NAMES = (
-    "config.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
+    "config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
 # What else tokenizers are made of. These have a digest of their own.
 _TOKENIZER_ENDINGS = (".model", ".spm", ".tiktoken")
 _TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
