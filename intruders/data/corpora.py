@@ -114,10 +114,7 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
 
 
 def require_corpus(name: str) -> None:
-    """Read what :func:`load_corpora` reads on this machine, so that its errors come before any work.
-
-    Parts that come from the hub or from another package are left out.
-    """
+    """Read what :func:`load_corpora` reads on this machine alone, so that its errors come before any work."""
     require_utf8(name, "corpus")
     others = plugins_of(CORPORA)
     for part, source, value in _parts(name):

@@ -92,10 +92,7 @@ _VALIDATION, _TEST = 0.15, 0.15
 
 
 def pydoc_topics(group: int | None = None, seed: int = 0) -> Task:
-    """Load the task ``pydoc-topics`` (12 labels), or its disjoint sub-task ``-1``, ``-2`` or ``-3`` (4 labels).
-
-    ``group`` counts from 1. Every label is in each split by the same share.
-    """
+    """Load the task ``pydoc-topics`` (12 labels), or its disjoint sub-task ``-1``, ``-2`` or ``-3`` (4 labels each)."""
     topics = sum(GROUPS, ()) if group is None else GROUPS[group - 1]
     train, validation, test = list[Example](), list[Example](), list[Example]()
     for topic in topics:

@@ -25,10 +25,7 @@ def halves_of_corpus(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
 
 
 def halves_of_task(task: Task, max_examples: int | None) -> tuple[list[Example], list[Example]]:
-    """Return the examples to choose by and those to report on, at most ``max_examples`` of either.
-
-    They are the validation split and the test split. Without a test split the validation split is halved.
-    """
+    """Return at most ``max_examples`` to choose by and to report on: validation and test, or halves of validation."""
     if task.test:
         halves = task.validation[:max_examples], task.test[:max_examples]
     else:

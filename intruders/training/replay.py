@@ -30,11 +30,7 @@ class Replay:
 def read_replay(
     config: FinetuneConfig, tokenizer: Any, width: int, batch_size: int, held_out: Collection[str] = ()
 ) -> Replay | None:
-    """Read and encode the corpus that a run replays; None if it replays none.
-
-    Each document is cut into rows of ``width`` tokens, but those ``held_out``, which are measured. ``batch_size`` is
-    over all devices of a process. SettingError if the corpus cannot be read, is a mixture, or has no text left.
-    """
+    """Read and cut the corpus of a run that replays one into rows of ``width`` tokens, without what is held out."""
     if config.replay is None:
         return None
     name, share = config.replayed

@@ -28,10 +28,7 @@ _TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json",
 
 
 def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
-    """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting.
-
-    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted.
-    """
+    """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting."""
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
     return contents_of({name: source for name, source in sources.items() if source is not None})
 
