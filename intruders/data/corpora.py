@@ -317,7 +317,7 @@ def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, lis
     for name in tasks:
         if name in HUB_TASKS:
             with suppress(SettingError):
-                files[name] = files_of_copied_task(name)
+                files[name] = [*files_of_copied_task(name).values()]
     for source in (source for name in texts for _, source, _ in _parts(name) if source in HUB_CORPORA):
         with suppress(SettingError):
             folder = folder_of_copy(source)

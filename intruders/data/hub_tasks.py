@@ -117,14 +117,12 @@ HUB_TASKS = {
 def hub_task(name: str, seed: int = 0) -> Task:
     """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it."""
     source = HUB_TASKS[name]
-    copy = folder_of_copy(name)
-    if copy is None:
-        splits, told = _from_hub(name, source), f"hub {source.name}"
-    else:
-        files = _files_of_copy(name, copy)
+    if files := files_of_copied_task(name):
         digest = digest_of_files(list(files.values()))
         splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
         told = f"copy {digest}"
+    else:
+        splits, told = _from_hub(name, source), f"hub {source.name}"
     for examples in splits.values():
         random.Random(f"rows {seed}").shuffle(examples)
     train, validation = splits["train"], splits.get("validation")
@@ -145,13 +143,11 @@ def _from_hub(name: str, source: HubTask) -> dict[str, list[Example]]:
     return {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
 
 
-def files_of_copied_task(name: str) -> list[Path]:
-    """Return the files of the local copy that a task of the table is read from; none where the hub is asked for it."""
+def files_of_copied_task(name: str) -> dict[str, Path]:
+    """Return the file of every split in the local copy of a task of the table; none where the hub is asked for it."""
     folder = folder_of_copy(name)
-    return [] if folder is None else list(_files_of_copy(name, folder).values())
-
-
-def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:
+    if folder is None:
+        return {}
     files = {split: file for split in SPLITS if (file := file_of_split(folder, split)) is not None}
     if "train" not in files:
         raise SettingError(
