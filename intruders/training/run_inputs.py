@@ -83,11 +83,11 @@ def content_of_model(source: str) -> str | None:
 
     Unlike ``checkpoints.opening.many_sources.digest_of`` it is for what a training depends on, and downloads nothing.
     """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     folder = user_path(source)
     if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
         try:
             cached = try_to_load_from_cache(source, "config.json")
         except (HFValidationError, OSError):
