@@ -42,14 +42,8 @@ def word_problems(seed: int = 0) -> Task:
             seen.add(example.text)
             rows.append(example)
     held_out = VALIDATION_ROWS + TEST_ROWS
-    return Task(
-        name="word-problems",
-        kind="causal",
-        score="final-number",
-        train=rows[held_out:],
-        validation=rows[:VALIDATION_ROWS],
-        test=rows[VALIDATION_ROWS:held_out],
-    )
+    validation, test = rows[:VALIDATION_ROWS], rows[VALIDATION_ROWS:held_out]
+    return Task("word-problems", "causal", "final-number", rows[held_out:], validation, test)
 
 
 def _problem(generator: random.Random) -> Example:

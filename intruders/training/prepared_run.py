@@ -91,18 +91,7 @@ def prepare_run(
         start = scratch / "start"
         model.save_pretrained(start)
     return PreparedRun(
-        arguments=arguments,
-        precision=precision,
-        tokenizer=tokenizer,
-        context=context,
-        rows=rows,
-        scored=scored,
-        measured=measured,
-        replay=replay,
-        order=order,
-        model=model,
-        kl=kl,
-        start=start,
+        arguments, precision, tokenizer, context, rows, scored, measured, replay, order, model, kl, start
     )
 
 
