@@ -51,9 +51,8 @@ def fail_on_the_first(base: Path, folder: Path) -> dict[str, Any]:
 
     trainer = tiny_trainer(prepared(base, "lora"), folder / "out", max_steps=40)
     trainer.add_callback(TakeTheTrace())
-    trainer.add_callback(
-        IntruderCallback(trainer, every=2, stop_above=10_000, trace=folder / "trace.parquet")
-    )
+    trace = folder / "trace.parquet"
+    trainer.add_callback(IntruderCallback(trainer, every=2, stop_above=10_000, trace=trace))
     return refused_by(trainer.train)
 
 
@@ -116,10 +115,8 @@ def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
 
     class LowerTheLimit(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 2:
-                callback._limits = replace(
-                    callback._limits, keep_intruders_below=1
-                )  # from here on no state is below
+            if state.global_step == 2:  # from here on no state is below
+                callback._limits = replace(callback._limits, keep_intruders_below=1)
 
     states = KeepStates()
     for observer in (states, LowerTheLimit(), callback):
@@ -182,14 +179,9 @@ def shard(model: Any, version: int) -> Any:
 
 
 CASES: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
-    "stop": stop,
-    "failure": fail_on_the_first,
-    "alone": first_process_only,
-    "sharded": sharded,
-    "whole": whole,
-    "refused": refused,
-    "kept": kept_whole,
-}
+    "stop": stop, "failure": fail_on_the_first, "alone": first_process_only, "sharded": sharded, "whole": whole,
+    "refused": refused, "kept": kept_whole,
+}  # fmt: skip
 
 
 def refused_by(act: Callable[[], object]) -> dict[str, Any]:
