@@ -9,8 +9,7 @@ from pathlib import Path
 import xxhash
 
 from ..checkpoints.opening.other_formats import other_format
-from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate
-from ..checkpoints.stored.model_folder import where_training_stopped
+from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate, where_training_stopped
 from ..checkpoints.stored.names import natural_order
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
 from ..system.digests import add_files

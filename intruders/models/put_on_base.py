@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoints.adapters.adapter_config import AdapterConfig
+from ..checkpoints.adapters.adapter import AdapterConfig
+from ..checkpoints.adapters.other_programs import FULL
 from ..checkpoints.adapters.peft_adapter import stored_adapter
-from ..checkpoints.adapters.peft_form import FULL
 from ..checkpoints.opening.named_base import other_base_note
 from ..checkpoints.stored.locate import folder_of, locate
 from ..errors import CheckpointError, PairingError, first_line, some_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.adapters.adapter_config import AdapterConfig
+from ..checkpoints.adapters.adapter import AdapterConfig
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
@@ -65,14 +65,17 @@ def open_language_model(
         masked = is_masked(location)
         notes = named_base_note(source, base)
         if is_classifier(source, adapter):
-            model = _language_model(location if adapter else _head_location(source, base), masked, loading)
+            model: Any = _language_model(
+                location if adapter else _head_location(source, base), masked, loading
+            )
             classifier, more = _classifier(source, adapter, location, None, loading, merged=merged)
             notes += more
             if adapter is not None and not merged:
                 # The module with an adapter beside its layers cannot give its weights away without merging them.
                 setattr(model, model.base_model_prefix, classifier.base_model)
             else:
-                left = model.base_model.load_state_dict(classifier.base_model.state_dict(), strict=False)
+                encoder: Any = classifier.base_model
+                left = model.base_model.load_state_dict(encoder.state_dict(), strict=False)
                 if left.missing_keys:
                     raise CheckpointError(
                         f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"

@@ -110,9 +110,13 @@ def _own_fields(cls: type) -> dict[str, Field[Any]]:
     }
 
 
-@cache
 def settings_of(cls: Any) -> Mapping[str, Setting]:
     """Return the settings of a class by name, in the order of its fields, without its other fields."""
+    return _settings_of(cls)
+
+
+@cache
+def _settings_of(cls: Any) -> Mapping[str, Setting]:
     settings = {
         field.name: field.metadata["setting"].of_field(field.name, _annotation(cls, field.name))
         for field in fields(cls)

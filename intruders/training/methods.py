@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..checkpoints.adapters.adapter_config import fields_of_base
+from ..checkpoints.adapters.adapter import fields_of_base
 from ..checkpoints.adapters.peft_types import changes_the_base
 from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError

@@ -389,7 +389,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             known = {tensor_of(name) for name in [*forgetting.by_matrix, *forgetting.left_out]}
             trained = [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
             beside = [name for name in trained if name.replace(COMPILED_WRAPPER, "") not in known]
-            forgetting = forgetting.without(beside)
+            forgetting = replace(forgetting, left_out=[*forgetting.left_out, *beside])
         seconds = time.perf_counter() - started
         self.last = audit = replace(audit, seconds=seconds, forgetting=forgetting)
         movement, moved = self._start.movement(tuned, tensors)

@@ -16,7 +16,6 @@ from ...checkpoints.adapters.peft_adapter import start_that_changed
 from ...checkpoints.formats.memory import (
     describe_module,
     has_adapters,
-    has_frozen_base,
     module_checkpoint,
     trained_matrices,
     with_copies,
@@ -247,7 +246,7 @@ class AuditedBase:
         acts_on_base = isinstance(now, Adapter) or (
             isinstance(now, ModelSum) and all(isinstance(part, Adapter) for part, _ in now.parts)
         )
-        if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
+        if has_adapters(tuned) and acts_on_base and not trained_matrices(tuned):
             self._frozen = base
         return base, now
 
