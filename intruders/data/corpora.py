@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -306,6 +306,20 @@ def _from_hub(name: str, corpus: HubCorpus, documents: int) -> Sequence[str]:
         if corpus.is_one_text:
             return cut_at_blank_lines("\n".join(str(row[corpus.column]).rstrip("\n") for row in stream))
         return [str(row[corpus.column]) for row in stream.take(documents)]
+
+
+def halves_of_corpus(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
+    """Split the documents by seed into those to choose by and those to report on; SettingError for fewer than two."""
+    if len(corpus.documents) < 2:
+        raise SettingError(
+            f"corpus {corpus.name!r} has 1 document; expected 2 or more, since strengths are chosen on one half and "
+            "shown on the other; pass a larger corpus or --max-documents; a text file is cut at blank lines into "
+            "documents of 4,000 characters or more, and a data file has a document per row of its column 'text'"
+        )
+    documents = list(corpus.documents)
+    random.Random(f"halves {seed}").shuffle(documents)
+    middle = len(documents) // 2
+    return replace(corpus, documents=documents[:middle]), replace(corpus, documents=documents[middle:])
 
 
 def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, list[Path]]:

@@ -11,8 +11,7 @@ from ..errors import SettingError
 from ..models.loading_settings import IN_SINGLE, Loading
 from ..settings import option_of
 from .callback.limits import Limits, Text, require_loss
-from .method_table import METHODS, PLAIN_LORA, Method
-from .run_settings import Meanwhile, Training
+from .run_settings import METHODS, PLAIN_LORA, Meanwhile, Method, Training
 
 if TYPE_CHECKING:
     from ..data.task import Kind

@@ -36,7 +36,6 @@ from .weights_before import (
     audited_in_training,
     base_of_sharded,
     checkpoint_of_training,
-    question_checkpoint,
     require_matrices,
     require_trained_matrix,
     weights_before,
@@ -194,8 +193,17 @@ class TrainingStart:
 
     def begin(self, trace: Path | None, model: nn.Module, is_resumed: bool) -> None:
         """Record what a training begins with; of a resumed one, refuse or leave out what it did not begin with."""
+        if self.checkpoint is not None and is_resumed:
+            raise SettingError(
+                f"the model was loaded from '{self.checkpoint}', a checkpoint of the training that is resumed, and the "
+                "audits need the weights before it; pass base= with the model before fine-tuning"
+            )
         if self.checkpoint is not None:
-            question_checkpoint(self.checkpoint, is_resumed)
+            warnings.warn(
+                f"the weights in '{self.checkpoint}', a checkpoint of an earlier training, count as the base; "
+                "pass base= to measure from another model",
+                stacklevel=2,
+            )
         if self.digests is None or trace is None:
             return
         file = trace.with_name(f"{trace.stem}-start.json")
