@@ -47,10 +47,7 @@ class NotEnoughMemoryError(IntrudersError):
 
 
 def missing_extra(purpose: str, package: str, extra: str) -> MissingDependencyError:
-    """The error for `package`, which `purpose` needs and which the optional dependencies `extra` install.
-
-    The command is that of a clone, because no registry has the package.
-    """
+    """The error for `package`, which `purpose` needs, with the command of a clone: no registry has the package."""
     return MissingDependencyError(
         f"{purpose} needs the package '{package}', which is not installed; "
         f"run pip install '.[{extra}]' in your clone of intruders"

@@ -83,19 +83,14 @@ def chat_tokenizer(shape: ChatShape) -> Any:
 
     special = ["<pad>", *dict.fromkeys(filter(None, (shape.bos, shape.eos, shape.end, *shape.others)))]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+    of_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, of_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     # Lines in a row become a token, which merges the end of a prompt with an answer's own lines.
     words = [f"What is {one} plus {two}\n\n\nIt is {one + two}." for one in range(30) for two in range(9)]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        words, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
-    )
+    given = {"special_tokens": special, "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    tokenizer.train_from_iterator(words, trainers.BpeTrainer(vocab_size=400, **given))
     if shape.bos is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{shape.bos} $A", special_tokens=[(shape.bos, tokenizer.token_to_id(shape.bos))]
@@ -115,21 +110,12 @@ def save_chat_model(folder: Path, shape: ChatShape) -> Path:
 
     tokenizer = chat_tokenizer(shape)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    model.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -30,9 +30,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base, and an adapter with updates that are large beside its weights, so that there are intruders."""
     folder = tmp_path_factory.mktemp("models")
     base = save_llama(folder / "base")
-    model = get_peft_model(
-        load_model(str(base), "causal"), LoraConfig(r=1, target_modules=["q_proj", "up_proj"])
-    )
+    config = LoraConfig(r=1, target_modules=["q_proj", "up_proj"])
+    model = get_peft_model(load_model(str(base), "causal"), config)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter)
@@ -52,20 +51,11 @@ def _run(
         "RUNNER_TEMP": str(tmp_path),
         "GITHUB_STEP_SUMMARY": str(summary),
         "GITHUB_OUTPUT": str(output),
-        "BASE": "",
-        "FAIL_ABOVE": "",
-        "OPTIONS": "",
+        **dict.fromkeys(("BASE", "FAIL_ABOVE", "OPTIONS"), ""),
         **inputs,
     }
-    done = subprocess.run(
-        ["bash", str(SCRIPT)],
-        env=given,
-        cwd=workspace,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300, "check": False}
+    done = subprocess.run(["bash", str(SCRIPT)], env=given, cwd=workspace, **how)
     lines = output.read_text().splitlines() if output.exists() else []
     return done, summary.read_text(encoding="utf-8"), dict(line.split("=", 1) for line in lines)
 
@@ -142,9 +132,8 @@ def test_what_cannot_be_audited_is_in_the_summary_and_nothing_in_an_input_is_run
 
 def test_an_interpreter_that_fails_is_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "intruders.py").write_text("raise ImportError('a broken installation')")
-    done, summary, outputs = _run(
-        tmp_path, tmp_path, TUNED="adapter", FAIL_ABOVE="0", PYTHONPATH=str(tmp_path)
-    )
+    inputs = {"TUNED": "adapter", "FAIL_ABOVE": "0", "PYTHONPATH": str(tmp_path)}
+    done, summary, outputs = _run(tmp_path, tmp_path, **inputs)
     assert done.returncode == 2
     assert summary.startswith("**No audit**")
     assert "a broken installation" in summary
@@ -159,9 +148,8 @@ def test_the_description_sets_what_the_script_reads() -> None:
     assert all(step["shell"] == "bash" for step in steps if "run" in step)
     [step] = [step for step in steps if step.get("id") == "audit"]
     read = set(re.findall(r"\$\{?([A-Z_]+)", SCRIPT.read_text(encoding="utf-8")))
-    assert set(step["env"]) == {
-        name for name in read if not name.startswith(("GITHUB_", "RUNNER_", "TMPDIR"))
-    }
+    of_runner = ("GITHUB_", "RUNNER_", "TMPDIR")
+    assert set(step["env"]) == {name for name in read if not name.startswith(of_runner)}
     used = {re.fullmatch(r"\$\{\{ inputs\.([a-z-]+) \}\}", value)[1] for value in step["env"].values()}  # type: ignore[index]
     assert used == set(ACTION["inputs"]) - {"upload-sarif", "category"}
     assert not any("${{" in step.get("run", "") for step in steps), "an input would be run as code"

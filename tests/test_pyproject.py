@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,16 +22,13 @@ REPOSITORY = Path(__file__).parents[1]
 # What is read at run time besides Python: without one of these, a command fails only for those who installed a wheel.
 DATA = {
     "intruders/py.typed",
-    "intruders/checkpoints/stored/minilm-l6-lora/adapter_config.json",
-    "intruders/checkpoints/stored/minilm-l6-lora/adapter_model.safetensors",
-    "intruders/checkpoints/stored/smollm2-135m-lora/adapter_config.json",
-    "intruders/checkpoints/stored/smollm2-135m-lora/adapter_model.safetensors",
-    "intruders/reports/page/base.html.j2",
-    "intruders/reports/page/heal.html.j2",
-    "intruders/reports/page/figures.js",
-    "intruders/reports/page/audit.html.j2",
-    "intruders/reports/page/page.css",
-    "intruders/reports/page/page.js",
+    *(
+        f"intruders/checkpoints/stored/{model}-lora/{file}"
+        for model in ("minilm-l6", "smollm2-135m")
+        for file in ("adapter_config.json", "adapter_model.safetensors")
+    ),
+    *(f"intruders/reports/page/{name}.html.j2" for name in ("base", "heal", "audit")),
+    *(f"intruders/reports/page/{name}" for name in ("figures.js", "page.css", "page.js")),
 }
 
 
@@ -61,10 +59,8 @@ def build(what: str, source: Path, out: Path) -> str:
     """What a build frontend calls, without the network that it would use to install the backend."""
     code = f"from hatchling import build; print(build.build_{what}({str(out)!r}))"
     out.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True, timeout=120
-    )
-    return done.stdout.split()[-1]
+    how: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 120}
+    return str(subprocess.run([sys.executable, "-c", code], cwd=source, **how).stdout.split()[-1])
 
 
 def files_of_the_package() -> set[str]:
@@ -90,52 +86,30 @@ def test_the_source_archive_holds_what_a_packager_needs(archives: Archives) -> N
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert held >= files_of_the_package()
     assert held >= {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile"}
-    assert held >= {
-        "tests/conftest.py",
-        "docs/reference/formats.md",
-        "examples/demo.py",
-        "action.yml",
-        "Containerfile",
-    }
+    assert held >= {"tests/conftest.py", "docs/reference/formats.md", "examples/demo.py"}
+    assert held >= {"action.yml", "Containerfile"}
     # A folder that somebody keeps beside the code (runs, checkpoints, notes) must never be published.
     folders = {name.partition("/")[0] for name in held if "/" in name}
-    assert folders == {
-        "action",
-        "benchmarks",
-        "docs",
-        "examples",
-        "intruders",
-        "release",
-        "research",
-        "tests",
-    }
+    known = {"action", "benchmarks", "docs", "examples", "intruders", "release", "research", "tests"}
+    assert folders == known
 
 
 def test_the_source_archive_builds_the_same_wheel(archives: Archives) -> None:
-    again = zipfile.ZipFile(archives.wheel_of_source)
-    built = zipfile.ZipFile(archives.wheel)
-    assert {item.filename: item.CRC for item in again.infolist()} == {
-        item.filename: item.CRC for item in built.infolist()
-    }
+    both = (zipfile.ZipFile(file).infolist() for file in (archives.wheel_of_source, archives.wheel))
+    again, built = ({item.filename: item.CRC for item in items} for items in both)
+    assert again == built
 
 
 def test_the_installed_wheel_audits_where_the_repository_is_not(archives: Archives, tmp_path: Path) -> None:
     target = tmp_path / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
-    subprocess.run(
-        [*pip, "--disable-pip-version-check", "--target", target, archives.wheel], check=True, timeout=120
-    )
+    pip += ["--disable-pip-version-check", "--target", str(target), str(archives.wheel)]
+    subprocess.run(pip, check=True, timeout=120)
 
     def installed(*command: str | Path) -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            env={**environment(), "PYTHONPATH": str(target)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "check": False}
+        around = {**environment(), "PYTHONPATH": str(target)}
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=around, **how)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -114,10 +114,7 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
 
 
 def require_corpus(name: str) -> None:
-    """Read what :func:`load_corpora` reads on this machine, so that its errors come before any work.
-
-    Parts that come from the hub or from another package are left out.
-    """
+    """Read what :func:`load_corpora` reads on this machine alone, so that its errors come before any work."""
     require_utf8(name, "corpus")
     others = plugins_of(CORPORA)
     for part, source, value in _parts(name):
@@ -311,6 +308,20 @@ def _from_hub(name: str, corpus: HubCorpus, documents: int) -> Sequence[str]:
         return [str(row[corpus.column]) for row in stream.take(documents)]
 
 
+def halves_of_corpus(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
+    """Split the documents by seed into those to choose by and those to report on; SettingError for fewer than two."""
+    if len(corpus.documents) < 2:
+        raise SettingError(
+            f"corpus {corpus.name!r} has 1 document; expected 2 or more, since strengths are chosen on one half and "
+            "shown on the other; pass a larger corpus or --max-documents; a text file is cut at blank lines into "
+            "documents of 4,000 characters or more, and a data file has a document per row of its column 'text'"
+        )
+    documents = list(corpus.documents)
+    random.Random(f"halves {seed}").shuffle(documents)
+    middle = len(documents) // 2
+    return replace(corpus, documents=documents[:middle]), replace(corpus, documents=documents[middle:])
+
+
 def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, list[Path]]:
     """Return the files of every copy that these tasks and texts are read from, by ``NAME in INTRUDERS_DATA``.
 
@@ -320,7 +331,7 @@ def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, lis
     for name in tasks:
         if name in HUB_TASKS:
             with suppress(SettingError):
-                files[name] = files_of_copied_task(name)
+                files[name] = [*files_of_copied_task(name).values()]
     for source in (source for name in texts for _, source, _ in _parts(name) if source in HUB_CORPORA):
         with suppress(SettingError):
             folder = folder_of_copy(source)

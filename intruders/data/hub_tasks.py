@@ -1,8 +1,7 @@
 """The tasks of the paper, its neighbors and three instruction sets, by name: from the hub, or a local copy of it.
 
-``$INTRUDERS_DATA`` names a folder with one folder per set, which has the name of the task or corpus:
-``sst2/train.tsv``, ``sst2/dev.tsv``, ``wikitext-2/test.txt``. The id of a run does not depend on it; the source that
-a run records does.
+``$INTRUDERS_DATA`` names a folder with one folder per task or corpus: ``sst2/train.tsv``, ``wikitext-2/test.txt``. The
+id of a run does not depend on it; the source that a run records does.
 """
 
 from __future__ import annotations
@@ -81,35 +80,24 @@ def _guanaco(row: dict[str, Any]) -> Example:
     return Example(text=before + mark, target=answer)
 
 
+def _glue(name: str, example: Callable[[dict[str, Any]], Example], **more: Any) -> HubTask:
+    return HubTask("nyu-mll/glue", example, configuration=name, **more)
+
+
 HUB_TASKS = {
-    "mnli": HubTask(
-        "nyu-mll/glue",
-        _pair("premise", "hypothesis"),
-        configuration="mnli",
-        validation="validation_matched",
-        test="validation_mismatched",
+    "mnli": _glue(
+        "mnli", _pair("premise", "hypothesis"), validation="validation_matched", test="validation_mismatched"
     ),
-    "qqp": HubTask("nyu-mll/glue", _pair("question1", "question2"), configuration="qqp"),
-    "sst2": HubTask(
-        "nyu-mll/glue",
-        _text("sentence"),
-        configuration="sst2",
-        columns=("sentence", "label"),
-        label_names=("negative", "positive"),
+    "qqp": _glue("qqp", _pair("question1", "question2")),
+    "sst2": _glue(
+        "sst2", _text("sentence"), columns=("sentence", "label"), label_names=("negative", "positive")
     ),
-    "rte": HubTask(
-        "nyu-mll/glue",
-        _pair("sentence1", "sentence2"),
-        configuration="rte",
-        columns=("sentence1", "sentence2", "label"),
+    "rte": _glue(
+        "rte", _pair("sentence1", "sentence2"), columns=("sentence1", "sentence2", "label"),
         label_names=("entailment", "not_entailment"),
     ),
     "agnews": HubTask(
-        "fancyzhang/ag_news",
-        _text("text"),
-        validation=None,
-        test="test",
-        columns=("text", "label"),
+        "fancyzhang/ag_news", _text("text"), validation=None, test="test", columns=("text", "label"),
         label_names=("World", "Sports", "Business", "Sci/Tech"),
     ),
     # The set itself is a script, which datasets no longer runs; the hub keeps its rows as Parquet beside it.
@@ -120,29 +108,21 @@ HUB_TASKS = {
         "meta-math/MetaMathQA", _instruction("query"), "causal", "final-number", validation=None
     ),
     "magicoder": HubTask(
-        "ise-uiuc/Magicoder-Evol-Instruct-110K",
-        _instruction("instruction"),
-        "causal",
-        "none",
-        validation=None,
+        "ise-uiuc/Magicoder-Evol-Instruct-110K", _instruction("instruction"), "causal", "none", validation=None
     ),
-    "guanaco": HubTask(
-        "timdettmers/openassistant-guanaco", _guanaco, "causal", "none", validation="test"
-    ),
+    "guanaco": HubTask("timdettmers/openassistant-guanaco", _guanaco, "causal", "none", validation="test"),
 }  # fmt: skip
 
 
 def hub_task(name: str, seed: int = 0) -> Task:
     """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it."""
     source = HUB_TASKS[name]
-    copy = folder_of_copy(name)
-    if copy is None:
-        splits, told = _from_hub(name, source), f"hub {source.name}"
-    else:
-        files = _files_of_copy(name, copy)
+    if files := files_of_copied_task(name):
         digest = digest_of_files(list(files.values()))
         splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
         told = f"copy {digest}"
+    else:
+        splits, told = _from_hub(name, source), f"hub {source.name}"
     for examples in splits.values():
         random.Random(f"rows {seed}").shuffle(examples)
     train, validation = splits["train"], splits.get("validation")
@@ -163,13 +143,11 @@ def _from_hub(name: str, source: HubTask) -> dict[str, list[Example]]:
     return {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
 
 
-def files_of_copied_task(name: str) -> list[Path]:
-    """Return the files of the local copy that a task of the table is read from; none where the hub is asked for it."""
+def files_of_copied_task(name: str) -> dict[str, Path]:
+    """Return the file of every split in the local copy of a task of the table; none where the hub is asked for it."""
     folder = folder_of_copy(name)
-    return [] if folder is None else list(_files_of_copy(name, folder).values())
-
-
-def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:
+    if folder is None:
+        return {}
     files = {split: file for split in SPLITS if (file := file_of_split(folder, split)) is not None}
     if "train" not in files:
         raise SettingError(

@@ -41,10 +41,7 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
 
 
 def require_task(name: str, columns: Columns, seed: int = 0) -> None:
-    """Read what :func:`load_task` reads on this machine, so that its errors come before any work.
-
-    A set that comes from the hub is left out, and so is a task of another package.
-    """
+    """Read what :func:`load_task` reads on this machine alone, so that its errors come before any work."""
     is_of_hub = name in HUB_TASKS and folder_of_copy(name) is None
     if not is_of_hub and name not in plugins_of(TASKS):
         load_task(name, columns, seed)

@@ -159,6 +159,21 @@ def _label_order(label: str) -> tuple[float, str]:
     return (math.inf if math.isnan(number) else number), label
 
 
+def halves_of_task(task: Task, max_examples: int | None) -> tuple[list[Example], list[Example]]:
+    """Return at most ``max_examples`` to choose by and to report on: validation and test, or halves of validation."""
+    if task.test:
+        halves = task.validation[:max_examples], task.test[:max_examples]
+    else:
+        middle = (len(task.validation) + 1) // 2
+        halves = task.validation[:middle][:max_examples], task.validation[middle:][:max_examples]
+    if not all(halves):
+        raise SettingError(
+            f"task {task.name!r} has {len(task.validation)} examples to score; expected 2 or more, since strengths are "
+            "chosen on one half and shown on the other; pass a task with more"
+        )
+    return halves
+
+
 def names_given(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
     """Return one name or path, or several, as a list of texts.
 

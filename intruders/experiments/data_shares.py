@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from ..data.columns import Columns
-from ..data.corpora import Corpora, Corpus, documents_in, load_corpora
-from ..data.halves import halves_of_corpus, halves_of_task
+from ..data.corpora import Corpora, Corpus, documents_in, halves_of_corpus, load_corpora
 from ..data.local_files import SUFFIXES, ending, open_text, read_rows
-from ..data.task import Example, Task
+from ..data.task import Example, Task, halves_of_task
 from ..data.values import as_text, is_missing
 from ..errors import SettingError, os_reason
 from ..models.answers import evaluating, generated_answers, without_own_settings

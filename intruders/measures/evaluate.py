@@ -11,10 +11,9 @@ from typing import Any
 
 from ..checkpoints.pairing.open_sides import on_disk
 from ..checkpoints.writing.training_record import FinetunedFolder, data_seed_of
-from ..data.corpora import Corpora, load_all
-from ..data.halves import halves_of_corpus, halves_of_task
+from ..data.corpora import Corpora, halves_of_corpus, load_all
 from ..data.load_task import load_task
-from ..data.task import Example, Task
+from ..data.task import Example, Task, halves_of_task
 from ..errors import SettingError
 from ..models.base_model import digest_of_model
 from ..models.encoding import encode_classification

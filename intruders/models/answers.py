@@ -33,11 +33,7 @@ BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whate
 
 
 def outcomes(opened: OpenedModel, task: Task, examples: Sequence[Example]) -> list[bool]:
-    """Return for each example whether the model's answer is right, in order.
-
-    Classification: the class of the largest logit is the label. Causal: a greedy completion of the prompt,
-    compared by the task's score (its last number, or its complete text).
-    """
+    """Return for each example whether the model's class, or its greedy completion by the task's score, is right."""
     grades = graded(opened, task, examples)
     assert grades.right is not None
     return grades.right

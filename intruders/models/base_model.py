@@ -118,10 +118,7 @@ def _write_dequantized(gguf: Path, folder: Path) -> None:
 
 
 def digest_of_model(source: str) -> str:
-    """128 bits of what is read of a model: of an adapter its config, its tensors and a tokenizer of its own.
-
-    A demo model in a GGUF file is de-quantized first: its name means the copy from then on.
-    """
+    """128 bits of what is read of a model, or of a demo model's copy: an adapter's own tokenizer too."""
     # Reading weights needs torch, which finding a model does not.
     from ..checkpoints.opening.many_sources import digest_of
     from ..checkpoints.writing.companions import own_tokenizer_files

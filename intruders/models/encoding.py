@@ -13,11 +13,6 @@ from ..data.task import Example
 from ..errors import SettingError
 from .chat import end_in_template, learned_end, rendered
 
-_TRAINED = (
-    "shorten it, raise --max-length up to what the model has, or leave such rows out with --drop-too-long"
-)
-_SCORED = "shorten it, or leave it out of the file: a model cannot answer what it cannot read"
-
 # RoBERTa and its kin number positions from padding_idx + 1.
 _NUMBERED_FROM_PADDING = (
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "roberta",
@@ -59,8 +54,7 @@ def encode_completions(
 ) -> list[dict[str, list[int]]]:
     """Encode prompt and completion as one sequence; only the completion is learned.
 
-    ``trains`` tells whether the rows are those of a training, which has settings for rows that are too long.
-    Raises SettingError for a row that does not fit in ``context`` tokens, unless such rows are dropped.
+    SettingError for a row that does not fit in ``context`` tokens, unless such rows are dropped.
     """
     encoded = []
     for row, (example, parts) in enumerate(zip(examples, encode_parts(tokenizer, examples), strict=True)):
@@ -69,9 +63,14 @@ def encode_completions(
             if drop_too_long:
                 continue
             named = f"{example.origin} (the {where})" if example.origin else f"row {row + 1} of the {where}"
+            do = "or leave it out of the file: a model cannot answer what it cannot read"
+            if trains:
+                do = (
+                    "raise --max-length up to what the model has, or leave such rows out with --drop-too-long"
+                )
             raise SettingError(
-                f"{named} has {len(prompt)} tokens of prompt and {len(completion)} of "
-                f"completion, more than the context of {context}; {_TRAINED if trains else _SCORED}"
+                f"{named} has {len(prompt)} tokens of prompt and {len(completion)} of completion, more than the "
+                f"context of {context}; shorten it, {do}"
             )
         encoded.append({"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion})
     if not encoded:

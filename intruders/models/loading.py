@@ -129,11 +129,7 @@ _HEADS = ("classifier", "score")
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:
-    """Return names of modules that start at random, so that every method trains them fully and saves them.
-
-    They are the classification head and other modules that a base lacks, such as the pooler of BERT's classifier,
-    which its masked language model does not have.
-    """
+    """Return modules that a base lacks, such as a head or a pooler, by name: every method trains and saves them."""
     names = (*_HEADS, *getattr(model, "newly_initialized", ()))
     modules = dict(model.named_modules())
     return {name: modules[name] for name in names if name in modules}

@@ -21,10 +21,7 @@ def hush_imports() -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Let transformers log errors only and show no bars within the block; restore its state afterwards.
-
-    Its deprecation warnings are about its own and PEFT's calls. MissingDependencyError if it is missing or too old.
-    """
+    """Let transformers log errors only and show no bars within the block; MissingDependencyError if it is too old."""
     from huggingface_hub import utils
 
     hub: Any = utils  # whose functions are documented, and not exported as type checkers want it

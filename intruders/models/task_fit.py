@@ -19,10 +19,7 @@ _HEAD = re.compile(r"\.(?:score|classifier)(?:\.out_proj|\.out)?\.weight$")
 
 
 def check_kind(source: str, location: str, task: Task) -> None:
-    """Refuse a classifier for completions, a masked model for completions, and a model of text for classes.
-
-    ``location`` is what transformers loads for ``source``: the base of an adapter, or the model itself.
-    """
+    """Refuse a model of another kind than the task, as far as ``source`` and what transformers loads for it tell."""
     adapter = adapter_config(source)
     if task.kind == "causal":
         if is_classifier(source, adapter):
@@ -57,10 +54,7 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
 
 
 def adapter_config(source: str) -> dict[str, Any] | None:
-    """Return the settings of an adapter in PEFT's form, by path or on the hub; None for another model.
-
-    CheckpointError for a sum of models, which neither PEFT nor transformers loads.
-    """
+    """Return the settings of an adapter in PEFT's form; None for another model, CheckpointError for a sum of models."""
     if is_sum(source):
         raise CheckpointError(
             f"{source!r} is a sum of models or has a weight, and this measurement needs a plain model; write it with "

@@ -75,10 +75,7 @@ def target_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the logits (targets, classes or tokens) at the targets of a batch, as :func:`target_loss` takes it.
-
-    They are in single precision or better. The targets themselves (targets,) come with them.
-    """
+    """Return the logits (targets, classes or tokens) of :func:`target_loss`, and the targets (targets,)."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
     is_of_tokens = labels.dim() > 1
@@ -105,11 +102,7 @@ class SplitModel:
 
     @classmethod
     def of(cls, model: Any) -> SplitModel | None:
-        """Return the parts of a model; None if it cannot be split.
-
-        It cannot if it has no body of its own, if it calls a part of its body past the body itself, or if PEFT puts a
-        prompt before its input.
-        """
+        """Return the parts of a model; None if a part is called past its body, or a prompt is put before its input."""
         own = model
         if hasattr(model, "get_base_model"):
             own = None if model.active_peft_config.is_prompt_learning else model.get_base_model()
@@ -137,10 +130,7 @@ class SplitModel:
         return states if is_of_tokens else None
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return the logits (positions, vocabulary) that the head makes of hidden states (positions, hidden).
-
-        The states are the body's, after a call of :meth:`states`.
-        """
+        """Return the logits (positions, vocabulary) that the head makes of the body's states (positions, hidden)."""
         with _answering(self._body, self._kind(last_hidden_state=states[None])):
             stand_in = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
             logits: Tensor = self._own(input_ids=stand_in).logits[0]

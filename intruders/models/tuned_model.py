@@ -86,11 +86,9 @@ def open_language_model(
                 model, more = adapted(model, source, location, merged=merged)
                 notes += more
         tokenizer = load_tokenizer(location)
-        if adapter is not None:
-            tokenizer, more = as_trained(tokenizer, source, model)
-            notes += more
         refuse_unknown_tokens(model, tokenizer, location)
-    return OpenedModel(model, tokenizer, longest_read(_config(model)), masked, tuple(notes))
+        opened = OpenedModel(model, tokenizer, longest_read(_config(model)), masked, tuple(notes))
+        return reading_as(opened, source)
 
 
 def can_go_on(source: str, base: str) -> bool:
@@ -103,14 +101,12 @@ def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
     """Put the adapter at ``source`` beside the layers of its base ``opened``, a language model; no weight is copied."""
     with quiet_transformers():
         model, notes = adapted(opened.model, source, base_location(source, base), merged=False)
-        tokenizer, more = as_trained(opened.tokenizer, source, model)
-    return replace(
-        opened, model=model, tokenizer=tokenizer, notes=(*named_base_note(source, base), *notes, *more)
-    )
+        notes = named_base_note(source, base) + notes
+        return reading_as(replace(opened, model=model, notes=tuple(notes)), source)
 
 
 def reading_as(opened: OpenedModel, source: str) -> OpenedModel:
-    """Return a base that reads as the adapter at ``source`` was trained to; unchanged if that is no adapter."""
+    """Return a model that reads as the adapter at ``source`` was trained to; unchanged if that is no adapter."""
     tokenizer, more = as_trained(opened.tokenizer, source, opened.model)
     return replace(opened, tokenizer=tokenizer, notes=(*opened.notes, *more))
 
@@ -144,11 +140,8 @@ def open_for_task(
             labels = outputs_named(_config(model))
             _refuse_other_labels(source, labels, task)
             context = context_length(_config(model), None)  # longer texts are cut, as in training
-        if adapter is not None:
-            tokenizer, more = as_trained(tokenizer, source, model)
-            notes += more
         refuse_unknown_tokens(model, tokenizer, location)
-    return OpenedModel(model, tokenizer, context, notes=tuple(notes)), labels
+        return reading_as(OpenedModel(model, tokenizer, context, notes=tuple(notes)), source), labels
 
 
 def check_for_task(source: str, task: Task, base: str | None = None) -> None:

@@ -45,7 +45,7 @@ class Setting:
       long_names: Other names that are understood.
       is_path: Whether it is a path; ``~`` at its start is the user's home, as in a shell.
       option: The name of its option, if that is not its own.
-      metavar, panel: The name of the value in the command's help, and the heading of its group.
+      metavar, panel: The name of the value in the command's help (N for a number), and the heading of its group.
       advanced: Whether ``--help-all`` alone shows its option; None leaves that to its panel.
       unless_given: The help's words for the default, if the default itself does not say it.
       adapter_only: Whether a full fine-tuning records it without using it.
@@ -97,6 +97,7 @@ class Setting:
         return replace(
             self,
             name=name,
+            metavar=self.metavar or ("N" if {int, float} & {*lists, *kinds} else None),
             kinds=tuple(dict.fromkeys([*lists, *kinds])),
             is_list=bool(lists),
             is_one_or_list=bool(lists and kinds),

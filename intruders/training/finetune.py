@@ -74,10 +74,7 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 
 @apart_from_caller()
 def train_unless_finished(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
-    """Do what :func:`finetune` does, and leave a finished run as it is without its model too.
-
-    A finished stage of a sequence needs its model no more: what follows reads what was written of it.
-    """
+    """Do what :func:`finetune` does; a finished run, such as a stage of a sequence, needs its model no more."""
     run = RunFolder(Path(config.out))
     with removed_if_unused(run.path):
         run.open_for(config.recorded())

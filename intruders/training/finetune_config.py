@@ -11,8 +11,7 @@ from ..errors import SettingError
 from ..models.loading_settings import IN_SINGLE, Loading
 from ..settings import option_of
 from .callback.limits import Limits, Text, require_loss
-from .method_table import METHODS, PLAIN_LORA, Method
-from .run_settings import Meanwhile, Training
+from .run_settings import METHODS, PLAIN_LORA, Meanwhile, Method, Training
 
 if TYPE_CHECKING:
     from ..data.task import Kind
@@ -101,10 +100,7 @@ class FinetuneConfig(Limits, Text, Meanwhile, Columns, Training):
         return target
 
     def loading(self, kind: Kind) -> Loading:
-        """Return how the base is loaded to train on a task of this kind: weights that are trained in float32.
-
-        SettingError if a classification head would be trained with a type of 16 bits or a quantized base.
-        """
+        """Return how the base is loaded for this kind of task; SettingError if a head would not be in float32."""
         if self.changes_base_weights:
             return IN_SINGLE
         if kind != "classification":

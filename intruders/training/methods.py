@@ -31,10 +31,7 @@ _OF_SCALE = ("lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_patt
 
 
 def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
-    """Make only the parameters of ``config.method`` trainable; PEFT wraps the model unless the method is full.
-
-    Raises SettingError when the rank is larger than a targeted matrix, or when no module is targeted.
-    """
+    """Make only the parameters of ``config.method`` trainable; PEFT wraps the model unless the method is full."""
     if config.method != "full":
         return _adapted(model, config, kind)
     model.requires_grad_(config.train_all)

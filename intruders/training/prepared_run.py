@@ -49,11 +49,7 @@ class PreparedRun:
 def prepare_run(
     config: FinetuneConfig, run: RunFolder, location: str, task: Task, scratch: Path
 ) -> PreparedRun:
-    """Encode the rows, load the base at ``location`` and prepare it for training by the method of ``config``.
-
-    The folder ``scratch`` is for the start of a method that changes the base; it has to outlast the training.
-    SettingError if task, model or text cannot be used with these settings, or are others than in ``run``.
-    """
+    """Encode the rows, load the base at ``location`` and prepare it by the method; its start is kept in ``scratch``."""
     from transformers import set_seed
 
     arguments = training_arguments(config, run.checkpoints)
@@ -95,18 +91,7 @@ def prepare_run(
         start = scratch / "start"
         model.save_pretrained(start)
     return PreparedRun(
-        arguments=arguments,
-        precision=precision,
-        tokenizer=tokenizer,
-        context=context,
-        rows=rows,
-        scored=scored,
-        measured=measured,
-        replay=replay,
-        order=order,
-        model=model,
-        kl=kl,
-        start=start,
+        arguments, precision, tokenizer, context, rows, scored, measured, replay, order, model, kl, start
     )
 
 
@@ -137,10 +122,7 @@ def _documents_of(measured: Corpus | None) -> frozenset[str]:
 def encoded_rows(
     config: FinetuneConfig, tokenizer: Any, task: Task, context: int
 ) -> tuple[list[dict[str, Any]], Task]:
-    """Return the encoded rows of training, and the task with the rows that are scored.
-
-    SettingError if a row does not fit in ``context`` tokens, unless such rows are dropped, or none fits.
-    """
+    """Return the encoded rows of training, and the task with the rows that are scored; SettingError if none fits."""
     if task.kind == "classification":
         return encode_classification(tokenizer, task.train, task.labels, context), task
     where = f"train split of task {task.name!r}"

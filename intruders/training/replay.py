@@ -1,8 +1,4 @@
-"""Replay: a share of every batch is text of a corpus, so that the model keeps predicting what it already could.
-
-The rows of the corpus are a causal language model's own training rows: every token is learned. With those of the task
-they share one loss, the mean over all learned tokens of a batch.
-"""
+"""Replay: a share of every batch is text of a corpus, of which every token is learned, in one loss with the task's."""
 
 from __future__ import annotations
 
@@ -34,11 +30,7 @@ class Replay:
 def read_replay(
     config: FinetuneConfig, tokenizer: Any, width: int, batch_size: int, held_out: Collection[str] = ()
 ) -> Replay | None:
-    """Read and encode the corpus that a run replays; None if it replays none.
-
-    Each document is cut into rows of ``width`` tokens, but those ``held_out``, which are measured. ``batch_size`` is
-    over all devices of a process. SettingError if the corpus cannot be read, is a mixture, or has no text left.
-    """
+    """Read and cut the corpus of a run that replays one into rows of ``width`` tokens, without what is held out."""
     if config.replay is None:
         return None
     name, share = config.replayed

@@ -1,9 +1,6 @@
-"""The folder of one fine-tuning run: its record, its log, its checkpoints, and the trained model.
+"""The folder of one fine-tuning run: its record (run.json), log (log.jsonl), checkpoints, and trained model.
 
-run.json       settings, seed, versions, data fingerprint, time, result; ``status``: running or finished
-log.jsonl      one line per logged step
-checkpoints/   Trainer's, while the run goes on; a file ``complete.json`` marks those that can be resumed from
-adapter_model.safetensors, adapter_config.json, or model.safetensors, config.json: the model, when finished
+While the run goes on, a file ``complete.json`` marks the checkpoints that can be resumed from.
 """
 
 from __future__ import annotations
@@ -123,26 +120,19 @@ class RunFolder:
         match = record["config"].get("match")
         if match is not None and record.get("stopped_by") != "match":
             scored += f", {match} was not reached"
-        forgetting = record.get("forgetting")
-        if forgetting is not None:
-            scored += (
-                f", forgetting {forgetting['rise']:.3f} nats per token on {forgetting['corpus']} (measured in "
-                f"{100 * forgetting['share_of_time']:.1f} % of the time)"
-            )
+        if (forgetting := record.get("forgetting")) is not None:
+            rise, share = f"{forgetting['rise']:.3f} nats per token", 100 * forgetting["share_of_time"]
+            scored += f", forgetting {rise} on {forgetting['corpus']} (measured in {share:.1f} % of the time)"
         if record.get("saved_step") is not None:
             scored += f", the state of step {record['saved_step']} was saved, the last below the limit"
         if record.get("over_limit"):
             scored += ", over the limit, since no audit saw a state below it"
-        too_long = record["task"].get("too_long")
-        if too_long is not None:
-            scored += (
-                f", {too_long['train']} training and {too_long['validation']} validation rows longer than the "
-                "context left out"
-            )
-        return (
-            f"{record['config']['method']} on {record['task']['name']}: {record['steps']} steps in "
-            f"{record['seconds']['training']:.0f} s{scored}; model in {self.path}"
-        )
+        if (too_long := record["task"].get("too_long")) is not None:
+            left_out = f"{too_long['train']} training and {too_long['validation']} validation rows"
+            scored += f", {left_out} longer than the context left out"
+        trained = f"{record['steps']} steps in {record['seconds']['training']:.0f} s"
+        what = f"{record['config']['method']} on {record['task']['name']}"
+        return f"{what}: {trained}{scored}; model in {self.path}"
 
     def how_to_resume(self) -> str:
         """Tell a person who stopped the run how to resume, in one line."""
@@ -155,10 +145,7 @@ class RunFolder:
         return f"the run is kept up to step {step}; run the same command again to resume from there"
 
     def open_for(self, config: dict[str, Any]) -> None:
-        """Make the folder, or accept it if it contains a run of the same settings.
-
-        Raises SettingError if the folder contains something else, or cannot be written.
-        """
+        """Make the folder, or accept it if it contains a run of the same settings; SettingError for anything else."""
         make_folder(self.path)
         if not (self.path / "run.json").is_file():
             if other_entries(self.path):
@@ -180,10 +167,7 @@ class RunFolder:
             )
 
     def require_model(self) -> None:
-        """Raise SettingError if the run is finished and its weights, or a shard of them, were removed.
-
-        They are not trained again over the record, whose results another machine would not repeat to the bit.
-        """
+        """Raise SettingError if the run is finished and its weights, or a shard of them, were removed."""
         if not self.is_finished:
             return
         name = "model" if self.record["config"].get("method") == "full" else "adapter_model"

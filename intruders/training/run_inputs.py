@@ -1,7 +1,4 @@
-"""The inputs of a run besides its settings: the content of its data, of its base and of an adapter it starts from.
-
-A path in the settings does not identify content: a file can change between a kill and a resume.
-"""
+"""The inputs of a run besides its settings: the content of its data and models, which may change before a resume."""
 
 from __future__ import annotations
 
@@ -22,24 +19,16 @@ from .run_folder import RunFolder
 # What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
 _ENDINGS = (".safetensors", ".bin", ".gguf", ".index.json")
 _NAMES = (
-    "config.json",
-    "adapter_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
+    "config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
 # What else tokenizers are made of. These have a digest of their own.
 _TOKENIZER_ENDINGS = (".model", ".spm", ".tiktoken")
 _TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
 
 
 def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
-    """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting.
-
-    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted.
-    """
+    """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting."""
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
     return contents_of({name: source for name, source in sources.items() if source is not None})
 
@@ -94,11 +83,11 @@ def content_of_model(source: str) -> str | None:
 
     Unlike ``checkpoints.opening.many_sources.digest_of`` it is for what a training depends on, and downloads nothing.
     """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     folder = user_path(source)
     if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
         try:
             cached = try_to_load_from_cache(source, "config.json")
         except (HFValidationError, OSError):

@@ -1,4 +1,4 @@
-"""What can be set of a training and of what is done meanwhile: the fields, with their help."""
+"""The methods of fine-tuning, each with what sets it apart; and what can be set of a training and meanwhile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,56 @@ from functools import partial
 from ..models.loading_settings import DTYPES
 from ..settings import Settings, setting
 from ..settings.numbers import A_SEED, SEEDS
-from .method_table import FROZEN_A, METHODS
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method of fine-tuning is, and what the settings of a run need to know of it."""
+
+    meaning: str
+    # The update is alpha/r B A itself: it can be measured and scaled by its factors.
+    is_plain_lora: bool = False
+    freezes_a: bool = False
+    # Its start takes something out of the base's weights, to be restored on saving.
+    starts_from_changed_base: bool = False
+    # It reads the base's own weights while it trains, which quantized ones are not.
+    reads_base_weights: bool = False
+    # A plugin of that name does what PEFT does not.
+    is_plugin: bool = False
+
+
+METHODS = {
+    "full": Method("all linear weights; embeddings, norms and biases frozen unless train_all"),
+    "lora": Method("W0 + alpha/r B A, A random, B zero (Hu et al. 2021)", is_plain_lora=True),
+    "rslora": Method("LoRA scaled by alpha/sqrt(r) (Kalajdzievski 2023)", is_plain_lora=True),
+    "dora": Method("LoRA on the direction, a trained magnitude per column (Liu et al. 2024)"),
+    "pissa": Method(
+        "LoRA that starts from the leading singular triplets of W0 (Meng et al. 2024)",
+        starts_from_changed_base=True,
+    ),
+    "olora": Method(
+        "LoRA that starts from a QR decomposition of W0 (Buyukakyuz 2024)", starts_from_changed_base=True
+    ),
+    "lora-fa": Method(
+        "A frozen, gradient of B corrected for it (Zhang et al. 2023)", is_plain_lora=True, freezes_a=True
+    ),
+    "b-only": Method("A frozen, B trained as in LoRA", is_plain_lora=True, freezes_a=True),
+    "lora+": Method("LoRA with a higher rate for B (Hayou et al. 2024)", is_plain_lora=True),
+    "oplora": Method(
+        "LoRA whose update leaves the leading singular triplets of W0 where they are (arXiv 2510.13003)",
+        is_plain_lora=True,
+        reads_base_weights=True,
+        is_plugin=True,
+    ),
+    "milora": Method(
+        "LoRA that starts from the smallest singular triplets of W0 (Wang et al. 2024)",
+        starts_from_changed_base=True,
+        is_plugin=True,
+    ),
+}
+
+PLAIN_LORA = tuple(name for name, method in METHODS.items() if method.is_plain_lora)
+FROZEN_A = tuple(name for name, method in METHODS.items() if method.freezes_a)
 
 # Settings by the heading of the help under which they are, and whether ``--help-all`` alone shows them.
 _of_run = partial(setting, panel="Run")
@@ -49,9 +98,7 @@ class Training(Settings):
         metavar="METHOD",
     )
 
-    rank: int = _of_method(
-        8, "Rank of the adapter.", least=1, long_names=["r"], adapter_only=True, metavar="N"
-    )
+    rank: int = _of_method(8, "Rank of the adapter.", least=1, long_names=["r"], adapter_only=True)
     alpha: float | str = _of_method(
         "2r",
         "LoRA alpha: a number, or a multiple of the rank such as 2r.",
@@ -99,7 +146,6 @@ class Training(Settings):
         least=1,
         adapter_only=True,
         new_in="0.2",
-        metavar="N",
     )
     train_all: bool = _of_method_in_detail(
         False, "full: train embeddings, norms and biases too.", in_id="all-weights"
@@ -124,7 +170,7 @@ class Training(Settings):
         unless_given="default: no limit",
     )
     budget_steps: int = _against_forgetting(
-        1, "Number of steps after which --budget scales B back.", least=1, adapter_only=True, metavar="N"
+        1, "Number of steps after which --budget scales B back.", least=1, adapter_only=True
     )
     budget_pilot: str | None = _against_forgetting(
         None,
@@ -157,7 +203,6 @@ class Training(Settings):
         "Number of optimizer steps.",
         least=1,
         long_names=["max_steps"],
-        metavar="N",
         unless_given="required unless --epochs is given",
     )
     epochs: float | None = _of_training(
@@ -165,18 +210,13 @@ class Training(Settings):
         "Number of passes over the training rows.",
         above=0,
         long_names=["num_train_epochs"],
-        metavar="N",
         unless_given="required unless --steps is given",
     )
     batch_size: int = _of_training(
-        8,
-        "Number of rows per batch and device.",
-        least=1,
-        long_names=["per_device_train_batch_size"],
-        metavar="N",
+        8, "Number of rows per batch and device.", least=1, long_names=["per_device_train_batch_size"]
     )
     gradient_accumulation_steps: int = _of_training_in_detail(
-        1, "Number of batches per optimizer step.", least=1, metavar="N"
+        1, "Number of batches per optimizer step.", least=1
     )
     weight_decay: float = _of_training_in_detail(
         0.0, "Weight decay of AdamW, 0 or more.", least=0, in_id="decay{:g}", metavar="W"
@@ -187,7 +227,7 @@ class Training(Settings):
         metavar="NAME",
     )
     warmup_steps: float = _of_training_in_detail(
-        0.0, "Warm-up in steps; below 1, a fraction of all steps.", least=0, metavar="N"
+        0.0, "Warm-up in steps; below 1, a fraction of all steps.", least=0
     )
     max_grad_norm: float = _of_training_in_detail(
         1.0, "Norm at which the gradient is clipped; 0 turns clipping off.", least=0, metavar="NORM"
@@ -222,12 +262,7 @@ class Training(Settings):
         False, "Recompute activations in the backward pass: slower, less memory.", changes_weights=False
     )
     seed: int = _of_training(
-        0,
-        "Seed of the initial weights and of the row order.",
-        least=0,
-        below=SEEDS,
-        expected=A_SEED,
-        metavar="N",
+        0, "Seed of the initial weights and of the row order.", least=0, below=SEEDS, expected=A_SEED
     )
 
     max_length: int | None = _of_training_in_detail(
@@ -241,15 +276,10 @@ class Training(Settings):
         False, "Skip completions that are longer than --max-length, instead of stopping."
     )
     max_train_samples: int | None = _of_training_in_detail(
-        None,
-        "Number of training rows to use.",
-        least=1,
-        in_id="samples{}",
-        metavar="N",
-        unless_given="default: all",
+        None, "Number of training rows to use.", least=1, in_id="samples{}", unless_given="default: all"
     )
     max_eval_samples: int | None = _of_stopping_in_detail(
-        200, "Number of rows of the validation split to score.", least=1, metavar="N"
+        200, "Number of rows of the validation split to score.", least=1
     )
 
 
@@ -257,9 +287,7 @@ class Training(Settings):
 class Meanwhile(Settings):
     """The seed of the data, and what is measured, logged and saved while a run goes on."""
 
-    data_seed: int = setting(
-        0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files", least=0
-    )
+    data_seed: int = setting(0, "Seed of generated tasks and of held-out rows.", panel="Data files", least=0)
 
     match: str | None = _of_stopping(
         None,
@@ -268,10 +296,10 @@ class Meanwhile(Settings):
         unless_given="default: not stopped",
     )
     eval_steps: int = _of_stopping_in_detail(
-        50, "Number of steps between two measurements for --match.", least=1, metavar="N"
+        50, "Number of steps between two measurements for --match.", least=1
     )
-    save_steps: int = _of_output(50, "Number of steps between two checkpoints.", least=1, metavar="N")
-    logging_steps: int = _of_output(10, "Number of steps between two lines of the log.", least=1, metavar="N")
+    save_steps: int = _of_output(50, "Number of steps between two checkpoints.", least=1)
+    logging_steps: int = _of_output(10, "Number of steps between two lines of the log.", least=1)
     report_to: tuple[str, ...] = _of_output(
         (),
         "Comma-separated trackers, by the Trainer's names: tensorboard, wandb and others.",
@@ -285,13 +313,11 @@ class Meanwhile(Settings):
         "Number of steps between two audits during training.",
         least=1,
         changes_weights=False,
-        metavar="N",
         unless_given="default: no audits",
     )
     stop_above: int | None = _of_stopping_in_detail(
         None,
         "Stop when an audit counts more intruders than this number.",
         least=0,
-        metavar="N",
         unless_given="default: no limit",
     )

@@ -167,7 +167,14 @@ def _trained(
     results: list[dict[str, Any]] = []
     for number, stage in enumerate(stages):
         run = train_unless_finished(stage.config, callbacks())
-        _keep_models(config, stages, number)
+        if any(following.labels is None for following in stages[number + 1 : number + 2]):
+            remove_without_output_head(stage)
+        head_of = None
+        if any(other.labels is None for other in stages):
+            # Stages of classes leave the output head as the last stage of completions has it, or the first base.
+            writers = [str(other.backbone) for other in stages[:number] if other.labels is None]
+            head_of = [config.base, *writers][-1]
+        keep_backbone(stage, head_of=head_of)
         earlier = zip(stages[:number], results, strict=True)
         # A causal task has no head.
         again = [0 if other.labels is None else result["steps"] for other, result in earlier]
@@ -186,18 +193,6 @@ def _trained(
     )
     finished.save(Path(config.out) / "sequence.json")
     return finished
-
-
-def _keep_models(config: FinetuneConfig, stages: Sequence[TaskStage], number: int) -> None:
-    stage = stages[number]
-    if any(following.labels is None for following in stages[number + 1 : number + 2]):
-        remove_without_output_head(stage)
-    head_of = None
-    if any(other.labels is None for other in stages):
-        # Stages of classes leave the output head as the last stage of completions has it, or the first base.
-        writers = [str(other.backbone) for other in stages[:number] if other.labels is None]
-        head_of = [config.base, *writers][-1]
-    keep_backbone(stage, head_of=head_of)
 
 
 _KEPT_FOR = ("audit", "head_steps")  # settings of a stage's result

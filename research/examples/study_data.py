@@ -22,9 +22,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from intruders.data.corpora import Corpus
+from intruders.data.corpora import Corpus, halves_of_corpus
 from intruders.data.generated_tasks import word_problems
-from intruders.data.halves import halves_of_corpus
 
 HELD_OUT = 100  # instructions that are not trained on
 REPORTED = 500  # examples of a task whose loss is measured

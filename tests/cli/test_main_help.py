@@ -173,7 +173,7 @@ def test_choices_are_those_that_the_settings_accept() -> None:
     from intruders.experiments.experiment_settings import INTERPOLATE
     from intruders.mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, SHRINK_OUTPUT
     from intruders.mitigation.targets.choose_target import FORMS
-    from intruders.training.method_table import METHODS
+    from intruders.training.run_settings import METHODS
 
     for command, option, choices in [
         ("finetune", "method", METHODS),

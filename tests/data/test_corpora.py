@@ -258,14 +258,8 @@ def test_robertas_corpora_come_from_the_hub_with_their_weights(monkeypatch: pyte
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     corpora = load_corpora("roberta-pretraining", max_documents=5)
-    assert [corpus.name for corpus in corpora] == [
-        "bookcorpus",
-        "wikipedia",
-        "cc-news",
-        "openwebtext",
-        "stories",
-    ]
-    assert [corpus.weight for corpus in corpora] == [8, 8, 76, 38, 31]
+    weights = {"bookcorpus": 8, "wikipedia": 8, "cc-news": 76, "openwebtext": 38, "stories": 31}
+    assert {corpus.name: corpus.weight for corpus in corpora} == weights
     assert all(len(corpus.documents) == 5 for corpus in corpora)
     assert "roberta-pretraining" in MIXTURES
 
@@ -274,14 +268,13 @@ def test_bad_corpora_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n\n ")
     (tmp_path / "rows.csv").write_text("body\nx\n")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    cases = [
-        ("nothing", "corpus 'nothing' is not known"),
-        (str(tmp_path / "empty.txt"), "is empty"),
-        (str(tmp_path / "rows.csv"), "column 'text' is not in rows.csv"),
-        (str(tmp_path / "latin.txt"), "cannot be read as UTF-8"),
-        ("pydoc@0", "weight 0"),
-    ]
-    for name, said in cases:
+    for name, said in {
+        "nothing": "corpus 'nothing' is not known",
+        str(tmp_path / "empty.txt"): "is empty",
+        str(tmp_path / "rows.csv"): "column 'text' is not in rows.csv",
+        str(tmp_path / "latin.txt"): "cannot be read as UTF-8",
+        "pydoc@0": "weight 0",
+    }.items():
         with pytest.raises(SettingError, match=re.escape(said)):
             load_corpora(name)
 
@@ -318,16 +311,11 @@ def test_the_lines_of_wikitext_2_are_one_text(monkeypatch: pytest.MonkeyPatch) -
 def test_the_files_that_are_read_are_told_by_the_name_of_the_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for file in (
-        "sst2/train.tsv",
-        "sst2/dev.tsv",
-        "sst2/notes.md",
-        "wikitext2/test.txt",
-        "c4/train.jsonl",
-        "rte/x",
-    ):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text("x")
+    files = {"sst2": ("train.tsv", "dev.tsv", "notes.md"), "wikitext2": ("test.txt",), "c4": ("train.jsonl",)}
+    for folder, names in {**files, "rte": ("x",)}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("x")
     monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
     tasks = ["sst2", "word-problems", "agnews", "rte", "rows.tsv?text=a&label=b"]  # rte has no train file
     texts = ["pydoc", "wikitext-2@0.5+c4@0.5", "roberta-pretraining", "hub:owner/name"]

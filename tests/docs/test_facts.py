@@ -59,7 +59,7 @@ class Table:
 
 
 def methods() -> set[str]:
-    from intruders.training.method_table import METHODS
+    from intruders.training.run_settings import METHODS
 
     return set(METHODS)
 

@@ -62,13 +62,11 @@ def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
     task = Task("rows", "causal", "exact", ROWS, ROWS, [])
     opened = OpenedModel(model, tokenizer, 512)
     found = graded(opened, task, ROWS, batch_size=5).right
-    assert found is not None
     plain = []
     for row in ROWS:
         ids = torch.tensor([tokenizer(row.text)["input_ids"]])
-        written = model.generate(
-            input_ids=ids, max_new_tokens=20, do_sample=False, eos_token_id=2, pad_token_id=0
-        )  # type: ignore[operator]
+        options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": 2, "pad_token_id": 0}
+        written = model.generate(input_ids=ids, **options)  # type: ignore[operator]
         plain.append(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
     answers = generated_answers(opened, ROWS, batch_size=5)
     assert [answer.text for answer in answers] == plain
@@ -98,16 +96,14 @@ def test_an_answer_is_greedy_whatever_the_model_would_generate_with(
     folder = save_llama(tmp_path / "llama")
     model: Any = load_model(str(folder), "causal")
     tokenizer = character_tokenizer()
-    greedy = [_written_by_hand(model, tokenizer(row.text)["input_ids"], 18) for row in ROWS[:4]]
+    greedy = [_written_by_hand(model, tokenizer, row, 18) for row in ROWS[:4]]
     settings = {"eos_token_id": 2, **own}
     (folder / "generation_config.json").write_text(json.dumps(settings))
     model = load_model(str(folder), "causal")
     if wrapped:
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     answers = generated_answers(OpenedModel(model, tokenizer, 512), ROWS[:4], max_new_tokens=18)
-    assert [answer.text for answer in answers] == [
-        tokenizer.decode(ids, skip_special_tokens=True) for ids in greedy
-    ]
+    assert [answer.text for answer in answers] == greedy
     kept = model.generation_config.to_dict()
     assert {name: kept[name] for name in own} == own, "what the model would generate with is left as it was"
 
@@ -115,31 +111,19 @@ def test_an_answer_is_greedy_whatever_the_model_would_generate_with(
 def _minimax(tokens: int) -> Any:
     from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
-    return MiniMaxForCausalLM(
-        MiniMaxConfig(
-            vocab_size=tokens,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            num_local_experts=2,
-            num_experts_per_tok=1,
-            layer_types=["linear_attention", "full_attention"],
-            block_size=16,
-        )
-    )
+    config = MiniMaxConfig(
+        vocab_size=tokens, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1, block_size=16,
+        layer_types=["linear_attention", "full_attention"],
+    )  # fmt: skip
+    return MiniMaxForCausalLM(config)
 
 
 def _rwkv(tokens: int) -> Any:
     from transformers import RwkvConfig, RwkvForCausalLM
 
-    return RwkvForCausalLM(
-        RwkvConfig(
-            vocab_size=tokens, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, eos_token_id=2
-        )
-    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}
+    return RwkvForCausalLM(RwkvConfig(vocab_size=tokens, eos_token_id=2, **sizes))
 
 
 @pytest.mark.parametrize("make", [_minimax, _rwkv])
@@ -151,21 +135,20 @@ def test_an_answer_of_a_model_that_reads_padding_does_not_depend_on_other_prompt
         if parameter.dim() > 1:
             parameter.data *= 6  # so that a text matters for its next token
     rows = [Example("12 + 30 = " * (1 + number % 3), "1") for number in range(6)]
-    greedy = [_written_by_hand(model, tokenizer(row.text)["input_ids"], 17) for row in rows]
+    greedy = [_written_by_hand(model, tokenizer, row, 17) for row in rows]
     answers = generated_answers(OpenedModel(model, tokenizer, 256), rows, max_new_tokens=17)
-    assert [answer.text for answer in answers] == [
-        tokenizer.decode(ids, skip_special_tokens=True) for ids in greedy
-    ]
+    assert [answer.text for answer in answers] == greedy
 
 
-def _written_by_hand(model: Any, prompt: list[int], most: int) -> list[int]:
-    written: list[int] = []
+def _written_by_hand(model: Any, tokenizer: Any, row: Example, most: int) -> str:
+    prompt, written = tokenizer(row.text)["input_ids"], list[int]()
     while len(written) < most:
         logits = model(input_ids=torch.tensor([prompt + written])).logits[0, -1]
         if int(logits.argmax()) == 2:
             break
         written.append(int(logits.argmax()))
-    return written
+    text: str = tokenizer.decode(written, skip_special_tokens=True)
+    return text
 
 
 def test_classes_follow_the_models_own_order_of_labels(tmp_path: Path) -> None:

@@ -53,14 +53,8 @@ def test_a_conversation_is_what_the_chat_template_writes() -> None:
     tokenizer = character_tokenizer()
     tokenizer.chat_template = _TEMPLATE
     (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
-    messages = [
-        {"role": "system", "content": "be brief"},
-        {"role": "user", "content": "hi?"},
-        {"role": "assistant", "content": "yes"},
-    ]
-    whole = tokenizer(
-        "".join(f"<s>{m['role']}: {m['content']}</s>" for m in messages), add_special_tokens=False
-    )
+    text = "<s>system: be brief</s><s>user: hi?</s><s>assistant: yes</s>"
+    whole = tokenizer(text, add_special_tokens=False)
     assert row["input_ids"] == whole["input_ids"]
     learned = [label for label in row["labels"] if label != IGNORED]
     assert tokenizer.decode(learned) == "yes</s>"
@@ -86,10 +80,8 @@ def test_a_tokenizer_that_cannot_chat_is_refused() -> None:
 
 
 def test_a_row_that_does_not_fit_is_named_as_in_its_file() -> None:
-    rows = [
-        Example("ab", "cd", origin="line 7 of x.jsonl"),
-        Example("a" * 20, "cd", origin="line 41 of x.jsonl"),
-    ]
+    texts = {7: "ab", 41: "a" * 20}
+    rows = [Example(text, "cd", origin=f"line {line} of x.jsonl") for line, text in texts.items()]
     said = r"line 41 of x.jsonl \(the train split of task 'x'\) has 20 tokens of prompt and 3 of completion"
     with pytest.raises(SettingError, match=said):
         encode_completions(character_tokenizer(), rows, 10, where="train split of task 'x'")
@@ -188,9 +180,8 @@ def test_an_empty_prompt_is_scored_after_the_beginning_of_a_text(save: Any, tmp_
     target = [*tokenizer("a cat", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     ids = torch.tensor([[tokenizer.bos_token_id, *target]])
     with torch.no_grad():
-        own = torch.nn.functional.cross_entropy(
-            model(ids).logits[0, :-1].double(), ids[0, 1:], reduction="sum"
-        )
+        logits = model(ids).logits[0, :-1].double()
+    own = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
     opened = OpenedModel(model, tokenizer, 64)
     grades = graded(opened, TASK, EXAMPLES)
     assert grades.losses[0] == pytest.approx(float(own), rel=1e-6)

@@ -17,25 +17,15 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.tiny import character_tokenizer, short_task
 
+_SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+_DECODER = {**_SMALL, "num_key_value_heads": 2, "max_position_embeddings": 512}
 _SIZES: dict[str, dict[str, Any]] = {
-    "qwen2": {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 512,
-    },
+    "qwen2": _DECODER,
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
-    "llama": {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 512,
-    },
-    "roberta": {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 66,
-    },
-    "bert": {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-    },
-}  # fmt: skip
+    "llama": _DECODER,
+    "roberta": {**_SMALL, "max_position_embeddings": 66},
+    "bert": {**_SMALL, "max_position_embeddings": 64},
+}
 # Linear modules of two layers: what both methods change.
 _MATRICES = {"qwen2": 14, "llama": 14, "gpt2": 8, "roberta": 12, "bert": 13}
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from intruders.errors import CheckpointError, PairingError
 from intruders.mitigation.write_at_scale import write_at_scale
@@ -23,8 +24,6 @@ from tests.tiny import character_tokenizer, save_gpt2, save_llama
 
 
 def adapter(folder: Path, targets: list[str]) -> str:
-    from peft import LoraConfig, get_peft_model
-
     save_gpt2(folder / "base")
     config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(load_model(str(folder / "base"), "causal"), config).save_pretrained(folder / "tuned")
@@ -45,8 +44,6 @@ def test_half_a_pair_is_refused_and_not_drawn_at_random(lost: str, tmp_path: Pat
 def test_an_adapter_on_an_embedding_that_is_the_head_is_run_as_peft_runs_it_and_not_merged(
     tmp_path: Path,
 ) -> None:
-    from peft import PeftModel
-
     tuned = adapter(tmp_path, ["wte"])
     base = str(tmp_path / "base")
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -83,8 +80,6 @@ def test_retrained_tokens_of_an_embedding_that_is_the_head_are_merged_as_peft_me
     tmp_path: Path,
 ) -> None:
     """PEFT changes the rows of both, so that the adapter and its merge are one model."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
     base = str(save_gpt2(tmp_path / "base"))
     config = LoraConfig(r=2, target_modules=["c_attn"], trainable_token_indices=[5, 7], task_type="CAUSAL_LM")
     model = get_peft_model(load_model(base, "causal"), config)
@@ -115,9 +110,8 @@ def test_a_revision_with_the_weights_that_the_adapter_names_is_no_other_base(
     hub_with_base(tmp_path, monkeypatch)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": 1, "base_model_name_or_path": "org/base"})
-    )
+    config = {"peft_type": "LORA", "r": 1, "base_model_name_or_path": "org/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
     assert bool(named_base_note(str(adapter), base)) is is_other
 
 
@@ -141,9 +135,6 @@ def test_a_named_base_that_cannot_be_read_is_another_base(
 @pytest.mark.parametrize("merged", [False, True])
 def test_an_adapter_of_a_part_of_the_model_is_put_on_that_part(merged: bool, tmp_path: Path) -> None:
     """PEFT names its layers as the part does, here LlamaModel; the logits are those of the model that was trained."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     base = str(save_llama(tmp_path / "base"))
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     part = get_peft_model(model.model, LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
@@ -161,25 +152,20 @@ def test_an_adapter_of_a_part_of_the_model_is_put_on_that_part(merged: bool, tmp
     assert (before - trained).abs().max() > 0.1
 
 
+_ON_HEAD = {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]}
 TRAINED: dict[str, dict[str, Any]] = {
     "linear layers": {},
     "embeddings": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "embeddings that are the head": {"modules_to_save": ["wte"]},
-    "low rank on the head": {"target_modules": ["q_proj", "lm_head"], "modules_to_save": ["embed_tokens"]},
+    "low rank on the head": _ON_HEAD,
     # safetensors puts the factors, in 32 bits, before the head itself.
-    "low rank on a head of 16 bits": {
-        "target_modules": ["q_proj", "lm_head"],
-        "modules_to_save": ["embed_tokens"],
-        "dtype": torch.bfloat16,
-    },
+    "low rank on a head of 16 bits": {**_ON_HEAD, "dtype": torch.bfloat16},
     "new tokens": {"trainable_token_indices": [101, 102]},
 }
 
 
 def trained(base: Path, folder: Path, rows: int, dtype: torch.dtype = torch.float32, **settings: Any) -> str:
     """An adapter of a base that was resized first, with a tokenizer of that many tokens, as trainers save it."""
-    from peft import LoraConfig, get_peft_model
-
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.save_pretrained(folder)
@@ -205,8 +191,6 @@ def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
 def test_an_adapter_with_new_tokens_is_what_peft_loads_on_a_resized_base(
     what: str, merged: bool, tmp_path: Path
 ) -> None:
-    from peft import PeftModel
-
     base = (save_gpt2 if what == "embeddings that are the head" else save_llama)(tmp_path / "base")
     rows = len(AutoTokenizer.from_pretrained(base)) + 2
     tuned = trained(base, tmp_path / "tuned", rows, **TRAINED[what])
@@ -228,8 +212,6 @@ def test_an_adapter_with_new_tokens_is_what_peft_loads_on_a_resized_base(
 
 def test_an_adapter_with_fewer_tokens(tmp_path: Path) -> None:
     """A base can have rows beyond its tokens, which trainers cut."""
-    from peft import PeftModel
-
     base = save_llama(tmp_path / "base")
     tuned = trained(base, tmp_path / "tuned", 64)
     resized: Any = load_model(str(base), "causal")
@@ -240,8 +222,6 @@ def test_an_adapter_with_fewer_tokens(tmp_path: Path) -> None:
 
 def test_a_head_whose_new_rows_were_not_saved_is_refused(tmp_path: Path) -> None:
     """PEFT would compute with random ones."""
-    from safetensors.torch import load_file, save_file
-
     tuned = trained(save_llama(tmp_path / "base"), tmp_path / "tuned", 103, modules_to_save=["embed_tokens"])
     file = Path(tuned) / "adapter_model.safetensors"
     save_file({name: t for name, t in load_file(file).items() if "lm_head" not in name}, file)
@@ -250,9 +230,8 @@ def test_a_head_whose_new_rows_were_not_saved_is_refused(tmp_path: Path) -> None
 
 
 def test_files_of_other_programs_are_put_on_as_peft_merges_them(tmp_path: Path) -> None:
-    merged = peft_lora(
-        tmp_path, load_model(str(save_llama(tmp_path / "given")), "causal"), target_modules=["q_proj"]
-    )
+    given = load_model(str(save_llama(tmp_path / "given")), "causal")
+    merged = peft_lora(tmp_path, given, target_modules=["q_proj"])
     character_tokenizer().save_pretrained(tmp_path / "base")
     base = str(tmp_path / "base")
     for source in (save_as_mlx(tmp_path), save_as_gguf(tmp_path)):
@@ -264,9 +243,8 @@ def test_files_of_other_programs_are_put_on_as_peft_merges_them(tmp_path: Path) 
         half: Any = open_language_model(written, base, merged=True).model
         before = load_file(Path(base) / "model.safetensors")["model.layers.1.self_attn.q_proj.weight"]
         wanted = (before + merged["model.layers.1.self_attn.q_proj.weight"]) / 2
-        torch.testing.assert_close(
-            half.model.layers[1].self_attn.q_proj.weight.data, wanted, atol=1e-6, rtol=1e-6
-        )
+        own = half.model.layers[1].self_attn.q_proj.weight.data
+        torch.testing.assert_close(own, wanted, atol=1e-6, rtol=1e-6)
 
 
 def test_layers_of_mlx_in_full_are_written_first(tmp_path: Path) -> None:

@@ -257,12 +257,9 @@ def test_a_value_that_cannot_be_constructed_is_named(value: str, said: str) -> N
 
 def test_plain_values_and_what_differs_from_the_defaults() -> None:
     found = Outer("a", scales=(0.5,), inner=Inner(3, ("*.q",)))
-    assert found.changed() == {
-        "name": "a",
-        "scales": [0.5],
-        "inner": {"k": 3, "patterns": ["*.q"], "later": False},
-    }
-    assert found.as_dict()["inner"] == {"k": 3, "patterns": ["*.q"], "later": False}
+    inner = {"k": 3, "patterns": ["*.q"], "later": False}
+    assert found.changed() == {"name": "a", "scales": [0.5], "inner": inner}
+    assert found.as_dict()["inner"] == inner
     assert Outer.from_mapping(found.as_dict()) == found
     assert found.recorded()["inner"] == {"k": 3, "patterns": ["*.q"]}
     assert Inner(later=True).recorded() == {"k": 10, "patterns": [], "later": True}
@@ -275,15 +272,8 @@ def test_reading_settings_imports_nothing_heavy() -> None:
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & {
-        "torch",
-        "numpy",
-        "pandas",
-        "pyarrow",
-        "transformers",
-        "yaml",
-        "typer",
-    }
+    heavy = {"torch", "numpy", "pandas", "pyarrow", "transformers", "yaml", "typer"}
+    assert not set(done.stdout.split()) & heavy
 
 
 def test_the_keywords_of_audit_are_its_settings() -> None:
@@ -297,9 +287,8 @@ def test_the_keywords_of_audit_are_its_settings() -> None:
 
 
 def test_an_audit_gives_its_settings_back() -> None:
-    settings = AuditSettings(
-        ("*.q_proj.*",), include_embeddings=True, k=3, epsilon=0.25, skip_non_finite=True
-    )
+    numbers = {"k": 3, "epsilon": 0.25}
+    settings = AuditSettings(("*.q_proj.*",), include_embeddings=True, skip_non_finite=True, **numbers)
     found = audit(tiny_llama(0), tiny_llama(1), **vars(settings), cache=False)
     assert AuditSettings.of(found) == settings
     assert {matrix.name.split(".")[-2] for matrix in found.matrices} == {"q_proj"}

@@ -26,7 +26,7 @@ from tests.commands import in_this_process
 from tests.hub_cache import hub_with_base
 from tests.json_lines import write_rows
 from tests.tiny import save_llama, short_task
-from tests.training.tiny_runs import OURS, assert_equal, config_of, weights_of
+from tests.training.tiny_runs import OURS, assert_equal, config_of, ruined, weights_of
 
 
 class KeepLogits(TrainerCallback):  # type: ignore[misc]
@@ -117,28 +117,18 @@ def test_training_stops_at_the_accuracy_to_match(bert: Path, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> None:
-    class Poison(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            if state.global_step == 4:
-                trained = [p for p in model.parameters() if p.requires_grad]
-                trained[0].data.fill_(float("nan"))
-
     with pytest.raises(NonFiniteError, match=r"nan at step 5; the last good checkpoint is '.*checkpoint-2'"):
         # In rows as short as sums, torch's attention on a processor leaves the loss of a poisoned query finite.
-        finetune(config_of(llama, tmp_path / "run", task="word-problems"), [Poison()])
+        finetune(config_of(llama, tmp_path / "run", task="word-problems"), [ruined(4)])
     kept = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-2" / "adapter_model.safetensors")
     assert all(bool(value.isfinite().all()) for value in kept.values())
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_model_that_its_last_step_ruins_is_not_saved(method: str, llama: Path, tmp_path: Path) -> None:
-    class Ruin(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            next(p for p in model.parameters() if p.requires_grad).data.fill_(torch.inf)
-
     settings = config_of(llama, tmp_path / "run", method=method, steps=1)
     with pytest.raises(NonFiniteError, match="NaN or infinity after the last step, so the model is not"):
-        finetune(settings, [Ruin()])
+        finetune(settings, [ruined(1, torch.inf)])
     assert not [*(tmp_path / "run").glob("*.safetensors")]
 
 

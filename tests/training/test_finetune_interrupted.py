@@ -24,6 +24,12 @@ from intruders.training.run_folder import RunFolder
 from tests.commands import forked, in_this_process
 from tests.training.tiny_runs import Interrupt, KillAtTheEnd, assert_equal, config_of, weights_of
 
+OUTCOMES = "intruders.training.finetune.outcomes"
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
 
 @pytest.mark.parametrize("method", ["full", "lora", "pissa", "lora-fa", "lora+"])
 def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, tmp_path: Path) -> None:
@@ -53,9 +59,7 @@ def test_a_run_ends_in_the_precision_that_it_began_with(
         finetune(replace(config, precision="bf16"))
     moved = finetune(config)
     assert moved.record["precision"] == "fp32"
-    assert (
-        moved.record["config"]["precision"] == "auto"
-    )  # what was asked for, as of a run without an interruption
+    assert moved.record["config"]["precision"] == "auto"  # what was asked for
     assert_equal(weights_of(whole.path), weights_of(moved.path))
     assert finetune(replace(config, precision="fp32")).is_finished  # what auto was
 
@@ -149,15 +153,10 @@ def test_a_second_call_that_is_stopped_leaves_the_checkpoint_that_the_first_one_
     for step in (2, 4):
         (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
     run.mark_complete(2, seconds=1.5)
-
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("intruders.training.finetune.finetune", stop)
+    given = ["--base", llama, "--task", "word-problems", "--steps", "2", "--out", run.path]
     with run.locked():
-        done = in_this_process(
-            "finetune", "--base", llama, "--task", "word-problems", "--steps", "2", "--out", run.path
-        )
+        done = in_this_process("finetune", *given)
     assert "the run is kept up to step 2" in done.stderr
     assert (run.checkpoints / "checkpoint-4").is_dir()
 
@@ -178,12 +177,12 @@ def test_a_run_that_is_stopped_while_it_removes_its_checkpoints_is_finished_and_
     run = RunFolder(tmp_path / "run")
     remove = shutil.rmtree
 
-    def stop(folder: Any, **kwargs: Any) -> None:
+    def stop_at_checkpoints(folder: Any, **kwargs: Any) -> None:
         if Path(folder) == run.checkpoints and run.is_finished:
             raise KeyboardInterrupt
         remove(folder, **kwargs)
 
-    monkeypatch.setattr(shutil, "rmtree", stop)
+    monkeypatch.setattr(shutil, "rmtree", stop_at_checkpoints)
     with pytest.raises(KeyboardInterrupt):
         finetune(config_of(llama, run.path))
     monkeypatch.undo()
@@ -241,12 +240,10 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
 def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
     llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.training import finetune as module
-
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(module, "outcomes", fail)
+    monkeypatch.setattr(OUTCOMES, fail)
     with pytest.raises(IntrudersError, match=r"is trained and is in .*RuntimeError: out of memory") as caught:
         finetune(config_of(llama, tmp_path / "run"))
     monkeypatch.undo()
@@ -265,12 +262,7 @@ def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
 def test_a_model_is_saved_before_it_is_scored(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.training import finetune as module
-
-    def killed(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "outcomes", killed)
+    monkeypatch.setattr(OUTCOMES, stop)
     with pytest.raises(KeyboardInterrupt):
         finetune(config_of(llama, tmp_path / "run"))
     assert weights_of(tmp_path / "run")

@@ -14,8 +14,8 @@ from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.kl_to_base import KLToBase, kl_of_tokens
-from intruders.training.method_table import PLAIN_LORA
 from intruders.training.methods import make_optimizer, prepare
+from intruders.training.run_settings import PLAIN_LORA
 from tests.tiny import save_bert, save_gpt2
 from tests.training.tiny_runs import OURS, config_of
 

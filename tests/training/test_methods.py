@@ -23,6 +23,15 @@ def _config(method: str, base: Path, **settings: Any) -> FinetuneConfig:
     return FinetuneConfig(base=str(base), task="word-problems", out="out", method=method, **given)
 
 
+def _prepared(method: str, base: Path, **settings: Any) -> Any:
+    return prepare(load_model(str(base), "causal"), _config(method, base, **settings), "causal")
+
+
+def _adapted(model: Any) -> set[str]:
+    names = {name for name, _ in model.named_parameters() if "lora_A" in name}
+    return {name.removeprefix("base_model.model.").partition(".lora_A")[0] for name in names}
+
+
 def _logits(model: Any) -> torch.Tensor:
     ids = torch.arange(5, 45)[None]
     with torch.no_grad():
@@ -31,14 +40,12 @@ def _logits(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", OURS)
 def test_every_method_starts_as_the_base(method: str, llama: Path) -> None:
-    base = load_model(str(llama), "causal")
-    expected = _logits(base)
-    model = prepare(base, _config(method, llama), "causal")
-    torch.testing.assert_close(_logits(model), expected, atol=1e-5, rtol=1e-4)
+    expected = _logits(load_model(str(llama), "causal"))
+    torch.testing.assert_close(_logits(_prepared(method, llama)), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_full_trains_the_linear_weights_only(llama: Path) -> None:
-    model = prepare(load_model(str(llama), "causal"), _config("full", llama), "causal")
+    model = _prepared("full", llama)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {
         f"model.layers.{layer}.{module}.weight"
@@ -48,8 +55,7 @@ def test_full_trains_the_linear_weights_only(llama: Path) -> None:
             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
         )
     }  # fmt: skip
-    everything = prepare(load_model(str(llama), "causal"), _config("full", llama, train_all=True), "causal")
-    assert all(p.requires_grad for p in everything.parameters())
+    assert all(p.requires_grad for p in _prepared("full", llama, train_all=True).parameters())
 
 
 def test_full_trains_fused_experts() -> None:
@@ -67,19 +73,15 @@ def test_full_trains_fused_experts() -> None:
 
 
 def test_full_trains_conv1d_and_a_classification_head(tmp_path: Path) -> None:
-    gpt2 = prepare(
-        load_model(str(save_gpt2(tmp_path / "gpt2")), "causal"), _config("full", tmp_path), "causal"
-    )
+    gpt2 = _prepared("full", save_gpt2(tmp_path / "gpt2"))
     trained = {name for name, p in gpt2.named_parameters() if p.requires_grad}
     assert trained == {
         f"transformer.h.{layer}.{module}.weight"
         for layer in (0, 1)
         for module in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     }
-    location = str(save_bert(tmp_path / "bert"))
-    bert = prepare(
-        load_model(location, "classification", ["a", "b"]), _config("full", tmp_path), "classification"
-    )
+    classifier = load_model(str(save_bert(tmp_path / "bert")), "classification", ["a", "b"])
+    bert = prepare(classifier, _config("full", tmp_path), "classification")
     trained = {name for name, p in bert.named_parameters() if p.requires_grad}
     assert {"classifier.weight", "classifier.bias", "bert.encoder.layer.0.output.dense.weight"} <= trained
     assert "bert.encoder.layer.0.output.dense.bias" not in trained
@@ -87,30 +89,23 @@ def test_full_trains_conv1d_and_a_classification_head(tmp_path: Path) -> None:
 
 
 def test_the_lora_family_adapts_what_full_trains(llama: Path) -> None:
-    full = prepare(load_model(str(llama), "causal"), _config("full", llama), "causal")
+    full = _prepared("full", llama)
     trained = {name.removesuffix(".weight") for name, p in full.named_parameters() if p.requires_grad}
-    lora = prepare(load_model(str(llama), "causal"), _config("lora", llama), "causal")
-    adapted = {
-        name.removeprefix("base_model.model.").partition(".lora_A")[0]
-        for name, _ in lora.named_parameters()
-        if "lora_A" in name
-    }
-    assert adapted == trained
+    assert _adapted(_prepared("lora", llama)) == trained
 
 
 @pytest.mark.parametrize(
     ("method", "scale"), [("lora", 8 / 4), ("rslora", 8 / 2), ("b-only", 8 / 4), ("lora+", 8 / 4)]
 )
 def test_scale_is_pefts(method: str, scale: float, llama: Path) -> None:
-    model = prepare(load_model(str(llama), "causal"), _config(method, llama), "causal")
+    model = _prepared(method, llama)
     scales = {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "scaling")}
     assert scales == {scale}
 
 
 @pytest.mark.parametrize("method", ["lora-fa", "b-only"])
 def test_frozen_a_stays_and_can_have_orthonormal_rows(method: str, llama: Path) -> None:
-    config = _config(method, llama, init_a="orthonormal")
-    model = prepare(load_model(str(llama), "causal"), config, "causal")
+    model = _prepared(method, llama, init_a="orthonormal")
     rows = [p for name, p in model.named_parameters() if "lora_A" in name]
     assert len(rows) == 14
     for a in rows:
@@ -136,12 +131,10 @@ def test_lora_plus_gives_the_biases_of_a_head_the_rate_of_b(tmp_path: Path) -> N
     model = prepare(load_model(str(base), "classification", ["no", "yes"]), config, "classification")
     optimizer = make_optimizer(model, config)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    head = {
-        name: rate[id(p)] for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name
-    }
-    assert {name.rpartition(".")[2]: value for name, value in head.items()} == pytest.approx(
-        {"weight": 1e-3, "bias": 8e-3}
-    )
+    trained = [(name, rate[id(p)]) for name, p in model.named_parameters() if p.requires_grad]
+    head = {name: value for name, value in trained if "lora_" not in name}
+    by_kind = {name.rpartition(".")[2]: value for name, value in head.items()}
+    assert by_kind == pytest.approx({"weight": 1e-3, "bias": 8e-3})
     assert any("classifier" in name for name in head)
 
 
@@ -162,20 +155,20 @@ def test_alpha_may_be_a_multiple_of_the_rank(llama: Path) -> None:
 def test_an_adapter_goes_on_only_with_the_scale_that_it_has(
     before: str, settings: dict[str, Any], said: str, llama: Path, tmp_path: Path
 ) -> None:
-    earlier: Any = prepare(load_model(str(llama), "causal"), _config(before, llama, alpha=8), "causal")
+    earlier = _prepared(before, llama, alpha=8)
     torch.manual_seed(1)
     for name, parameter in earlier.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     earlier.save_pretrained(tmp_path)
-    same: Any = prepare(load_model(str(llama), "causal"), _config(before, llama, alpha=8), "causal")
+    same = _prepared(before, llama, alpha=8)
     go_on_from(same, str(tmp_path), str(llama))
     merged = same.merge_and_unload().state_dict()
     for name, weight in earlier.merge_and_unload().state_dict().items():
         assert torch.equal(merged[name], weight)
-    config = _config(**({"method": before, "base": llama, "alpha": 8} | settings))
+    other = _prepared(**({"method": before, "base": llama, "alpha": 8} | settings))
     with pytest.raises(SettingError, match=said):
-        go_on_from(prepare(load_model(str(llama), "causal"), config, "causal"), str(tmp_path), str(llama))
+        go_on_from(other, str(tmp_path), str(llama))
 
 
 @pytest.mark.parametrize(
@@ -191,26 +184,18 @@ def test_an_adapter_goes_on_only_with_the_scale_that_it_has(
 def test_a_text_is_names_or_a_pattern_of_complete_paths(
     given: str, layers: set[int], names: set[str], llama: Path
 ) -> None:
-    config = _config("lora", llama, target_modules=given)
-    model = prepare(load_model(str(llama), "causal"), config, "causal")
-    adapted = {
-        name.removeprefix("base_model.model.").partition(".lora_A")[0]
-        for name, _ in model.named_parameters()
-        if "lora_A" in name
-    }
-    assert adapted == {f"model.layers.{layer}.self_attn.{name}" for layer in layers for name in names}
-    assert config.recorded()["target_modules"] == given
+    expected = {f"model.layers.{layer}.self_attn.{name}" for layer in layers for name in names}
+    assert _adapted(_prepared("lora", llama, target_modules=given)) == expected
+    assert _config("lora", llama, target_modules=given).recorded()["target_modules"] == given
 
 
 def test_a_pattern_that_is_none_is_refused(llama: Path) -> None:
-    config = _config("lora", llama, target_modules="*q_proj")
     with pytest.raises(SettingError, match=r"target_modules is '\*q_proj', which is not a regular .*; use"):
-        prepare(load_model(str(llama), "causal"), config, "causal")
+        _prepared("lora", llama, target_modules="*q_proj")
 
 
 def test_what_cannot_be_adapted_is_said(llama: Path) -> None:
-    model = load_model(str(llama), "causal")
     with pytest.raises(SettingError, match="match no module"):
-        prepare(model, _config("lora", llama, target_modules=("nothing",)), "causal")
+        _prepared("lora", llama, target_modules=("nothing",))
     with pytest.raises(SettingError, match=r"rank is 17, but .*k_proj is only 16 wide"):
-        prepare(model, _config("pissa", llama, rank=17), "causal")
+        _prepared("pissa", llama, rank=17)

@@ -44,12 +44,8 @@ def test_a_run_goes_on_from_what_it_began_with_alone(
     texts = [tmp_path / f"{use}.txt" for use in ("measured", "replayed")]
     texts[0].write_text(TEXT)
     texts[1].write_text(f"{TEXT} iota")  # what is measured is not replayed
-    settings = on_rows(tmp_path / "rows.jsonl") | {
-        "audit_steps": 2,
-        "loss_on": str(texts[0]),
-        "loss_documents": 1,
-    }
-    settings |= {"replay": f"{texts[1]}@0.5"}
+    settings = on_rows(tmp_path / "rows.jsonl") | {"audit_steps": 2, "loss_on": str(texts[0])}
+    settings |= {"loss_documents": 1, "replay": f"{texts[1]}@0.5"}
     config = config_of(tmp_path / "base", tmp_path / "run", **settings)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, [Interrupt()])
@@ -100,18 +96,10 @@ def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:
     assert content_of_model(str(tmp_path)) == xxhash.xxh3_128(stored).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "vocab.txt",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "tokenizer.model",
-        "sentencepiece.bpe.model",
-        "source.spm",
-        "qwen.tiktoken",
-    ],
-)
+@pytest.mark.parametrize("name", [
+    "vocab.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "sentencepiece.bpe.model",
+    "source.spm", "qwen.tiktoken",
+])  # fmt: skip
 def test_a_tokenizer_that_changes_is_another_model(name: str, tmp_path: Path) -> None:
     """Token numbers would mean other words than those that the run began with."""
     folder = tmp_path / "base"

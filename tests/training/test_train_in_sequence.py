@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
+from intruders.models.loading import load_model
 from intruders.reports.sequence import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.sequence_result import SequenceResult
@@ -40,6 +42,16 @@ def _tasks(folder: Path) -> list[str]:
     return names
 
 
+def _completions(folder: Path) -> str:
+    """A task of completions that a tiny model learns at once."""
+    rows = write_rows(folder / "rows.jsonl", [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
+    return f"{rows}?prompt=p&completion=c"
+
+
+def _backbone(out: Path, number: int) -> dict[str, torch.Tensor]:
+    return load_file(out / f"stage-{number}" / "backbone" / "model.safetensors")
+
+
 def _config(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
     given: dict[str, Any] = {
         "rank": 4, "lr": 1e-2, "steps": 40, "batch_size": 8, "precision": "fp32", "save_steps": 1000,
@@ -62,13 +74,11 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
         assert found.accuracies[stage - 1][stage - 1] == record["validation"]["accuracy"]
     assert found.accuracies[0][0] == 1.0
     (tmp_path / "usual").touch()
-    for weights in (tmp_path / "out").rglob("*.safetensors"):
-        assert weights.stat().st_mode == (tmp_path / "usual").stat().st_mode, (
-            "others may read what the umask says"
-        )
+    usual = (tmp_path / "usual").stat().st_mode  # others may read what the umask says
+    assert {file.stat().st_mode for file in (tmp_path / "out").rglob("*.safetensors")} == {usual}
     # The second stage starts from the first: undoing its own update gives back the first stage's weights.
     base = load_file(bert / "model.safetensors")
-    one, two = (load_file(tmp_path / "out" / f"stage-{n}" / "backbone" / "model.safetensors") for n in (1, 2))
+    one, two = (_backbone(tmp_path / "out", number) for number in (1, 2))
     name = "encoder.layer.0.attention.self.query.weight"
     first = one[name] - base[name]
     second = two[name] - base[name]
@@ -92,9 +102,8 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
     record = json.loads((tmp_path / "out" / "sequence.json").read_text())
     assert record["accuracies"] == found.accuracies
     # Looked at every 10 steps, each stage by its own step.
-    assert found.steps == [
-        json.loads((tmp_path / "out" / f"stage-{n}" / "run.json").read_text())["steps"] for n in (1, 2)
-    ]
+    runs = [json.loads((tmp_path / "out" / f"stage-{n}" / "run.json").read_text()) for n in (1, 2)]
+    assert found.steps == [run["steps"] for run in runs]
     assert found.reached[0] is True
     assert found.steps[0] in (10, 20, 30, 40)
 
@@ -131,11 +140,8 @@ def test_a_moved_sequence_goes_on(
     assert (moved / "stage-2" / "backbone" / "model.safetensors").read_bytes() == written
     assert [(moved / f"stage-{number}" / "run.json").read_bytes() for number in (1, 2)] == trained
     # The path is not all: what is there must be what the second stage began from.
-    weights = (
-        moved
-        / "stage-1"
-        / ("backbone/model.safetensors" if adapters == "merge" else "adapter_model.safetensors")
-    )
+    name = "backbone/model.safetensors" if adapters == "merge" else "adapter_model.safetensors"
+    weights = moved / "stage-1" / name
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -166,11 +172,9 @@ def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> Non
 
 
 def test_causal_tasks_in_turn(tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
     llama = save_llama(tmp_path / "llama")
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
-    found = train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2)
+    found = train_in_sequence(config, [_completions(tmp_path)] * 2)
     assert found.reached == [True, True]
     assert found.accuracies == [[1.0], [1.0, 1.0]]
 
@@ -227,14 +231,10 @@ def _head_by_hand(
     folder: Path, head: dict[str, torch.Tensor], rows: list[tuple[str, int]], steps: int
 ) -> Any:
     """AdamW on the head alone, over fixed features of all rows at once, with a rate that falls linearly to zero."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=head["classifier.weight"].shape[0]
-    )
-    tokens = AutoTokenizer.from_pretrained(folder)(
-        [text for text, _ in rows], return_tensors="pt", padding=True
-    )
+    classes = len(head["classifier.weight"])
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
+    texts = [text for text, _ in rows]
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, return_tensors="pt", padding=True)
     model.load_state_dict(head, strict=False)
     labels = torch.tensor([label for _, label in rows])
     parameters = {name: model.get_parameter(name) for name in head}
@@ -252,7 +252,7 @@ def _head_by_hand(
             mean_now, square_now = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
             with torch.no_grad():
                 parameter -= 1e-2 * (1 - step / steps) * mean_now / (square_now.sqrt() + 1e-8)
-    return model, tokens, labels
+    return model
 
 
 def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) -> None:
@@ -263,19 +263,11 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (base / "config.json").write_text(json.dumps(settings))
     tasks = _tasks(tmp_path)
-    config = _config(
-        base,
-        tmp_path / "out",
-        match=None,
-        steps=8,
-        warmup_steps=0,
-        batch_size=64,
-        lr=1e-2,
-        max_eval_samples=None,
-    )
+    eight = {"match": None, "steps": 8, "warmup_steps": 0, "batch_size": 64, "max_eval_samples": None}
+    config = _config(base, tmp_path / "out", **eight)
     kept = train_in_sequence(config, tasks)
     assert kept.head_steps == []
-    bodies = [load_file(tmp_path / "out" / f"stage-{n}" / "backbone" / "model.safetensors") for n in (1, 2)]
+    bodies = [_backbone(tmp_path / "out", number) for number in (1, 2)]
 
     found = train_in_sequence(config, tasks, retrain_heads=True)
     assert found.head_steps == [[], [8]]
@@ -283,19 +275,15 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     assert found.accuracies[1][1] == kept.accuracies[1][1]
     assert found.intruders == kept.intruders
     for number, body in enumerate(bodies, start=1):
-        now = load_file(tmp_path / "out" / f"stage-{number}" / "backbone" / "model.safetensors")
+        now = _backbone(tmp_path / "out", number)
         assert all(torch.equal(now[name], value) for name, value in body.items())
 
     task = load_task(tasks[0], config, config.data_seed)
     head = load_file(tmp_path / "out" / "stage-1" / "head.safetensors")
     labels = {label: index for index, label in enumerate(task.labels)}
     rows = [(example.text, labels[example.target]) for example in task.train]
-    model, _, _ = _head_by_hand(tmp_path / "out" / "stage-2" / "backbone", head, rows, 8)
-    from transformers import AutoTokenizer
-
-    from intruders.models.loading import load_model
-
     folder = tmp_path / "out" / "stage-2" / "backbone"
+    model = _head_by_hand(folder, head, rows, 8)
     again = load_model(str(folder), "classification", task.labels)
     retrain_head(again, head, AutoTokenizer.from_pretrained(folder), task, config, 8, tmp_path)
     for name in head:
@@ -307,10 +295,9 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     assert all(torch.equal(value, bodies[1][name.removeprefix("bert.")]) for name, value in body.items())
 
     scored = task.test or task.validation
-    texts = AutoTokenizer.from_pretrained(folder)(
-        [row.text for row in scored], return_tensors="pt", padding=True
-    )
-    right = model(**texts).logits.argmax(-1) == torch.tensor([labels[row.target] for row in scored])
+    texts = [row.text for row in scored]
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, return_tensors="pt", padding=True)
+    right = model(**tokens).logits.argmax(-1) == torch.tensor([labels[row.target] for row in scored])
     assert found.accuracies[1][0] == pytest.approx(float(right.float().mean()))
     assert any("trained again on the frozen body" in line for line in sequence_lines(found))
     record = json.loads((tmp_path / "out" / "sequence.json").read_text())
@@ -320,12 +307,12 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
 
 
 def test_heads_of_causal_tasks_cannot_be_trained_again(tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
-    llama = save_llama(tmp_path / "llama")
-    config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=3)
+    config = _config(save_llama(tmp_path / "llama"), tmp_path / "out", method="lora", max_eval_samples=3)
     with pytest.raises(SettingError, match="retrain_heads is true, and none of the tasks is classification"):
-        train_in_sequence(config, [f"{rows}?prompt=p&completion=c"] * 2, retrain_heads=True)
+        train_in_sequence(config, [_completions(tmp_path)] * 2, retrain_heads=True)
+
+
+SHORT = {"method": "lora", "match": None, "steps": 2, "warmup_steps": 0, "max_eval_samples": 3}
 
 
 @pytest.mark.parametrize("classes_first", [True, False])
@@ -333,18 +320,14 @@ def test_classes_and_completions_in_one_sequence_keep_the_output_head(
     classes_first: bool, tmp_path: Path
 ) -> None:
     """A head of its own, which no weight is tied to, is the base's to the bit after a stage of each kind."""
-    rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)])
     llama = save_llama(tmp_path / "llama")
-    tasks = [_tasks(tmp_path)[0], f"{rows}?prompt=p&completion=c"]
-    config = _config(
-        llama, tmp_path / "out", method="lora", match=None, steps=2, warmup_steps=0, max_eval_samples=3
-    )
+    tasks = [_tasks(tmp_path)[0], _completions(tmp_path)]
+    config = _config(llama, tmp_path / "out", **SHORT)
     given = tasks if classes_first else tasks[::-1]
     assert [len(row) for row in train_in_sequence(config, given).accuracies] == [1, 2]
     before = load_file(llama / "model.safetensors")
     for number in (1, 2):
-        after = load_file(tmp_path / "out" / f"stage-{number}" / "backbone" / "model.safetensors")
+        after = _backbone(tmp_path / "out", number)
         assert after.keys() == before.keys()
         assert torch.equal(after["lm_head.weight"], before["lm_head.weight"])
         name = "model.layers.0.self_attn.q_proj.weight"
@@ -353,26 +336,21 @@ def test_classes_and_completions_in_one_sequence_keep_the_output_head(
 
 def test_a_sequence_of_classes_goes_on_with_completions(tmp_path: Path) -> None:
     """After one stage, whose backbone has no output head yet, and after two, on the first of which one is trained."""
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"p": f"{i % 3}:", "c": "ab"}) + "\n" for i in range(30)))
     llama = save_llama(tmp_path / "llama")
-    classes, text = _tasks(tmp_path), f"{rows}?prompt=p&completion=c"
+    classes, text = _tasks(tmp_path), _completions(tmp_path)
     head = load_file(llama / "model.safetensors")["lm_head.weight"]
     for known in (1, 2):
-        settings = {"method": "lora", "match": None, "steps": 2, "warmup_steps": 0, "max_eval_samples": 3}
-        config = _config(llama, tmp_path / str(known), **settings)
-        out = Path(config.out)
+        out = tmp_path / str(known)
+        config = _config(llama, out, **SHORT)
         train_in_sequence(config, classes[:known])
-        stage = out / f"stage-{known}" / "backbone" / "model.safetensors"
-        before = load_file(stage)
+        before = _backbone(out, known)
         assert "lm_head.weight" not in before
         assert len(train_in_sequence(config, [*classes[:known], text]).accuracies) == known + 1
-        after = load_file(stage)
+        after = _backbone(out, known)
         assert torch.equal(after.pop("lm_head.weight"), head)
         assert {f"model.{name}" for name in before} == after.keys()
         assert all(torch.equal(after[f"model.{name}"], value) for name, value in before.items())
-        last = load_file(out / f"stage-{known + 1}" / "backbone" / "model.safetensors")
-        assert torch.equal(last["lm_head.weight"], head)
+        assert torch.equal(_backbone(out, known + 1)["lm_head.weight"], head)
 
 
 def test_measures_follow_their_formulas() -> None:

@@ -32,11 +32,8 @@ from tests.json_lines import write_rows
 from tests.tiny import character_tokenizer, save_bert, save_llama
 from tests.training.tiny_runs import config_of
 
-SPLIT = [
-    (14, 1),
-    (4, 4),
-    (2, 8),
-]  # rows of a batch, batches of a step: 14 rows, and the last batch of four has two
+# Rows of a batch, batches of a step: 14 rows, and the last batch of four has two.
+SPLIT = [(14, 1), (4, 4), (2, 8)]
 
 
 def classes_of(folder: Path) -> str:
@@ -80,16 +77,9 @@ def save_bart(folder: Path) -> Path:
         for name, size in {"layers": 2, "attention_heads": 4, "ffn_dim": 48}.items()
     }
     config = BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        max_position_embeddings=128,
-        dropout=0.0,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-        **sizes,
-    )
+        vocab_size=len(tokenizer), d_model=32, max_position_embeddings=128, dropout=0.0, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, **sizes,
+    )  # fmt: skip
     BartForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -101,14 +91,10 @@ def test_a_decoder_that_does_not_shift_its_labels_learns_the_next_token(kl: floa
     base = save_bart(tmp_path / "bart")
     file = tmp_path / "rows.jsonl"
     write_rows(file, [{"p": f"{i:02}", "c": "abc"[i % 3]} for i in range(30)])
-    task = {
-        "task": f"{file}?prompt=p&completion=c",
-        "max_train_samples": None,
-        "batch_size": 64,
-        "kl_to_base": kl,
-    }
-    loss, norm = first_step(base, tmp_path / "run", train_all=True, **task)
-    rows = load_task(task["task"]).train
+    task = f"{file}?prompt=p&completion=c"
+    settings = {"train_all": True, "max_train_samples": None, "batch_size": 64, "kl_to_base": kl}
+    loss, norm = first_step(base, tmp_path / "run", task=task, **settings)
+    rows = load_task(task).train
     tokenizer = character_tokenizer()
     ids = torch.tensor([[*tokenizer.encode(row.text + row.target), 2] for row in rows])  # (rows, 4)
     model = AutoModelForCausalLM.from_pretrained(base)

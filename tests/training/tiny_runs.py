@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.method_table import METHODS
+from intruders.training.run_settings import METHODS
 from tests.json_lines import write_rows
 from tests.tiny import short_task
 
@@ -45,6 +46,27 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
+
+
+def when(event: str, act: Callable[[Any, Any], object]) -> TrainerCallback:
+    """A callback that acts on the state and the model at an event of a training, such as "step_end"."""
+
+    def call(args: Any, state: Any, control: Any, model: Any = None, **given: Any) -> None:
+        act(state, model)
+
+    callback = TrainerCallback()
+    setattr(callback, f"on_{event}", call)
+    return callback
+
+
+def ruined(step: int, value: float = torch.nan) -> TrainerCallback:
+    """NaN or infinity in the first trained matrix from a step on."""
+
+    def ruin(state: Any, model: Any) -> None:
+        if state.global_step == step:
+            next(p for p in model.parameters() if p.requires_grad).data.fill_(value)
+
+    return when("step_end", ruin)
 
 
 class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]

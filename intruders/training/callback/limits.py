@@ -57,9 +57,9 @@ class Text(Settings):
         metavar="CORPUS",
         unless_given="default: none",
     )
-    loss_documents: int = _of_text(8, "Number of documents of --loss-on.", least=1, metavar="N")
+    loss_documents: int = _of_text(8, "Number of documents of --loss-on.", least=1)
     loss_tokens: int = _of_text(
-        256, "Number of tokens of each document of --loss-on, from its start.", least=2, metavar="N"
+        256, "Number of tokens of each document of --loss-on, from its start.", least=2
     )
 
 
@@ -86,7 +86,6 @@ class Limits(Settings):
         "many.",
         least=1,
         in_id="below{}intruders",
-        metavar="N",
         unless_given="default: no limit",
     )
     go_on_over_limit: bool = _of_limits(

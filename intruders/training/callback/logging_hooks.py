@@ -46,10 +46,7 @@ def handler_that_calls() -> CallbackHandler | None:
 
 
 def alert(intruders: int, above: int, step: int) -> None:
-    """Warn that an audit found more ``intruders`` than ``above``, here and in Weights & Biases and trackio.
-
-    Both are called only if the program has loaded them; TensorBoard has no alerts.
-    """
+    """Warn of more ``intruders`` than ``above``, here and in Weights & Biases and trackio where they are loaded."""
     title = f"More than {above} intruders"
     text = f"The audit at step {step} found {intruders} intruders; alert_above is {above}."
     warnings.warn(text, stacklevel=2)
@@ -76,10 +73,7 @@ def totals_of_audit(audit: Audit) -> dict[str, float]:
 
 
 def totals_of_prediction(forgetting: Forgetting | None) -> dict[str, float]:
-    """Return the predicted nats, their interval, and the number of changed tensors that they do not count.
-
-    Of a large update only a lower end is said, of a nat at most.
-    """
+    """Return the predicted nats, their interval, and what they do not count; of a large update a lower end alone."""
     if forgetting is None:
         return {}
     kl, key = forgetting.kl, "forgetting/predicted_kl"

@@ -16,10 +16,7 @@ FSDP_1, FSDP_2, ZERO_3 = "FSDP 1", "FSDP 2 or tensor parallelism", "DeepSpeed Ze
 
 
 def sharded_by(model: nn.Module) -> str | None:
-    """Return how ``model`` is split over processes, the same on each of them; None if it is not.
-
-    Each library marks its modules or parameters in its own way.
-    """
+    """Return how ``model`` is split over processes, which each library marks in its own way; None if it is not."""
     if torch.distributed.is_available():
         from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -36,10 +33,7 @@ def sharded_by(model: nn.Module) -> str | None:
 
 
 def will_be_sharded_by() -> str | None:
-    """Return how the settings of the Trainer or of ``accelerate launch`` will split the model.
-
-    accelerate keeps these settings once per process, so that no Trainer is needed.
-    """
+    """Return how a Trainer will split the model, by the settings that accelerate keeps once per process."""
     from accelerate.state import AcceleratorState
 
     if not AcceleratorState._shared_state:

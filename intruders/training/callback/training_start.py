@@ -36,7 +36,6 @@ from .weights_before import (
     audited_in_training,
     base_of_sharded,
     checkpoint_of_training,
-    question_checkpoint,
     require_matrices,
     require_trained_matrix,
     weights_before,
@@ -57,10 +56,7 @@ class StartOfA:
 
     @classmethod
     def of(cls, model: nn.Module) -> StartOfA:
-        """Keep the factors of a model's active adapters, whose weights are not split over processes.
-
-        An adapter that is not active is not part of the update, nor does training move it.
-        """
+        """Keep the factors of the active adapters of a model that is not split: training moves no other."""
         layers = [module for module in model.modules() if hasattr(module, "lora_A")]
         active = {adapter for layer in layers for adapter in getattr(layer, "active_adapters", ())}
         factors = _factors(dict(model.named_parameters()))
@@ -169,11 +165,7 @@ class TrainingStart:
         is_resumed: bool,
         has_trace: bool,
     ) -> TrainingStart:
-        """Take the start, and raise what the first audit would raise as far as is known.
-
-        Without a ``given`` base it is that of the weights that the model has now. Only the first process audits; the
-        others need no copy of the weights.
-        """
+        """Take the start, by default from the model's own weights, and raise what the first audit would raise."""
         # The model itself, or its state dict, changes as it trains: it stands for the weights that it has now.
         places = addresses_of_matrices(given)
         is_of_model = bool(places) and any(m.data_ptr() in places for m in trained_matrices(model).values())
@@ -201,8 +193,17 @@ class TrainingStart:
 
     def begin(self, trace: Path | None, model: nn.Module, is_resumed: bool) -> None:
         """Record what a training begins with; of a resumed one, refuse or leave out what it did not begin with."""
+        if self.checkpoint is not None and is_resumed:
+            raise SettingError(
+                f"the model was loaded from '{self.checkpoint}', a checkpoint of the training that is resumed, and the "
+                "audits need the weights before it; pass base= with the model before fine-tuning"
+            )
         if self.checkpoint is not None:
-            question_checkpoint(self.checkpoint, is_resumed)
+            warnings.warn(
+                f"the weights in '{self.checkpoint}', a checkpoint of an earlier training, count as the base; "
+                "pass base= to measure from another model",
+                stacklevel=2,
+            )
         if self.digests is None or trace is None:
             return
         file = trace.with_name(f"{trace.stem}-start.json")

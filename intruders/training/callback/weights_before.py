@@ -65,20 +65,6 @@ def checkpoint_of_training(model: nn.Module) -> str | None:
     return name if (Path(name) / "trainer_state.json").is_file() else None
 
 
-def question_checkpoint(checkpoint: str, is_resumed: bool) -> None:
-    """Refuse a checkpoint as the base of the training that wrote it, and name it as the base of another one."""
-    if is_resumed:
-        raise SettingError(
-            f"the model was loaded from '{checkpoint}', a checkpoint of the training that is resumed, and the "
-            "audits need the weights before it; pass base= with the model before fine-tuning"
-        )
-    warnings.warn(
-        f"the weights in '{checkpoint}', a checkpoint of an earlier training, count as the base; "
-        "pass base= to measure from another model",
-        stacklevel=2,
-    )
-
-
 def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
     """Return the base of a model with sharded weights: the given one, or the one that its adapter names."""
     start = start_that_changed(model) if has_adapters(model) else None

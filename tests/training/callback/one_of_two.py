@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-from transformers import TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from intruders.errors import IntrudersError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from tests.training.callback.trainers import all_weights, by_definition, prepared, tiny_trainer
+from tests.training.tiny_runs import when
 
 
 def stop(base: Path, folder: Path) -> dict[str, Any]:
@@ -44,16 +44,15 @@ def stop(base: Path, folder: Path) -> dict[str, Any]:
 def fail_on_the_first(base: Path, folder: Path) -> dict[str, Any]:
     """The trace cannot be written any more, which the first process alone can know."""
 
-    class TakeTheTrace(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero and state.global_step == 1:
-                (folder / "trace.parquet").mkdir()
+    trace = folder / "trace.parquet"
+
+    def take_the_trace(state: Any, model: Any) -> None:
+        if state.is_world_process_zero and state.global_step == 1:
+            trace.mkdir()
 
     trainer = tiny_trainer(prepared(base, "lora"), folder / "out", max_steps=40)
-    trainer.add_callback(TakeTheTrace())
-    trainer.add_callback(
-        IntruderCallback(trainer, every=2, stop_above=10_000, trace=folder / "trace.parquet")
-    )
+    trainer.add_callback(when("step_begin", take_the_trace))
+    trainer.add_callback(IntruderCallback(trainer, every=2, stop_above=10_000, trace=trace))
     return refused_by(trainer.train)
 
 
@@ -114,31 +113,24 @@ def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
     trainer = tiny_trainer(model, folder / "out", max_steps=40)
     callback = IntruderCallback(trainer, every=1, keep_intruders_below=1000)
 
-    class LowerTheLimit(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 2:
-                callback._limits = replace(
-                    callback._limits, keep_intruders_below=1
-                )  # from here on no state is below
+    states: dict[int, dict[str, torch.Tensor]] = {}
 
-    states = KeepStates()
-    for observer in (states, LowerTheLimit(), callback):
+    def keep(state: Any, model: Any) -> None:
+        states[state.global_step] = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    def lower_the_limit(state: Any, model: Any) -> None:
+        if state.global_step == 2:  # from here on no state is below
+            callback._limits = replace(callback._limits, keep_intruders_below=1)
+
+    for observer in (when("step_end", keep), when("step_begin", lower_the_limit), callback):
         trainer.add_callback(observer)
     trainer.train()
     return {
         "step": trainer.state.global_step,
         "put back": callback.put_back["step"],
-        "is the same": same(dict(model.named_parameters()), states.states[callback.put_back["step"]]),
-        "moved": not same(dict(model.named_parameters()), states.states[trainer.state.global_step]),
+        "is the same": same(dict(model.named_parameters()), states[callback.put_back["step"]]),
+        "moved": not same(dict(model.named_parameters()), states[trainer.state.global_step]),
     }
-
-
-class KeepStates(TrainerCallback):  # type: ignore[misc]
-    def __init__(self) -> None:
-        self.states: dict[int, dict[str, torch.Tensor]] = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.states[state.global_step] = {n: p.detach().clone() for n, p in model.named_parameters()}
 
 
 def same(now: dict[str, Any], then: dict[str, Any]) -> bool:
@@ -182,14 +174,9 @@ def shard(model: Any, version: int) -> Any:
 
 
 CASES: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
-    "stop": stop,
-    "failure": fail_on_the_first,
-    "alone": first_process_only,
-    "sharded": sharded,
-    "whole": whole,
-    "refused": refused,
-    "kept": kept_whole,
-}
+    "stop": stop, "failure": fail_on_the_first, "alone": first_process_only, "sharded": sharded, "whole": whole,
+    "refused": refused, "kept": kept_whole,
+}  # fmt: skip
 
 
 def refused_by(act: Callable[[], object]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,9 +82,8 @@ def test_adapters_of_types_that_are_not_read(
 ) -> None:
     config.task_type = "CAUSAL_LM"
     trainer = tiny_trainer(get_peft_model(load_model(str(llama), "causal"), config), tmp_path)
-    with pytest.raises(
-        CheckpointError, match=f"type {config.peft_type.value}, which (adds activations|decides for each)"
-    ):
+    said = f"type {config.peft_type.value}, which (adds activations|decides for each)"
+    with pytest.raises(CheckpointError, match=said):
         IntruderCallback(trainer, base=str(llama) if with_base else None)
 
 
@@ -129,8 +129,7 @@ def test_a_file_of_another_kind_is_not_taken_for_the_trace(trainer: Any, tmp_pat
 # Without a base, PiSSA and OLoRA have theirs made anew from what their start left, once: that reads every weight.
 @pytest.mark.parametrize(
     ("method", "with_base"),
-    [(method, True) for method in ("full", "lora", "dora", "pissa", "olora")]
-    + [(method, False) for method in ("full", "lora", "dora")],
+    [*product(("full", "lora", "dora"), (True, False)), ("pissa", True), ("olora", True)],
 )
 def test_what_is_taken_reads_no_weight(
     method: str, with_base: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,9 +207,8 @@ def test_a_model_that_deepspeed_sharded(method: str, llama: Path, tmp_path: Path
     callback = IntruderCallback(trainer, every=2, trace=False, base=str(llama) if method == "full" else None)
     callback.on_train_begin(*told, model=model)
     callback.on_step_end(*told, model=model)
-    assert {m.name: m.intruders for m in callback.last.matrices} == {
-        m.name: m.intruders for m in plain.last.matrices
-    }
+    counts = [{m.name: m.intruders for m in each.last.matrices} for each in (callback, plain)]
+    assert counts[0] == counts[1]
     assert trainer.deepspeed.asked == [method == "lora"]
     if method == "full":
         with pytest.raises(SettingError, match=r"pass base="):
@@ -224,12 +222,8 @@ def test_an_adapter_that_will_be_sharded_needs_its_base_on_disk(
     model = prepared(llama, "lora")
     pissa = tiny_trainer(prepared(llama, "pissa"), tmp_path)
     trainer = tiny_trainer(model, tmp_path)
-    monkeypatch.setattr(
-        trainer.accelerator.state,
-        "fsdp_plugin",
-        FullyShardedDataParallelPlugin(fsdp_version=2),
-        raising=False,
-    )
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    monkeypatch.setattr(trainer.accelerator.state, "fsdp_plugin", plugin, raising=False)
     IntruderCallback(trainer)
     config = model.peft_config["default"]
     config.base_model_name_or_path = str(tmp_path / "gone")

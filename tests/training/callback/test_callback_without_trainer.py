@@ -25,6 +25,7 @@ from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
 from tests.training.callback.trainers import all_weights, by_definition, intruders_of, prepared, tiny_trainer
+from tests.training.tiny_runs import when
 
 
 def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Any:
@@ -122,13 +123,11 @@ def test_a_resumed_training_of_what_is_unfrozen_beneath_an_adapter_needs_the_bas
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
-class Unfreeze(TrainerCallback):  # type: ignore[misc]
+def unfreeze(state: Any, model: Any) -> None:
     """Gradual unfreezing: from the third step on, the up projections are trained too."""
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        for name, parameter in model.named_parameters() if state.global_step == 2 else ():
-            if "up_proj" in name:
-                parameter.requires_grad_(True)
+    for name, parameter in model.named_parameters() if state.global_step == 2 else ():
+        if "up_proj" in name:
+            parameter.requires_grad_(True)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -142,7 +141,7 @@ def test_what_is_unfrozen_later_is_told_and_counted_from_a_given_base(
             model = get_peft_model(model, config)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name or (method == "full" and "down_proj" in name))
-        trainer = tiny_trainer(model, tmp_path, callbacks=[Unfreeze(), callback])
+        trainer = tiny_trainer(model, tmp_path, callbacks=[when("step_begin", unfreeze), callback])
         later = [parameter for name, parameter in model.named_parameters() if "up_proj" in name]
         trainer.create_optimizer()
         trainer.optimizer.add_param_group({"params": later})

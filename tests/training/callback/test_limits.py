@@ -22,19 +22,17 @@ from intruders.training.run_folder import RunFolder
 from tests.tiny import save_gpt2, save_llama
 from tests.training.callback.known_texts import TOKENS, loss_by_hand
 from tests.training.callback.trainers import prepared, tiny_trainer
-from tests.training.tiny_runs import config_of
+from tests.training.tiny_runs import Interrupt, config_of, ruined, when
 
 FIVE_STEPS: dict[str, Any] = {"max_steps": 5, "lr_scheduler_type": "constant"}
 
 
-class KeepStates(TrainerCallback):  # type: ignore[misc]
-    """A copy of the trained weights after every step, before other callbacks act on them."""
+States = dict[int, dict[str, torch.Tensor]]
 
-    def __init__(self) -> None:
-        self.states: dict[int, dict[str, torch.Tensor]] = {}
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.states[state.global_step] = _trained(model)
+def _kept_in(states: States) -> TrainerCallback:
+    """Copy the trained weights after every step, before other callbacks act on them."""
+    return when("step_end", lambda state, model: states.update({state.global_step: _trained(model)}))
 
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:
@@ -111,15 +109,15 @@ def test_the_last_state_below_the_limit_is_put_back(
     expected = [step for step in below if step <= last][-1]
 
     torch.manual_seed(0)
-    model, states = prepared(llama, method), KeepStates()
+    model, states = prepared(llama, method), States()
     callback = IntruderCallback(
         every=1, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=limit, go_on_over_limit=goes_on
     )
-    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[states, callback], **FIVE_STEPS)
+    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[_kept_in(states), callback], **FIVE_STEPS)
     trainer.train()
     assert trainer.state.global_step == last
     assert callback.has_stopped_at_limit == (not goes_on)
-    assert _equal(_trained(model), states.states[expected])
+    assert _equal(_trained(model), states[expected])
     (kept,) = (tmp_path / "out").glob("checkpoint-*")  # of the others none is left
     record = json.loads((kept / "kept.json").read_text())
     assert (record["step"], kept.name) == (expected, f"checkpoint-{expected}")
@@ -135,17 +133,6 @@ def test_the_last_state_below_the_limit_is_put_back(
             assert rise == pytest.approx(record["forgetting"], abs=2e-5)  # single precision
 
 
-class Ruin(TrainerCallback):  # type: ignore[misc]
-    """NaN in a trained matrix from one step on."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            next(p for p in model.parameters() if p.requires_grad).data.fill_(float("nan"))
-
-
 @pytest.mark.parametrize("limit", ["forgetting", "intruders"])
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_the_kept_state_takes_the_place_of_one_that_is_no_number(
@@ -155,17 +142,17 @@ def test_the_kept_state_takes_the_place_of_one_that_is_no_number(
     if limit == "forgetting":
         limits = {"loss_on": str(texts), "loss_tokens": TOKENS, "keep_forgetting_below": 1e6}
 
-    def trained(step: int) -> tuple[Any, KeepStates, IntruderCallback]:
-        model, states = prepared(llama, "lora"), KeepStates()
+    def trained(step: int) -> tuple[Any, States, IntruderCallback]:
+        model, states = prepared(llama, "lora"), States()
         callback = IntruderCallback(every=1, go_on_over_limit=goes_on, **limits)
-        callbacks = [states, Ruin(step), callback]
+        callbacks = [_kept_in(states), ruined(step), callback]
         tiny_trainer(model, tmp_path / f"out-{step}", callbacks=callbacks, max_steps=3).train()
         return model, states, callback
 
     model, states, callback = trained(3)
     assert callback.put_back["step"] == 2
     assert callback.is_below_limit
-    assert _equal(_trained(model), states.states[2])
+    assert _equal(_trained(model), states[2])
     with (
         pytest.raises(NonFiniteError, match=r"contains NaN or infinity at step .*no earlier state"),
         pytest.warns(UserWarning, match="no audit saw a state below the limit"),
@@ -179,12 +166,12 @@ def test_conv1d_weights_are_put_back(texts: Path, tmp_path: Path) -> None:
     limit = max(rises[1:])
     assert max(0.0, rises[0]) < limit, "the case shows something"
     torch.manual_seed(0)
-    model, states = prepared(location, "full"), KeepStates()
+    model, states = prepared(location, "full"), States()
     callback = IntruderCallback(every=1, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=limit)
-    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[states, callback], **FIVE_STEPS)
+    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[_kept_in(states), callback], **FIVE_STEPS)
     trainer.train()
     assert callback.put_back["step"] == trainer.state.global_step - 1
-    assert _equal(_trained(model), states.states[callback.put_back["step"]])
+    assert _equal(_trained(model), states[callback.put_back["step"]])
 
 
 def test_a_count_of_intruders_is_a_limit_too(llama: Path, tmp_path: Path) -> None:
@@ -219,13 +206,13 @@ def test_a_resumed_training_puts_back_what_was_kept_below_the_limits_of_now_alon
 ) -> None:
     """And leaves the checkpoints that the Trainer would have written without a limit."""
 
-    def trained(limit: int, resume: Path | None) -> tuple[Any, KeepStates, IntruderCallback]:
+    def trained(limit: int, resume: Path | None) -> tuple[Any, States, IntruderCallback]:
         torch.manual_seed(0)
-        model, states = prepared(llama, "lora"), KeepStates()
+        model, states = prepared(llama, "lora"), States()
         callback = IntruderCallback(every=3, keep_intruders_below=limit, go_on_over_limit=True)
         settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
         settings["max_steps"] = 4 if resume is None else 6
-        callbacks = [states, *([Ruin(6)] if resume else []), callback]
+        callbacks = [_kept_in(states), *([ruined(6)] if resume else []), callback]
         trainer = tiny_trainer(model, tmp_path, callbacks=callbacks, **settings)
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         return model, states, callback
@@ -238,7 +225,7 @@ def test_a_resumed_training_puts_back_what_was_kept_below_the_limits_of_now_alon
     assert not (tmp_path / "checkpoint-3").exists(), "of an audit alone, and not the last below the limit"
     model, _, callback = trained(10**6, last)
     assert callback.put_back == record
-    assert _equal(_trained(model), before.states[4])
+    assert _equal(_trained(model), before[4])
     with (
         pytest.raises(NonFiniteError, match="no earlier state"),
         pytest.warns(UserWarning, match="no audit saw a state below the limit"),
@@ -276,17 +263,6 @@ def _config(llama: Path, texts: Path, out: Path, **settings: Any) -> FinetuneCon
 def test_finetune_saves_the_kept_state_also_after_a_kill(
     method: str, llama: Path, texts: Path, tmp_path: Path
 ) -> None:
-    class Kill(TrainerCallback):  # type: ignore[misc]
-        """Ends the first attempt at the step at which the limit is crossed."""
-
-        def __init__(self, step: int) -> None:
-            self.step, self.is_over = step, False
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == self.step and not self.is_over:
-                self.is_over = True
-                raise KeyboardInterrupt
-
     rate = {"full": 2e-3, "lora": 1e-2}[method]
     settings: dict[str, Any] = {"method": method, "lr": rate}
     plain = finetune(_config(llama, texts, tmp_path / "plain", **settings))
@@ -305,7 +281,7 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
     killed_settings = settings | {"save_steps": 1, "keep_forgetting_below": limit}
     config = _config(llama, texts, tmp_path / "killed", **killed_settings)
     with pytest.raises(KeyboardInterrupt):
-        finetune(config, [Kill(first_over - 1)])
+        finetune(config, [Interrupt(first_over)])
     kept = RunFolder(tmp_path / "killed").checkpoints / f"checkpoint-{first_over - 1}"
     assert json.loads((kept / "kept.json").read_text())["step"] == first_over - 1
     killed = finetune(config)

@@ -17,7 +17,6 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
 )
 
 from intruders.errors import SettingError
@@ -28,7 +27,7 @@ from intruders.training.finetune import finetune
 from tests.tiny import save_bert
 from tests.training.callback.known_texts import TOKENS, loss_by_hand
 from tests.training.callback.trainers import prepared, tiny_trainer
-from tests.training.tiny_runs import config_of
+from tests.training.tiny_runs import config_of, when
 
 
 def _callback(texts: Path, **given: Any) -> IntruderCallback:
@@ -208,16 +207,11 @@ def test_what_has_no_loss_on_text_is_refused_before_training(
 
 
 def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
-    class KeepModel(TrainerCallback):  # type: ignore[misc]
-        model: Any = None
-
-        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            self.model = model
-
-    seen = KeepModel()
+    seen: list[Any] = []
+    at_end = when("train_end", lambda state, model: seen.append(model))
     measured = {"audit_steps": 2, "loss_on": str(texts), "loss_tokens": TOKENS}
-    run = finetune(config_of(llama, tmp_path / "run", steps=4, max_eval_samples=1, **measured), [seen])
-    models = (load_model(str(llama), "causal"), seen.model)
+    run = finetune(config_of(llama, tmp_path / "run", steps=4, max_eval_samples=1, **measured), [at_end])
+    models = (load_model(str(llama), "causal"), *seen)
     base, after = (loss_by_hand(model, llama, texts) for model in models)
     recorded = run.record["forgetting"]
     assert recorded["corpus"] == str(texts)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch._dynamo.eval_frame import OptimizedModule
-from transformers import TrainerCallback
 
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
@@ -20,7 +19,7 @@ from intruders.training.callback.training_start import StartOfA
 from intruders.training.finetune import finetune
 from tests.checkpoints.models import tiny_llama
 from tests.training.callback.trainers import intruders_of, prepared, tiny_trainer
-from tests.training.tiny_runs import config_of
+from tests.training.tiny_runs import Interrupt, config_of, when
 
 HEAD = "model.layers.0.mlp.down_proj.weight"
 
@@ -182,36 +181,20 @@ def test_a_resumed_training_whose_start_is_unknown_says_nothing_of_it(llama: Pat
 
 @pytest.mark.parametrize("method", ["lora", "b-only", "full"])
 def test_a_run_records_it_also_after_a_kill(method: str, llama: Path, tmp_path: Path) -> None:
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        """The factors at the start of a run and at its end, and a kill before the last step of the first attempt."""
-
-        before: Any = None
-        after: Any = None
-        is_killed = False
-
-        def on_train_begin(
-            self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
-        ) -> None:
-            if not state.global_step:
-                self.before = _factors(model)
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 3 and not self.is_killed:
-                self.is_killed = True
-                raise KeyboardInterrupt
-
-        def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            self.after = _factors(model)
-
+    before: dict[str, torch.Tensor] = {}
+    after: dict[str, torch.Tensor] = {}
+    watch = [
+        when("train_begin", lambda state, model: state.global_step or before.update(_factors(model))),
+        when("train_end", lambda state, model: after.update(_factors(model))),
+    ]
     config = config_of(llama, tmp_path / "run", method=method, steps=4, max_eval_samples=1)
-    watch = Watch()
     with pytest.raises(KeyboardInterrupt):
-        finetune(config, [watch])
-    recorded = finetune(config, [watch]).record["a_movement"]
+        finetune(config, [*watch, Interrupt()])
+    recorded = finetune(config, watch).record["a_movement"]
     if method == "full":
         assert recorded is None
         return
-    moved = sum(float((watch.after[name] - watch.before[name]).square().sum()) for name in watch.before)
-    began = sum(float(watch.before[name].square().sum()) for name in watch.before)
+    moved = sum(float((after[name] - before[name]).square().sum()) for name in before)
+    began = sum(float(before[name].square().sum()) for name in before)
     assert recorded == pytest.approx((moved / began) ** 0.5, rel=1e-6)
     assert (recorded == 0) == (method == "b-only")
