@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.formats.memory import FSDP_1_WRAPPER, adapter_tensors, has_adapters
-from ...checkpoints.opening.open import Opened, open_gathered
+from ...checkpoints.opening.open import Opened, open_module
 from ...errors import IntrudersError, SettingError, first_line
 
 FSDP_1, FSDP_2, ZERO_3 = "FSDP 1", "FSDP 2 or tensor parallelism", "DeepSpeed ZeRO-3"
@@ -109,7 +109,7 @@ def gathered(model: nn.Module, way: str, trainer: Any, is_first: bool) -> dict[s
 
 def opened(model: nn.Module, state: dict[str, Tensor]) -> Opened:
     """Return what an audit reads of a sharded model whose tensors were gathered into ``state``."""
-    return open_gathered(_unwrapped(model), state)
+    return open_module(_unwrapped(model), state)
 
 
 def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
