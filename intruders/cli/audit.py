@@ -113,8 +113,9 @@ def audit(
 def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where the gate passes."""
     from ..audits.result import summary
+    from ..audits.result.gated import Gated
 
-    why = summary.why_left_open(result.matrices, result.skipped, result.settings, fail_above)
+    why = Gated.of(result).why_open(fail_above)
     if why is not None:
         what = "does not count every matrix" if result.matrices else "has nothing to count"
         return [f"error: --fail-above {what}: {why}"], ExitStatus.REFUSED
@@ -130,10 +131,10 @@ def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | No
 
 def _verdict_on_nats(result: Audit, limit: float) -> tuple[list[str], ExitStatus | None]:
     """As :func:`_verdict`, of predicted nats: the gate fails where the lower end of their interval is above."""
-    from ..audits.result.summary import why_nats_left_open
+    from ..audits.result.gated import Gated
 
     forgetting = result.forgetting
-    why = why_nats_left_open(result.matrices, result.skipped, result.settings, forgetting, limit)
+    why = Gated.of(result).why_nats_open(limit)
     if why is not None:
         return [f"error: --fail-above-nats has no answer: {why}"], ExitStatus.REFUSED
     if forgetting is None or not forgetting.is_above(limit):
