@@ -217,8 +217,8 @@ def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
                 energy_rank=int(rank_of_energy(values, energy)),
             )
         )
-    start = None if adapter.start is None else adapter.start.name
-    return UpdateAlone(adapter.source, energy, modules, not_measured, start)
+
+    return UpdateAlone(adapter.source, energy, modules, not_measured, adapter.start)
 
 
 @usual_settings()

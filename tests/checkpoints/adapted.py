@@ -30,7 +30,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.errors import PairingError
 from intruders.training.callback.callback import IntruderCallback
 
-from .models import refused, saved, tiny_gpt2, tiny_llama
+from .models import moved, refused, saved, tiny_gpt2, tiny_llama
 from .peft_types import MADE_BY_PEFT
 
 TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "mlp.c_proj"]}
@@ -166,11 +166,7 @@ def adapt(
 
 def move(model: nn.Module, seed: int, size: float = 0.3) -> None:
     """A step of training, as random as it can be."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += size * torch.randn(parameter.shape, generator=generator)
+    moved(model, size, seed, lambda name, parameter: parameter.requires_grad)
 
 
 def own_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -223,20 +219,19 @@ def _lora_config(kind: str, method: str, start: bool | str, base: nn.Module, ext
         **LORA[method],
         **extra,
     }
+    of_start: dict[bool | str, dict[str, Any]] = {
+        "corda": {"corda_config": CordaConfig(corda_method="kpm")},
+        "lora_ga": {"lora_ga_config": LoraGAConfig()},
+        "loftq": {"loftq_config": peft.LoftQConfig(loftq_bits=4)},
+        "eva": {"eva_config": EvaConfig(rho=1.0)},
+    }
+    config = peft.LoraConfig(**settings, **of_start.get(start, {}))
     rows = torch.randint(0, 40, (4, 12))
     if start == "corda":
-        config = peft.LoraConfig(**settings, corda_config=CordaConfig(corda_method="kpm"))
         preprocess_corda(base, config, run_model=lambda: base(rows[:1]))
     elif start == "lora_ga":
-        config = peft.LoraConfig(**settings, lora_ga_config=LoraGAConfig())
         preprocess_loraga(base, config, lambda: base(rows, labels=rows).loss.backward())
         base.zero_grad()
-    elif start == "loftq":
-        config = peft.LoraConfig(**settings, loftq_config=peft.LoftQConfig(loftq_bits=4))
-    elif start == "eva":
-        config = peft.LoraConfig(**settings, eva_config=EvaConfig(rho=1.0))
-    else:
-        config = peft.LoraConfig(**settings)
     return config
 
 

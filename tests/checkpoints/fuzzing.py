@@ -1,19 +1,11 @@
-"""Damage for the readers' fuzz targets: bytes flipped, cut, repeated and replaced, and JSON values swapped.
-
-Run as a program, it tries as many files as are asked for, and prints the count::
-
-    python -m tests.checkpoints.fuzzing 20000 --seed 1
-"""
+"""Damage for the readers' fuzz targets: bytes flipped, cut, repeated and replaced, and JSON values swapped."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-import resource
 import signal
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -370,27 +362,3 @@ def outcome_of(target: str, place: Path, seed: int) -> str:
 
 def _give_up(*_: object) -> None:
     raise NeverDoneError
-
-
-def main() -> None:
-    """Fuzzes every target in turn, and prints what was tried, with what outcome."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("tries", type=int, help="files for each target")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", choices=TARGETS, action="append")
-    arguments = parser.parse_args()
-    total = 0
-    for target in arguments.target or TARGETS:
-        with tempfile.TemporaryDirectory() as folder:
-            outcomes = fuzz(target, Path(folder), arguments.tries, arguments.seed)
-        total += sum(outcomes.values())
-        print(
-            f"{target}: {sum(outcomes.values())} files tried, {outcomes['read']} read, "
-            f"{outcomes['refused']} refused"
-        )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{total} files tried in all, no crash, no hang; peak memory {peak} MiB")
-
-
-if __name__ == "__main__":
-    main()

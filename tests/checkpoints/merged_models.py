@@ -11,23 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import intruders
+from intruders.checkpoints.merges.verdict import APPLIED
 
 from .models import saved, tiny_llama
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
 TARGETS = ["q_proj", "down_proj"]
-
-
 QUERY = "model.layers.0.self_attn.q_proj.weight"
-
-
 WEIGHTS = {
     f"model.layers.{i}.{part}.weight" for i in (0, 1) for part in ("self_attn.q_proj", "mlp.down_proj")
 }
-
-
 State = dict[str, Tensor]
 
 
@@ -68,6 +61,20 @@ class Models:
 
     def verify(self, merged: State | Path, **settings: Any) -> intruders.Verification:
         return intruders.verify(self.folder / "base", self.folder / "adapter", merged, **settings)
+
+
+def merged_by_peft(folder: Path, dtype: torch.dtype, **settings: Any) -> nn.Module:
+    """What PEFT merges of the base and the adapter in a folder, which it loads in this type."""
+    model = type(wide_llama()).from_pretrained(folder / "base", dtype=dtype)
+    merged: nn.Module = peft.PeftModel.from_pretrained(
+        model, folder / "adapter", **settings
+    ).merge_and_unload()
+    return merged
+
+
+def require_applied(found: intruders.Verification, count: int) -> None:
+    assert found.counts == {APPLIED: count}, found.matrices
+    assert (found.others, found.exit_status()) == ([], 0)
 
 
 def verdicts(found: intruders.Verification) -> set[str]:

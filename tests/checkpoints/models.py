@@ -213,8 +213,12 @@ def refused(
     return pytest.raises(error, match=words)
 
 
-def assert_tuned(found: Mapping[str, Pair], truth: Mapping[str, Tensor], **tolerance: float) -> None:
-    """Compare every tuned matrix with its weight of a model, a kernel counted to its input."""
+def assert_tuned(
+    found: Mapping[str, Pair], truth: Mapping[str, Tensor], count: int | None = None, **tolerance: float
+) -> None:
+    """Compare every tuned matrix, of which there are as many, with its weight, a kernel counted to its input."""
+    assert found
+    assert count is None or len(found) == count
     for name, both in found.items():
         torch.testing.assert_close(tuned_of(both), truth[name].flatten(1), **tolerance)
 

@@ -1,8 +1,9 @@
-"""The readers' fuzz targets, 150 files each, of PEFT's 50; ``python -m tests.checkpoints.fuzzing`` tries more."""
+"""The readers' fuzz targets, 150 files each, of PEFT's 50; the environment variable FUZZ_TRIES asks for more."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -15,9 +16,9 @@ from intruders.checkpoints.stored.json_file import parse_json_object
 from tests.checkpoints.fuzzing import TARGETS, fuzz, read_all
 from tests.checkpoints.models import refused
 
-TRIES = 150
+TRIES = int(os.environ.get("FUZZ_TRIES", "150"))
 # A model with an adapter that PEFT makes and saves takes many times as long as a file.
-TRIES_BY_PEFT = 50
+TRIES_BY_PEFT = TRIES // 3
 
 
 def json_like() -> st.SearchStrategy[bytes]:
@@ -37,11 +38,7 @@ def json_like() -> st.SearchStrategy[bytes]:
 
 # Files that once found something: target, seed, and what is said of each. They are tried first, for ever.
 KEPT = [
-    (
-        "adapter",
-        20,
-        r"has the factors \(7, 7\) and \(4, 2\) for 'model.layers.0.a'; expected \(r, in\) and \(out, r\)",
-    ),
+    ("adapter", 20, r"has the factors \(7, 7\) and \(4, 2\) for 'model.layers.0.a'; expected \(r, in\)"),
     ("adapter", 340, "has factors for 'model.layers.0.a' that do not multiply: "),
     ("config", 473, r"the quantized parts of 'a' do not fit together \(weight_scale\)"),
 ]

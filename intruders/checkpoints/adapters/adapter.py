@@ -171,15 +171,6 @@ class AdaptedWeight:
 
 
 @dataclass(frozen=True)
-class Start:
-    """An initialization that took something out of the base that the adapter belongs to, as PiSSA does."""
-
-    name: str
-    # What the adapter makes of the base as it was before the start; None where the start cannot be repeated.
-    repeated: list[AdaptedWeight] | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
 class Adapter:
     """An adapter: updates to weights of a base that is elsewhere.
 
@@ -199,7 +190,10 @@ class Adapter:
     ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
     # The weights beneath the updates that it stores, by the updates' names: PEFT puts them in the base's place.
     beneath: Mapping[str, StoredTensor] = field(default_factory=dict, repr=False)
-    start: Start | None = None
+    # An initialization that took something out of the base that the adapter belongs to, as PiSSA does.
+    start: str | None = None
+    # What it makes of the base as it was before the start; None where the start cannot be repeated.
+    repeated: list[AdaptedWeight] | None = field(default=None, repr=False)
     family: str = "PEFT"  # whose files it comes in
     decomposes: bool = False  # every weight in full, when it is made
     numbers: int | None = None  # that it stores, where the shapes of its updates do not tell
@@ -207,7 +201,3 @@ class Adapter:
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)  # PEFT's settings as they are
     kind: str = "adapter"
     hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
-
-    def updates_for(self, base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
-        """The updates for a base, by its shapes as an adapter sees them; PairingError where it does not tell which."""
-        return self.updates if self.named_for is None else self.named_for(base, shapes)

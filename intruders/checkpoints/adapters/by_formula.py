@@ -24,6 +24,12 @@ Tensors = Mapping[str, StoredTensor]
 Scales = Mapping[str, float]
 
 
+def factors(down: StoredTensor, up: StoredTensor, scale: float, transposed: bool = False) -> LowRank:
+    """D = scale * up @ down, of (r, in) and (out, r), a kernel's sides flattened; D^T where ``transposed``."""
+    left, right = scale * widened(up.read()).flatten(1), widened(down.read()).flatten(1)
+    return LowRank(right.mT, left.mT) if transposed else LowRank(left, right)
+
+
 def low_rank(
     name: str,
     down: StoredTensor,
@@ -40,18 +46,12 @@ def low_rank(
     D^T (``transposed``). m has a number an output, or an input with ``by_column``.
     """
     rank, columns, rows = down.shape[0], prod(down.shape[1:]), up.shape[0]
-
-    def factors() -> LowRank:
-        left = scale * widened(up.read()).reshape(rows, rank)  # (out, r)
-        right = widened(down.read()).reshape(rank, columns)  # (r, in), a kernel flattened
-        return LowRank(right.mT, left.mT) if transposed else LowRank(left, right)
-
     shape = (columns, rows) if transposed else (rows, columns)
+    made = partial(factors, down, up, scale, transposed)
     if magnitude is None:
-        return AdaptedWeight(name, shape, rank, scale, "lora", lambda base, expert: factors())
-
+        return AdaptedWeight(name, shape, rank, scale, "lora", lambda base, expert: made())
     per_input = transposed or by_column
-    return dense(name, shape, rank, scale, "dora", lambda: factors().dense(), magnitude, per_input)
+    return dense(name, shape, rank, scale, "dora", lambda: made().dense(), magnitude, per_input)
 
 
 def _decomposed(direction: Tensor, magnitude: Tensor, *, by_column: bool) -> Tensor:
@@ -94,7 +94,7 @@ _LORA_NAME = re.compile(
 )
 
 # Settings under which B A is not what is added to a weight, and no one weight is what the model computes.
-_REFUSED = {
+REFUSED_SETTINGS = {
     "layer_replication": "it repeats layers that the base has once; merge it with PEFT, and pass the merged model",
     "arrow_config": "it decides for each input what it adds, so that no one weight stands for it, and PEFT "
     "cannot merge it either; audit the adapters that it chooses among",
@@ -122,28 +122,22 @@ class LoraTensors:
         embedding = "embedding_A" in self.parts
         down, up = (self.parts.get(f"embedding_{part}" if embedding else part) for part in ("A", "B"))
         if down is None or up is None:
-            raise CheckpointError(
-                f"'{source}' has only one of lora_A and lora_B for '{self.name}'; expected both"
-            )
+            raise unfit(source, "only one of lora_A and lora_B", self.name, "both")
         require_factors(down, up, self.name, source)
         return down, up, embedding
+
+
+def unfit(source: str, has: str, module: str, expected: str) -> CheckpointError:
+    """The error of a file whose tensors for a module are not what its formula needs."""
+    return CheckpointError(f"'{source}' has {has} for '{module}'; expected {expected}")
 
 
 def require_factors(down: StoredTensor, up: StoredTensor, module: str, source: str) -> None:
     """Raise CheckpointError unless the factors of a LoRA multiply."""
     fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
     if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
-        raise CheckpointError(
-            f"'{source}' has the factors {down.shape} and {up.shape} for '{module}'; expected (r, in) and (out, r), "
-            "and no grouped convolution, whose LoRA PEFT cannot merge either"
-        )
-
-
-def require_weights(config: AdapterConfig) -> None:
-    """Raise CheckpointError for a variant of LoRA of which no one weight is what the model computes."""
-    for key, reason in _REFUSED.items():
-        if config.values.get(key):
-            raise CheckpointError(f"the adapter '{config.source}' uses {key}, and {reason}")
+        expected = "(r, in) and (out, r), and no grouped convolution, whose LoRA PEFT cannot merge either"
+        raise unfit(source, f"the factors {down.shape} and {up.shape}", module, expected)
 
 
 def lora_modules(tensors: Tensors, source: str) -> list[LoraTensors]:
@@ -191,10 +185,8 @@ def module_update(module: LoraTensors, config: AdapterConfig, scales: Scales) ->
             f"{'no' if magnitude is None else 'a'} lora_magnitude_vector for '{module.name}'"
         )
     if magnitude is not None and prod(magnitude.shape) != up.shape[0]:
-        raise CheckpointError(
-            f"'{config.source}' has a lora_magnitude_vector {magnitude.shape} for '{module.name}'; "
-            f"expected {up.shape[0]} numbers"
-        )
+        has = f"a lora_magnitude_vector {magnitude.shape}"
+        raise unfit(config.source, has, module.name, f"{up.shape[0]} numbers")
     return low_rank(f"{name}.weight", down, up, scale, transposed=embedding, magnitude=magnitude)
 
 
@@ -230,26 +222,22 @@ def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> 
     updates = []
     for module in lora_modules(tensors, config.source):
         values = module.parts.get("E")
-        if values is not None and prod(values.shape) == 0:  # pruned to nothing
-            continue
-        down, up, _ = module.pair(config.source)
-        if values is None or prod(values.shape) != down.shape[0]:
-            raise CheckpointError(
-                f"'{config.source}' has no lora_E of {down.shape[0]} numbers for '{module.name}'"
-            )
-        updates.append(_adalora(module.name, down, up, values, scales.get(module.name, scale)))
+        if values is None or prod(values.shape) > 0:  # and not pruned to nothing
+            updates.append(_adalora(module, config.source, scales.get(module.name, scale)))
     return updates
 
 
-def _adalora(
-    module: str, down: StoredTensor, up: StoredTensor, values: StoredTensor, scale: float
-) -> AdaptedWeight:
+def _adalora(module: LoraTensors, source: str, scale: float) -> AdaptedWeight:
+    (down, up, _), values = module.pair(source), module.parts.get("E")
+    if values is None or prod(values.shape) != down.shape[0]:
+        raise CheckpointError(f"'{source}' has no lora_E of {down.shape[0]} numbers for '{module.name}'")
+
     def change(base: Tensor, expert: int | None) -> LowRank:
         left = scale * widened(up.read()) * widened(values.read()).reshape(1, -1)
         return LowRank(left, widened(down.read()).flatten(1))
 
     shape = (up.shape[0], prod(down.shape[1:]))
-    return AdaptedWeight(f"{module}.weight", shape, down.shape[0], scale, "adalora", change)
+    return AdaptedWeight(f"{module.name}.weight", shape, down.shape[0], scale, "adalora", change)
 
 
 def lycoris_update(
@@ -310,12 +298,6 @@ def _factor(parts: Mapping[str, Tensor], stem: str, of_core: str = "") -> Tensor
     return a @ b if core is None else torch.einsum("ij...,jq,ip->pq...", core, b, a)
 
 
-def whole_update(module: str, difference: StoredTensor) -> AdaptedWeight:
-    """LyCORIS's update of one module that is stored as it is, (m, n) or (out, in, kh, kw), and has no alpha."""
-    shape = (difference.shape[0], prod(difference.shape[1:]))
-    return dense(f"{module}.weight", shape, None, 1.0, "full", lambda: widened(difference.read()))
-
-
 def _is_per_input(magnitude: StoredTensor | None, shape: tuple[int, int], module: str, source: str) -> bool:
     """Return whether a LyCORIS ``dora_scale`` is over the inputs, (1, in) or (1, in, 1, 1), and not over the rows."""
     if magnitude is None:
@@ -324,8 +306,6 @@ def _is_per_input(magnitude: StoredTensor | None, shape: tuple[int, int], module
     per_input = len(magnitude.shape) >= 2 and magnitude.shape[0] == 1
     columns = numbers > 0 and shape[1] % numbers == 0 if is_kernel else numbers == shape[1]
     if not (columns if per_input else numbers == shape[0]):
-        raise CheckpointError(
-            f"'{source}' has a dora_scale of shape {magnitude.shape} for '{module}'; "
-            f"expected one number for each output or input of a weight {shape}"
-        )
+        expected = f"one number for each output or input of a weight {shape}"
+        raise unfit(source, f"a dora_scale of shape {magnitude.shape}", module, expected)
     return per_input

@@ -150,10 +150,7 @@ def shared_updates(
     modules: Mapping[str, Tensor],
     scales: Mapping[str, float] = NO_SCALES,
 ) -> list[AdaptedWeight]:
-    """One update for each of ``modules``, which are in the order of the model, all made by PEFT in one skeleton.
-
-    ``modules`` are the base's weights, on the meta device. The skeleton is made when the first is asked for.
-    """
+    """One update for each of ``modules`` (meta tensors in the model's order), all made in one skeleton."""
     own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
     # The rest are modules saved in full and the base's own weights beside the adapter's.
     of_method = {

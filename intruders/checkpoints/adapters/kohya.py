@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import isfinite, prod
 from typing import Any
 
@@ -20,7 +21,7 @@ from ...errors import CheckpointError
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.names import same_shape
 from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape
-from .by_formula import lora_scale, low_rank, lycoris_update, require_factors, whole_update
+from .by_formula import dense, lora_scale, low_rank, lycoris_update, require_factors, unfit, widened
 
 
 def scales_inputs(
@@ -64,13 +65,13 @@ _RESNET = {
 }
 
 
-def unflattened(
-    updates: list[AdaptedWeight], shapes: Mapping[str, Shape], config: Mapping[str, Any] | None
+def _unflattened(
+    updates: list[AdaptedWeight], base: Checkpoint, shapes: Mapping[str, Shape]
 ) -> list[AdaptedWeight]:
     """The updates, which have flat names, under the base's: of the same path, or the only one whose path ends alike.
 
-    Not those of a part of a pipeline whose modules are called as those of another part, which the base is by its
-    shapes: both text encoders of SDXL have ``text_model.encoder.layers.0.self_attn.q_proj``.
+    Not those of a part of a pipeline whose modules are called as those of the part that the base is by its shapes: both
+    text encoders of SDXL have ``text_model.encoder.layers.0.self_attn.q_proj``.
     """
     by_path: dict[str, str] = {}
     by_ending: dict[str, set[str]] = {}
@@ -80,7 +81,7 @@ def unflattened(
             by_path["_".join(parts)] = name
             for start in range(len(parts)):
                 by_ending.setdefault("_".join(parts[start:]), set()).add(name)
-    layers = (config or {}).get("layers_per_block")
+    layers = (base.config or {}).get("layers_per_block")
     base_names: list[str | None] = []
     claims: dict[str, list[AdaptedWeight]] = {}
     for update in updates:
@@ -136,14 +137,8 @@ _FACTOR_NAME = re.compile(
 # What LyCORIS and extracted files store as differences: of a weight, of a bias, and of the two of a norm.
 _DIFFERENCE = re.compile(r"(?P<module>.+)\.(?P<part>diff|diff_b|w_norm|b_norm)")
 _ROLES = {
-    "lora_down": "down",
-    "lora_A": "down",
-    "lora.down": "down",
-    "lora_linear_layer.down": "down",
-    "lora_up": "up",
-    "lora_B": "up",
-    "lora.up": "up",
-    "lora_linear_layer.up": "up",
+    **dict.fromkeys(("lora_down", "lora_A", "lora.down", "lora_linear_layer.down"), "down"),
+    **dict.fromkeys(("lora_up", "lora_B", "lora.up", "lora_linear_layer.up"), "up"),
     "lora_magnitude_vector": "magnitude",
 }
 _FLAT = re.compile(r"^(?:lora|lycoris)_")
@@ -180,12 +175,7 @@ def single_file_adapter(
         elif match["kind"] != ".bias":
             part = _ROLES.get(match["part"], match["part"])
             modules.setdefault(match["module"], {})[part] = tensor
-    # Component ("unet", "transformer", "") -> config.
-    grouped: dict[str, dict[str, Any]] = {}
-    for key, value in _metadata_of_diffusers(metadata, source).items():
-        component, _, field = key.rpartition(".")
-        grouped.setdefault(component, {})[field] = value
-    configs = {component: AdapterConfig(config, source) for component, config in grouped.items()}
+    configs = _configs(metadata, source)
     per_input = dora_is_per_input(modules.values())
     updates = [
         replace(
@@ -205,24 +195,13 @@ def single_file_adapter(
             f"'{source}' contains no factors of a LoRA; expected lora_down and lora_up, or lora_A and lora_B"
         )
     replaced = Checkpoint(source, "adapter", "saved in full", {name: stored[name] for name in strange})
-    flat = all(_FLAT.match(module) for module in modules)
     bare = [module for module, parts in modules.items() if "alpha" not in parts and "diff" not in parts]
     notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
-
-    def with_the_names_of(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
-        return unflattened(updates, shapes, base.config)
-
-    return Adapter(
-        source,
-        "LORA",
-        None,
-        replaced,
-        updates,
-        named_for=with_the_names_of if flat else None,
-        ignored=ignored,
-        family="kohya" if flat else "PEFT",
-        notes=notes,
-    )
+    made = Adapter(source, "LORA", None, replaced, updates, ignored=ignored, notes=notes)
+    if not all(_FLAT.match(module) for module in modules):
+        return made
+    named_for = partial(_unflattened, updates)
+    return replace(made, named_for=named_for, family="kohya")
 
 
 def _update(
@@ -238,17 +217,15 @@ def _update(
         of_product = {part: stored for part, stored in parts.items() if part.startswith(("hada", "lokr"))}
         return lycoris_update(module, of_product, source, scale, magnitude)
     if "diff" in parts and parts.keys() <= {"diff", "alpha"}:
-        return whole_update(module, parts["diff"])
+        stored = parts["diff"]  # the update itself, (m, n) or (out, in, kh, kw)
+        shape = (stored.shape[0], prod(stored.shape[1:]))
+        return dense(f"{module}.weight", shape, None, 1.0, "full", lambda: widened(stored.read()))
     down, up = parts.get("down"), parts.get("up")
     if down is None or up is None:
-        raise CheckpointError(
-            f"'{source}' has {sorted(parts)} for '{module}'; expected both factors of a LoRA"
-        )
+        raise unfit(source, str(sorted(parts)), module, "both factors of a LoRA")
     if "diff" in parts:
-        raise CheckpointError(
-            f"'{source}' has a diff beside the factors for '{module}'; expected one of the two; merge it in the "
-            "program that made it"
-        )
+        expected = "one of the two; merge it in the program that made it"
+        raise unfit(source, "a diff beside the factors", module, expected)
     if "lora_mid" in parts:
         raise CheckpointError(
             f"'{source}' has a lora_mid for '{module}' (LoCon with Tucker decomposition), "
@@ -262,12 +239,9 @@ def _update(
             "many inputs as outputs, and nothing in the file says which of the two it scales; merge it in the program "
             "that made it"
         )
-    expected = down.shape[1] if by_column else up.shape[0]
-    if magnitude is not None and prod(magnitude.shape) != expected:
-        raise CheckpointError(
-            f"'{source}' has a magnitude of shape {magnitude.shape} for '{module}'; "
-            f"expected {expected} numbers"
-        )
+    numbers = down.shape[1] if by_column else up.shape[0]
+    if magnitude is not None and prod(magnitude.shape) != numbers:
+        raise unfit(source, f"a magnitude of shape {magnitude.shape}", module, f"{numbers} numbers")
     value = scale(down.shape[0])
     return low_rank(f"{module}.weight", down, up, value, magnitude=magnitude, by_column=by_column)
 
@@ -279,12 +253,10 @@ def _scale(
     stored = parts.get("alpha")
     if stored is not None:
         if prod(stored.shape) != 1:
-            raise CheckpointError(
-                f"'{source}' has an alpha of shape {stored.shape} for '{module}'; expected one number"
-            )
+            raise unfit(source, f"an alpha of shape {stored.shape}", module, "one number")
         alpha = float(stored.read().item())
         if not isfinite(alpha):
-            raise CheckpointError(f"'{source}' has the alpha {alpha} for '{module}'; expected a number")
+            raise unfit(source, f"the alpha {alpha}", module, "a number")
         return lambda rank: alpha / rank if rank else 1.0
     for component, config in configs.items():
         if module.startswith(f"{component}.") or not component:
@@ -293,11 +265,16 @@ def _scale(
     return lambda rank: 1.0
 
 
-def _metadata_of_diffusers(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+def _configs(metadata: Mapping[str, str], source: str) -> dict[str, AdapterConfig]:
+    """Component ("unet", "transformer", "") -> config, from diffusers' ``lora_adapter_metadata``."""
     try:
         values = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise CheckpointError(f"'{source}' has lora_adapter_metadata that is not a JSON object")
-    return values
+    grouped: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        component, _, name = key.rpartition(".")
+        grouped.setdefault(component, {})[name] = value
+    return {component: AdapterConfig(config, source) for component, config in grouped.items()}

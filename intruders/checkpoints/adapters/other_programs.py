@@ -55,10 +55,7 @@ def _lora(
     source: str,
     **settings: Any,
 ) -> StoredAdapter:
-    """A LoRA adapter of factors by PEFT's words (``lora_A``: (r, in), ``lora_B``: (out, r)) by module.
-
-    ``alpha`` is that of a rank: PEFT multiplies B A by alpha / r. CheckpointError where a factor is missing.
-    """
+    """A LoRA of PEFT's parts by module, (r, in) and (out, r), times alpha / r; CheckpointError where one is missing."""
     ranks: dict[str, int] = {}
     for module, parts in modules.items():
         if sum(not part.endswith("magnitude_vector") for part in parts) != 2:
@@ -98,11 +95,6 @@ MLX_WEIGHTS = "adapters.safetensors"
 _NAME = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 _PARTS = {"lora_a": "lora_A", "lora_b": "lora_B", "m": "lora_magnitude_vector"}
 _EXPERTS = ".switch_mlp."
-
-
-def is_mlx_config(config: Mapping[str, Any]) -> bool:
-    """Return whether an ``adapter_config.json`` is MLX's and not PEFT's."""
-    return "peft_type" not in config and bool(config.keys() & {"lora_parameters", "fine_tune_type"})
 
 
 def mlx_adapter(folder: Path, config: Mapping[str, Any], source: str) -> StoredAdapter:

@@ -20,11 +20,11 @@ from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
 from ..stored.names import match_names
-from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape, Start
+from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape
 from .by_formula import BY_PEFT as LORA_BY_PEFT
-from .by_formula import adalora_updates, lora_modules, lycoris_updates, module_update, require_weights
+from .by_formula import REFUSED_SETTINGS, adalora_updates, lora_modules, lycoris_updates, module_update
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
-from .other_programs import FULL, MLX_WEIGHTS, StoredAdapter, gguf_adapter, is_mlx_config, mlx_adapter
+from .other_programs import FULL, MLX_WEIGHTS, StoredAdapter, gguf_adapter, mlx_adapter
 from .peft_types import (
     BY_FORMULA,
     DECOMPOSING,
@@ -34,7 +34,6 @@ from .peft_types import (
     ONE_BY_ONE,
     ORDERED,
     SHARED_VECTOR,
-    can_be_repeated,
     changes_the_base,
     names_in_model_order,
     require_linear,
@@ -81,7 +80,7 @@ def stored_adapter(path: Path, source: str, base: Mapping[str, Any] | None = Non
     folder = path.parent if path.name in (_WEIGHTS, _PICKLE, MLX_WEIGHTS) and path.is_file() else path
     if (folder / ADAPTER_CONFIG).is_file():
         config = read_json_object(folder / ADAPTER_CONFIG)
-        if is_mlx_config(config):
+        if "peft_type" not in config and config.keys() & {"lora_parameters", "fine_tune_type"}:
             return mlx_adapter(folder, config, source)
 
         def tensors() -> dict[str, StoredTensor]:
@@ -102,11 +101,7 @@ def stored_adapter(path: Path, source: str, base: Mapping[str, Any] | None = Non
 
 
 def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[Adapter]:
-    """The active adapters of a PeftModel, or of a transformers model with PEFT adapters in it.
-
-    ``state`` holds their tensors, where the model itself does not hold them in full. CheckpointError where none is
-    active, adapters are turned off, others than the active ones are merged, or the PEFT type is not read.
-    """
+    """The active adapters of a model, with tensors from ``state`` if it lacks them; CheckpointError if none is."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     source, configs = describe_module(model), _configs(model)
@@ -193,7 +188,9 @@ def _adapter(
 
 
 def _lora(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) -> Adapter:
-    require_weights(config)
+    for key, reason in REFUSED_SETTINGS.items():
+        if config.values.get(key):
+            raise CheckpointError(f"the adapter '{config.source}' uses {key}, and {reason}")
     updates: list[AdaptedWeight] = []
     undecided: list[UndecidedModule] = []
     if any(config.values.get(key) for key in LORA_BY_PEFT):
@@ -204,11 +201,9 @@ def _lora(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) 
                 undecided.append(undecided_module(module, config, scales))
             else:
                 updates.append(module_update(module, config, scales))
-    changed = _changes_its_base(config)
-    start = None
-    if changed is not None:
-        repeats = can_be_repeated(changed) and not undecided
-        start = Start(changed, updates_one_by_one(tensors, config) if repeats else None)
+    start = _changes_its_base(config)
+    # As PEFT does when it loads the adapter; other starts need data, or draw numbers.
+    repeats = start is not None and start.lower() in ("pissa", "olora", KASA) and not undecided
 
     def with_parameters(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
         return updates + decided_by_base(undecided, config.source, base, shapes)
@@ -217,7 +212,8 @@ def _lora(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) 
         _with_updates(tensors, config, updates + [module.likeliest() for module in undecided]),
         named_for=with_parameters if undecided else None,
         start=start,
-        decomposes=changed == KASA,
+        repeated=updates_one_by_one(tensors, config) if repeats else None,
+        decomposes=start == KASA,
         notes=[_ALORA.format(config.source)] if config.values.get("alora_invocation_tokens") else [],
     )
 

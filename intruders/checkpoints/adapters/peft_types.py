@@ -109,11 +109,6 @@ def changes_the_base(start: object) -> bool:
     return isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE)
 
 
-def can_be_repeated(start: str) -> bool:
-    """Return whether PEFT repeats this start when it loads the adapter: others need data, or draw numbers."""
-    return start.lower() in ("pissa", "olora", KASA)
-
-
 def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:
     """The base's names in the order of the model, or of transformers' class; PairingError if neither is known."""
     if base.kind == "module":

@@ -1,7 +1,7 @@
 """LoRA on parameters (``target_parameters``), which only a base tells from LoRA on the modules that have them.
 
-PEFT gives the tensors of both the same names. It adapts the parameter p of a module M where a target is "M.p" or the
-end of it and the model has M.p; the tensors of every other module are for its weight.
+PEFT gives both the same names, and adapts the parameter p of a module M where a target is "M.p" or the end of it and
+the model has M.p; the tensors of every other module are for its weight.
 """
 
 from __future__ import annotations
@@ -150,10 +150,7 @@ def _output_first(
 def _parameter_update(
     tensors: LoraTensors, name: str, config: AdapterConfig, scales: Mapping[str, float]
 ) -> AdaptedWeight | None:
-    """The update of a module's parameter, if the tensors' rank allows that they are for that one.
-
-    PEFT stacks the experts' factors: A (e r, in), and B (out, r e) with the expert as the faster index.
-    """
+    """The update of a parameter, if the rank allows it: A (e r, in), B (out, r e), the expert as the faster index."""
     down, up, _ = tensors.pair(config.source)
     rank = int(config.pattern_value("rank_pattern", name, config.number("r")))
     experts, rest = divmod(down.shape[0], max(rank, 1))

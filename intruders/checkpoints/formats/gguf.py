@@ -1,12 +1,9 @@
-"""GGUF: de-quantized on read, under transformers' tensor names, by transformers' own mapping.
+"""GGUF: de-quantized on read, under transformers' tensor names, by transformers' own tables and tensor processors.
 
-llama.cpp's converter renames tensors and, for some architectures, rearranges them (rotary q and k rows of
-Llama, norms of Gemma, Conv1D of GPT-2, experts). transformers undoes both when it loads a GGUF file; the
-same tables and tensor processors are used here, one tensor at a time instead of a whole model at once, on metadata from
-our own walk through the header (:mod:`gguf_layout`).
-
-transformers finds its names by building the model, and importing the model's code takes longer than importing torch.
-For the families that are read most, tables say the same at once; tests compare them with what transformers finds.
+llama.cpp's converter renames tensors and rearranges some (rotary rows of Llama, norms of Gemma, Conv1D of GPT-2,
+experts). transformers undoes both; here that is done one tensor at a time, on metadata from :mod:`gguf_layout`. It
+finds its names by building the model, which takes longer than importing torch. For the families that are read most,
+tables say the same at once; tests compare them with what transformers finds.
 """
 
 from __future__ import annotations
@@ -31,9 +28,7 @@ from ..stored.checkpoint import StoredTensor
 from ..stored.names import natural_order
 from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_whole_layout
 
-# Stems of names in the order of transformers' modules.
-_BEFORE = {"token_embd": "model.embed_tokens"}
-_AFTER = {"output_norm": "model.norm", "output": "lm_head"}
+_OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _PROJECTIONS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -74,7 +69,7 @@ def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | Non
             continue
         parts = _NAME.fullmatch(name)
         layer, stem, end = (None, "", "") if parts is None else parts.groups()
-        known = (_BEFORE | _AFTER if layer is None else _LAYER.get(architecture, {})).get(stem)
+        known = (_OUTSIDE_LAYERS if layer is None else _LAYER.get(architecture, {})).get(stem)
         if known is None or architecture not in _LAYER:
             return None
         renamed[name] = f"{'' if layer is None else f'model.layers.{int(layer)}.'}{known}.{end}"

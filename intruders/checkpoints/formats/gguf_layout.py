@@ -1,9 +1,7 @@
 """The layout of a GGUF model, of one file or split into several, walked with every length checked against the file.
 
-The ``gguf`` package's reader trusts what it reads: an array that claims 2^60 entries keeps it busy for ever. And it
-makes an array of every string of a vocabulary, which takes half a minute. So the header is walked here, and by nothing
-else.
-(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)
+The ``gguf`` package's reader trusts what it reads: an array that claims 2^60 entries keeps it busy for ever, and one of
+the strings of a vocabulary takes half a minute. (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)
 """
 
 from __future__ import annotations

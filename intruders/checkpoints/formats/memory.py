@@ -86,10 +86,16 @@ def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = No
     """A module's own weights, or the base's beneath adapters; ``state`` where it does not hold them in full."""
     if state is None:
         state = module.state_dict(keep_vars=True)
+    layers = sys.modules.get("peft.tuners.tuners_utils")  # without which no module can have an adapter
     if has_adapters(module):
         state = _without_adapters(module, state)
+    elif layers and any(isinstance(part, layers.BaseTunerLayer) for part in module.modules()):
+        # A wrapper, such as DistributedDataParallel, or a part: every weight would look unchanged.
+        inside = next((path for path, part in module.named_modules() if has_adapters(part)), None)
+        which = "the complete model" if inside is None else f"that model, its '{inside}'"
+        what = "a part of" if inside is None else "a wrapper around"
+        raise CheckpointError(f"{describe_module(module)} is {what} a model with PEFT adapters; pass {which}")
     else:
-        _refuse_adapters_inside(module)
         state = _not_compiled(state)
     config: Any = getattr(module, "config", None)
     to_dict = getattr(config, "to_dict", None)
@@ -111,17 +117,6 @@ def describe_module(module: nn.Module) -> str:
     origin = getattr(getattr(inner, "config", None), "_name_or_path", None)
     name = type(inner).__name__
     return f"{name} ({origin})" if isinstance(origin, str) and origin else name
-
-
-def _refuse_adapters_inside(module: nn.Module) -> None:
-    """Refuse a wrapper around a model with adapters, or a part of one: every weight would look unchanged."""
-    layers = sys.modules.get("peft.tuners.tuners_utils")  # without which no module can have an adapter
-    if layers is None or not any(isinstance(part, layers.BaseTunerLayer) for part in module.modules()):
-        return
-    inside = next((path for path, part in module.named_modules() if has_adapters(part)), None)
-    which = "the complete model" if inside is None else f"that model, its '{inside}'"
-    what = "a part of" if inside is None else "a wrapper around"
-    raise CheckpointError(f"{describe_module(module)} is {what} a model with PEFT adapters; pass {which}")
 
 
 def _in_memory(

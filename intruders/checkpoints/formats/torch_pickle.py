@@ -1,8 +1,7 @@
 """PyTorch's own files (``pytorch_model.bin``, ``.pt``), through ``torch.load(weights_only=True)`` alone.
 
-A pickle is a program. PyTorch's restricted unpickler runs none of it but the rebuilding of tensors, and
-whatever asks for more is refused. Files are mapped, not loaded, and opened again for every tensor. Those from
-before PyTorch 1.6 cannot be mapped: their tensors are loaded once and kept.
+Its unpickler runs nothing of a pickle but the rebuilding of tensors. Files are mapped, and opened again for every
+tensor. Those from before PyTorch 1.6 cannot be mapped: their tensors are loaded once and kept.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from ...linalg.pair import Pair
 SINGLE = 2.0**-24
 _EXPONENT = 0x7F800000  # of a number in single precision
 _LEAST = 2.0**-149  # a smaller spacing is zero in single precision
-_COARSE = (torch.bfloat16, torch.float16)  # the coarser one first
+HALF_TYPES = (torch.bfloat16, torch.float16)  # the coarser one first
 
 # The types to which a merge may be rounded when it is saved, by safetensors' and GGUF's words, and by torch's own.
 _FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -29,14 +29,14 @@ def stored_type(stored_as: str) -> torch.dtype | None:
 
 
 def is_half(dtype: torch.dtype) -> bool:
-    return dtype in _COARSE
+    return dtype in HALF_TYPES
 
 
 def coarsest_type(tensor: Tensor) -> torch.dtype:
     """The coarsest type that holds every number of ``tensor``: of weights in float32, what they were rounded to."""
     if is_half(tensor.dtype):
         return tensor.dtype
-    for dtype in _COARSE:
+    for dtype in HALF_TYPES:
         if _fits(tensor[:1], dtype) and _fits(tensor, dtype):
             return dtype
     return tensor.dtype
@@ -81,7 +81,7 @@ class Rounding:
 SUM_TWICE = Rounding("sum rounded twice", of_sum=2)
 # Norms, products of products, one adapter after the other, each step in half precision. bfloat16 rounds more than
 # float16, except for the smallest numbers. It allows so much that another update may fit too.
-EVERY_STEP = Rounding("every step rounded to half precision", _COARSE * 4, of_sum=5)
+EVERY_STEP = Rounding("every step rounded to half precision", HALF_TYPES * 4, of_sum=5)
 
 
 def ways_to_round(merged: torch.dtype, update: torch.dtype | None, of_base: bool) -> list[Rounding]:
@@ -104,11 +104,6 @@ def ways_to_round(merged: torch.dtype, update: torch.dtype | None, of_base: bool
     words = f"base rounded to {type_name(merged)}"
     rounded = [replace(way, words=f"{way.words}, {words}", of_base=True) for way in ways]
     return [way for both in zip(ways, rounded, strict=True) for way in both]
-
-
-def half_types(merged: torch.dtype) -> tuple[torch.dtype, ...]:
-    """The types in which the adapter of a merge may have been, whose result is of type ``merged``."""
-    return (merged,) if is_half(merged) else _COARSE
 
 
 def type_name(dtype: torch.dtype) -> str:

@@ -72,8 +72,8 @@ def differences(
 ) -> Iterator[tuple[OtherTensor | None, OtherTensor | None]]:
     """Return for each of the base's tensors in ``names`` (what differs, what could not be compared).
 
-    ``saved`` are the tensors that the adapter stores in full, by the base's names, and ``added`` those of a head
-    that it brings. A model with that head has no need of the base's own, and a class without a place for a tensor none.
+    ``saved`` are those that the adapter stores in full, by the base's names, ``added`` those of a head that it brings,
+    beside which the base's own is not needed.
     """
     architectures = (merged.config or {}).get("architectures")
     architecture = (

@@ -16,13 +16,13 @@ from torch import Tensor
 from ...system.plain_values import plain
 from .merged_matrix import (
     EVERY_STEP,
+    HALF_TYPES,
     SINGLE,
     SUM_TWICE,
     Block,
     MergedMatrix,
     Rounding,
     half_spacing,
-    half_types,
     is_half,
     type_name,
     ways_to_round,
@@ -249,10 +249,7 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
 
 
 def _unless_right(matrix: MergedMatrix, scaling: float | None, in_steps: bool, wrong: Verdict) -> Verdict:
-    """``wrong``, the verdict of the strictest way to round, unless a looser way makes M a right merge.
-
-    Where rounding is as large as the update, a stricter way may explain M by another scale, such as W0 alone, rounded.
-    """
+    """``wrong``, of the strictest way to round, unless a looser one makes M a right merge: W0 alone may round to M."""
     right = None
     fitting = _first_to_fit(matrix, ScaleBounds.is_without_one)
     if fitting is not None:
@@ -310,7 +307,7 @@ def _of_rounded_adapter(
     matrix: MergedMatrix, scaling: float, is_refused: Callable[[ScaleBounds], bool]
 ) -> Verdict | None:
     """The verdict if the adapter was loaded in half precision; None where that does not explain M either."""
-    for dtype in half_types(matrix.dtype):
+    for dtype in (matrix.dtype,) if is_half(matrix.dtype) else HALF_TYPES:
         rounded = matrix.with_factors_in(dtype, scaling)
         fitting = None if rounded is None else _first_to_fit(rounded, is_refused)
         if fitting is not None:

@@ -66,8 +66,8 @@ _NAMED_QUANTIZED = re.compile(
 def notes_on_trained_base(base: Checkpoint, part: object) -> list[str]:
     """Return a note if an adapter or its base is quantized (QLoRA): the update is of one of two sets of weights.
 
-    PEFT writes only the name of the base into an adapter. A quantized base can be known by its configuration or, where
-    it is not on this machine, by its name; a base that was quantized while loading leaves no trace.
+    A quantized base is known by its configuration or, where it is not on this machine, by its name; one that was
+    quantized while loading leaves no trace.
     """
     if not isinstance(part, Adapter) or part.base_source is None:
         return []

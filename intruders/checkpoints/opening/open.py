@@ -36,7 +36,7 @@ from ..stored.matrices import stored_input_first
 from ..stored.names import natural_order
 from ..stored.tied import stored_twice
 from .model_sum import ModelSum, is_sum, split_sum
-from .other_formats import is_of_mlx, other_format
+from .other_formats import other_format
 
 Opened = Checkpoint | Adapter | ModelSum
 Source = str | os.PathLike[str] | nn.Module | Mapping[str, Tensor] | Checkpoint
@@ -68,10 +68,8 @@ def open_source(source: Source) -> Opened:
     """Open a checkpoint as :func:`open_checkpoint` does, an adapter (a PeftModel's active), or a sum ``A@0.7+B``."""
     if isinstance(source, Checkpoint):
         return source
-    if has_adapters(source):
-        return _sum_of_active(source, peft_adapters_in(source))
     if isinstance(source, nn.Module):
-        return module_checkpoint(source)
+        return open_module(source)
     if isinstance(source, Mapping):
         if not is_state_dict(source):
             raise CheckpointError("the mapping given is not a state dict; expected names mapped to tensors")
@@ -88,14 +86,11 @@ def open_source(source: Source) -> Opened:
     return _located(text)
 
 
-def open_gathered(model: nn.Module, state: Mapping[str, Tensor]) -> Opened:
-    """A model in memory whose tensors were gathered into ``state``: its active adapters, or its own weights."""
-    if has_adapters(model):
-        return _sum_of_active(model, peft_adapters_in(model, state))
-    return module_checkpoint(model, state)
-
-
-def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | ModelSum:
+def open_module(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> Opened:
+    """A model in memory, or its tensors gathered into ``state``: its active adapters, or its own weights."""
+    if not has_adapters(model):
+        return module_checkpoint(model, state)
+    adapters = peft_adapters_in(model, state)
     if len(adapters) == 1:
         return adapters[0]
     for adapter in adapters:
@@ -128,7 +123,7 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
         return adapter
     file = _weights_in(path) if path.is_dir() else path
     form, tensors, config, unnamed = _read(file)
-    if is_of_mlx(tensors):
+    if any(name.endswith((".lora_a", ".lora_b")) for name in tensors):
         raise CheckpointError(
             f"'{text}' has factors of an adapter of MLX, whose scale is not in the file; expected a folder with "
             f"{MLX_WEIGHTS} and {ADAPTER_CONFIG}; put the two into one, and pass it"

@@ -32,11 +32,6 @@ _IMAGE_NAME = re.compile(
 _DIFFUSERS_LORA = "pytorch_lora_weights.safetensors"
 
 
-def is_of_mlx(names: Iterable[str]) -> bool:
-    """Return whether a file is an adapter of MLX, whose factors have names of their own."""
-    return any(name.endswith((".lora_a", ".lora_b")) for name in names)
-
-
 def other_format(path: Path) -> str:
     """Return what is not a model of transformers in a file or folder, and what helps; empty for anything else."""
     if path.is_file():

@@ -9,7 +9,7 @@ from math import prod
 from ...system.result_protocol import JsonResult
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import Part, parts_of
-from ..opening.open import Opened, Source, open_checkpoint, open_source
+from ..opening.open import Source, open_checkpoint, open_source
 from ..stored.checkpoint import Checkpoint
 from ..stored.matrices import reason_to_skip, selected_matrices
 from ..stored.selection import AS_AUDITED
@@ -118,7 +118,16 @@ def _inspection(opened: Part, weight: float, base: Checkpoint | None) -> Inspect
     else:
         stored, method, form = opened, None, opened.format
     rows += [Row(name, tensor.shape, tensor.stored_as, method) for name, tensor in stored.tensors.items()]
-    audited, left_out, matched = _outlook(opened, base)
+    audited: int | None = None
+    reasons: list[str | None] = []
+    matched: list[str] = []
+    if base is not None:
+        pairing = pair_sides(base, opened)
+        audited, matched = len(pairing.pairs), pairing.matched
+        reasons += [skipped.reason for skipped in pairing.skipped]
+    elif isinstance(opened, Checkpoint):
+        audited = len(selected_matrices(opened, AS_AUDITED))
+        reasons += [reason_to_skip(name, tensor, AS_AUDITED) for name, tensor in opened.tensors.items()]
     return Inspection(
         source=opened.source,
         kind=opened.kind,
@@ -131,17 +140,6 @@ def _inspection(opened: Part, weight: float, base: Checkpoint | None) -> Inspect
         tied=dict(stored.tied),
         base=None if base is None else base.source,
         audited=audited,
-        left_out=dict(Counter(left_out).most_common()),
+        left_out=dict(Counter(reason for reason in reasons if reason is not None).most_common()),
         matched=matched,
     )
-
-
-def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, list[str], list[str]]:
-    """Count the matrices that an audit would examine; the reasons to leave out the rest, and what was matched."""
-    if base is not None:
-        pairing = pair_sides(base, opened)
-        return len(pairing.pairs), [skipped.reason for skipped in pairing.skipped], pairing.matched
-    if not isinstance(opened, Checkpoint):
-        return None, [], []
-    reasons = [reason_to_skip(name, stored, AS_AUDITED) for name, stored in opened.tensors.items()]
-    return len(selected_matrices(opened, AS_AUDITED)), [reason for reason in reasons if reason], []

@@ -115,7 +115,11 @@ def _complete_blocks(checkpoint: Checkpoint) -> dict[str, _Roles]:
         shapes = [{stored.shape for stored in experts.values()} for experts in roles.values()]
         has_roles = set(roles) in ({"gate", "up", "down"}, {"up", "down"})
         has_all = all(sorted(experts) == numbers for experts in roles.values())
-        if has_roles and has_all and all(len(of_role) == 1 and len(min(of_role)) == 2 for of_role in shapes):
+        if (
+            has_roles
+            and has_all
+            and all(len(of_role) == 1 and len(next(iter(of_role))) == 2 for of_role in shapes)
+        ):
             complete[parent] = roles
     return complete
 
@@ -215,8 +219,7 @@ def with_stacks_of(base: Checkpoint, tuned: Part | ModelSum) -> Checkpoint:
 def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpoint, list[Part], list[str]]:
     """The base and the parts with the same names for the same tensors, and notes of what was renamed.
 
-    One part with stacked experts decides their names on all sides. Where one has the head apart from the embedding that
-    it is tied to, all have.
+    Stacked experts of one part decide all names; where one has the head apart from its embedding, all have.
     """
     for part in parts:
         base = with_tied_head(base, part)

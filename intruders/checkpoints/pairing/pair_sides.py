@@ -238,6 +238,21 @@ def _left_out(
     return Skipped(name, *sides[0][0].lacking)
 
 
+# A full decomposition of 4096 x 4096 takes about 11 seconds on two cores.
+_SECONDS = 11 / 4096**3
+_WORTH_SAYING = 60  # seconds
+
+
+def _warn_of_decompositions(adapter: Adapter, pairs: list[PairedMatrix]) -> None:
+    seconds = _SECONDS * sum(m * n * min(m, n) for m, n in (pair.shape for pair in pairs))
+    if seconds > _WORTH_SAYING:
+        warnings.warn(
+            f"the adapter '{adapter.source}' ({adapter.peft_type}) decomposes each of its {len(pairs)} matrices in "
+            f"full, as PEFT does when it loads it: about {seconds / 60:.0f} minutes on two cores beside the audit",
+            stacklevel=2,
+        )
+
+
 def _matrices(side: Side, name: str, split_fused: bool) -> tuple[list[MatrixView] | None, str]:
     """The matrices of a tensor that a side holds, and a note; None with the reason it has none."""
     if not side.holds(name):
@@ -250,19 +265,3 @@ def _matrices(side: Side, name: str, split_fused: bool) -> tuple[list[MatrixView
     if ours != theirs:
         note = f"'{name}' on the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
     return matrices, note
-
-
-# A full decomposition of 4096 x 4096 takes about 11 seconds on two cores.
-_SECONDS = 11 / 4096**3
-_WORTH_SAYING = 60  # seconds
-
-
-def _warn_of_decompositions(adapter: Adapter, pairs: list[PairedMatrix]) -> None:
-    """Warn if making the weights of these pairs will take minutes, as PEFT itself takes each time it loads them."""
-    seconds = _SECONDS * sum(m * n * min(m, n) for m, n in (pair.shape for pair in pairs))
-    if seconds > _WORTH_SAYING:
-        warnings.warn(
-            f"the adapter '{adapter.source}' ({adapter.peft_type}) decomposes each of its {len(pairs)} matrices in "
-            f"full, as PEFT does when it loads it: about {seconds / 60:.0f} minutes on two cores beside the audit",
-            stacklevel=2,
-        )

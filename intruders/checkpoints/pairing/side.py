@@ -1,8 +1,7 @@
 """What each part of the tuned side acts on and holds for each tensor of the base: the second stage of pairing.
 
-An adapter sees no other weights than those that it acts on. That is the base or, in a sum with full checkpoints, the
-base as these changed it: an adapter that came out of training such a checkpoint further belongs to that one, and one
-whose start changed its base belongs to what the start left.
+An adapter acts on the base or, in a sum with full checkpoints, on the base as these changed it: one that came out of
+training such a checkpoint belongs to that, and one whose start changed its base to what the start left.
 """
 
 from __future__ import annotations
@@ -70,21 +69,19 @@ def _on_original(adapter: Adapter) -> Adapter:
     """The adapter on the base as it was before the start, which PEFT repeats as it does when it loads the adapter."""
     if adapter.start is None:
         return adapter
-    if adapter.start.repeated is None:
+    if adapter.repeated is None:
         raise PairingError(
-            f"the adapter '{adapter.source}' started from its base's own weights ({adapter.start.name}) and was not "
+            f"the adapter '{adapter.source}' started from its base's own weights ({adapter.start}) and was not "
             "converted, so that it belongs to the base as that start left it; convert it with PEFT "
             "(path_initial_model_for_weight_conversion), or pass BASE and CHANGED_BASE+ADAPTER"
         )
-    note = (
-        f"the start '{adapter.start.name}' of '{adapter.source}' was repeated here, on the base's own weights"
-    )
+    note = f"the start '{adapter.start}' of '{adapter.source}' was repeated here, on the base's own weights"
     return replace(
         adapter,
-        updates=adapter.start.repeated,
+        updates=adapter.repeated,
         start=None,
         beneath={},  # what the start left, and not the base's own
-        decomposes=adapter.decomposes or adapter.start.name == "pissa",
+        decomposes=adapter.decomposes or adapter.start == "pissa",
         notes=[note, *adapter.notes],
     )
 
@@ -164,7 +161,7 @@ def _checkpoint_side(tuned: Checkpoint, base: Checkpoint) -> Side:
 
 def _adapter_side(adapter: Adapter, base: Checkpoint, made_by: tuple[str, ...]) -> Side:
     stored, shapes = adapter.replaced, shapes_for_adapters(base)
-    all_updates = adapter.updates_for(base, shapes)
+    all_updates = adapter.updates if adapter.named_for is None else adapter.named_for(base, shapes)
     updates = {update.name: update for update in all_updates}
     full_shapes = {name: update.full_shape for name, update in updates.items()}
     matching = match_names(shapes, stored.shapes() | full_shapes)

@@ -21,11 +21,7 @@ _LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually abou
 
 
 def four_bit_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
-    """``w.weight`` out of its packed bytes, ``.absmax``, ``.quant_map`` and ``.quant_state...``.
-
-    A weight is table[4 bits] * absmax of its block; with double quantization absmax is itself
-    table[8 bits] * absmax of a block of blocks, plus one offset.
-    """
+    """``w.weight`` = table[4 bits] * absmax of its block; doubly, absmax = table[8 bits] * absmax + offset."""
     for key in tensors:
         name, mark, kind = key.partition(_STATE)
         if not mark:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
@@ -115,18 +118,13 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
     result: dict[str, StoredTensor] = {}
     for name, stored in tensors.items():
         whole = weight_of.get(name)
-        result[whole or name] = _widened(stored) if whole is None else weights[whole]
+        result[whole or name] = stored if whole is None else weights[whole]
+        if whole is None and stored.dtype.is_floating_point and stored.dtype.itemsize == 1:
+            # FP8 without a scale: torch computes with it in no smaller type than single precision.
+            read, read_one = partial(_widened, stored), partial(_widened, stored)
+            result[name] = replace(stored, dtype=torch.float32, read=read, read_one=read_one)
     return result
 
 
-def _widened(stored: StoredTensor) -> StoredTensor:
-    """FP8 without a scale, in single precision: torch computes with it in no smaller type."""
-    if not (stored.dtype.is_floating_point and stored.dtype.itemsize == 1):
-        return stored
-    return StoredTensor(
-        stored.shape,
-        torch.float32,
-        stored.stored_as,
-        lambda: stored.read().to(torch.float32),
-        lambda index: stored.read_slice(index).to(torch.float32),
-    )
+def _widened(stored: StoredTensor, index: int | None = None) -> Tensor:
+    return (stored.read() if index is None else stored.read_slice(index)).to(torch.float32)

@@ -29,10 +29,10 @@ _EXPONENT_BIAS = 127
 
 
 def scaled_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
-    """W = (q - zero) * scale, from ``weight`` and ``weight_scale``, or another of its names.
+    """W = (q - zero) * scale, of ``weight_scale``, or ``weight_scale_inv``, which is no inverse.
 
-    ``weight_scale_inv`` is no inverse. ``scale``, ``scale_weight`` and ``qscale_weight`` count beside an FP8 ``weight``
-    alone, since norms call their own factors so.
+    ``scale``, ``scale_weight`` and ``qscale_weight`` count beside an FP8 ``weight`` alone, since norms call their own
+    factors so.
     """
     # The sizes of blocks that a config names, as transformers' FP8 or as compressed-tensors.
     schemes = [scheme.get("block_structure") for scheme in weight_schemes(settings)]

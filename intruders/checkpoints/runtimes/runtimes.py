@@ -86,7 +86,7 @@ _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def settings_in(runtime: str, adapter: Adapter) -> Iterator[Part]:
     """Yield what a runtime does with each setting of an adapter that not every runtime reads."""
-    config, start = adapter.config, adapter.start.name.lower() if adapter.start else ""
+    config, start = adapter.config, (adapter.start or "").lower()
     saved = [name for name in adapter.replaced.tensors if name.endswith(".weight")]
     tokens = [name for name in saved if is_embedding_or_head(name) and not scores_classes(name)]
     listed = " ".join(why for _, why in adapter.ignored)

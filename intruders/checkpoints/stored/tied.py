@@ -1,7 +1,4 @@
-"""What a tied tensor is: the embedding of tokens that is the output head too, one tensor under two names.
-
-Everything that reads, compares or writes models asks here which names share one tensor, and what separates them.
-"""
+"""What a tied tensor is: the embedding of tokens that is the output head too, one tensor under two names."""
 
 from __future__ import annotations
 
@@ -40,8 +37,7 @@ class Tied:
 def tied_uses(model: Checkpoint) -> Tied | None:
     """The embedding and the head of a model in which they are one tensor; None where each has its own.
 
-    A head that the file lacks is the embedding unless the config unties them: many configs do not write
-    ``tie_word_embeddings``, because it is the default of their class.
+    A head that the file lacks is the embedding unless the config unties them.
     """
     known = [Tied(other, head) for head, other in model.tied.items() if _is_head(head)]
     known += [Tied(other, head) for head, other in _separated(model)]
@@ -53,10 +49,7 @@ def tied_uses(model: Checkpoint) -> Tied | None:
 
 
 def ties(config: Mapping[str, Any] | None) -> bool | None:
-    """Whether a config says that embedding and head are one; None where it leaves that to its class.
-
-    Older configs of models with pictures say it of their text alone, and transformers then ties.
-    """
+    """Whether a config, or its text's config, says that embedding and head are one; None if its class decides."""
     values = config or {}
     text = values.get("text_config")
     said = [part.get(_KEY) for part in (values, text) if isinstance(part, Mapping)]
@@ -70,10 +63,7 @@ def has_head(config: Mapping[str, Any] | None) -> bool:
 
 
 def stored_twice(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> dict[str, str]:
-    """The head that a file stores beside the embedding that it is, to that embedding.
-
-    One that differs is no copy: transformers loads it beside the embedding, whatever the config says.
-    """
+    """The head that a file stores beside the equal embedding, to that; transformers loads one that differs as it is."""
     head = next((name for name in HEADS if name in tensors), None)
     embedding = None if head is None or config is None or ties(config) is False else _embedding(tensors)
     if head is None or embedding is None or tensors[head].shape != tensors[embedding].shape:

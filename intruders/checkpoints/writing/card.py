@@ -53,18 +53,16 @@ def write_record(
         if _TEMPLATE in text:
             text = f"{text.partition(_TEMPLATE)[0].rstrip()}\n{title}"
     about = f"By intruders {__version__} from {code(names['tuned'])} and its base {code(names['base'])}:"
-    command = typed_command()
-    shown = [] if command is None else ["", "```bash", command, "```"]
+    shown = []
+    program = Path(sys.argv[0])
+    if "intruders" in (
+        program.stem,
+        program.parent.name,
+    ):  # the command line of this process, without folders
+        command = shlex.join(["intruders", *(each_part(word, last_part) for word in sys.argv[1:])])
+        shown = ["", "```bash", command, "```"]
     section = "\n".join([_BEGIN, "## What was done to the weights", "", about, "", *lines, *shown, _END])
     (folder / CARD).write_text(with_section(text, section, str(folder / CARD)), encoding="utf-8")
-
-
-def typed_command() -> str | None:
-    """The command line of this process, without the folders of its paths; None where it is not this tool's."""
-    program = Path(sys.argv[0])
-    if program.stem != "intruders" and program.parent.name != "intruders":
-        return None
-    return shlex.join(["intruders", *(each_part(word, last_part) for word in sys.argv[1:])])
 
 
 def with_section(text: str, section: str, path: str) -> str:
@@ -72,7 +70,9 @@ def with_section(text: str, section: str, path: str) -> str:
     newline = "\r\n" if "\r\n" in text else "\n"
     begin, end = section.split("\n", 1)[0], section.rsplit("\n", 1)[-1]
     section = section.replace("\n", newline)
-    begins, ends = _lines_of(begin, text), _lines_of(end, text)
+    begins, ends = (
+        list(re.finditer(rf"^{re.escape(mark)}(?=[ \t]*\r?$)", text, re.MULTILINE)) for mark in (begin, end)
+    )
     if not begins and not ends:
         gap = "" if not text else newline if text.endswith("\n") else newline * 2
         return f"{text}{gap}{section}{newline}"
@@ -82,10 +82,6 @@ def with_section(text: str, section: str, path: str) -> str:
             "order; remove the section and its lines, and run the command again"
         )
     return text[: begins[0].start()] + section + text[ends[0].end() :]
-
-
-def _lines_of(mark: str, text: str) -> list[re.Match[str]]:
-    return list(re.finditer(rf"^{re.escape(mark)}(?=[ \t]*\r?$)", text, re.MULTILINE))
 
 
 def last_part(source: str) -> str:

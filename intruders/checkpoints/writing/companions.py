@@ -80,7 +80,16 @@ def write_companions(
 ) -> None:
     """Write config and tokenizer, which say what is written, or those of a GGUF file; CheckpointError without."""
     if is_gguf:
-        _from_gguf(source, folder)
+        try:
+            from transformers import AutoConfig, AutoTokenizer
+        except ImportError as error:
+            raise missing_extra("the config of a GGUF file", "transformers", "train") from error
+        file = source if source.is_file() else next(iter(sorted(source.glob("*.gguf"))))
+        file = file.with_name(split_names(file.name)[0])  # which alone has the metadata
+        made = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        made.__dict__.pop("quantization_config", None)
+        made.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     else:
         beside = folder_of(source)
         if "config.json" not in copy_companions(beside, folder):
@@ -96,19 +105,6 @@ def write_companions(
     config.write_text(json.dumps(values | written, indent=2) + "\n", encoding="utf-8")
 
 
-def _from_gguf(source: Path, folder: Path) -> None:
-    try:
-        from transformers import AutoConfig, AutoTokenizer
-    except ImportError as error:
-        raise missing_extra("the config of a GGUF file", "transformers", "train") from error
-    file = source if source.is_file() else next(iter(sorted(source.glob("*.gguf"))))
-    file = file.with_name(split_names(file.name)[0])  # which alone has the metadata
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    config.__dict__.pop("quantization_config", None)
-    config.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
-
-
 def own_tokenizer_files(source: str | Path) -> list[Path]:
     """Return the files of the tokenizer beside an adapter; a run of ours keeps its base's."""
     try:
@@ -121,11 +117,7 @@ def own_tokenizer_files(source: str | Path) -> list[Path]:
 
 
 def copy_own_tokenizer(source: str | Path, folder: Path, rows: int) -> None:
-    """Put an adapter's own tokenizer in the place of its base's in ``folder``.
-
-    Of a tokenizer that names a token beyond the ``rows`` of the embedding, or whose numbers of tokens cannot be read,
-    the chat template alone is taken.
-    """
+    """Put an adapter's tokenizer in ``folder``, or the template alone where a token has no row of ``rows``."""
     files = own_tokenizer_files(source)
     last = math.inf
     for file in files:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ..adapters.adapter import AdapterConfig, fields_of_base
-from ..adapters.by_formula import BY_PEFT, lora_modules, lora_scale, widened
+from ..adapters.by_formula import BY_PEFT, factors, lora_modules, lora_scale
 from ..adapters.peft_adapter import stored_adapter
 from ..adapters.peft_types import changes_the_base
 from ..stored.checkpoint import Checkpoint, StoredTensor
@@ -57,9 +57,7 @@ class LoraModule:
 
     def update(self) -> LowRank:
         """D, output side first, the scale folded in."""
-        down = widened(self.down.read()).flatten(1)  # (r, in)
-        up = self.scale * widened(self.up.read()).flatten(1)  # (out, r)
-        return LowRank(down.mT, up.mT) if self.is_embedding else LowRank(up, down)
+        return factors(self.down, self.up, self.scale, self.is_embedding)
 
     def tensors(self, update: LowRank) -> tuple[Tensor, Tensor]:
         """PEFT's A and B for D, in the shapes and dtype of the module's own."""
@@ -146,8 +144,7 @@ def lora_adapter(
 def modules_and_tensors(base: Checkpoint, adapter: LoraAdapter) -> tuple[dict[str, str], dict[str, str]]:
     """Base matrix -> module of the adapter, and tensor that the adapter stores in full -> tensor of the base.
 
-    They are matched as the readers match them; what the base lacks is left out. Among the tensors are the weights
-    beneath factors that PEFT stores with embeddings and heads (``is_beneath_factors``).
+    They are matched as the readers match them, with the weights beneath factors (``is_beneath_factors``).
     """
     by_weight = {f"{_plain(name)}.weight": module for name, module in adapter.modules.items()}
     # All at once: norms and biases alone do not tell a prefix.

@@ -19,7 +19,7 @@ from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ...linalg.products import made_by_rows
 from ..adapters.adapter import Adapter
-from ..opening.model_sum import ModelSum, parts_of
+from ..opening.model_sum import ModelSum, Part, parts_of
 from ..opening.open import Opened
 from ..pairing.names_of_base import InStacks, positions_in_stacks, under_common_names
 from ..pairing.pair_sides import pair_sides
@@ -155,10 +155,7 @@ def changed_tensor(
     elsewhere: Elsewhere,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return a tensor that the tuned side stores in full, with its changed matrices or its share of the update.
-
-    ``name`` is the base's, also of a head that is tied to the embedding; ``dtype`` that of what is written.
-    """
+    """Return a tensor stored in full, by the base's ``name``, with its changed matrices or its share of the update."""
     holder = base.tied.get(name, name)
     before = base.tensors[holder]
     views = _matrices(base, holder, stored.shape)
@@ -195,16 +192,8 @@ def _merged_checkpoint(
     parts, weights = [part for part, _ in parts_of(tuned)], [weight for _, weight in parts_of(tuned)]
     before, _, _ = under_common_names(base, parts)
     positions = _positions(base, before)
-    for adapter in parts:
-        if isinstance(adapter, Checkpoint):
-            raise CheckpointError(
-                f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and pass the merged model"
-            )
-        if adapter.ignored:
-            raise CheckpointError(
-                f"'{adapter.source}' trained {len(adapter.ignored)} tensors that cannot be merged here "
-                f"('{adapter.ignored[0][0]}': {adapter.ignored[0][1]}); write an adapter (--as adapter)"
-            )
+    for part in parts:
+        _require_mergeable(part, tuned.source)
     sides = sides_of(before, parts)
     whole = _replaced_whole(before, tuned, list(zip(sides, weights, strict=True)))
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, EVERY_MATRIX).pairs}
@@ -243,11 +232,20 @@ def _merged_checkpoint(
     return tensors
 
 
-def _require_can_be_separated(base: Checkpoint, tuned: Opened) -> None:
-    """Raise CheckpointError if embedding and head are to be two tensors and the base's class has no place for two.
+def _require_mergeable(part: Part, source: str) -> None:
+    if isinstance(part, Checkpoint):
+        raise CheckpointError(
+            f"'{source}' is a sum with full checkpoints in it; merge it first, and pass the merged model"
+        )
+    if part.ignored:
+        raise CheckpointError(
+            f"'{part.source}' trained {len(part.ignored)} tensors that cannot be merged here "
+            f"('{part.ignored[0][0]}': {part.ignored[0][1]}); write an adapter (--as adapter)"
+        )
 
-    An encoder-decoder has the embedding in further places, and a masked language model's head a tied bias.
-    """
+
+def _require_can_be_separated(base: Checkpoint, tuned: Opened) -> None:
+    """Raise where embedding and head become two: not in an encoder-decoder, nor beside a head with a tied bias."""
     uses = tied_uses(base) if is_separated(base) else None
     has_encoder = any(name.startswith(("encoder.", "model.encoder.")) for name in base.tensors)
     if uses is not None and (uses.head not in HEADS or has_encoder):
@@ -274,11 +272,7 @@ def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, share: float) -> Tenso
 
 
 def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dtype: torch.dtype) -> Tensor:
-    """A tensor of any shape between the base's and the tuned model's.
-
-    Of one with more rows, such as an embedding that was resized, the rows that the base lacks stay. One of another
-    shape stays.
-    """
+    """A tensor of any shape between the base's and the tuned model's; of one with more rows, these stay as tuned."""
     shape = torch.Size(base.shape)
     if not tensor.is_floating_point() or (share == 1 and tensor.dtype == dtype):
         return tensor
@@ -304,10 +298,7 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
 def _replaced_whole(
     base: Checkpoint, tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]]
 ) -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Tensors without matrices that an adapter stores in full or makes, by the base's names, and its weight in a sum.
-
-    Matrices are paired like any other.
-    """
+    """Tensors without matrices that an adapter stores in full or makes, and its weight in a sum, by base name."""
     whole: dict[str, tuple[Callable[[], Tensor], float]] = {}
     for side, weight in sides:
         _require_matched(base, side)

@@ -22,8 +22,8 @@ def write_recipe(
 ) -> None:
     """Write the recipe where mergekit reads both models as they are here.
 
-    ``shares`` are those of W0 + a (W - W0) by the base's tensors; it computes in single precision and rounds once to
-    ``dtype``. A weight is for every tensor whose name contains its filter, so that longer names come first.
+    ``shares`` are those of W0 + a (W - W0). mergekit rounds once to ``dtype``; a weight is for every tensor whose name
+    contains its filter, so that longer names come first.
     """
     base, tuned = sides
     is_adapter = isinstance(tuned, Adapter) and tuned.family == "PEFT" and not tuned.replaced.tensors

@@ -1,7 +1,6 @@
 """What measures need of a model's training: its base, its labels and the seed of its data.
 
-A run of ``intruders finetune`` has it in ``run.json``. A model that is made from a run gets it in a file of its own:
-a copy of ``run.json`` would pass for the run itself.
+A run of ``intruders finetune`` has it in ``run.json``; a model made from a run in a file of its own, which is no run.
 """
 
 from __future__ import annotations

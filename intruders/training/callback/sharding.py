@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints.formats.memory import FSDP_1_WRAPPER, adapter_tensors, has_adapters
-from ...checkpoints.opening.open import Opened, open_gathered
+from ...checkpoints.opening.open import Opened, open_module
 from ...errors import IntrudersError, SettingError, first_line
 
 FSDP_1, FSDP_2, ZERO_3 = "FSDP 1", "FSDP 2 or tensor parallelism", "DeepSpeed ZeRO-3"
@@ -106,7 +106,7 @@ def opened(model: nn.Module, state: dict[str, Tensor]) -> Opened:
     """Return what an audit reads of a sharded model whose tensors were gathered into ``state``."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    return open_gathered(model.module if isinstance(model, FullyShardedDataParallel) else model, state)
+    return open_module(model.module if isinstance(model, FullyShardedDataParallel) else model, state)
 
 
 def _from_dtensors(model: nn.Module, is_first: bool) -> dict[str, Tensor]:

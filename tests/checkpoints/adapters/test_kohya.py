@@ -170,22 +170,13 @@ def test_kohya_file_in_original_names_on_a_base_of_diffusers() -> None:
         "down_blocks.1.attentions.0.proj_in.weight": torch.randn(4, 4),
         "mid_block.resnets.1.conv2.weight": torch.randn(4, 4, 3, 3),
     }
-    down, up = torch.randn(2, 4), torch.randn(4, 2)
-    kernel = torch.randn(2, 4, 3, 3)
-    state = {
-        "lora_unet_input_blocks_4_1_proj_in.lora_down.weight": down,
-        "lora_unet_input_blocks_4_1_proj_in.lora_up.weight": up,
-        "lora_unet_middle_block_2_out_layers_3.lora_down.weight": kernel,
-        "lora_unet_middle_block_2_out_layers_3.lora_up.weight": up.reshape(4, 2, 1, 1),
-    }
+    down, up, kernel = torch.randn(2, 4), torch.randn(4, 2), torch.randn(2, 4, 3, 3)
+    state = factors_of("unet_input_blocks_4_1_proj_in", down, up)
+    state |= factors_of("unet_middle_block_2_out_layers_3", kernel, up.reshape(4, 2, 1, 1))
     pairing = paired(base, state)
-    different = loaded(pairing)
-    first, second = base.values()
-    torch.testing.assert_close(
-        tuned_of(different["down_blocks.1.attentions.0.proj_in.weight"]), first + up @ down
-    )
-    merged = second.flatten(1) + up @ kernel.flatten(1)
-    torch.testing.assert_close(tuned_of(different["mid_block.resnets.1.conv2.weight"]), merged)
+    first, second = base
+    truth = {first: base[first] + up @ down, second: product(base[second], kernel, up)}
+    assert_tuned(loaded(pairing), truth, count=2)
     assert "2 modules store no alpha: their scale is taken as 1" in pairing.matched
 
 
@@ -230,9 +221,7 @@ def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
     model = with_lora(lora_alpha=2)
     folder = saved(model, tmp_path)
     (folder / "adapter_config.json").unlink()
-    different = differing(tiny_llama(), folder)
-    assert len(different) == 2
-    assert_tuned(different, merged_weights(model))
+    assert_tuned(differing(tiny_llama(), folder), merged_weights(model), count=2)
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])
@@ -282,8 +271,7 @@ def test_lycoris_file(tmp_path: Path, kind: str) -> None:
         state[f"{name}.alpha"] = torch.tensor(3.0)
     save_file(state, tmp_path / "x.safetensors")
     different = differing(tiny_llama(), tmp_path / "x.safetensors")
-    assert len(different) == 4
-    assert_tuned(different, merged_weights(model), rtol=1e-5, atol=1e-5)
+    assert_tuned(different, merged_weights(model), count=4, rtol=1e-5, atol=1e-5)
 
 
 def test_lokr_of_two_whole_factors_has_scale_one() -> None:
@@ -304,11 +292,7 @@ def test_a_difference_is_the_update_itself(beside: str) -> None:
     truth = {name: base[name] + state[f"lora_{name[0]}.diff"] for name in ("a.weight", "c.weight")}
     if beside == "factors":
         down, up = torch.randn(2, 4), torch.randn(6, 2)
-        state |= {
-            "lora_b.lora_down.weight": down,
-            "lora_b.lora_up.weight": up,
-            "lora_a.alpha": torch.tensor(7.0),
-        }
+        state |= factors_of("b", down, up) | {"lora_a.alpha": torch.tensor(7.0)}
         truth["b.weight"] = base["b.weight"] + up @ down
     pairing = paired(base, state | vectors)
     different = loaded(pairing)
@@ -319,75 +303,53 @@ def test_a_difference_is_the_update_itself(beside: str) -> None:
     )
 
 
-def test_lycoris_dora_scale_over_the_inputs() -> None:
-    """Older LyCORIS normalizes columns: dora_scale is (1, in)."""
-    weight, down, up = torch.randn(6, 4), torch.randn(2, 4), torch.randn(6, 2)
-    scale = torch.rand(1, 4)
-    state = {"lora_a.lora_down.weight": down, "lora_a.lora_up.weight": up, "lora_a.dora_scale": scale}
-    both = differing({"a.weight": weight}, state)["a.weight"]
-    direction = weight + up @ down
-    torch.testing.assert_close(tuned_of(both), direction * scale / direction.norm(dim=0, keepdim=True))
+def factors_of(module: str, down: Tensor, up: Tensor, **more: Tensor) -> dict[str, Tensor]:
+    """The tensors of a module's LoRA as sd-scripts names them."""
+    parts = {"lora_down.weight": down, "lora_up.weight": up, **more}
+    return {f"lora_{module}.{part}": tensor for part, tensor in parts.items()}
 
 
-def convolution(inputs: int, outputs: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """A convolution 3 x 3 and the factors of its LoRA of rank 2, as sd-scripts names them."""
-    factors = {
-        "lora_down.weight": torch.randn(2, inputs, 3, 3),
-        "lora_up.weight": torch.randn(outputs, 2, 1, 1),
-    }
-    return torch.randn(outputs, inputs, 3, 3), factors
+def drawn(inputs: int, outputs: int, *kernel: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A weight, and the factors of its LoRA of rank 2."""
+    up = torch.randn(outputs, 2, *(1 for _ in kernel))
+    return torch.randn(outputs, inputs, *kernel), torch.randn(2, inputs, *kernel), up
+
+
+def product(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    return weight + (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
 
 
 def scaled_as_lycoris(weight: Tensor, scale: Tensor) -> Tensor:
     """``apply_weight_decompose`` of LyCORIS with ``wd_on_out=False``."""
-    norm = weight.transpose(0, 1).reshape(weight.shape[1], -1).norm(dim=1, keepdim=True)
-    return weight * (scale / norm.reshape(weight.shape[1], 1, 1, 1).transpose(0, 1))
+    norm = weight.transpose(0, 1).flatten(1).norm(dim=1)
+    return weight * (scale / norm.reshape(scale.shape))
 
 
-@pytest.mark.parametrize("beside", ["a linear layer", "another convolution"])
-def test_lycoris_dora_scale_over_the_inputs_of_a_convolution(beside: str) -> None:
-    """(1, in, 1, 1). With as many inputs as outputs the others in the file tell."""
-    weight, factors = convolution(8, 8)
-    scale = torch.rand(1, 8, 1, 1) + 0.5
-    base = {"a.weight": weight, "b.weight": torch.randn(6, 4)}
-    state = {f"lora_a.{part}": tensor for part, tensor in factors.items()} | {"lora_a.dora_scale": scale}
-    other_scale = torch.rand(1, 4)
-    others = {"lora_down.weight": torch.randn(2, 4), "lora_up.weight": torch.randn(6, 2)}
-    if beside == "another convolution":
-        base["b.weight"], others = convolution(4, 6)
-        other_scale = torch.rand(1, 4, 1, 1)
-    state |= {f"lora_b.{part}": tensor for part, tensor in others.items()} | {
-        "lora_b.dora_scale": other_scale
-    }
-    different = differing(base, state)
-    for name, module, its_scale in (("a", factors, scale), ("b", others, other_scale)):
-        down, up = module["lora_down.weight"], module["lora_up.weight"]
-        direction = base[f"{name}.weight"] + (up.flatten(1) @ down.flatten(1)).reshape(
-            base[f"{name}.weight"].shape
-        )
-        if direction.dim() == 4:
-            truth = scaled_as_lycoris(direction, its_scale).flatten(1)
-        else:
-            truth = direction * its_scale / direction.norm(dim=0, keepdim=True)
-        torch.testing.assert_close(tuned_of(different[f"{name}.weight"]), truth)
+@pytest.mark.parametrize("other", [(), (3, 3)], ids=["a linear layer", "another convolution"])
+def test_lycoris_dora_scale_over_the_inputs(other: tuple[int, ...]) -> None:
+    """(1, in), or (1, in, 1, 1) of a convolution. With as many inputs as outputs the others in the file tell."""
+    base, state, truth = {}, {}, {}
+    for name, (weight, down, up) in (("a", drawn(8, 8, 3, 3)), ("b", drawn(4, 6, *other))):
+        scale = torch.rand(1, *weight.shape[1:2], *(1 for _ in weight.shape[2:])) + 0.5
+        base[f"{name}.weight"] = weight
+        state |= factors_of(name, down, up, dora_scale=scale)
+        truth[f"{name}.weight"] = scaled_as_lycoris(product(weight, down, up), scale)
+    assert_tuned(differing(base, state), truth, count=2)
 
 
 @pytest.mark.parametrize(("name", "is_refused"), [("dora_scale", True), ("lora_magnitude_vector", False)])
 def test_a_square_convolution_alone(name: str, is_refused: bool) -> None:
     """PEFT stores the magnitudes of outputs in the same shape, under its own name or converted."""
-    weight, factors = convolution(8, 8)
+    weight, down, up = drawn(8, 8, 3, 3)
     scale = torch.rand(1, 8, 1, 1) + 0.5
-    state = {f"lora_a.{part}": tensor for part, tensor in factors.items()} | {f"lora_a.{name}": scale}
+    state = factors_of("a", down, up, **{name: scale})
     if is_refused:
         with refused("as many inputs as outputs, and nothing in the file says"):
             open_sides({"a.weight": weight}, state)
         return
-    both = differing({"a.weight": weight}, state)["a.weight"]
-    direction = weight.flatten(1) + factors["lora_up.weight"].flatten(1) @ factors[
-        "lora_down.weight"
-    ].flatten(1)
+    direction = product(weight, down, up).flatten(1)
     truth = direction * scale.reshape(8, 1) / direction.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(tuned_of(both), truth)
+    assert_tuned(differing({"a.weight": weight}, state), {"a.weight": truth})
 
 
 def test_lycoris_dora_scale_of_a_hadamard_product_over_the_inputs_of_a_convolution() -> None:

@@ -26,9 +26,7 @@ def test_an_adapter_is_what_peft_merges(is_dora: bool, tmp_path: Path) -> None:
     merged = peft_lora(tmp_path, tiny_llama(), target_modules=ALL, use_dora=is_dora)
     mlx = save_as_mlx(tmp_path)
     for given in (mlx, mlx / "adapters.safetensors"):
-        found = differing(tmp_path / "base", given)
-        assert len(found) == 6
-        assert_tuned(found, merged, atol=1e-6, rtol=1e-6)
+        assert_tuned(differing(tmp_path / "base", given), merged, count=6, atol=1e-6, rtol=1e-6)
     [entry] = inspect(mlx)
     assert (entry.format, entry.base_source) == ("MLX LORA", str(tmp_path / "base"))
     assert {(row.method, row.rank, row.scale) for row in entry.rows} == {
@@ -116,9 +114,7 @@ def test_an_adapter_of_llama_cpp_is_what_peft_merges(tmp_path: Path) -> None:
     merged = peft_lora(tmp_path, tiny_llama(), target_modules=TARGETS, rank_pattern={"q_proj": 2})
     file = save_as_gguf(tmp_path)
     pairing = paired(tmp_path / "base", file, Selection(include_embeddings=True))
-    found = loaded(pairing)
-    assert len(found) == 9
-    assert_tuned(found, merged, atol=1e-6, rtol=1e-6)
+    assert_tuned(loaded(pairing), merged, count=9, atol=1e-6, rtol=1e-6)
     norm = next(skipped for skipped in pairing.skipped if skipped.name == "blk.0.attn_norm.weight")
     assert norm.reason == "a norm, which llama.cpp leaves out"
     [entry] = inspect(file)

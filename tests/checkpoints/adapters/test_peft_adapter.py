@@ -99,9 +99,7 @@ def test_adalora_after_pruning(tmp_path: Path) -> None:
         model.zero_grad()
     folder = saved(model, tmp_path)
     again = peft.PeftModel.from_pretrained(tiny_llama(), folder)
-    different = differing(tiny_llama(), folder)
-    assert different
-    assert_tuned(different, merged_weights(again))
+    assert_tuned(differing(tiny_llama(), folder), merged_weights(again))
 
 
 def test_layer_replication_is_refused(tmp_path: Path) -> None:
@@ -121,9 +119,7 @@ def test_lora_bias(tmp_path: Path) -> None:
     model = peft.get_peft_model(tiny_llama(attention_bias=True), config)
     randomize_adapter(model)
     pairing = paired(tiny_llama(attention_bias=True), saved(model, tmp_path))
-    different = loaded(pairing)
-    assert len(different) == 2
-    assert_tuned(different, merged_weights(model))
+    assert_tuned(loaded(pairing), merged_weights(model), count=2)
     assert reasons(pairing)["model.layers.0.self_attn.q_proj.lora_B.bias"] == "a bias"
 
 
@@ -165,7 +161,7 @@ def test_a_number_that_no_float_can_be_is_refused(value: float) -> None:
 
 def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
     """PEFT writes the adapter named default to the folder, and each other one to a folder inside it."""
-    model = llama(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model = with_lora()
     model.add_adapter("second", peft.LoraConfig(r=3, target_modules=["k_proj"]))
     model.set_adapter("second")
     randomize_adapter(model, 5)
@@ -182,21 +178,17 @@ def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_adapter_saved_as_a_pickle(tmp_path: Path) -> None:
-    model = llama(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model = with_lora()
     model.save_pretrained(tmp_path, safe_serialization=False)
-    different = differing(tiny_llama(), tmp_path)
-    assert len(different) == 2
-    assert_tuned(different, merged_weights(model))
+    assert_tuned(differing(tiny_llama(), tmp_path), merged_weights(model), count=2)
 
 
 def test_state_dict_of_a_peft_model_as_a_checkpoint(tmp_path: Path) -> None:
     """An adapter's weights file given by its own path is read with the config beside it."""
-    folder = saved(llama(peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"])), tmp_path)
+    folder = saved(with_lora(lora_alpha=6), tmp_path)
+    by_folder = {name: tuned_of(both) for name, both in differing(tiny_llama(), folder).items()}
     by_file = differing(tiny_llama(), folder / "adapter_model.safetensors")
-    by_folder = differing(tiny_llama(), folder)
-    assert list(by_file) == list(by_folder)
-    for name, both in by_file.items():
-        assert torch.equal(tuned_of(both), tuned_of(by_folder[name]))
+    assert_tuned(by_file, by_folder, count=len(by_folder), rtol=0, atol=0)
 
 
 def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
@@ -213,15 +205,13 @@ def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
 
 
 def test_dora_without_its_magnitude(tmp_path: Path) -> None:
-    folder = change_config(
-        saved(llama(peft.LoraConfig(r=2, target_modules=["q_proj"])), tmp_path), use_dora=True
-    )
+    folder = change_config(saved(with_lora(), tmp_path), use_dora=True)
     with refused("use_dora = True and no lora_magnitude_vector"):
         open_sides(tiny_llama(), folder)
 
 
 def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
-    folder = saved(llama(peft.LoraConfig(r=2, target_modules=["q_proj"])), tmp_path)
+    folder = saved(with_lora(), tmp_path)
     with refused("is an adapter; expected a full checkpoint"):
         open_checkpoint(folder)
     (folder / "adapter_model.safetensors").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,33 +82,27 @@ def test_a_transposed_update(models: Models) -> None:
     assert found.exit_status() == 1
 
 
-def test_half_of_the_rank(models: Models) -> None:
-    def half(update: Tensor) -> Tensor:
-        u, s, v = torch.linalg.svd(update, full_matrices=False)
-        return u[:, :2] * s[:2] @ v[:2]
+def half_of_the_rank(update: Tensor) -> Tensor:
+    u, s, v = torch.linalg.svd(update, full_matrices=False)
+    return u[:, :2] * s[:2] @ v[:2]
 
-    found = models.verify(with_delta(models, half))
+
+def drawn_like(update: Tensor) -> Tensor:
+    return update.std() * torch.randn(update.shape, generator=torch.Generator().manual_seed(9))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"), [(half_of_the_rank, "contains the update at scale 0."), (drawn_like, "")]
+)
+def test_another_update(models: Models, other: Callable[[Tensor], Tensor], words: str) -> None:
+    found = models.verify(with_delta(models, other))
     assert found.counts == {OTHER_WEIGHTS: 4}
-    assert all("contains the update at scale 0." in matrix.found.words for matrix in found.matrices)
-
-
-def test_another_adapter(models: Models) -> None:
-    generator = torch.Generator().manual_seed(9)
-    found = models.verify(
-        with_delta(models, lambda update: update.std() * torch.randn(update.shape, generator=generator))
-    )
-    assert found.counts == {OTHER_WEIGHTS: 4}
+    assert all(words in matrix.found.words for matrix in found.matrices)
 
 
 def test_an_earlier_checkpoint_of_the_same_adapter(models: Models) -> None:
     """A thousandth of the update away from it."""
-    generator = torch.Generator().manual_seed(9)
-    found = models.verify(
-        with_delta(
-            models,
-            lambda update: update + 1e-3 * update.std() * torch.randn(update.shape, generator=generator),
-        )
-    )
+    found = models.verify(with_delta(models, lambda update: update + 1e-3 * drawn_like(update)))
     assert found.exit_status() == 1
     assert APPLIED not in found.counts
 
@@ -170,7 +165,7 @@ def test_numbers_that_are_not_finite(models: Models) -> None:
     assert models.verify(changed).counts == {APPLIED: 3, OTHER_WEIGHTS: 1}
     broken = {name: tensor.clone() for name, tensor in models.base.items()}
     broken[QUERY][3, 5] = torch.inf
-    with pytest.raises(NonFiniteError, match=r"'model.layers.0.self_attn.q_proj.weight' contains NaN or inf"):
+    with refused(r"'model.layers.0.self_attn.q_proj.weight' contains NaN or inf", NonFiniteError):
         intruders.verify(broken, models.folder / "adapter", models.merged)
 
 

@@ -28,6 +28,8 @@ from tests.checkpoints.merged_models import (
     Models,
     adapted,
     lora,
+    merged_by_peft,
+    require_applied,
     verdicts,
     weights,
     wide_llama,
@@ -51,9 +53,7 @@ def test_every_merge_by_peft_is_applied(tmp_path: Path, base: str, adapter: str,
     saved(model.merge_and_unload(safe_merge=safe), tmp_path / "merged")
     found = intruders.verify(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
     assert {matrix.name for matrix in found.matrices} == WEIGHTS | {"model.embed_tokens.weight"}
-    assert found.counts == {APPLIED: 5}, found.matrices
-    assert found.others == []
-    assert found.exit_status() == 0
+    require_applied(found, 5)
     low, high = found.scale or (0, 0)
     assert 0.999 < low <= 1 <= high < 1.001
 
@@ -63,10 +63,8 @@ def test_every_merge_by_peft_is_applied(tmp_path: Path, base: str, adapter: str,
 def test_an_adapter_that_peft_widens_when_it_loads_it(tmp_path: Path, base: str, adapter: str) -> None:
     saved(wide_llama().to(TYPES[base]), tmp_path / "base")
     saved(adapted(lora(), base, adapter), tmp_path / "adapter")
-    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=TYPES[base])
-    merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
-    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
-    assert found.counts == {APPLIED: 4}
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged_by_peft(tmp_path, TYPES[base]))
+    require_applied(found, 4)
     assert {matrix.found.precision for matrix in found.matrices} == {"one rounding"}
 
 
@@ -74,10 +72,9 @@ def test_an_adapter_that_peft_widens_when_it_loads_it(tmp_path: Path, base: str,
 def test_an_adapter_that_peft_narrows_when_it_loads_it(tmp_path: Path, alpha: int) -> None:
     saved(wide_llama().bfloat16(), tmp_path / "base")
     saved(adapted(lora(lora_alpha=alpha), "bfloat16", "float32"), tmp_path / "adapter")
-    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
-    loaded = peft.PeftModel.from_pretrained(model, tmp_path / "adapter", autocast_adapter_dtype=False)
-    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", loaded.merge_and_unload())
-    assert found.counts == {APPLIED: 4}
+    merged = merged_by_peft(tmp_path, torch.bfloat16, autocast_adapter_dtype=False)
+    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    require_applied(found, 4)
     assert all(
         (matrix.found.precision or "").startswith("adapter rounded to bfloat16") for matrix in found.matrices
     )
@@ -86,19 +83,14 @@ def test_an_adapter_that_peft_narrows_when_it_loads_it(tmp_path: Path, alpha: in
 def test_a_base_that_was_narrowed_and_a_merge_that_was_widened(tmp_path: Path) -> None:
     saved(wide_llama(), tmp_path / "base")
     saved(adapted(lora()), tmp_path / "adapter")
-    model = type(wide_llama()).from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
-    merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload().float()
-    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
-    assert found.counts == {APPLIED: 4}
-    assert found.others == []
+    merged = merged_by_peft(tmp_path, torch.bfloat16).float()
+    require_applied(intruders.verify(tmp_path / "base", tmp_path / "adapter", merged), 4)
 
 
 def test_a_head_tied_to_the_embedding_may_be_written_beside_it(tmp_path: Path) -> None:
     models = Models(tmp_path, lora(target_modules=["q_proj"]), "bfloat16", tie_word_embeddings=True)
     assert {"lm_head.weight", "model.embed_tokens.weight"} <= models.merged.keys()
-    found = models.verify(models.merged)
-    assert found.counts == {APPLIED: 2}
-    assert found.others == []
+    require_applied(models.verify(models.merged), 2)
     untied = models.merged | {"lm_head.weight": models.merged["lm_head.weight"] + 1}
     assert [one.name for one in models.verify(untied).others] == ["lm_head.weight"]
 
@@ -115,13 +107,8 @@ def test_an_adapter_on_a_head_that_is_the_embedding(tmp_path: Path) -> None:
     assert "are one tensor in the merged model" in found.others[0].reason
     assert models.verify(models.base).counts == {NOT_APPLIED: 3}
 
-    [head] = [
-        one
-        for one in intruders.audit(
-            tmp_path / "base", tmp_path / "adapter", include_embeddings=True, cache=False
-        ).matrices
-        if one.name == "lm_head.weight"
-    ]
+    audit = intruders.audit(tmp_path / "base", tmp_path / "adapter", include_embeddings=True, cache=False)
+    [head] = [matrix for matrix in audit.matrices if matrix.name == "lm_head.weight"]
     update = models.merged["lm_head.weight"] - models.base["lm_head.weight"]  # as PEFT merges it
     assert head.update.frobenius == pytest.approx(float(update.norm()), rel=1e-4)
     assert head.base_singular_values[0] == pytest.approx(
@@ -132,12 +119,9 @@ def test_an_adapter_on_a_head_that_is_the_embedding(tmp_path: Path) -> None:
 def test_modules_saved_in_full_are_compared_with_the_adapters_own(tmp_path: Path) -> None:
     config = lora(modules_to_save=["lm_head", "norm"])
     models = Models(tmp_path, config, "bfloat16")
-    found = models.verify(models.merged)
-    assert found.counts == {APPLIED: 5}  # the head among them
-    assert found.others == []
-    lost = models.verify(
-        models.merged | {name: models.base[name] for name in ("lm_head.weight", "model.norm.weight")}
-    )
+    require_applied(models.verify(models.merged), 5)  # the head among them
+    own = {name: models.base[name] for name in ("lm_head.weight", "model.norm.weight")}
+    lost = models.verify(models.merged | own)
     assert lost.counts == {APPLIED: 4, NOT_APPLIED: 1}
     assert [one.reason for one in lost.others] == ["other numbers than the adapter saved"]
 
@@ -145,8 +129,7 @@ def test_modules_saved_in_full_are_compared_with_the_adapters_own(tmp_path: Path
 def test_biases_that_the_adapter_changes_are_not_compared(tmp_path: Path) -> None:
     models = Models(tmp_path, lora(target_modules=["q_proj"], lora_bias=True), attention_bias=True)
     found = models.verify(models.merged)
-    assert found.counts == {APPLIED: 2}
-    assert found.others == []
+    require_applied(found, 2)
     assert [one.name for one in found.unchecked] == [
         f"model.layers.{layer}.self_attn.q_proj.bias" for layer in (0, 1)
     ]
@@ -155,10 +138,8 @@ def test_biases_that_the_adapter_changes_are_not_compared(tmp_path: Path) -> Non
         tmp_path / "trained", lora(target_modules=["q_proj"], bias="lora_only"), attention_bias=True
     )
     assert trained.verify(trained.merged).others == []
-    assert (
-        len(trained.verify(trained.merged | {k: v for k, v in trained.base.items() if "bias" in k}).others)
-        == 2
-    )
+    lost = trained.merged | {name: tensor for name, tensor in trained.base.items() if "bias" in name}
+    assert len(trained.verify(lost).others) == 2
 
 
 def test_a_sum_of_adapters(tmp_path: Path) -> None:
@@ -224,8 +205,8 @@ def test_a_merge_as_gguf_that_is_not_quantized(tmp_path: Path, kind: str) -> Non
     models = Models(tmp_path, lora(), "bfloat16")
     file = write_llama_gguf(tmp_path / "merged.gguf", wide_llama(), models.merged, kind)
     found = models.verify(file)
-    assert found.counts == {APPLIED: 4}
-    assert (found.others, found.unchecked) == ([], [])
+    require_applied(found, 4)
+    assert found.unchecked == []
 
 
 def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
@@ -285,8 +266,8 @@ def test_experts_that_the_base_has_one_by_one(tmp_path: Path, in_memory: bool, p
     base, adapter = saved(tiny_mixtral(), tmp_path / "base"), saved(model, tmp_path / "adapter")
     merged = model.merge_and_unload()
     found = intruders.verify(base, adapter, merged if in_memory else saved(merged, tmp_path / "merged"))
-    assert found.counts == {APPLIED: 7 if parameters else 1}
-    assert (found.others, found.unchecked, found.exit_status()) == ([], [], 0)
+    require_applied(found, 7 if parameters else 1)
+    assert found.unchecked == []
 
     one = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
     lost = load_file(saved(merged, tmp_path / "lost") / "model.safetensors")

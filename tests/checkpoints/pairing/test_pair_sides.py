@@ -14,12 +14,8 @@ from intruders.checkpoints.stored.checkpoint import Checkpoint, StoredTensor
 from intruders.checkpoints.stored.selection import Selection
 from intruders.linalg.low_rank import LowRank
 
-QUERY, OUT, HEAD, EMBEDDING = (
-    "layers.0.q.weight",
-    "layers.0.o.weight",
-    "lm_head.weight",
-    "embed_tokens.weight",
-)
+QUERY, OUT = "layers.0.q.weight", "layers.0.o.weight"
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 GENERATOR = torch.Generator().manual_seed(0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -331,15 +330,6 @@ def test_adapter_inside_a_transformers_model() -> None:
     assert torch.equal(both.base, tiny_llama().model.layers[1].self_attn.q_proj.weight)
 
 
-def test_a_scale_set_in_memory_counts() -> None:
-    model = llama_adapter()
-    for module in model.modules():
-        if hasattr(module, "set_scale"):
-            module.set_scale("default", 0.25)
-    different = differing(model)
-    assert_tuned(different, merged_weights(model))
-
-
 def test_untrained_adapter_changes_nothing() -> None:
     model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
     assert differing(model) == {}
@@ -352,12 +342,11 @@ def test_base_named_by_the_adapter(tmp_path: Path) -> None:
     folder = saved(model, tmp_path / "adapter")
     checkpoint, _ = open_sides(None, folder)
     assert checkpoint.source == str(base)
-    config = json.loads((folder / "adapter_config.json").read_text())
     for name, text in (
         (None, "does not name its base"),
         (str(tmp_path / "gone"), "which the adapter .* names"),
     ):
-        (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": name}))
+        change_config(folder, base_model_name_or_path=name)
         with refused(text):
             open_sides(None, folder)
     with refused("does not name its base"):

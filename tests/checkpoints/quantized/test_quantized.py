@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.stored.checkpoint import Checkpoint
 from tests.checkpoints.models import (
+    change_config,
     differing,
     paired,
     refused,
@@ -81,8 +82,7 @@ def test_bitsandbytes_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
     tensors = {"a.weight": codes} | {
         f"a.weight.{part}": value for part, value in state.as_dict(packed=True).items()
     }
-    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "bitsandbytes"})
-    torch.testing.assert_close(open_checkpoint(folder).read("a.weight"), truth)
+    torch.testing.assert_close(read_quantized(tmp_path, tensors, "bitsandbytes").read("a.weight"), truth)
 
 
 def test_qlora_adapter_on_either_base(tmp_path: Path) -> None:
@@ -106,15 +106,10 @@ def test_qlora_adapter_on_either_base(tmp_path: Path) -> None:
 def test_it_is_said_which_weights_a_qlora_adapter_was_trained_on(tmp_path: Path) -> None:
     model = quantized_by_bitsandbytes(tmp_path, "nf4")
     quantized = saved(model, tmp_path / "q")
-    adapter = saved(
-        peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])), tmp_path / "a"
-    )
+    adapter = saved(with_lora(model), tmp_path / "a")
 
     def notes(named: Path | str, base: Path) -> list[str]:
-        config = json.loads((adapter / "adapter_config.json").read_text())
-        (adapter / "adapter_config.json").write_text(
-            json.dumps(config | {"base_model_name_or_path": str(named)})
-        )
+        change_config(adapter, base_model_name_or_path=str(named))
         return [note for note in paired(base, adapter).matched if "quantized" in note]
 
     plain = tmp_path / "plain"
@@ -144,11 +139,12 @@ def test_bitsandbytes_parts_that_lie(tmp_path: Path) -> None:
             open_checkpoint(folder)
 
 
-def write_quantized(folder: Path, tensors: dict[str, Tensor], method: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
+def read_quantized(folder: Path, tensors: dict[str, Tensor], method: str, **settings: Any) -> Checkpoint:
+    """Open a folder of these tensors, whose config names the method, with its settings."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"quantization_config": method}))
-    return folder
+    quantization = {"quant_method": method, **settings}
+    (folder / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    return open_checkpoint(folder)
 
 
 def packed(values: list[int], bits: int) -> list[int]:
@@ -178,8 +174,7 @@ def test_gptq(tmp_path: Path, bits: int, version: str) -> None:
         "a.g_idx": index,
         "a.bias": torch.zeros(outputs),
     }
-    method = {"quant_method": "gptq", "bits": bits, "checkpoint_format": version}
-    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, method))
+    checkpoint = read_quantized(tmp_path, tensors, "gptq", bits=bits, checkpoint_format=version)
     assert set(checkpoint.names()) == {"a.weight", "a.bias"}
     weight = checkpoint.read("a.weight")
     for output, place in ((0, 0), (31, 63), (7, 20)):
@@ -200,8 +195,7 @@ def test_gptq_with_bits_of_each_module(tmp_path: Path) -> None:
             f"{module}.g_idx": torch.zeros(64, dtype=torch.int32),
         }
         expected[f"{module}.weight"] = (codes - 3) * 0.5
-    method = {"quant_method": "gptq", "bits": 4, "dynamic": {"+:b": {"bits": 8}}}
-    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, method))
+    checkpoint = read_quantized(tmp_path, tensors, "gptq", bits=4, dynamic={"+:b": {"bits": 8}})
     for name, weight in expected.items():
         assert torch.equal(checkpoint.read(name), weight)
 
@@ -218,8 +212,7 @@ def test_awq(tmp_path: Path) -> None:
         return packed_rows(picked.flatten(1), 4)
 
     tensors = {"a.qweight": interleaved(codes), "a.qzeros": interleaved(zeros), "a.scales": scales}
-    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "awq", "bits": 4})
-    weight = open_checkpoint(folder).read("a.weight")
+    weight = read_quantized(tmp_path, tensors, "awq", bits=4).read("a.weight")
     expected = (codes - zeros.repeat_interleave(4, 0)).float() * scales.float().repeat_interleave(4, 0)
     torch.testing.assert_close(weight, expected.T)
 
@@ -228,12 +221,6 @@ def scheme_of(**arguments: Any) -> Any:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**arguments))
-
-
-def compressed_settings(scheme: Any) -> dict[str, Any]:
-    """What the library writes into a config about it."""
-    groups = {"group_0": json.loads(scheme.model_dump_json())}
-    return {"quant_method": "compressed-tensors", "config_groups": groups}
 
 
 def require_decompressed(
@@ -246,8 +233,8 @@ def require_decompressed(
     compressed = library.compress(parts, scheme)
     truth = library.decompress(dict(compressed), scheme)["weight"].float()
     tensors = {f"a.{part}": tensor for part, tensor in compressed.items()}
-    method = compressed_settings(scheme) if is_in_config else {"quant_method": "compressed-tensors"}
-    checkpoint = open_checkpoint(write_quantized(folder, tensors, method))
+    groups = {"config_groups": {"group_0": json.loads(scheme.model_dump_json())}}  # as the library writes it
+    checkpoint = read_quantized(folder, tensors, "compressed-tensors", **(groups if is_in_config else {}))
     assert checkpoint.names() == ["a.weight"]
     torch.testing.assert_close(checkpoint.read("a.weight"), truth)
     return tensors
@@ -280,10 +267,10 @@ def test_compressed_tensors_packed(
     parts = {"weight": weight, "weight_scale": largest / 2 ** (bits - 1)}
     if not symmetric:
         parts["weight_zero_point"] = torch.randint(-2, 2, largest.shape, dtype=torch.int8)
-    tensors = require_decompressed(tmp_path / "q", "pack-quantized", parts, scheme, is_in_config)
+    tensors = require_decompressed(tmp_path, "pack-quantized", parts, scheme, is_in_config)
     if inputs < 31:
         with refused(r"'a.weight_packed' may have .* or .* bits a number; pass"):
-            open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"}))
+            read_quantized(tmp_path, tensors, "compressed-tensors")
 
 
 @pytest.mark.parametrize("rows", [192, 448, 576, 960])
@@ -293,7 +280,7 @@ def test_fp8_in_blocks_of_compressed_tensors(tmp_path: Path, rows: int) -> None:
     scheme = scheme_of(num_bits=8, type="float", strategy="block", block_structure=[128, 128])
     largest = [torch.stack([part.abs().max() for part in row.split(128, 1)]) for row in weight.split(128)]
     parts = {"weight": weight, "weight_scale": torch.stack(largest) / 448}
-    require_decompressed(tmp_path / "q", "float-quantized", parts, scheme)
+    require_decompressed(tmp_path, "float-quantized", parts, scheme)
 
 
 def test_mxfp8_of_compressed_tensors(tmp_path: Path) -> None:
@@ -302,15 +289,14 @@ def test_mxfp8_of_compressed_tensors(tmp_path: Path) -> None:
     scheme = scheme_of(num_bits=8, type="float", strategy="group", group_size=32, scale_dtype=torch.uint8)
     scale = torch.exp2(torch.ceil(torch.log2(weight.reshape(64, 2, 32).abs().amax(-1) / 448)))
     parts = {"weight": weight, "weight_scale": scale}
-    require_decompressed(tmp_path / "q", "mxfp8-quantized", parts, scheme)
+    require_decompressed(tmp_path, "mxfp8-quantized", parts, scheme)
 
 
 def test_exponents_in_a_file(tmp_path: Path) -> None:
     """torch's own E8M0, which safetensors writes as F8_E8M0."""
     codes, scale = torch.randn(16, 64).to(torch.float8_e4m3fn), torch.full((16, 2), 2.0**-7)
     tensors = {"a.weight": codes, "a.weight_scale_inv": scale.to(torch.float8_e8m0fnu)}
-    method = {"quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [1, 32]}
-    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, method))
+    checkpoint = read_quantized(tmp_path, tensors, "fp8", scale_fmt="ue8m0", weight_block_size=[1, 32])
     assert torch.equal(checkpoint.read("a.weight"), codes.float() * 2.0**-7)
 
 
@@ -322,10 +308,10 @@ def test_the_language_model_alone_is_quantized(tmp_path: Path) -> None:
         "a.weight_scale": torch.ones(8, 1),
         "a.weight_shape": torch.tensor([8, 32]),
     }
-    folder = write_quantized(tmp_path / "q", tensors, {})
+    save_file(tensors, tmp_path / "model.safetensors")
     config = {"text_config": {"quantization_config": {"quant_method": "compressed-tensors"}}}
-    (folder / "config.json").write_text(json.dumps(config))
-    assert torch.equal(open_checkpoint(folder).read("a.weight"), (codes - 8).float())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(open_checkpoint(tmp_path).read("a.weight"), (codes - 8).float())
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (24, 1), (24,), (24, 4)])
@@ -333,8 +319,7 @@ def test_fp8_with_scales(tmp_path: Path, shape: tuple[int, ...]) -> None:
     codes = torch.randn(24, 32).to(torch.float8_e4m3fn)
     scale = torch.rand(shape) + 0.5
     tensors = {"a.weight": codes, "a.weight_scale": scale}
-    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"})
-    weight = open_checkpoint(folder).read("a.weight")
+    weight = read_quantized(tmp_path, tensors, "compressed-tensors").read("a.weight")
     wide = scale.reshape(24, 1) if scale.shape == (24,) else scale
     expected = codes.float() * (wide.repeat_interleave(8, 1) if wide.shape == (24, 4) else wide)
     torch.testing.assert_close(weight, expected)
@@ -344,24 +329,21 @@ def test_fp8_in_blocks_that_do_not_divide(tmp_path: Path) -> None:
     codes = torch.randn(20, 30).to(torch.float8_e4m3fn)
     scale = torch.rand(3, 2)
     tensors = {"a.weight": codes, "a.weight_scale_inv": scale}
-    method = {"quant_method": "fp8", "weight_block_size": [8, 16]}
-    weight = open_checkpoint(write_quantized(tmp_path / "q", tensors, method)).read("a.weight")
+    weight = read_quantized(tmp_path, tensors, "fp8", weight_block_size=[8, 16]).read("a.weight")
     for row in range(20):
         for column in range(30):
             expected = codes[row, column].float() * scale[row // 8, column // 16]
             torch.testing.assert_close(weight[row, column], expected)
     with refused("has a scale of shape"):
-        open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "fp8"}))
+        read_quantized(tmp_path, tensors, "fp8")
 
 
 def test_int8_of_compressed_tensors_with_zero_points(tmp_path: Path) -> None:
     codes = torch.randint(-128, 128, (6, 8), dtype=torch.int8)
     scale, zero = torch.rand(6, 1), torch.randint(-8, 8, (6, 1), dtype=torch.int8)
     tensors = {"a.weight": codes, "a.weight_scale": scale, "a.weight_zero_point": zero}
-    folder = write_quantized(tmp_path / "q", tensors, {"quant_method": "compressed-tensors"})
-    torch.testing.assert_close(
-        open_checkpoint(folder).read("a.weight"), (codes.float() - zero.float()) * scale
-    )
+    weight = read_quantized(tmp_path, tensors, "compressed-tensors").read("a.weight")
+    torch.testing.assert_close(weight, (codes.float() - zero.float()) * scale)
 
 
 def test_fp8_without_a_scale_is_widened(tmp_path: Path) -> None:
@@ -378,7 +360,7 @@ def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:
     blocks = torch.randint(256, (3, 64, 2, 16), dtype=torch.uint8)
     scales = torch.randint(120, 130, (3, 64, 2), dtype=torch.uint8)
     tensors = {"mlp.experts.gate_up_proj_blocks": blocks, "mlp.experts.gate_up_proj_scales": scales}
-    checkpoint = open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "mxfp4"}))
+    checkpoint = read_quantized(tmp_path, tensors, "mxfp4")
     truth = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
     assert checkpoint.names() == ["mlp.experts.gate_up_proj"]
     assert torch.equal(checkpoint.read("mlp.experts.gate_up_proj"), truth)
@@ -386,10 +368,10 @@ def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:
 
 
 def test_methods_that_are_not_read_are_named(tmp_path: Path) -> None:
-    for method in ("aqlm", "hqq", "quip", 7):
-        folder = write_quantized(tmp_path / "q", {"a.weight": torch.zeros(2, 2)}, {"quant_method": method})
+    methods: list[Any] = ["aqlm", "hqq", "quip", 7]
+    for method in methods:
         with refused(f"quantized with '{method}', which is not .*pass the original base"):
-            open_checkpoint(folder)
+            read_quantized(tmp_path, {"a.weight": torch.zeros(2, 2)}, method)
 
 
 def test_parts_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
@@ -407,13 +389,11 @@ def test_parts_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
     for part, tensor in wrong.items():
         tensors = full | {part: tensor}
         with refused("do not fit together"):
-            open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "gptq", "bits": 4}))
+            read_quantized(tmp_path, tensors, "gptq", bits=4)
         del tensors[part]
         with refused(f"lacks its {part.removeprefix('a.')}"):
-            open_checkpoint(write_quantized(tmp_path / "q", tensors, {"quant_method": "gptq", "bits": 4}))
+            read_quantized(tmp_path, tensors, "gptq", bits=4)
     tensors = full | {"a.g_idx": torch.full((64,), 9, dtype=torch.int32)}
-    checkpoint = open_checkpoint(
-        write_quantized(tmp_path / "q", tensors, {"quant_method": "gptq", "bits": 4})
-    )
+    checkpoint = read_quantized(tmp_path, tensors, "gptq", bits=4)
     with refused(r"do not fit together \(g_idx\)"):
         checkpoint.read("a.weight")

@@ -74,16 +74,8 @@ def test_a_normalized_convolution_is_one_matrix(normalize: Callable[..., nn.Modu
 
 def test_linear_layers_under_gpt2_names_stay_as_they_are() -> None:
     """gpt_bigcode has nn.Linear where GPT-2 has Conv1D; the biases tell."""
-    conv1d = {
-        "h.0.attn.c_attn.weight": (8, 24),
-        "h.0.attn.c_attn.bias": (24,),
-        "h.0.attn.c_proj.weight": (8, 8),
-    }
-    linear = {
-        "h.0.attn.c_attn.weight": (24, 8),
-        "h.0.attn.c_attn.bias": (24,),
-        "h.0.attn.c_proj.weight": (8, 8),
-    }
+    others = {"h.0.attn.c_attn.bias": (24,), "h.0.attn.c_proj.weight": (8, 8)}
+    conv1d, linear = ({"h.0.attn.c_attn.weight": shape, **others} for shape in ((8, 24), (24, 8)))
     assert stored_input_first(conv1d) == {"h.0.attn.c_attn.weight", "h.0.attn.c_proj.weight"}
     assert stored_input_first(linear) == set()
 
@@ -246,22 +238,15 @@ def test_heads_of_a_tower(tower: dict[str, int], sizes: list[int] | None) -> Non
 
 
 def test_sums_of_models(tmp_path: Path) -> None:
-    first = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
-    second = get_peft_model(
-        tiny_llama(), LoraConfig(r=3, target_modules=["q_proj", "k_proj"], use_rslora=True)
-    )
-    randomize_adapter(first, 1)
-    randomize_adapter(second, 2)
+    first = with_lora()
+    second = with_lora(seed=2, r=3, target_modules=["q_proj", "k_proj"], use_rslora=True)
     a, b = saved(first, tmp_path / "a"), saved(second, tmp_path / "b")
     full = saved(tiny_llama(7), tmp_path / "full")
     base = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
+    tuned = {a: merged_weights(first), b: merged_weights(second), full: tiny_llama(7).state_dict()}
     update = {
         source: {name: tensor - base[name] for name, tensor in weights.items()}
-        for source, weights in (
-            (a, merged_weights(first)),
-            (b, merged_weights(second)),
-            (full, tiny_llama(7).state_dict()),
-        )
+        for source, weights in tuned.items()
     }
     for text, weights, matrices in (
         (f"{a}@0.5", {a: 0.5}, 2),
@@ -276,12 +261,8 @@ def test_sums_of_models(tmp_path: Path) -> None:
             expected = base[name] + sum(weight * update[source][name] for source, weight in weights.items())
             torch.testing.assert_close(tuned_of(both), expected)
         assert pairing.tuned_source == text
-    assert [item.rank for item in paired(tiny_llama(), f"{a}@0.7+{b}@0.3").pairs] == [
-        5,
-        5,
-        3,
-        3,
-    ]
+    both = paired(tiny_llama(), f"{a}@0.7+{b}@0.3")
+    assert [item.rank for item in both.pairs] == [5, 5, 3, 3]
     assert reasons(pairing)["model.norm.weight"] == "one-dimensional"
 
 
@@ -295,11 +276,8 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
     )
     model = get_peft_model(tiny_llama(7), config)
     randomize_adapter(model)
-    adapter, full, other = (
-        saved(model, tmp_path / "adapter"),
-        saved(tiny_llama(7), tmp_path / "full"),
-        saved(tiny_llama(8), tmp_path / "other"),
-    )
+    adapter = saved(model, tmp_path / "adapter")
+    full, other = saved(tiny_llama(7), tmp_path / "full"), saved(tiny_llama(8), tmp_path / "other")
     base, on, beside = (tiny_llama(seed).state_dict() for seed in (0, 7, 8))
     after = merged_weights(model)
     for text, of_full, of_adapter in (
@@ -360,14 +338,10 @@ def test_several_active_adapters_are_summed() -> None:
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
     model.base_model.set_adapter(["default", "second"])
     randomize_adapter(model)
-    different = differing(model)
-    assert len(different) == 4
-    assert_tuned(different, merged_weights(model))
+    assert_tuned(differing(model), merged_weights(model), count=4)
 
 
 def test_sums_that_cannot_be() -> None:
-    from intruders.errors import SettingError
-
     for text in ("+a", "a@0.5+", "a@0.5++b@0.5"):
         with refused("expected MODEL@WEIGHT", SettingError):
             open_sides(tiny_llama(), text)

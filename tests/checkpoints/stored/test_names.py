@@ -197,9 +197,7 @@ def test_wrappers(tuned: dict[str, tuple[int, ...]], turned: bool) -> None:
     first, second = (list(tuned), list(BASE)) if turned else (list(BASE), list(tuned))
     assert matching.tuned_of == dict(zip(first, second, strict=True))
     assert matching.base_of == dict(zip(second, first, strict=True))
-    assert sum(rule.tensors for rule in matching.rules) == len(
-        [a for a, b in zip(first, second, strict=True) if a != b]
-    )
+    assert sum(matching.rules.values()) == len([a for a, b in zip(first, second, strict=True) if a != b])
 
 
 def test_head_dropped_and_prefix_added() -> None:

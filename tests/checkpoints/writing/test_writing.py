@@ -29,18 +29,11 @@ def planned(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> Plan
 def test_every_dtype_and_shape_reads_back(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    types = [
-        torch.float64,
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-        torch.int64,
-        torch.uint8,
-        torch.bool,
-    ]
+    types = ["float64", "float32", "float16", "bfloat16", "int64"]
+    types += ["uint8", "bool", "uint16", "uint32", "uint64"]
     tensors = {
-        f"{dtype}-{len(shape)}": torch.arange(prod(shape)).reshape(shape).to(dtype)
-        for dtype in (*types, torch.uint16, torch.uint32, torch.uint64)
+        f"{dtype}-{len(shape)}": torch.arange(prod(shape)).reshape(shape).to(getattr(torch, dtype))
+        for dtype in types
         for shape in ((), (0,), (3,), (2, 3), (2, 0, 3), (2, 3, 4))
     }
     tensors["turned"] = torch.arange(6.0).reshape(2, 3).mT
@@ -151,7 +144,5 @@ def test_every_type_is_asked(dtype: torch.dtype) -> None:
     assert require_finite(largest, "up.weight") is largest
     none = torch.tensor([1.0, float("nan")]).to(dtype)
     name = str(dtype).removeprefix("torch.")
-    with pytest.raises(
-        NonFiniteError, match=rf"^'up.weight' contains NaN or infinity .* written in {name}, whose"
-    ):
+    with refused(rf"^'up.weight' contains NaN or infinity .* written in {name}, whose", NonFiniteError):
         require_finite(none, "up.weight")

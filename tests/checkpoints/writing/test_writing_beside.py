@@ -24,7 +24,7 @@ from intruders.mitigation.remedies.doses import Doses
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from intruders.version import __version__
-from tests.checkpoints.models import moved, saved, tiny_llama
+from tests.checkpoints.models import moved, refused, saved, tiny_llama
 from tests.checkpoints.other_programs import peft_lora, save_as_mlx
 from tests.mitigation.hot import hot_llama
 
@@ -246,7 +246,7 @@ def test_a_scaled_model_keeps_labels_and_data_seed_and_is_no_run(
 def test_a_record_that_cannot_be_read_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     tuned = trained(tmp_path, "adapter")
     (tuned / "run.json").write_text("nonsense")
-    with pytest.raises(ResultFileError, match="restore it, or remove it"):
+    with refused("restore it, or remove it", ResultFileError):
         write_at_scale(tmp_path / "base", tuned, 0.5, tmp_path / "half")
     assert not (tmp_path / "half").exists()
 
