@@ -112,7 +112,6 @@ class Chart:
         )
 
     def payload(self) -> dict[str, Any]:
-        """Plain JSON values for the page."""
         return {"kind": "chart", **for_page(self)}
 
 
@@ -151,7 +150,6 @@ class Grid:
         return pd.DataFrame(cells, columns=[self.row_title, self.column_title, self.value.column])
 
     def payload(self) -> dict[str, Any]:
-        """Plain JSON values for the page."""
         return {"kind": "grid", **for_page(self), "counts": self.are_counts}
 
 

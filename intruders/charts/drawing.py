@@ -121,7 +121,6 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
 
 
 def _tell_of_others(folder: Path, written: Collection[str]) -> None:
-    """Warn of figures in the folder that were not written now."""
     names = {path.name for path in folder.iterdir()} - set(written)
     csvs = (name for name in names if name.endswith(".csv"))
     others = sorted(name for name in csvs if {f"{name[:-4]}.png", f"{name[:-4]}.svg"} <= names)

@@ -35,7 +35,6 @@ _TICKS = 12  # of a side of a grid whose cells are small
 
 
 def draw_chart(chart: Chart) -> Drawing:
-    """The chart as a figure for a paper: axes with units, intervals, and a legend below or a bar at the side."""
     named = [len(series.name) for series in chart.series if series.in_legend and not chart.in_order]
     colors: Sequence[Any] = order_colors(len(chart.series)) if chart.in_order else [None] * len(chart.series)
     categories = len(chart.y.ticks) if chart.y.ticks is not None else 0
@@ -92,7 +91,6 @@ def draw_grid(grid: Grid) -> Drawing:
 
 
 def draw(figure: Chart | Grid) -> Drawing:
-    """Either kind."""
     return draw_grid(figure) if isinstance(figure, Grid) else draw_chart(figure)
 
 

@@ -143,9 +143,8 @@ def evaluate(
         if fail_above is not None and loss.difference is not None and loss.difference.low > fail_above
     }
     if above:
-        note(
-            f"the loss rose by more than the {fail_above:g} nats that --fail-above allows on {', '.join(above)}"
-        )
+        allowed = f"more than the {fail_above:g} nats that --fail-above allows"
+        note(f"the loss rose by {allowed} on {', '.join(above)}")
         raise typer.Exit(ExitStatus.FAILED)
 
 

@@ -74,6 +74,7 @@ def inspect(
     from ..reports.inspection import inspection_lines, overlap_lines, served_lines, update_lines
 
     check_energy(energy)
+    to = "-" if json else None
     file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
     if json and file is not None:
         raise SettingError(
@@ -87,27 +88,22 @@ def inspect(
                     f"{name} '{given}' was passed with two adapters; expected one of the two; omit {name}"
                 )
         overlap = compare_updates(path, other, energy)
-        if json:
-            put_json(overlap.to_document(), "-")
-        else:
+        if not put_json(overlap.to_document(), to):
             say(overlap_lines(overlap, verbose))
         return
     parts = open_parts(path)
     if runtime is not None:
         served = served_by(runtime, parts, base)
-        if json:
-            put_json(served.to_document(), "-")
-        else:
+        if not put_json(served.to_document(), to):
             say(served_lines(served, verbose))
         raise typer.Exit(ExitStatus.DONE if served.in_full else ExitStatus.FAILED)
     inspections = inspect_parts(parts, base)
     updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
-    if json:
-        documents = [
-            inspection.to_document() | {"update": None if update is None else update.to_document()}
-            for inspection, update in zip(inspections, updates, strict=True)
-        ]
-        put_json(documents, "-")
+    documents = [
+        inspection.to_document() | {"update": None if update is None else update.to_document()}
+        for inspection, update in zip(inspections, updates, strict=True)
+    ]
+    if put_json(documents, to):
         return
     for inspection, update in zip(inspections, updates, strict=True):
         say(inspection_lines(inspection, verbose, terminal_width()))

@@ -42,8 +42,7 @@ class _Asked:
     def made(self, base: str, tuned: str | None, loading: Loading, progress: Progress) -> Remedy | None:
         """Return the remedy: doses has those of a record of the same tuned model, surgery the task's sensitivities.
 
-        Raises:
-          SettingError: an option is missing, or given and not read by the remedy.
+        SettingError for an option that is missing, or given and not read by the remedy.
         """
         from ..mitigation.remedies.doses import Doses
         from ..mitigation.remedies.every_remedy import published_remedy

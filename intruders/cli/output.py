@@ -49,26 +49,18 @@ def say(lines: Iterable[str], *, whole: bool = False) -> None:
         start = re.match(r" *(?:- )?", line)
         indent = " " * (len(start[0]) if start else 0)
         is_a_row = "  " in line.strip()
-        if len(line) <= width or is_a_row or whole:
-            print(line)
-        else:
-            print(
-                textwrap.fill(
-                    line,
-                    max(width, len(indent) + 1),
-                    subsequent_indent=indent,
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-            )
+        if not (len(line) <= width or is_a_row or whole):
+            how: dict[str, Any] = {
+                "subsequent_indent": indent,
+                "break_long_words": False,
+                "break_on_hyphens": False,
+            }
+            line = textwrap.fill(line, max(width, len(indent) + 1), **how)
+        print(line)
 
 
 def check_limit(fail_above: int | None) -> None:
-    """Refuse a number of intruders that every audit exceeds.
-
-    Raises:
-      SettingError: it is negative.
-    """
+    """Raise SettingError for a negative number of intruders, which every audit exceeds."""
     if fail_above is not None and fail_above < 0:
         raise SettingError(
             f"fail_above is {fail_above}; expected a number of intruders, 0 or more; pass 0 to allow none"
@@ -76,11 +68,7 @@ def check_limit(fail_above: int | None) -> None:
 
 
 def check_nats(**limit: float | None) -> None:
-    """Refuse a number of nats that is none, or that every audit exceeds.
-
-    Raises:
-      SettingError: it is negative or not finite.
-    """
+    """Raise SettingError for nats that are negative or not finite."""
     for name, nats in limit.items():
         if nats is not None and not 0 <= nats < float("inf"):
             raise SettingError(
@@ -94,15 +82,12 @@ def note(text: str) -> None:
 
 
 def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
-    """Refuse an option that would have no effect: its user expects that it changes the result.
+    """Raise SettingError for an option that would have no effect: its user expects that it changes the result.
 
     Args:
       given: values by the names of their options, None where an option was not given.
       why: what the option is for, as "is for a model to write".
       instead: what to do, as "pass --out FOLDER, or leave it out".
-
-    Raises:
-      SettingError: an option was given.
     """
     for name, value in given.items():
         if value is not None:
@@ -152,11 +137,7 @@ class Outputs:
     sarif: Path | None = None
 
     def check(self) -> None:
-        """Refuse a file that cannot be made or written, before the work that fills it.
-
-        Raises:
-          IntrudersError: as :func:`intruders.reports.page.html_page.check_can_write_html`.
-        """
+        """Refuse a file that cannot be made or written, before the work that fills it."""
         from ..reports.page.html_page import check_can_write_html
 
         for file in (None if self.json == STANDARD_OUTPUT else self.json, self.parquet):
@@ -201,15 +182,13 @@ def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> b
     """
     from json import dumps
 
-    if json is None:
-        return False
     if json == STANDARD_OUTPUT:
         # Another encoding than UTF-8 lacks characters, and a replaced one would be another name.
         is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
         sys.stdout.write(dumps(document, allow_nan=False, ensure_ascii=not is_utf8) + "\n")
-        return True
-    write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
-    return False
+    elif json is not None:
+        write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    return json == STANDARD_OUTPUT
 
 
 @contextmanager

@@ -118,7 +118,6 @@ _LEAST_END = 0.1  # per cent
 
 
 def render_attribution(attribution: Attribution) -> str:
-    """Return the HTML text of the page."""
     return render_figures(
         "attribution.html.j2",
         attribution_grids(attribution),
@@ -130,11 +129,8 @@ def render_attribution(attribution: Attribution) -> str:
 
 def attribution_grids(attribution: Attribution) -> list[Grid]:
     """Return a map of the parts of every rise, and one of the intruders, as layers x kinds of module."""
-    grids = [
-        _parts(number, rise, attribution)
-        for number, rise in enumerate(attribution.rises)
-        if rise.rise.estimate
-    ]
+    rises = attribution.rises
+    grids = [_parts(at, rise, attribution) for at, rise in enumerate(rises) if rise.rise.estimate]
     counts = {
         share.name: float(share.intruders) for share in attribution.matrices if share.intruders is not None
     }

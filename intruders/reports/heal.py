@@ -235,7 +235,6 @@ def _label(healing: Healing, name: str, point: HealedPoint) -> str:
 
 
 def render_healing(healing: Healing) -> str:
-    """Return the HTML text of the page."""
     return render_figures(
         "heal.html.j2",
         healing_charts(healing),
@@ -267,7 +266,6 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
 
 
 def _trade(healing: Healing, corpus: str) -> Chart:
-    """Chart forgetting over task loss; lower left is better."""
     line = [point for point in healing.points if point.name == CURVE]
     series = [
         Series(

@@ -88,10 +88,11 @@ def write_report(
         page = render_comparison(audits) if side_by_side else render_audit(audits[0], scales)
         write_atomically(written[0], page.encode())
     if figures is not None:
-        if side_by_side:
-            drawn = comparison_figures(common_matrices(audits), labels_for(audits))
-        else:
-            drawn = audit_figures(audits[0], scales)
+        drawn = (
+            comparison_figures(common_matrices(audits), labels_for(audits))
+            if side_by_side
+            else audit_figures(audits[0], scales)
+        )
         written += write_drawings([draw(figure) for figure in drawn], user_path(figures))
     return written
 
@@ -109,8 +110,7 @@ def study_among(paths: Sequence[AnyPath], scale: AnyPath | None) -> AnyPath | No
 def audit_files(path: Path) -> list[Path]:
     """Return the files of saved audits at ``path``: the file itself, a folder's own audit, or those of its subfolders.
 
-    Raises:
-      ResultFileError: ``path`` does not exist or has no audit.
+    ResultFileError if there is none.
     """
     if not path.exists():
         raise ResultFileError(f"'{path}' does not exist; pass an audit that `intruders audit --json` wrote")

@@ -64,13 +64,8 @@ class ComparedSetting:
 def compare_settings(results: Results, against: str | None = None) -> list[ComparedSetting]:
     """Return every setting of the finished trainings, in the order of the runs.
 
-    Args:
-      results: The tables of a study.
-      against: The setting, in words, that others are compared with (default: full fine-tuning if there is one of it,
-        else the first setting of each base and task).
-
-    Raises:
-      SettingError: no setting is called ``against``.
+    ``against`` is the setting, in words, that others are compared with (default: full fine-tuning if there is one of
+    it, else the first setting of each base and task). SettingError if none is called so.
     """
     runs = results.runs
     done = runs[(runs["status"] == "finished") & runs["method"].notna()].copy()
@@ -86,7 +81,6 @@ def compare_settings(results: Results, against: str | None = None) -> list[Compa
 def _in_place(
     base: object, task: object, runs: pd.DataFrame, against: str | None
 ) -> Iterator[ComparedSetting]:
-    """Compare the settings of one base and task."""
     names = runs["setting"]
     full = names[runs["method"] == "full"]
     chosen = against if against is not None else (full.iloc[0] if full.nunique() == 1 else names.iloc[0])
@@ -137,7 +131,6 @@ def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
 
 
 def settings_in(runs: pd.DataFrame, without: Sequence[str] = ()) -> pd.Series[str]:
-    """Return the :func:`setting_of` every run."""
     return pd.Series([setting_of(row, without) for row in rows_in(runs)], index=runs.index, dtype=object)
 
 
@@ -150,7 +143,6 @@ def rows_in(runs: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def label_of(row: dict[str, object]) -> str:
-    """Return a run's method, rank, alpha and learning rate in words."""
     method, rank = text_of(row.get("method")), row.get("rank")
     parts = [method or "?"]
     if method != "full" and not _is_missing(rank):

@@ -171,8 +171,17 @@ def run_study(
             _write(tables, workplace)
             status = str(RunRecord(workplace.seen.run(run.id)).read().get("status"))
             progress.on_run(run, status, done, len(runs))
-        outcome = _outcome(workplace, runs)
-        return replace(outcome, taken_over=taken, refused=take_over.refused if take_over is not None else {})
+        records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}
+        failed = {name: record for name, record in records.items() if record.get("status") == "failed"}
+        return StudyOutcome(
+            folder.path,
+            len(runs),
+            sum(record.get("status") == "finished" for record in records.values()),
+            {name: str(record["error"]) for name, record in failed.items()},
+            folder.others(runs),
+            taken,
+            {} if take_over is None else take_over.refused,
+        )
 
 
 def _at_work(
@@ -226,14 +235,3 @@ def _step_callbacks(progress: StudyProgress) -> Callbacks:
 def _write(tables: Tables, workplace: Workplace) -> None:
     tables.write()
     workplace.put_study()
-
-
-def _outcome(workplace: Workplace, runs: Sequence[Run]) -> StudyOutcome:
-    records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}
-    return StudyOutcome(
-        workplace.folder.path,
-        len(runs),
-        sum(record.get("status") == "finished" for record in records.values()),
-        {name: str(record["error"]) for name, record in records.items() if record.get("status") == "failed"},
-        workplace.folder.others(runs),
-    )

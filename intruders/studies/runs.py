@@ -119,7 +119,6 @@ def _runs_of(experiment: Experiment) -> Iterator[Run]:
 
 
 def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """Yield every combination of the listed values."""
     choices, known = [], settings_of(FinetuneConfig)
     for name, value in settings.items():
         # Of a setting that is a list itself, a grid is a list of lists.

@@ -181,7 +181,6 @@ class StudyFolder:
         write_atomically(self.path / "study.json", content.encode())
 
     def others(self, runs: Sequence[Run]) -> list[str]:
-        """List the runs in this folder that are not in the file any more."""
         folder = self.path / "runs"
         known = {run.id for run in runs}
         return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())
@@ -194,7 +193,6 @@ def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str
 
 
 def is_finished(record: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> bool:
-    """Return True if a stage of a run's record is finished with these settings."""
     finished = record.get("stages", {}).get(stage)
     return finished is not None and finished.get("settings") == json.loads(json.dumps(settings))
 
@@ -248,7 +246,6 @@ class RunRecord:
         self._write(self.read() | {"status": "finished", "error": None})
 
     def fail(self, error: str) -> None:
-        """Note one line on what went wrong."""
         self._write(self.read() | {"status": "failed", "error": error})
 
     def _write(self, record: dict[str, Any]) -> None:

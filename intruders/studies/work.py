@@ -41,7 +41,7 @@ class Workplace:
 
     @classmethod
     def of(cls, out: str) -> Workplace:
-        """Return the workplace that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
+        """Return the workplace that ``out`` names: a folder, or a URL."""
         return cls(Store.at(out, "studies"))
 
     @property
@@ -136,7 +136,6 @@ class Workplace:
             write_atomically(here, content.encode())
 
     def missing(self, runs: Sequence[Run]) -> list[Run]:
-        """Return the runs that are not finished, by what :meth:`refresh` brought."""
         digests: dict[str, str] = {}  # of bases and data, which many runs share
         return [run for run in runs if not is_done(run, self.seen.run(run.id), digests)]
 
@@ -154,7 +153,6 @@ class Workplace:
             self.fail(run, f"the process of the run ended {how}; the next call resumes it")
 
     def fetch_study(self) -> None:
-        """Bring the study's own files: its description, its tables."""
         for name in _FILES:
             self.store.bring(name)
 
@@ -233,5 +231,4 @@ def precisions_of(runs: Iterable[Run], folder: StudyFolder) -> dict[str, str]:
 
 
 def most_common(precisions: Mapping[str, str]) -> str | None:
-    """Return the precision of most runs; None without runs."""
     return Counter(precisions.values()).most_common(1)[0][0] if precisions else None

@@ -23,7 +23,6 @@ def add_files(digest: xxhash.xxh3_128, files: Iterable[Path]) -> None:
 
 
 def add_content(digest: xxhash.xxh3_128, file: Path) -> None:
-    """Add the content of a file, a piece at a time."""
     with file.open("rb") as content:
         while piece := content.read(_CHUNK):
             digest.update(piece)

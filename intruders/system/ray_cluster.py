@@ -49,7 +49,10 @@ def map_on_ray(
     for name, amount in wanted.items():
         if not (math.isfinite(amount) and amount >= 0):
             raise SettingError(f"{name.lower()}s is {amount:g}; expected a number, 0 or more")
-    ray = _ray()
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("--ray", "ray", "ray") from error
     is_ours = not ray.is_initialized()
     if is_ours:
         _connect(ray, address)
@@ -125,14 +128,6 @@ def _task(do: Callable[[Any], object], item: object, threads: int) -> object:
     keep_freed_memory()
     show_warnings_as_notes()
     return do(item)
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise missing_extra("--ray", "ray", "ray") from error
-    return ray
 
 
 def _connect(ray: Any, address: str | None) -> None:
