@@ -74,9 +74,8 @@ class Chart:
     rules: Sequence[Rule] = ()
     caption: str = ""
     wide: bool = False
-    in_order: str = (
-        ""  # what the series are in the order of: a bar of colors names some, in the place of a legend
-    )
+    # What the series are in the order of: a bar of colors names some, in the place of a legend.
+    in_order: str = ""
 
     def frame(self) -> pd.DataFrame:
         """One row a point; columns without any value are left out. Without any point there are headings alone."""

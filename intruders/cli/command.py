@@ -95,10 +95,8 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [argument for argument in self.get_params(ctx) if argument.param_type_name == "argument"]
-        return [
-            "[OPTIONS]",
-            *(_name(argument) if argument.required else f"[{_name(argument)}]" for argument in arguments),
-        ]
+        named = (_name(argument) if argument.required else f"[{_name(argument)}]" for argument in arguments)
+        return ["[OPTIONS]", *named]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         # What must be given comes first. Who reads this knows of --help.

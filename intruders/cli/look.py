@@ -7,20 +7,18 @@ import typer
 from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import argument, command, option
+from .from_verb import Taken, argument, command, option
 from .output import Outputs, put_json, refusal_as_sarif, refuse_given, say, terminal_width
+
+
+def _or_none(name: str, text: str) -> Taken:
+    """Take a value by its place that need not be given."""
+    return argument(name, str | None, name.upper(), text, None, show_default=False)
 
 
 @command(
     argument("path", str, "PATH", f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3."),
-    argument(
-        "other",
-        str | None,
-        "OTHER",
-        "A second adapter, to compare the updates of both. [default: none]",
-        None,
-        show_default=False,
-    ),
+    _or_none("other", "A second adapter, to compare the updates of both. [default: none]"),
     option(
         "base",
         str | None,
@@ -119,14 +117,7 @@ def inspect(
         "ADAPTER",
         "Adapter that was merged or is served: a folder, a file, a Hub id; of a merge also a sum: A@0.7+B@0.3.",
     ),
-    argument(
-        "merged",
-        str | None,
-        "MERGED",
-        "Model that should contain the adapter: as BASE. [required without --endpoint]",
-        None,
-        show_default=False,
-    ),
+    _or_none("merged", "Model that should contain the adapter: as BASE. [required without --endpoint]"),
     option(
         "endpoint",
         str | None,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
     from ..system.progress import Progress
 
-MITIGATION = "Mitigation"
 _DRAWN_MODE = "random_index"
 
 
@@ -89,7 +88,7 @@ class _Asked:
         return remedy
 
 
-_of_mitigation = partial(option, panel=MITIGATION)
+_of_mitigation = partial(option, panel="Mitigation")
 
 _ASKED = all_of(
     _of_mitigation(

@@ -212,10 +212,10 @@ _ADDRESS = option(
     metavar="[ADDRESS]",
     panel=COMPUTATION,
 )
-_CPUS = option(
-    "cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION
-)
-_GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
-
 RAY = all_of(_ADDRESS, then=_chosen_ray)
-WORKERS_ON_RAY = all_of(_ADDRESS, _CPUS, _GPUS, then=_chosen_ray)
+WORKERS_ON_RAY = all_of(
+    _ADDRESS,
+    option("cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION),
+    option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION),
+    then=_chosen_ray,
+)

@@ -40,9 +40,7 @@ def terminal_width() -> int:
 def say(lines: Iterable[str], *, whole: bool = False) -> None:
     """Print lines; one of prose that is too long for the terminal continues in the next, under its first word.
 
-    Args:
-      lines: what to print; control characters in it are replaced.
-      whole: whether no line is broken, as where paths or Markdown are copied from the terminal.
+    Control characters are replaced. ``whole`` lines are not broken: paths or Markdown are copied from the terminal.
     """
     width = terminal_width()
     for line in map(printable, lines):
@@ -84,10 +82,8 @@ def note(text: str) -> None:
 def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
     """Raise SettingError for an option that would have no effect: its user expects that it changes the result.
 
-    Args:
-      given: values by the names of their options, None where an option was not given.
-      why: what the option is for, as "is for a model to write".
-      instead: what to do, as "pass --out FOLDER, or leave it out".
+    ``given`` are values by the names of their options, None where an option was not given; ``why`` says what the option
+    is for, as "is for a model to write", and ``instead`` what to do.
     """
     for name, value in given.items():
         if value is not None:
@@ -99,9 +95,6 @@ def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     """Show a bar on standard error, which a call of the yielded function moves; nothing where that is no terminal.
 
-        with progress_bar() as progress:
-            progress("audit", 1, 210)
-
     It removes itself when done, so that only the result stays on the screen.
     """
     from rich.console import Console
@@ -112,12 +105,8 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     if not console.is_terminal:
         yield silent
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
+    text, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None)
+    columns = (text, bar, MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
 
@@ -150,10 +139,8 @@ class Outputs:
     def work(self, kept: str = "", folder: Path | None = None) -> Iterator[Progress]:
         """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder."""
         self.check()
-        with (
-            nullcontext() if folder is None else resumable(kept.format(folder), folder),
-            progress_bar() as progress,
-        ):
+        keeping = nullcontext() if folder is None else resumable(kept.format(folder), folder)
+        with keeping, progress_bar() as progress:
             yield progress
 
     def put(
@@ -175,10 +162,8 @@ class Outputs:
 def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> bool:
     """Write the document where ``--json`` says: to a file, or to standard output for ``-``.
 
-    A file is written before anything is printed: it must survive a reader who stops early (``| head``).
-
-    Returns:
-      True if it went to standard output, where nothing else may follow.
+    A file is written before anything is printed: it must survive a reader who stops early (``| head``). Return True if
+    it went to standard output, where nothing else may follow.
     """
     from json import dumps
 

@@ -23,8 +23,7 @@ _WIDE = 120  # columns of a terminal in which every interval fits
 def print_attribution(attribution: Attribution, console: Console) -> None:
     """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
     page = Page(console)
-    for rise in attribution.rises:
-        page.prose(rise_line(rise))
+    page.prose(*map(rise_line, attribution.rises))
     console.print()
     largest = attribution.largest(_LARGEST)
     for title, shares in (
@@ -34,9 +33,7 @@ def print_attribution(attribution: Attribution, console: Console) -> None:
     ):
         console.print(_table(attribution, title, shares, console.width >= _WIDE))
         console.print()
-    for line in remarks(attribution):
-        page.prose(line)
-    page.prose(f"took {duration(attribution.seconds)}")
+    page.prose(*remarks(attribution), f"took {duration(attribution.seconds)}")
 
 
 def rise_line(rise: MeasuredRise) -> str:

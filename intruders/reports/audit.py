@@ -238,7 +238,7 @@ def _closing(audit: Audit, page: Page, verbose: bool) -> None:
 
 
 def _next_steps(audit: Audit, page: Page, verbose: bool) -> None:
-    words, more = next_steps(audit), "" if verbose else "--verbose adds every matrix and all advice; "
+    words = next_steps(audit)
     page.say("")
     # Without matrices, the finding is the headline already; the headline of others is the finding.
     meaning = f"{words.finding} {words.meaning}" if audit.matrices else words.meaning
@@ -252,9 +252,9 @@ def _next_steps(audit: Audit, page: Page, verbose: bool) -> None:
         page.folded(start + step.sentence, indent=" " * len(start))
         for line in shell_lines(step.command or (), max(1, page.width - 5)):
             page.say((f"     {line}", "bold"))
-    if audit.forgetting is None and is_predictable(
-        median_rank(audit.matrices)
-    ):  # on one screen with all of it
+    more = "" if verbose else "--verbose adds every matrix and all advice; "
+    # On one screen with all of it.
+    if audit.forgetting is None and is_predictable(median_rank(audit.matrices)):
         more = f"prepare --loss-on adds nats{'' if verbose else ', --verbose all advice'}; "
     page.folded(f"{more}--html FILE writes a report.", "dim")
 
@@ -299,10 +299,7 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
 
 
 def audit_payload(audit: Audit, scales: CriticalScales | None) -> dict[str, Any]:
-    """Return plain JSON values: bounds in full, since the page counts from them, the rest rounded.
-
-    An infinite scale is null.
-    """
+    """Return plain JSON values: bounds in full, since the page counts from them; an infinite scale is null."""
     paths = module_paths([matrix.name for matrix in audit.matrices])
     payload: dict[str, Any] = {
         "label": audit.tuned_source,

@@ -37,11 +37,13 @@ class Shared:
         return len(self.audits[0].matrices)
 
     @property
-    def k(self) -> int:  # the number of vectors that every audit examined
+    def k(self) -> int:
+        """The number of vectors that every audit examined."""
         return min(audit.k for audit in self.audits)
 
     @property
-    def epsilon(self) -> float:  # at which all are counted
+    def epsilon(self) -> float:
+        """The epsilon at which all are counted."""
         return self.audits[0].epsilon
 
 
@@ -84,21 +86,18 @@ def _unchanged(audit: Audit, other: Audit) -> Audit:
     at its first step: every tuned vector is a base vector, so none is an intruder.
     """
     equal = {skipped.name for skipped in audit.skipped if skipped.kind is SkipKind.UNCHANGED}
-    matrices = []
-    for matrix in other.matrices:
-        if matrix.name in equal:
-            values = matrix.base_singular_values[: len(matrix.vectors)]
-            vectors = [
-                Vector(at, value, (1.0, 1.0), False, "overlap", False) for at, value in enumerate(values)
-            ]
-            update = UpdateSize(0.0, 0.0, math.nan, 0.0, math.nan)
-            similarity = np.eye(len(matrix.similarity), len(values), dtype=np.float32)
-            matrices.append(
-                dataclasses.replace(
-                    matrix, vectors=vectors, update=update, similarity=similarity, subspaces=None
-                )
-            )
-    return dataclasses.replace(audit, matrices=matrices)
+    return dataclasses.replace(audit, matrices=[_equal(m) for m in other.matrices if m.name in equal])
+
+
+def _equal(matrix: AuditedMatrix) -> AuditedMatrix:
+    values = matrix.base_singular_values[: len(matrix.vectors)]
+    return dataclasses.replace(
+        matrix,
+        vectors=[Vector(at, value, (1.0, 1.0), False, "overlap", False) for at, value in enumerate(values)],
+        update=UpdateSize(0.0, 0.0, math.nan, 0.0, math.nan),
+        similarity=np.eye(len(matrix.similarity), len(values), dtype=np.float32),
+        subspaces=None,
+    )
 
 
 def _same_base(first: Audit, other: Audit) -> bool:

@@ -10,21 +10,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
 from ..audits.result.forgetting import Forgetting, why_nats_open
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
-from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
 from ..system.files import as_utf8, user_path, write_atomically
 from ..system.plain_values import plain
 from ..system.words import number, plural
 from ..version import __version__
+
+if TYPE_CHECKING:  # pandas takes half a second, and an audit needs none
+    from ..audits.fleet.fleet_result import FleetAudit
+    from ..checkpoints.merges.verify import Verification
 
 Level = Literal["error", "warning", "note"]
 
@@ -241,14 +243,10 @@ def _of_model(
     counts: tuple[int, int, int],
     largest: tuple[float, str],
 ) -> list[GateFinding]:
-    """Return what an audited model has to report.
+    """Return what an audited model has to report; ``why`` is why its intruders are not counted, None where they are.
 
-    Args:
-      source, base: The model and its base.
-      why: Why its intruders are not counted; None where they are.
-      fail_above: The limit; None for none, and then there is nothing to say of the count.
-      counts: Its intruders, its matrices, and those with NaN or infinity.
-      largest: The largest relative update, and the matrix that has it.
+    ``counts`` are its intruders, its matrices, and those with NaN or infinity; ``largest`` is the largest relative
+    update and its matrix.
     """
     (intruders, matrices, spoilt), (relative, where) = counts, largest
     findings = []

@@ -16,7 +16,7 @@ from pandas.api import types
 from ..errors import SettingError
 from ..studies.compare_settings import compare_settings, settings_frame
 from ..studies.results import Results, load_results
-from ..studies.study_folder import REPORT, StudyFolder
+from ..studies.study_folder import REPORT
 from ..system.files import user_path, write_atomically
 from ..system.words import number
 from .page.html_page import sort_key
@@ -25,15 +25,8 @@ from .page.html_page import sort_key
 WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research: pip install ./research"
 
 
-def is_study(path: str | os.PathLike[str]) -> bool:
-    return StudyFolder(user_path(path)).is_study
-
-
 def results_to_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Results:
-    """Return the tables of a study; what would refuse its page at `out` is found before.
-
-    SettingError if the study has no runs yet.
-    """
+    """Return the tables of a study that has runs; what would refuse its page at `out` is found before."""
     if out is not None:
         from .page.html_page import check_can_write_html
 

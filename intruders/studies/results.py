@@ -92,11 +92,10 @@ def load_results(path: str | Path) -> Results:
         file = folder.table(table)
         frames[table] = typed(read_complete(file).to_pandas() if file.is_file() else pd.DataFrame(), table)
     frames["runs"]["base"] = _one_name_per_base(frames["runs"]["base"], document.get("inputs", {}))
-    failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]
     return Results(
         folder=folder.path,
         name=document["name"],
-        failed=list(failed),
+        failed=list(frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]),
         select=tuple(document.get("select", ())),
         support=dict(document.get("support", {})),
         primary=dict(document.get("primary", {})),

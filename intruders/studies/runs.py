@@ -87,10 +87,7 @@ class Run:
 
 
 def expand(study: Study) -> list[Run]:
-    """Return all runs, seed by seed, so that the first part of a study is a study already.
-
-    Raises SettingError for a grid that expands to nothing, settings that fine-tuning refuses, and two runs of one id.
-    """
+    """Return all runs, seed by seed, so that the first part of a study is a study already."""
     runs = [run for experiment in study.experiments for run in _runs_of(experiment)]
     seen: dict[str, Run] = {}
     for run in runs:
@@ -148,12 +145,8 @@ def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str
     own = {field.name for field in fields(Run)}
     shared = {name: value for name, value in vars(experiment).items() if name in own}
     run = Run("", experiment.name, seed=seed, base=base, config=config, **shared)
-    return replace(run, id=_id(run))
-
-
-def _id(run: Run) -> str:
     parts = [_slug(run.experiment), *_spelled(run), f"seed{run.seed}", run.digest[:8]]
-    return "-".join(part for part in parts if part)
+    return replace(run, id="-".join(part for part in parts if part))
 
 
 def _spelled(run: Run) -> Iterator[str]:

@@ -113,9 +113,8 @@ class Stage:
     row: Callable[[Path, Rows], dict[str, Any]]
     kind: str = "finetune"  # of the runs that have it
     wanted: Callable[[Measure], object] = lambda measure: True  # whether a run with these measures has it
-    settings: Callable[[Run], dict[str, Any]] = (
-        lambda run: {}
-    )  # on which its result depends, besides the run's own
+    # On which its result depends, besides the run's own.
+    settings: Callable[[Run], dict[str, Any]] = lambda run: {}
     columns: Columns = field(default_factory=dict)  # those of ``runs`` that it fills
     # The columns behind which the named ones, and those that follow them, stand; the others come last.
     after: Mapping[str, str] = field(default_factory=dict)

@@ -102,39 +102,35 @@ class StudyFolder:
         return document
 
     def open_for(self, study: Study, *, must_exist: bool) -> None:
-        """Make the folder, or accept it if it contains a study of the same name.
+        """Make the folder, or accept it if it contains a study of the same name; SettingError for any other.
 
         A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
-        Raises SettingError if the folder is something else, cannot be written, or must exist and does not.
         """
         self.require_is_for(study, must_exist=must_exist)
         make_folder(self.path)
 
     def require_is_for(self, study: Study, *, must_exist: bool) -> None:
         """Raise SettingError as :meth:`open_for` does, without making the folder or writing in it."""
+        why = None
         if must_exist and not self.is_study:
-            raise SettingError(
-                f"out '{self.path}' contains no study to resume; remove --resume, or pass its folder"
+            why = "contains no study to resume; remove --resume, or pass its folder"
+        elif self.path.exists() and not self.path.is_dir():
+            why = "cannot be written: it is a file, and no folder; choose another folder"
+        elif (self.path / PUBLISHED).is_file():
+            why = (
+                "contains the published tables of a study; pass another folder as --out, and this one as --from to "
+                "take its runs over"
             )
-        if self.path.exists() and not self.path.is_dir():
-            raise SettingError(
-                f"out '{self.path}' cannot be written: it is a file, and no folder; choose another folder"
-            )
-        if (self.path / PUBLISHED).is_file():
-            raise SettingError(
-                f"out '{self.path}' contains the published tables of a study; pass another folder as --out, and this "
-                "one as --from to take its runs over"
-            )
-        if not self.is_study:
-            if self.path.is_dir() and {*other_entries(self.path)} - {"study.yaml"}:
-                raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
-            return
-        name = self.document()["name"]
-        if name != study.name:
-            raise SettingError(
-                f"out '{self.path}' contains the study {name!r}, and this file is {study.name!r}; choose another "
-                f"folder, or write name: {name} into the file if it is the same study"
-            )
+        elif self.is_study:
+            if (name := self.document()["name"]) != study.name:
+                why = (
+                    f"contains the study {name!r}, and this file is {study.name!r}; choose another folder, or write "
+                    f"name: {name} into the file if it is the same study"
+                )
+        elif self.path.is_dir() and {*other_entries(self.path)} - {"study.yaml"}:
+            why = "is not empty and not a study; choose another folder"
+        if why is not None:
+            raise SettingError(f"out '{self.path}' {why}")
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""

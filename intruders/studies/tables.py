@@ -81,10 +81,7 @@ _OUTWARD = {"max_cosine_lower": pc.floor, "max_cosine_upper": pc.ceil}
 
 
 def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
-    """Return the content of the file; columns that a row does not have are missing values.
-
-    Bounds of max cosines are rounded outward, so that they stay proved.
-    """
+    """Return the content of the file. Bounds of max cosines are rounded outward, so that they stay proved."""
     # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
     arrow = pa.Table.from_pylist(
         [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
@@ -234,12 +231,12 @@ def settings_row(run: Run) -> dict[str, Any]:
     return row
 
 
-def taken_rows(run_folder: Path, written: Iterable[str], tables: Iterable[str] = tuple(COLUMNS)) -> Rows:
+def taken_rows(run_folder: Path, written: Iterable[str]) -> Rows:
     """Read the rows of one run, by table, from its folder; there are at least those ``written``.
 
     ResultFileError for a table that is damaged or missing: the run would miss its rows, and no one would see it.
     """
-    files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in tables}
+    files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in COLUMNS}
     for table in written:
         if table in files and not files[table].is_file():
             raise _without_rows(run_folder, f"'{files[table]}' does not exist")

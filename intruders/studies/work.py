@@ -100,12 +100,11 @@ class Workplace:
             began = time.perf_counter()
             stage.do(at)
             seconds = time.perf_counter() - began
+            more: dict[str, Any] = {"inputs": inputs if stage.trains else inputs | model_of(folder)}
             if stage.trains:  # not done again over what is there
                 is_trained_now = True
                 used = began_in(folder).get("precision")
-                more = {"inputs": inputs} | ({} if used is None else {"precision": used})
-            else:
-                more = {"inputs": inputs | model_of(folder)}
+                more |= {} if used is None else {"precision": used}
             record.finish_stage(stage.name, stage.settings(run), seconds, **more)
             self._send(run.id, *stage.results, RUN)
             if stage.name == "evaluate":  # no other machine measures the base again
@@ -167,10 +166,9 @@ class Workplace:
     def _fetch_run(self, run_id: str) -> None:
         """Bring what is finished of a run, unless this machine has as much of it already."""
         record, folder = self._record_there(run_id), self.folder.run(run_id)
-        if (
-            record is None
-            or record.get("stages", {}).keys() <= RunRecord(folder).read().get("stages", {}).keys()
-        ):
+        if record is None:
+            return
+        if record.get("stages", {}).keys() <= RunRecord(folder).read().get("stages", {}).keys():
             return
         unfinished = folder.with_name(f".{run_id}.part")
         for old in (folder, unfinished):
@@ -221,12 +219,11 @@ def precisions_of(runs: Iterable[Run], folder: StudyFolder) -> dict[str, str]:
     for run in runs:
         if run.config is None or run.config.precision != "auto":
             continue
-        stages = RunRecord(folder.run(run.id)).read().get("stages", {})
+        at = folder.run(run.id)
+        stages = RunRecord(at).read().get("stages", {})
         finished = next((stages[name] for name in ("train", "sequence") if name in stages), None)
-        if finished is not None:
-            used = finished.get("precision") or began_in(folder.run(run.id)).get("precision")
-            if used is not None:
-                known[run.id] = str(used)
+        if finished is not None and (used := finished.get("precision") or began_in(at).get("precision")):
+            known[run.id] = str(used)
     return known
 
 

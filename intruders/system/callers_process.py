@@ -19,9 +19,8 @@ from .this_process import IMPORTING_PROCESS
 def random_state_kept(*, on_all_devices: bool = True) -> Iterator[None]:
     """Give the generators of Python, numpy and torch their state back after the block.
 
-    Args:
-      on_all_devices: whether the generators of all CUDA devices are kept, or that of the current one alone. Asking for
-        one takes memory on its device, and a process of a distributed training uses no other than its own.
+    ``on_all_devices`` are those of all CUDA devices kept, else that of the current one alone: asking for one takes
+    memory on its device, and a process of a distributed training uses no other than its own.
     """
     devices: list[int] = []
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -44,6 +43,10 @@ def apart_from_caller() -> Iterator[None]:
     """
     with random_state_kept(), usual_settings(), torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+_lock = threading.Lock()
+_before: list[torch.dtype] = []  # the default before each block that is at work; the first is the caller's
 
 
 @contextmanager
@@ -73,7 +76,3 @@ def usual_settings() -> Iterator[None]:
             default = _before.pop()
             if not _before:
                 torch.set_default_dtype(default)
-
-
-_lock = threading.Lock()
-_before: list[torch.dtype] = []  # the default before each block that is at work; the first is the caller's

@@ -101,25 +101,19 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
         )
     folder = Path(os.path.realpath(user_path(target)))
     if folder.exists():
+        why = None
         if not folder.is_dir():
-            raise CheckpointError(f"'{target}' exists and is not a folder; pass the path of a new folder")
-        if os.path.ismount(folder):
-            raise CheckpointError(
-                f"'{target}' is a mount point, which cannot be replaced in one step; pass a folder inside it"
-            )
-        if _is_around_current(folder):
-            raise CheckpointError(
-                f"'{target}' is the current folder or contains it, and cannot be replaced; pass a folder inside it"
-            )
-        if any(folder.iterdir()):
-            if not force:
-                raise CheckpointError(
-                    f"'{target}' already exists; choose another folder, or pass --force to replace it"
-                )
-            if not any((folder / mark).is_file() for mark in _MARKS):
-                raise CheckpointError(
-                    f"'{target}' contains no model or adapter, so it is not replaced; choose another folder"
-                )
+            why = "exists and is not a folder; pass the path of a new folder"
+        elif os.path.ismount(folder):
+            why = "is a mount point, which cannot be replaced in one step; pass a folder inside it"
+        elif _is_around_current(folder):
+            why = "is the current folder or contains it, and cannot be replaced; pass a folder inside it"
+        elif any(folder.iterdir()) and not force:
+            why = "already exists; choose another folder, or pass --force to replace it"
+        elif any(folder.iterdir()) and not any((folder / mark).is_file() for mark in _MARKS):
+            why = "contains no model or adapter, so it is not replaced; choose another folder"
+        if why is not None:
+            raise CheckpointError(f"'{target}' {why}")
     elif not folder.parent.is_dir():
         raise CheckpointError(
             f"cannot write '{target}': the folder '{folder.parent}' does not exist; make it first"

@@ -115,11 +115,8 @@ def test_a_dry_run_reads_what_the_study_would_train_on(
 
 
 def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None:
-    files = [
-        str(file)
-        for file in sorted(STUDIES)
-        if file.stem in ("paper-roberta", "paper-llama", "small", "quickstart")
-    ]
+    stems = ("paper-roberta", "paper-llama", "small", "quickstart")
+    files = [str(file) for file in sorted(STUDIES) if file.stem in stems]
     no_network = (
         "import socket\n"
         "def refused(*arguments, **named): raise AssertionError('a connection')\n"
@@ -165,9 +162,6 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
     ("arguments", "words"),
     [
         ([], "--out is missing; expected the folder of the study"),
-        (["--out", "{tmp}/new", "--resume"], "contains no study to resume"),
-        (["--out", "{tmp}/tiny.yaml"], "cannot be written"),
-        (["--out", "{tmp}/new", "--jobs", "0"], "jobs is 0"),
         (["--out", "{tmp}/new", "--jobs", "2", "--ray"], "jobs is 2 beside Ray"),
         (["--out", "{tmp}/new", "--ray", "auto", "--jobs", "2"], "jobs is 2 beside Ray"),
         (["--out", "nonsense://bucket"], "cannot be opened"),

@@ -64,12 +64,10 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     others = [{"p": f"{number}:", "c": "ab"} for number in range(3, 6)]
     write_rows(tmp_path / "long.jsonl", [others[0], long | {"p": "3:" * 300}, *others[1:]])
     write_rows(tmp_path / "short.jsonl", others)
-    measures = {
+    measures = MEASURE | {
         "max_examples": 4,
         "kl_to_base": {"max_examples": 4},
-        "loss_on": ["pydoc"],
-        "max_documents": 2,
-        "max_tokens": 32,
+        "attribute": None,
         "intervene": {"scales": [0], "controls": ["shrink"]},
         "remedies": {"only": ["interpolate"], "strengths": 1},
     }
@@ -80,7 +78,7 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
             drop_too_long=True,
             audit_steps=None,
             methods=[{"method": "lora", "rank": 1, "lr": 0.5}],
-            measure=BRIEF | measures,
+            measure=measures,
         )["experiments"]["matched"]
         for name in ("long", "short")
         for rows_of in [tmp_path / f"{name}.jsonl"]
@@ -92,9 +90,8 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     assert len(kls) == 2
     assert [kl["examples"] for kl in kls] == [3, 3]
     assert kls[0]["answers"] == pytest.approx(kls[1]["answers"])
-    scores = [
-        json.loads((folder / "evaluation" / "evaluation.json").read_text())["tasks"] for folder in folders
-    ]
+    evaluations = [json.loads((folder / "evaluation/evaluation.json").read_text()) for folder in folders]
+    scores = [evaluation["tasks"] for evaluation in evaluations]
     assert [score["examples"] for (score,) in scores] == [3, 3]
     assert scores[0][0]["accuracy"] == scores[1][0]["accuracy"]
     swept = [json.loads((folder / "intervention.json").read_text())["rows"] for folder in folders]
