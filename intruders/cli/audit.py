@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import command, option
-from .output import Outputs, check_limit, check_nats, note, refusal_as_sarif, report_if_possible, say
+from .output import Outputs, check_limit, check_nats, note, report_if_possible, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +79,7 @@ def audit(
             "no model was given; expected BASE TUNED, or an adapter that names its base; "
             "run intruders audit --demo to see an example"
         )
-    with refusal_as_sarif(to.sarif, str(tuned or base)), to.work() as progress:
+    with to.work(source=str(tuned or base)) as progress:
         check_limit(fail_above)
         check_nats(fail_above_nats=fail_above_nats)
         result = find_intruders(base, tuned, **asked, progress=progress)

@@ -11,7 +11,7 @@ import typer
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import REQUIRED, argument, command, option
-from .output import Outputs, check_limit, check_nats, note, refusal_as_sarif, report_if_possible, resumable
+from .output import Outputs, check_limit, check_nats, note, report_if_possible, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -74,7 +74,7 @@ def fleet(
     from ..reports.sarif import fleet_findings, write_sarif
     from ..system.store import Store, is_url
 
-    with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
+    with resumable("finished blocks are kept"), to.work(source=base) as progress:
         check_limit(fail_above)
         check_nats(fail_above_nats=fail_above_nats)
         result = audit_fleet(base, adapters, out=out, **asked, progress=progress)
@@ -132,8 +132,9 @@ def _verdict(
     tell(start + "--fail-above-nats has no answer for {}, the first '{}': {}", unpredicted)
     tell("too much is forgotten by {}, the first '{}': {}", too_much)
     tell("refused {}, the first '{}': {}", refused)
+    what_to_do = "pass it by its own path, or move it"
     tell(
-        "passed over {} with weights, the first '{}' ({}); pass it by its own path, or move it",
+        f"passed over {{}} with weights, the first '{{}}' ({{}}); {what_to_do}",
         passed_over,
         "entry",
         "entries",

@@ -8,7 +8,7 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import Taken, argument, command, option
-from .output import Outputs, put_json, refusal_as_sarif, refuse_given, say, terminal_width
+from .output import Outputs, put_json, refuse_given, say, terminal_width
 
 
 def _or_none(name: str, text: str) -> Taken:
@@ -182,7 +182,7 @@ def verify(
     from ..checkpoints.merges.verify import verify as run
     from ..reports.verification import print_verification
 
-    with refusal_as_sarif(to.sarif, merged), to.work() as progress:
+    with to.work(source=merged) as progress:
         result = run(base, adapter, merged, split_fused=split_fused, progress=progress)
     if to.sarif is not None:
         from ..reports.sarif import verification_findings, write_sarif

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Given = TypeVar("Given", bound="Result")
 
 STANDARD_OUTPUT = "-"
+_folded = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 
 
@@ -48,12 +50,7 @@ def say(lines: Iterable[str], *, whole: bool = False) -> None:
         indent = " " * (len(start[0]) if start else 0)
         is_a_row = "  " in line.strip()
         if not (len(line) <= width or is_a_row or whole):
-            how: dict[str, Any] = {
-                "subsequent_indent": indent,
-                "break_long_words": False,
-                "break_on_hyphens": False,
-            }
-            line = textwrap.fill(line, max(width, len(indent) + 1), **how)
+            line = _folded(line, max(width, len(indent) + 1), subsequent_indent=indent)
         print(line)
 
 
@@ -136,12 +133,24 @@ class Outputs:
             check_can_write_html(self.html)
 
     @contextmanager
-    def work(self, kept: str = "", folder: Path | None = None) -> Iterator[Progress]:
-        """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder."""
-        self.check()
+    def work(self, kept: str = "", folder: Path | None = None, source: str = "") -> Iterator[Progress]:
+        """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder.
+
+        An error is written as a SARIF result of the ``source`` too, if a file of these is wanted.
+        """
+        if self.sarif is not None:
+            check_writable(self.sarif)
         keeping = nullcontext() if folder is None else resumable(kept.format(folder), folder)
-        with keeping, progress_bar() as progress:
-            yield progress
+        try:
+            self.check()
+            with keeping, progress_bar() as progress:
+                yield progress
+        except IntrudersError as error:
+            if self.sarif is not None:
+                from ..reports.sarif import refusal, write_sarif
+
+                write_sarif([refusal(source, error)], self.sarif, is_refused=True)
+            raise
 
     def put(
         self,
@@ -198,18 +207,3 @@ def resumable(kept: str, folder: Path | None = None) -> Iterator[None]:
             raise
         note(f"interrupted; {kept}; run the same command again to resume")
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
-
-
-@contextmanager
-def refusal_as_sarif(sarif: Path | None, source: str) -> Iterator[None]:
-    """Write an error of the command as a SARIF result too, if a file is wanted; refuse one that cannot be."""
-    if sarif is not None:
-        check_writable(sarif)
-    try:
-        yield
-    except IntrudersError as error:
-        if sarif is not None:
-            from ..reports.sarif import refusal, write_sarif
-
-            write_sarif([refusal(source, error)], sarif, is_refused=True)
-        raise

@@ -173,13 +173,6 @@ def test_what_cannot_be_done_is_one_line_and_status_2(
     assert words in refusal("study", file, *(argument.format(tmp=tmp_path) for argument in arguments))
 
 
-def test_an_unknown_key_names_the_nearest(file: Path, tmp_path: Path) -> None:
-    file.write_text(file.read_text().replace("batch_size", "batchsize"))
-    said = refusal("study", file, "--out", tmp_path / "out")
-    assert "'batchsize' is not a setting; did you mean 'batch_size'?" in said
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_study_ends_with_its_settings_and_where_verdicts_come_from(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = in_this_process("study", file, "--out", out)
