@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intruders.linalg.operators import Chosen, Dense
+from intruders.linalg.operators import Dense
 
 _PRODUCTS = ("apply", "apply_transpose")
 
@@ -27,7 +27,7 @@ class ProductCount:
         self.factorizations = 0  # Cholesky factorizations, each after a Gram matrix or a shift of one
         self._lock = threading.Lock()  # small matrices are judged by several threads
 
-    def add_product(self, rows: Tensor, operator: Dense | Chosen) -> None:
+    def add_product(self, rows: Tensor, operator: Dense) -> None:
         elements = operator.shape.numel()
         with self._lock:
             self.elements += elements
@@ -42,11 +42,11 @@ class ProductCount:
 def counted_products() -> Iterator[ProductCount]:
     """Counts every thin product of the engine's dense operators, without changing what it computes."""
     count = ProductCount()
-    products = [(kind, name, getattr(kind, name)) for kind in (Dense, Chosen) for name in _PRODUCTS]
+    products = [(name, getattr(Dense, name)) for name in _PRODUCTS]
     cholesky: Callable[..., Any] = torch.linalg.cholesky_ex
 
     def counted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def counting(self: Dense | Chosen, rows: Tensor) -> Tensor:
+        def counting(self: Dense, rows: Tensor) -> Tensor:
             count.add_product(rows, self)
             return product(self, rows)
 
@@ -56,12 +56,12 @@ def counted_products() -> Iterator[ProductCount]:
         count.add_factorization()
         return cholesky(*arguments, **settings)
 
-    for kind, name, product in products:
-        setattr(kind, name, counted(product))
+    for name, product in products:
+        setattr(Dense, name, counted(product))
     torch.linalg.cholesky_ex = counted_cholesky
     try:
         yield count
     finally:
-        for kind, name, product in products:
-            setattr(kind, name, product)
+        for name, product in products:
+            setattr(Dense, name, product)
         torch.linalg.cholesky_ex = cholesky

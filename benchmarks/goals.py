@@ -28,7 +28,6 @@ import intruders
 from intruders.audits.audit_settings import Compute
 from intruders.engine.decide import decide
 from intruders.engine.known_base import KnownBase
-from intruders.linalg.whole_base import WholeBase
 from intruders.models.quiet import hush_imports
 
 from .inputs import HOT, MILD, Lora, llm_like, lora, lora_update
@@ -91,8 +90,8 @@ def of_matrix(item: Lora) -> Seconds:
 
     cold, (count, known) = processor_seconds(judge(None), REPEATS)
     cached, (again, _) = processor_seconds(judge(known), REPEATS)
-    decomposing, whole_base = processor_seconds(lambda: WholeBase.of(base))
-    whole, (in_coordinates, _) = processor_seconds(judge(KnownBase.from_whole(whole_base)), REPEATS)
+    decomposing, whole_base = processor_seconds(lambda: KnownBase.decomposed(base))
+    whole, (in_coordinates, _) = processor_seconds(judge(whole_base), REPEATS)
     reference, expected = processor_seconds(lambda: reference_count(item.base, item.tuned(), K, EPSILON))
     counts = {"reference": expected, "cold": count, "cached": again, "decomposed": in_coordinates}
     require_equal(f"{item.base.shape}", counts)

@@ -13,7 +13,6 @@ from typing import TypeVar
 from intruders.engine.decide import decide
 from intruders.engine.decisions import Decisions
 from intruders.engine.known_base import KnownBase
-from intruders.linalg.whole_base import WholeBase
 
 from .counting import counted_products
 from .inputs import Lora
@@ -110,11 +109,10 @@ def row_of(
     }
     whole = decomposing = None
     if with_reference:
-        decomposing, base = timed(lambda: WholeBase.of(stack.base))
-        known = KnownBase.from_whole(base)
+        decomposing, known = timed(lambda: KnownBase.decomposed(stack.base))
         whole, in_coordinates = costed(lambda: judge(known), elements, repeats)
         counts["base decomposed"] = int(in_coordinates.intruder.sum())
-        del base, known
+        del known
     reference = peft = None
     if with_reference:
         tuned = lora.tuned()

@@ -6,7 +6,9 @@ python -m benchmarks.same_text runs/same-text --heal
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import intruders
 from benchmarks.usual_settings import said
@@ -56,7 +58,7 @@ def main(folder: Path, *, heals: bool) -> None:
             report(healings)
 
 
-def report(healings: dict[int, Healing]) -> None:
+def report(healings: Mapping[Any, Healing], rivals: Sequence[str] = RIVALS) -> None:
     """Print every model's losses and accuracy, and the weights against every rival, by seed and over seeds."""
     little = [
         seed
@@ -65,7 +67,7 @@ def report(healings: dict[int, Healing]) -> None:
     ]
     print(f"  forgot less than {LITTLE} nats: {little or 'none'}")
     healings = {seed: healing for seed, healing in healings.items() if seed not in little}
-    for name in (TUNED, HEALED, *RIVALS):
+    for name in (TUNED, HEALED, *rivals):
         rows = []
         for healing in healings.values():
             point = healing.point(name)
@@ -82,7 +84,7 @@ def report(healings: dict[int, Healing]) -> None:
             )
             rows.append(f"{shares}  {accuracy.estimate:.3f}")
         print(f"  {name:<8} " + "   ".join(rows))
-    for rival in RIVALS:
+    for rival in rivals:
         losses, accuracies = [], []
         for healing in healings.values():
             one, other = healing.healed_point, healing.point(rival)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..checkpoints.opening.open import Opened, Source
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides, with_rounded_base
@@ -21,7 +23,7 @@ from .audit_settings import AuditSettings, Compute, shown_settings
 from .base_cache import CacheChoice
 from .batches import Batch, NotJudged, of_one_model, read_batches
 from .judge import decide_batch, records_of
-from .kept_nats import KeptNats, changed_beside
+from .kept_nats import KeptNats
 from .result.audit_result import Audit
 from .result.records import AuditedMatrix
 
@@ -133,19 +135,20 @@ def audit_pairing(
     device = compute.torch_device()
     cache = compute.base_cache()
     store = None if settings.exact else cache
-    sides = pairing.sides
-    assert sides is not None
-    responding = (kept or KeptNats.at(cache, sides[0])).responding(pairing)
+    assert pairing.sides is not None
+    kept = kept or KeptNats.at(cache, pairing.sides[0])
     pairing = with_rounded_base(pairing, settings.base_dtype)
     results: dict[str, AuditedMatrix] = {}
+    responses: dict[str, Tensor | None] = {}
     intruders = 0
 
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
-        decisions = decide_batch(batch, settings.k, settings.epsilon, settings.exact, store)
-        if responding is not None:
-            responding.add(batch)
-        return records_of(batch, decisions)
+        records = records_of(batch, decide_batch(batch, settings.k, settings.epsilon, settings.exact, store))
+        if kept.text is not None:
+            computed = kept.responses(batch, [record.update.effective_rank for record in records])
+            responses.update(zip((record.name for record in records), computed, strict=True))
+        return records
 
     left_out = NotJudged(settings.skip_non_finite, skipped={0: []})
     skipped = left_out.skipped[0]
@@ -162,10 +165,7 @@ def audit_pairing(
     )
     ranks = {matrix.name: matrix.update.effective_rank for matrix in matrices}
     affected = {matrix.name for matrix in matrices if matrix.intruders}
-    forgetting = None if responding is None else responding.result(ranks, affected)
-    if forgetting is not None:
-        forgetting = forgetting.without(changed_beside(*sides, pairing))
-    return replace(audited, forgetting=forgetting)
+    return replace(audited, forgetting=kept.forgetting(pairing, responses, ranks, affected, device))
 
 
 def audit_of(

@@ -320,14 +320,9 @@ def default_folder() -> Path:
     return user_cache() / "bases"
 
 
-def content_key(matrix: Tensor, k: int) -> str:
-    """A name for what an audit of the k leading vectors learns of a matrix: 128 bits of its bytes, shape and dtype."""
-    return BaseKeys.of(matrix, k).leading
-
-
 @dataclass(frozen=True)
 class BaseKeys:
-    """The names of what may be kept of one matrix, hashed once."""
+    """The names of what may be kept of one matrix: 128 bits of its bytes, shape and dtype, hashed once."""
 
     leading: str  # what an audit of the k leading vectors learns
     whole: str  # all singular triplets
@@ -361,7 +356,6 @@ def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) ->
 
 
 def store_of_bases(cache: CacheChoice) -> BaseCache | None:
-    """Return the base cache to use; None for none."""
     if cache is False:
         return None
     if cache is True:
@@ -371,15 +365,10 @@ def store_of_bases(cache: CacheChoice) -> BaseCache | None:
             warnings.warn(f"{error}; nothing is kept", stacklevel=3)
             return None
     if isinstance(cache, str | os.PathLike) and os.fspath(cache):
-        return cache_at(cache)
+        return DiskCache(cache)
     if isinstance(cache, BaseCache):
         return cache
     raise SettingError(
         f"cache is {cache!r}; expected True, False, the path of a folder, a URL, or an object such as DiskCache; "
         "pass False to keep nothing"
     )
-
-
-def cache_at(folder: str | os.PathLike[str] | None) -> DiskCache:
-    """Return the base cache in a folder or under a URL; in the user's cache folder if None."""
-    return DiskCache(folder)

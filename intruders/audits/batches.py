@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import torch
 import xxhash
@@ -43,44 +43,30 @@ Sharers = Sequence[tuple[int, PairedMatrix]]  # the models that change one matri
 class SharedMatrix:
     """A matrix of the base in the precision and unit that it is judged in, and what is known of it so far."""
 
-    def __init__(self, matrix: Tensor, unit: float) -> None:
-        self.matrix = matrix  # (m, n)
-        self.unit = unit
+    def __init__(self, name: str, matrix: Tensor, unit: float = 1.0) -> None:
+        self.name, self.matrix, self.unit = name, matrix, unit  # (m, n)
         self.lock = threading.Lock()
         self.known: KnownBase | None = None
-        self._keys: BaseKeys | None = None
-        self._directions: SketchDirections | None = None
-        self._over: dict[float, SharedMatrix] = {}
+        # What follows is made once.
+        self.over = cache(
+            lambda unit: SharedMatrix(name, matrix / unit, unit)
+        )  # the matrix divided by a unit
+        self.keys = cache(partial(BaseKeys.of, matrix))  # of its entries in the base cache, by k
         self._rows: list[KeptRows | None] = []
 
     @cached_property
     def magnitude(self) -> float:
-        """The magnitude of its largest number."""
         return largest_magnitude(self.matrix)
 
-    def over(self, unit: float) -> SharedMatrix:
-        """Return the matrix divided by a unit; made once."""
-        if unit not in self._over:
-            self._over[unit] = SharedMatrix(self.matrix / unit, unit)
-        return self._over[unit]
+    @cached_property
+    def directions(self) -> SketchDirections:
+        return directions_of(self.name, self.matrix)
 
-    def keys(self, k: int) -> BaseKeys:
-        """Return the names of its entries in the base cache; hashed once."""
-        if self._keys is None:
-            self._keys = BaseKeys.of(self.matrix, k)
-        return self._keys
-
-    def directions(self, name: str) -> SketchDirections:
-        """Return the directions that sketch updates of the matrix of that name; drawn once."""
-        if self._directions is None:
-            self._directions = directions_of(name, self.matrix)
-        return self._directions
-
-    def rows(self, name: str, read: Callable[[str, Tensor], KeptRows | None]) -> KeptRows | None:
-        """Return the rows that predict nats, of the matrix of that name; read once."""
+    def rows(self, read: Callable[[str, Tensor], KeptRows | None]) -> KeptRows | None:
+        """Return the rows that predict nats; read once."""
         with self.lock:
             if not self._rows:
-                self._rows.append(read(name, self.matrix))
+                self._rows.append(read(self.name, self.matrix))
         return self._rows[0]
 
     def look_up(self, k: int, store: BaseCache | None) -> None:
@@ -176,13 +162,9 @@ def read_batches(
     """Load matrix after matrix, each for all models that change it, and hand them on in batches.
 
     Matrices come in single precision (double where a side came in double), divided by a power of two where their
-    squares would not fit.
-
-    Args:
-      matrices: for every matrix of the base the models that change it, with their pairs. Where they are several, the
-        base of the pairs keeps what was read last (:func:`intruders.checkpoints.stored.checkpoint.read_once`).
-      device: where batches are decided.
-      left_out: gets what is not judged. A model that is refused has no further batches.
+    squares would not fit. Where several models change one, the base of the pairs keeps what was read last
+    (:func:`intruders.checkpoints.stored.checkpoint.read_once`). ``left_out`` gets what is not judged; a model that is
+    refused has no further batches.
 
     Raises:
       NonFiniteError: a matrix holds NaN or infinity, and such are not to be skipped.
@@ -211,9 +193,10 @@ def read_batches(
             base, tuned = read
             rank = tuned.rank if isinstance(tuned, LowRank) else None
             key = (id(base), rank) if is_shared else (matrix.shape, rank, base.matrix.dtype)
-            updates = waiting.setdefault(key, _Waiting(is_shared))
-            updates.add(model, matrix, base, tuned)
-            if updates.are_full:
+            updates = waiting.setdefault(key, _Waiting(base, is_shared, rank is not None))
+            updates.members.append((model, matrix, base, tuned))
+            updates.sizes.append(tuned.norm() if is_shared and isinstance(tuned, LowRank) else 0.0)
+            if len(updates.members) >= updates.most:
                 ahead = _ahead(base, waiting, len(sharers) - number) if is_shared else None
                 yield from waiting.pop(key).batches(ahead)
         if is_shared:
@@ -227,57 +210,33 @@ def read_batches(
 class _Waiting:
     """Matrices of one kind that wait for more of it: of one base, or of one shape."""
 
-    def __init__(self, is_shared: bool) -> None:
-        self.is_shared = is_shared
+    def __init__(self, base: SharedMatrix, is_shared: bool, is_low_rank: bool) -> None:
+        self.base, self.is_shared = base, is_shared
+        self.members: list[tuple[int, PairedMatrix, SharedMatrix, Tensor | LowRank]] = []
         # Norms of low-rank updates of a shared base; 0 for other matrices, which keep their order.
         self.sizes: list[float] = []
-        self._members: list[tuple[int, PairedMatrix, SharedMatrix, Tensor | LowRank]] = []
-
-    def add(self, model: int, matrix: PairedMatrix, base: SharedMatrix, tuned: Tensor | LowRank) -> None:
-        self._members.append((model, matrix, base, tuned))
-        self.sizes.append(tuned.norm() if self.is_shared and isinstance(tuned, LowRank) else 0.0)
-
-    @property
-    def base(self) -> SharedMatrix:
-        return self._members[0][2]
-
-    @property
-    def _are_sorted(self) -> bool:
-        return self.is_shared and isinstance(self._members[0][3], LowRank)
-
-    @property
-    def _batch_size(self) -> int:
-        return BATCH_UPDATES if self._are_sorted else max(1, BATCH_BYTES // max(1, self.base.matrix.nbytes))
-
-    @property
-    def are_full(self) -> bool:
-        return len(self._members) >= self._batch_size * (_BATCHES_SORTED if self._are_sorted else 1)
+        if is_shared and is_low_rank:
+            self.batch_size, self.most = BATCH_UPDATES, BATCH_UPDATES * _BATCHES_SORTED
+        else:
+            self.batch_size = self.most = max(1, BATCH_BYTES // max(1, base.matrix.nbytes))
 
     def batches(self, ahead: UpdatesAhead | None) -> Iterator[Batch]:
         """Batch updates of similar size: a small one is decided at once, and would wait for a large one."""
-        order = sorted(range(len(self._members)), key=self.sizes.__getitem__)
-        for first in range(0, len(order), self._batch_size):
-            members = [self._members[at] for at in order[first : first + self._batch_size]]
+        order = sorted(range(len(self.members)), key=self.sizes.__getitem__)
+        for first in range(0, len(order), self.batch_size):
+            members = [self.members[at] for at in order[first : first + self.batch_size]]
             models, matrices, bases, tuned = zip(*members, strict=True)
-            shared = bases[0] if self.is_shared else None
-            if shared is None:
-                sides = zip(bases, tuned, strict=True)
-                pair = Pair.joined([Pair(base.matrix, after) for base, after in sides])
+            if self.is_shared:
+                # Of the base no copies are made.
+                pair = Pair.joined([Pair(self.base.matrix[:0], after) for after in tuned])
+                pair = Pair(self.base.matrix.expand(len(tuned), -1, -1), pair.tuned)
             else:
-                pair = Pair(shared.matrix.expand(len(tuned), -1, -1), _stacked(tuned))
-            yield Batch(list(matrices), pair, [base.unit for base in bases], list(models), shared, ahead)
-
-
-def _stacked(tuned: Sequence[Tensor | LowRank]) -> Tensor | LowRank:
-    updates = [update for update in tuned if isinstance(update, LowRank)]
-    if updates:
-        lefts, rights = zip(*((update.left, update.right) for update in updates), strict=True)
-        return LowRank(torch.stack(lefts), torch.stack(rights))
-    return torch.stack([matrix for matrix in tuned if isinstance(matrix, Tensor)])
+                pair = Pair.joined([Pair(own.matrix, after) for own, after in zip(bases, tuned, strict=True)])
+            shared = self.base if self.is_shared else None
+            yield Batch(list(matrices), pair, [own.unit for own in bases], list(models), shared, ahead)
 
 
 def _ahead(base: SharedMatrix, waiting: dict[object, _Waiting], unread: int) -> UpdatesAhead:
-    """Return the updates of a base that wait, of any rank."""
     return UpdatesAhead(
         [size for updates in waiting.values() if updates.base is base for size in updates.sizes], unread
     )
@@ -292,15 +251,14 @@ class _Forms:
         self._stored: Tensor | None = None
         self._made: dict[torch.dtype, SharedMatrix] = {}
 
-    def widened(self, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
-        """Return the stored matrix in that precision; made once."""
+    def widened(self, name: str, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
         if self._stored is None or not _is_same(self._stored, stored):
             # Of a single model, what the file holds is not kept in memory beside what is computed with.
             self._stored = stored if self._is_shared else None
             self._made = {}
         if dtype not in self._made:
             on = device_for(stored.shape, self._device)
-            self._made[dtype] = SharedMatrix(stored.to(on, dtype), 1.0)
+            self._made[dtype] = SharedMatrix(name, stored.to(on, dtype))
         return self._made[dtype]
 
 
@@ -320,11 +278,14 @@ def _read(
     if isinstance(loaded, Skipped):
         return loaded
     is_double = any(part.dtype == torch.float64 for part in loaded.parts)
-    wide = forms.widened(loaded.base, torch.float64 if is_double else torch.float32)
+    wide = forms.widened(matrix.name, loaded.base, torch.float64 if is_double else torch.float32)
     tuned = loaded.tuned.to(wide.matrix.device, wide.matrix.dtype)
     del loaded
     pair = Pair(wide.matrix, tuned)
-    largest = {"base": wide.magnitude, "tuned model": _largest_of(pair.parts[1:])}
+    # Not Python's maximum, which may pass by a NaN; a factor may be empty.
+    ends = [0.0, *(largest_magnitude(part) for part in pair.parts[1:] if part.numel())]
+    of_tuned = float(torch.tensor(ends, dtype=torch.float64).max())
+    largest = {"base": wide.magnitude, "tuned model": of_tuned}
     side = next((side for side, magnitude in largest.items() if not math.isfinite(magnitude)), None)
     if side is not None:
         if not skip_non_finite:
@@ -335,7 +296,6 @@ def _read(
 
 
 def loaded_or_skipped(matrix: PairedMatrix) -> Pair | Skipped:
-    """Load a matrix, or say why it has nothing to judge."""
     loaded = matrix.load()
     if loaded is None:
         return Skipped(matrix.name, "unchanged", SkipKind.UNCHANGED)
@@ -345,18 +305,10 @@ def loaded_or_skipped(matrix: PairedMatrix) -> Pair | Skipped:
 
 
 def non_finite(name: str, side: str) -> NonFiniteError:
-    """The error about a matrix without singular values."""
     return NonFiniteError(
         f"'{name}' contains NaN or infinity in the {side}, so it has no singular vectors; "
         f"fix the checkpoint, or leave it out: --exclude '{name}' (audits: or --skip-non-finite)"
     )
-
-
-def _largest_of(parts: Sequence[Tensor]) -> float:
-    """Return the largest magnitude in several tensors, some of which may be empty."""
-    # Not Python's maximum, which may pass by a NaN.
-    ends = [0.0, *(largest_magnitude(part) for part in parts if part.numel())]
-    return float(torch.tensor(ends, dtype=torch.float64).max())
 
 
 def largest_magnitude(tensor: Tensor) -> float:

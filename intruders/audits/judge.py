@@ -85,8 +85,7 @@ def judge_batch(batch: Batch, settings: AuditSettings, store: BaseCache | None) 
 
 def _judged(batch: Batch, decisions: Decisions) -> list[Judged]:
     if batch.shared is not None:
-        directions = batch.shared.directions(batch.matrices[0].name)
-        sketches = list(batch.shared.unit * directions.sketch(batch.pair.update))
+        sketches = list(batch.shared.unit * batch.shared.directions.sketch(batch.pair.update))
     else:
         sketches = [
             unit * directions_of(matrix.name, base).sketch(batch.pair.select(at).update)
@@ -101,29 +100,26 @@ def _judged(batch: Batch, decisions: Decisions) -> list[Judged]:
 def records_of(batch: Batch, decisions: Decisions) -> list[AuditedMatrix]:
     """Return the records of a batch's matrices, in the units of the checkpoint."""
     k = decisions.values.shape[1]
-    # Convert once: indexing tensors element-wise is slower than this loop.
-    values, lower, upper = decisions.values.tolist(), decisions.lower.tolist(), decisions.upper.tolist()
-    intruder, ambiguous = decisions.intruder.tolist(), decisions.ambiguous.tolist()
-    base_values, base_norms = (
-        decisions.base_values.tolist(),
-        decisions.base_values[:, :k].norm(dim=-1).tolist(),
-    )
+    # Converted once: indexing tensors element-wise is slower than this loop.
+    columns = [
+        column if isinstance(column, list) else column.tolist()
+        for column in (
+            *(decisions.values, decisions.lower, decisions.upper),
+            *(decisions.intruder, decisions.certificate, decisions.ambiguous),
+        )
+    ]
+    base_values = decisions.base_values.tolist()
+    base_norms = decisions.base_values[:, :k].norm(dim=-1).tolist()
     sizes = [UpdateSize(**numbers) for numbers in _by_matrix(decisions.update, fields(UpdateSize))]
     changes = _by_matrix(decisions.change, fields(decisions.change))
     similarity = decisions.similarity.float().cpu().numpy()
     records = []
     for i, (matrix, unit) in enumerate(zip(batch.matrices, batch.units, strict=True)):
         size = sizes[i]
+        rows = zip(*(column[i] for column in columns), strict=True)
         vectors = [
-            Vector(
-                index=j,
-                singular_value=unit * values[i][j],
-                max_cosine=(lower[i][j], upper[i][j]),
-                intruder=intruder[i][j],
-                certificate=decisions.certificate[i][j],
-                ambiguous=ambiguous[i][j],
-            )
-            for j in range(k)
+            Vector(j, unit * value, (lower, upper), *decided)
+            for j, (value, lower, upper, *decided) in enumerate(rows)
         ]
         records.append(
             AuditedMatrix(
@@ -209,7 +205,6 @@ class AuditsAhead(MemoryCache):
         return whole
 
     def after(self, decisions: Decisions, keys: Sequence[BaseKeys]) -> None:
-        """Take note of a decided batch."""
         with self._lock:
             for key, names in zip(keys, decisions.certificate, strict=True):
                 # Whether the matrix needed more than its nearest base vectors.

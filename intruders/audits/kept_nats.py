@@ -9,9 +9,10 @@ gradients of a matrix depend on all others.
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from ..system.digests import json_digest
 from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache, default_folder
-from .batches import Batch
+from .batches import Batch, of_one_model, read_batches
 from .result.forgetting import NOT_PREDICTED, Forgetting, is_predictable
 
 _VERSION = 4  # of the files
@@ -146,7 +147,6 @@ class KeptNats:
 
     @classmethod
     def at(cls, store: BaseCache | None, base: Checkpoint) -> KeptNats:
-        """Return what a cache has."""
         return cls(store.folder if isinstance(store, DiskCache) else None, base)
 
     @classmethod
@@ -157,12 +157,61 @@ class KeptNats:
         except CacheError:  # a user without a home
             return cls()
 
-    def responding(self, pairing: Pairing) -> Responding | None:
-        """Return what collects the responses of an audit; None where it predicts nothing."""
-        if self.text is not None and pairing.pairs and all(matrix.rank == 1 for matrix in pairing.pairs):
+    def responses(self, batch: Batch, ranks: Sequence[float] | None = None) -> list[Tensor | None]:
+        """Return the responses of a batch; None of a matrix without rows.
+
+        Also None of one whose effective rank, among ``ranks``, is not predictable: it waits until the median of its
+        model is known, for of most such models nothing is predicted. Where several models change one matrix, its rows
+        are read and widened once.
+        """
+        shared, responses = batch.shared, list[Tensor | None]([None] * len(batch.matrices))
+        chosen = [at for at in range(len(responses)) if ranks is None or is_predictable(ranks[at])]
+        for group in [[at] for at in chosen] if shared is None else [chosen] if chosen else []:
+            name, base = batch.matrices[group[0]].name, batch.pair.base[group[0]]
+            rows = self.rows(name, base) if shared is None else shared.rows(self.rows)
+            if rows is not None:
+                updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
+                for at, own in zip(group, rows.responses(updates), strict=True):
+                    responses[at] = own
+        return responses
+
+    def forgetting(
+        self,
+        pairing: Pairing,
+        responses: Mapping[str, Tensor | None],
+        ranks: Mapping[str, float],
+        affected: Collection[str],
+        device: torch.device,
+    ) -> Forgetting | None:
+        """Return the prediction for a model; None where there can be none.
+
+        ``responses`` and effective ``ranks`` are those of its matrices by name, ``affected`` the matrices with
+        intruders. Matrices whose responses wait are read again.
+        """
+        if self.text is None or not ranks:
+            return None
+        if not is_predictable(median(ranks.values())):
             self.tell(NOT_PREDICTED)
             return None
-        return None if self.text is None else Responding(self)
+        waiting = [own for own in pairing.pairs if not is_predictable(ranks.get(own.name, math.nan))]
+        late: dict[str, Tensor | None] = {}
+        for batch in read_batches(of_one_model(waiting), device):
+            late |= zip((matrix.name for matrix in batch.matrices), self.responses(batch), strict=True)
+        of_rows = {name: own for name in ranks if (own := late.get(name, responses[name])) is not None}
+        text = self.text
+        if text is None or not of_rows:  # damage is found where rows are read
+            return None
+        kl, shares = predict(of_rows, text.scored, text.documents)
+        assert pairing.sides is not None
+        return Forgetting(
+            text=text.text,
+            tokens=text.scored * len(text.documents),
+            kl=kl,
+            by_matrix=shares,
+            affected=[name for name in of_rows if name in affected],
+            left_out=[name for name in ranks if name not in of_rows]
+            + changed_beside(*pairing.sides, pairing),
+        )
 
     def rows(self, name: str, base: Tensor) -> KeptRows | None:
         """Return the rows of a base matrix (m, n); None where there are none, with a warning where they are damaged."""
@@ -204,68 +253,16 @@ def _read(file: Path, digest: str) -> Tensor:
     return torch.frombuffer(content, dtype=torch.int8)
 
 
-def responses_of(kept: KeptNats, batch: Batch) -> list[Tensor | None]:
-    """Return the responses of a batch; None of a matrix without rows.
-
-    Where several models change one matrix, its rows are read and widened once.
-    """
-    shared, count = batch.shared, range(len(batch.matrices))
-    responses: list[Tensor | None] = []
-    for group in [[at] for at in count] if shared is None else [list(count)]:
-        name, base = batch.matrices[group[0]].name, batch.pair.base[group[0]]
-        rows = kept.rows(name, base) if shared is None else shared.rows(name, kept.rows)
-        updates = [batch.pair.select(at).update.scaled(batch.units[at]) for at in group]
-        responses += [None] * len(group) if rows is None else rows.responses(updates)
-    return responses
-
-
 def to_bytes(responses: Tensor) -> bytes:
     """Return responses in single precision, as a fleet keeps them."""
     return responses.numpy().astype("<f4").tobytes()
 
 
-class Responding:
-    """Collects the responses of the matrices of one model while they are audited, in any order and thread."""
-
-    def __init__(self, kept: KeptNats) -> None:
-        self._kept = kept
-        self._of: dict[str, Tensor | None] = {}  # None of a matrix without rows
-
-    def add(self, batch: Batch) -> None:
-        """Take a batch."""
-        names = [matrix.name for matrix in batch.matrices]
-        self._of |= dict(zip(names, responses_of(self._kept, batch), strict=True))
-
-    def add_kept(self, kept: Mapping[str, bytes | None]) -> None:
-        """Take responses of an earlier call, by the names of their matrices."""
-        text = self._kept.text
-        if text is None:
-            return
-        for name, content in kept.items():
-            numbers = None if content is None else np.frombuffer(content, "<f4").astype(float)
-            self._of[name] = None if numbers is None else torch.from_numpy(numbers).view(-1, text.labels)
-
-    def result(self, ranks: Mapping[str, float], affected: Collection[str]) -> Forgetting | None:
-        """Return the prediction for a model; None where there can be none.
-
-        ``ranks`` are the effective ranks of its matrices by their names, ``affected`` the matrices with intruders.
-        """
-        of_rows = {name: own for name in ranks if (own := self._of[name]) is not None}
-        text = self._kept.text
-        if text is None or not of_rows:
-            return None
-        if not is_predictable(median(ranks.values())):
-            self._kept.tell(NOT_PREDICTED)
-            return None
-        kl, shares = predict(of_rows, text.scored, text.documents)
-        return Forgetting(
-            text=text.text,
-            tokens=text.scored * len(text.documents),
-            kl=kl,
-            by_matrix=shares,
-            affected=[name for name in of_rows if name in affected],
-            left_out=[name for name in ranks if name not in of_rows],
-        )
+def of_bytes(content: bytes | None, labels: int) -> Tensor | None:
+    """Return responses (sequences, labels) of :func:`to_bytes`, in double precision; None of None."""
+    if content is None:
+        return None
+    return torch.from_numpy(np.frombuffer(content, "<f4").astype(float)).view(-1, labels)
 
 
 def changed_beside(base: Checkpoint, tuned: Opened, pairing: Pairing) -> list[str]:

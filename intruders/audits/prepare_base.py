@@ -25,7 +25,7 @@ from ..system.progress import Progress, silent
 from ..system.store import is_url
 from .audit import patterns
 from .audit_settings import Compute
-from .base_cache import BaseKeys, DiskCache, cache_at
+from .base_cache import BaseKeys, DiskCache
 from .batches import largest_magnitude, non_finite, unit_of
 
 # Side of the matrix whose decomposition is timed to tell how long a base will take.
@@ -189,7 +189,7 @@ def prepare(
             f"Ray was asked for, and the base is in memory ({type(base).__name__}); expected a path or a hub id that "
             "workers can open; save it first"
         )
-    store = cache_at(out)
+    store = DiskCache(out)
     store.require_writable()
     names = list(preparation.matrices)
     decomposed = 0
@@ -229,10 +229,9 @@ class PrepareOnRay:
     def __call__(self, name: str) -> bool:
         """Return whether the matrix was decomposed now."""
         matrices = _opened_by_worker(self.base, self.selection)
-        return decompose(matrices.read(name, self.compute.torch_device()), cache_at(self.where))
+        return decompose(matrices.read(name, self.compute.torch_device()), DiskCache(self.where))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # for the first matrix of a worker, and kept for the others
 def _opened_by_worker(base: str, selection: Selection) -> Preparation:
-    """Open the base for the first matrix of a worker, and keep it for the others."""
     return Preparation.of(base, selection)

@@ -99,7 +99,6 @@ def _verdict(
     result: FleetAudit, fail_above: int | None, fail_above_nats: float | None, fail_refused: bool
 ) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where nothing failed."""
-    from ..audits.result.forgetting import why_nats_open
     from ..system.words import plural
 
     notes = []
@@ -112,13 +111,13 @@ def _verdict(
 
     has_limit = fail_above is not None or fail_above_nats is not None
     uncounted = result.not_compared if has_limit or fail_refused else {}
-    partly = {} if fail_above is None else result.partly_compared(fail_above)
-    predicted = {} if fail_above_nats is None else result.predicted()
-    limit = fail_above_nats or 0.0
-    unpredicted = {name: why for name, own in predicted.items() if (why := why_nats_open(*own, limit))}
-    too_much = {
-        name: own.above_in_words(limit) for name, (own, _) in predicted.items() if own and own.is_above(limit)
-    }
+    compared = [own for own in result.gated().items() if own[0] not in uncounted] if has_limit else []
+    of_count, of_nats = ([] if limit is None else compared for limit in (fail_above, fail_above_nats))
+    most, limit = fail_above or 0, fail_above_nats or 0.0
+    partly = {name: why for name, own in of_count if (why := own.why_open(most))}
+    unpredicted = {name: why for name, own in of_nats if (why := own.why_nats_open(limit))}
+    predicted = [(name, own.forgetting) for name, own in of_nats]
+    too_much = {name: own.above_in_words(limit) for name, own in predicted if own and own.is_above(limit)}
     answers = result.adapters["adapter"].nunique() - len(
         uncounted.keys() | partly.keys() | unpredicted.keys() | result.refused.keys()
     )

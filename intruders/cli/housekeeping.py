@@ -103,7 +103,7 @@ def cache(*, cache: str | None, clear: bool) -> None:
       # Clear the base cache in another folder
       intruders cache --cache /data/intruders --clear
     """
-    from ..audits.base_cache import cache_at
+    from ..audits.base_cache import DiskCache
     from ..errors import CacheError
     from ..system.files import user_path
     from ..system.store import is_url
@@ -112,7 +112,7 @@ def cache(*, cache: str | None, clear: bool) -> None:
     if cache is not None and not is_url(cache) and not user_path(cache).exists():
         say([f"{cache}: this folder does not exist, so it has no cache"], whole=True)
         return
-    store = cache_at(cache)
+    store = DiskCache(cache)
     entries, size = store.size()
     say([f"{store.folder}: {entries:,} matrices, {size / 2**20:,.1f} MiB"], whole=True)
     whole, of_whole = store.size_of_whole_bases()

@@ -194,7 +194,7 @@ def scale(
 def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progress) -> Forgetting:
     """Return the nats that an audit predicts of the complete update; SettingError with the reason where it does not."""
     from ..audits.audit import audit
-    from ..audits.result.forgetting import median_rank, why_nats_open
+    from ..audits.result.forgetting import median_rank, why_not_predicted
     from ..audits.result.summary import unchanged_in_words
 
     with warnings.catch_warnings():
@@ -209,6 +209,6 @@ def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progres
         )
     if audited.forgetting is None:
         nothing = unchanged_in_words(audited.base_source, audited.tuned_source)
-        why = why_nats_open(None, median_rank(audited.matrices), 0) if audited.matrices else nothing
+        why = why_not_predicted(median_rank(audited.matrices)) if audited.matrices else nothing
         raise SettingError(f"--nats has no answer: {why}")
     return audited.forgetting

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import SettingError
 from ..system.files import user_path
 from ..system.plugins import CORPORA, plugins_of
 from ..system.words import plural
-from .hub_tasks import HUB_TASKS, files_of_copied_task, loader_of_hub
-from .local_copies import VARIABLE, file_of_split, folder_of_copy
+from .hub_tasks import HUB_TASKS, VARIABLE, file_of_split, files_of_copied_task, folder_of_copy, loader_of_hub
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8
 
@@ -70,6 +70,10 @@ class Corpus:
         content = json.dumps(self.documents, ensure_ascii=False).encode("utf-8", "surrogatepass")
         return hashlib.sha256(content).hexdigest()[:12]
 
+    def recorded(self) -> dict[str, Any]:
+        """Return what the record of a run says of it."""
+        return {"corpus": self.name, "documents": len(self.documents), "digest": self.digest}
+
 
 Corpora = Mapping[str, Sequence[Corpus]]  # the parts of every corpus by its name; most have one
 
@@ -102,7 +106,10 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     for part, source, value in _parts(name):
         _require_name_and_weight(name, part, source, value)
         documents = _documents_with_text(source, _HUB_DOCUMENTS if max_documents is None else max_documents)
-        corpora.append(Corpus(source, _sample(documents, max_documents, seed), value))
+        if max_documents is not None and len(documents) > max_documents:
+            drawn = random.Random(f"documents {seed}").sample(range(len(documents)), max_documents)
+            documents = [documents[index] for index in sorted(drawn)]
+        corpora.append(Corpus(source, documents, value))
     return corpora
 
 
@@ -121,9 +128,7 @@ def require_corpus(name: str) -> None:
 
 
 def local_sources(name: str) -> list[Path]:
-    """Return the files and folders here that a corpus, or the parts of a mixture, are read from.
-
-    None for the parts that are known by their name, as a corpus of the hub is, whether or not there is a copy of it.
+    """Return the files and folders here that a corpus is read from; none for the parts that are known by their name.
 
     >>> Path("a.txt").write_text("some text")
     9
@@ -154,7 +159,7 @@ def files_of_source(path: Path) -> list[Path]:
 
 
 def _parts(name: str) -> Iterator[tuple[str, str, float]]:
-    """Yield every part of a mixture as it is written, what it is read from, and its weight."""
+    # Every part of a mixture as it is written, what it is read from, and its weight.
     is_path = any(text and user_path(text).exists() for text in (name, name.rpartition("@")[0]))
     for part in [name] if is_path else MIXTURES.get(name, name).split("+"):
         source, at, weight = part.rpartition("@")
@@ -165,8 +170,7 @@ def _parts(name: str) -> Iterator[tuple[str, str, float]]:
 
 
 def _require_name_and_weight(name: str, part: str, source: str, value: float) -> None:
-    """Refuse a part without a name, which as a path is the current folder, and a weight that is none."""
-    if not source.strip():
+    if not source.strip():  # as a path it would be the current folder
         raise SettingError(
             f"corpus {name!r} has a part without a name; expected texts with + between, such as "
             "pydoc@0.3+notes.txt@0.7; name each part"
@@ -177,7 +181,7 @@ def _require_name_and_weight(name: str, part: str, source: str, value: float) ->
 
 
 def _texts_and_rows(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the text files and the data files below a folder; the README of a data set is no text."""
+    # The text files and the data files below a folder; the README of a data set is no text.
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     texts = [file for file in files if ending(file) in _TEXT_SUFFIXES]
     rows = [file for file in files if ending(file) in SUFFIXES and file.name not in _DESCRIPTIONS]
@@ -237,7 +241,6 @@ def _documents(source: str, hub_documents: int) -> list[str]:
 
 
 def _from_folder(source: str, folder: Path) -> list[str]:
-    """Read one document per text file, or without text files one per row of the data files."""
     texts, rows = _texts_and_rows(folder)
     if not texts and not rows:
         raise SettingError(
@@ -257,9 +260,9 @@ def _from_folder(source: str, folder: Path) -> list[str]:
 def _rows(path: Path) -> list[str]:
     file = read_rows(path)
     if file.rows and "text" not in file.rows[0]:
+        there = ", ".join(map(repr, file.rows[0]))
         raise SettingError(
-            f"column 'text' is not in {path.name}; a corpus is read from it; "
-            f"there are {', '.join(map(repr, file.rows[0]))}"
+            f"column 'text' is not in {path.name}; a corpus is read from it; there are {there}"
         )
     rows = [(row["text"], file.origin(index)) for index, row in enumerate(file.rows)]
     texts = [text for row, at in rows if not is_missing(row) and (text := as_text(row, "text", at)).strip()]
@@ -283,7 +286,6 @@ def _read(path: Path) -> str:
 
 
 def _file_of_copy(name: str, folder: Path) -> Path:
-    """Return the file that a local copy is read from: its test file, or else its train file."""
     suffixes = (*_TEXT_SUFFIXES, *SUFFIXES)
     file = file_of_split(folder, "test", suffixes) or file_of_split(folder, "train", suffixes)
     if file is None:
@@ -295,7 +297,7 @@ def _file_of_copy(name: str, folder: Path) -> Path:
 
 
 def _first_of_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
-    """Return the first documents; the stages of a run ask for fewer or more of them, and one download serves all."""
+    # The stages of a run ask for fewer or more of them, and one download serves all.
     read = list(_from_hub(name, corpus, max(documents, _HUB_DOCUMENTS)))
     return read if corpus.is_one_text else read[:documents]
 
@@ -309,17 +311,10 @@ def _from_hub(name: str, corpus: HubCorpus, documents: int) -> Sequence[str]:
         return [str(row[corpus.column]) for row in stream.take(documents)]
 
 
-def _sample(documents: Sequence[str], most: int | None, seed: int) -> list[str]:
-    if most is None or len(documents) <= most:
-        return list(documents)
-    chosen = sorted(random.Random(f"documents {seed}").sample(range(len(documents)), most))
-    return [documents[index] for index in chosen]
-
-
 def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, list[Path]]:
     """Return the files of every copy that these tasks and texts are read from, by ``NAME in INTRUDERS_DATA``.
 
-    A set that comes from the hub has none. Neither has a copy that cannot be used: the error comes where it is loaded.
+    A copy that cannot be used has none: the error comes where it is loaded.
     """
     files: dict[str, list[Path]] = {}
     for name in tasks:

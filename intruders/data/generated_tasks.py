@@ -68,15 +68,9 @@ def _problem(generator: random.Random) -> Example:
 
 
 def _change(generator: random.Random, name: str, have: int) -> tuple[str, str, int]:
-    """Return a sentence, its working, and the number afterwards (at least 1)."""
-    kinds = ["gain"]
-    if have > 2:
-        kinds.append("loss")
-    if have <= 8:
-        kinds.append("double")
-    if have % 2 == 0:
-        kinds.append("halve")
-    kind = generator.choice(kinds)
+    # A sentence, its working, and the number afterwards (at least 1).
+    possible = {"gain": True, "loss": have > 2, "double": have <= 8, "halve": have % 2 == 0}
+    kind = generator.choice([name for name, is_possible in possible.items() if is_possible])
     if kind == "gain":
         n = generator.randint(2, 6)
         return f"{name} {generator.choice(_GAINS).format(n=n)}.", f"{have} + {n} = {have + n}", have + n
@@ -104,9 +98,7 @@ def pydoc_topics(group: int | None = None, seed: int = 0) -> Task:
     ``group`` counts from 1. Every label is in each split by the same share.
     """
     topics = sum(GROUPS, ()) if group is None else GROUPS[group - 1]
-    train: list[Example] = []
-    validation: list[Example] = []
-    test: list[Example] = []
+    train, validation, test = list[Example](), list[Example](), list[Example]()
     for topic in topics:
         sentences = topic_sentences(topic)
         random.Random(f"pydoc-topics {seed} {topic}").shuffle(sentences)

@@ -1,9 +1,16 @@
-"""The tasks of the paper, its neighbors and three instruction sets, by name: from the hub, or a local copy of it."""
+"""The tasks of the paper, its neighbors and three instruction sets, by name: from the hub, or a local copy of it.
+
+``$INTRUDERS_DATA`` names a folder with one folder per set, which has the name of the task or corpus:
+``sst2/train.tsv``, ``sst2/dev.tsv``, ``wikitext-2/test.txt``. The id of a run does not depend on it; the source that
+a run records does.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError, missing_extra
+from ..system.files import user_path
 from ..system.notes import errors_only
-from .local_copies import digest_of_files, file_of_split, folder_of_copy
-from .local_files import DataFile, ending, read_rows
+from .local_files import SUFFIXES, ending, read_rows
 from .task import SPLITS, Example, Kind, Score, Task
 
 _HELD_OUT = 0.05  # of a set without a labelled validation split
@@ -43,15 +50,18 @@ def _pair(first: str, second: str) -> Callable[[dict[str, Any]], Example]:
     return lambda row: Example(text=row[first], pair=row[second], target=str(row["label"]))
 
 
+def _text(column: str) -> Callable[[dict[str, Any]], Example]:
+    return lambda row: Example(text=row[column], target=str(row["label"]))
+
+
 def _siqa(row: dict[str, Any]) -> Example:
     answers = f"1: {row['answerA']} 2: {row['answerB']} 3: {row['answerC']}"
     return Example(text=f"{row['context']} {row['question']}", pair=answers, target=str(row["label"]).strip())
 
 
 def _winogrande(row: dict[str, Any]) -> Example:
-    return Example(
-        text=row["sentence"], pair=f"1: {row['option1']} 2: {row['option2']}", target=row["answer"]
-    )
+    options = f"1: {row['option1']} 2: {row['option2']}"
+    return Example(text=row["sentence"], pair=options, target=row["answer"])
 
 
 def _fever(row: dict[str, Any]) -> Example:
@@ -66,7 +76,7 @@ def _instruction(prompt: str) -> Callable[[dict[str, Any]], Example]:
 
 
 def _guanaco(row: dict[str, Any]) -> Example:
-    """Return the example of a conversation in one text; its last answer is learned."""
+    # A conversation in one text; its last answer is learned.
     before, mark, answer = row["text"].rpartition("### Assistant:")
     return Example(text=before + mark, target=answer)
 
@@ -82,7 +92,7 @@ HUB_TASKS = {
     "qqp": HubTask("nyu-mll/glue", _pair("question1", "question2"), configuration="qqp"),
     "sst2": HubTask(
         "nyu-mll/glue",
-        lambda row: Example(text=row["sentence"], target=str(row["label"])),
+        _text("sentence"),
         configuration="sst2",
         columns=("sentence", "label"),
         label_names=("negative", "positive"),
@@ -96,7 +106,7 @@ HUB_TASKS = {
     ),
     "agnews": HubTask(
         "fancyzhang/ag_news",
-        lambda row: Example(text=row["text"], target=str(row["label"])),
+        _text("text"),
         validation=None,
         test="test",
         columns=("text", "label"),
@@ -123,11 +133,7 @@ HUB_TASKS = {
 
 
 def hub_task(name: str, seed: int = 0) -> Task:
-    """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it.
-
-    Raises SettingError when the hub cannot be reached or the set has other columns, MissingDependencyError
-    without the package ``datasets``.
-    """
+    """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it."""
     source = HUB_TASKS[name]
     copy = folder_of_copy(name)
     if copy is None:
@@ -164,9 +170,7 @@ def files_of_copied_task(name: str) -> list[Path]:
 
 
 def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:
-    """Return the file of every split that the folder has."""
-    file_by_split = {split: file_of_split(folder, split) for split in SPLITS}
-    files = {split: file for split, file in file_by_split.items() if file is not None}
+    files = {split: file for split in SPLITS if (file := file_of_split(folder, split)) is not None}
     if "train" not in files:
         raise SettingError(
             f"task {name!r}: its local copy '{folder}' has no train file; expected train.tsv, train.jsonl or "
@@ -177,9 +181,15 @@ def _files_of_copy(name: str, folder: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=12)  # the stages and measures of a run ask for the same rows
 def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]:
-    """Read the rows of one file; ``digest`` tells whether it is still the same."""
+    # The digest tells whether the file is still the same.
     source = HUB_TASKS[name]
-    rows = _rows_of_file(file, source)
+    names = source.columns if ending(file) in (".tsv", ".csv") else ()  # which a table without a header lacks
+    rows = read_rows(file, no_header=bool(names))
+    first = rows.rows[0] if rows.rows else {}
+    if len(first) == len(names) > 0 and not set(names) <= set(first.values()):
+        rows = replace(rows, rows=[dict(zip(names, row.values(), strict=True)) for row in rows.rows])
+    elif names:
+        rows = read_rows(file)
     examples = _examples(name, source, rows.rows, f"{file.parent.name}/{file.name}")
     return tuple(replace(example, origin=rows.origin(index)) for index, example in enumerate(examples))
 
@@ -202,17 +212,6 @@ def loader_of_hub(what: str, path: str) -> Iterator[Callable[..., Any]]:
         ) from error
 
 
-def _rows_of_file(file: Path, source: HubTask) -> DataFile:
-    """Read the rows by the hub's column names, which a table without a header lacks."""
-    names = source.columns
-    if ending(file) in (".tsv", ".csv") and names:
-        whole = read_rows(file, no_header=True)
-        rows = whole.rows
-        if rows and len(rows[0]) == len(names) and not set(names) <= set(rows[0].values()):
-            return replace(whole, rows=[dict(zip(names, row.values(), strict=True)) for row in rows])
-    return read_rows(file)
-
-
 def _examples(name: str, source: HubTask, rows: Iterable[dict[str, Any]], where: str) -> list[Example]:
     try:
         examples = [source.example(row) for row in rows]
@@ -231,3 +230,53 @@ def _examples(name: str, source: HubTask, rows: Iterable[dict[str, Any]], where:
             f"0 to {len(source.label_names) - 1}; fix the file"
         )
     return [replace(example, target=numbers[example.target]) for example in examples]
+
+
+VARIABLE = "INTRUDERS_DATA"
+
+# What the files of a split may be called, the usual names first.
+_STEMS = {"train": ("train",), "validation": ("validation", "dev", "valid"), "test": ("test",)}
+
+
+def folder_of_copy(name: str) -> Path | None:
+    """Return the folder with a copy of the set ``name``; None if ``$INTRUDERS_DATA`` is not set or lacks it.
+
+    The hyphen of a name is optional: ``wikitext-2`` or ``wikitext2``. SettingError if the variable names no folder.
+    """
+    given = os.environ.get(VARIABLE)
+    if not given:
+        return None
+    folder = user_path(given)
+    if not folder.is_dir():
+        raise SettingError(
+            f"{VARIABLE} is {given!r}, which is not a folder; expected one with a folder per data set; "
+            "set it to one, or unset it to use the hub"
+        )
+    candidates = (folder / spelled for spelled in (name, name.replace("-", "")))
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def file_of_split(folder: Path, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
+    """Return the file of a split in the folder of a copy, or None. SettingError if two match."""
+    files = [
+        path
+        for stem in _STEMS[split]
+        for suffix in suffixes
+        for packed in ("", ".gz")
+        if (path := folder / f"{stem}{suffix}{packed}").is_file()
+    ]
+    if len(files) > 1:
+        raise SettingError(
+            f"'{folder}' has {' and '.join(path.name for path in files)} for the {split} split; "
+            "expected one file per split; move the others away"
+        )
+    return files[0] if files else None
+
+
+def digest_of_files(files: Sequence[Path]) -> str:
+    """Return the first 12 digits of a SHA-256 over the content of files, in this order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]

@@ -14,8 +14,7 @@ from ..system.files import user_path
 from ..system.plugins import TASKS, plugins_of
 from .columns import Columns
 from .generated_tasks import GROUPS, pydoc_topics, word_problems
-from .hub_tasks import HUB_TASKS, hub_task
-from .local_copies import folder_of_copy
+from .hub_tasks import HUB_TASKS, folder_of_copy, hub_task
 from .local_files import COMPRESSED, SUFFIXES, ending, local_task
 from .task import Task, checked
 from .values import require_utf8
@@ -26,6 +25,7 @@ _COLUMNS_IN_NAMES = {
     "validation": "validation_file",
     "test": "test_file",
 }
+_FLAGS_IN_NAMES = {("header", "no"): "no_header", ("not-text", "drop"): "drop_not_text"}
 
 
 def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
@@ -33,8 +33,7 @@ def load_task(name: str, columns: Columns | None = None, seed: int = 0) -> Task:
 
     ``name`` is word-problems, pydoc-topics, pydoc-topics-1 to -3, a name of the hub table, or a data file. A
     data file can carry its columns, as a list of tasks needs: ``train.tsv?text=sentence&label=label``, for
-    a pair ``text=a&text=b``.
-    Raises SettingError for a name that is none of these, and for data that cannot be used.
+    a pair ``text=a&text=b``. Raises SettingError for other names, and for data that cannot be used.
     """
     require_utf8(name, "task")
     columns = columns or Columns()
@@ -69,28 +68,23 @@ def _loaded(name: str, columns: Columns, seed: int) -> Task:
     path, _, described = name.partition("?")
     if ending(Path(path)) in SUFFIXES:
         return checked(local_task(user_path(path), _described(columns, described, name), seed))
-    _refuse_other_file(user_path(path))
+    file, endings = user_path(path), ", ".join(SUFFIXES)
+    if file.is_dir():
+        raise SettingError(
+            f"task {str(file)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
+        )
+    if file.is_file():
+        is_packed = file.suffix.lower() in COMPRESSED
+        what, how = (
+            ("is compressed", "unpack") if is_packed else ("has an ending that is not known", "convert")
+        )
+        raise SettingError(f"data file {str(file)!r} {what}; expected one ending in {endings}; {how} it")
     names = ["word-problems", "pydoc-topics", *_SUBTASKS, *HUB_TASKS, *others]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise SettingError(
-        f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in "
-        f"{', '.join(SUFFIXES)}"
+        f"task {name!r} is not known; {hint}expected one of {', '.join(names)}, or a file ending in {endings}"
     )
-
-
-def _refuse_other_file(path: Path) -> None:
-    """Raise SettingError for a folder, and for a file that is compressed or of another kind."""
-    endings = ", ".join(SUFFIXES)
-    if path.is_dir():
-        raise SettingError(
-            f"task {str(path)!r} is a folder; expected a data file ending in {endings}; pass one of its files"
-        )
-    if path.is_file():
-        is_compressed = path.suffix.lower() in COMPRESSED
-        what = "is compressed" if is_compressed else "has an ending that is not known"
-        how = "unpack it" if is_compressed else "convert it"
-        raise SettingError(f"data file {str(path)!r} {what}; expected one ending in {endings}; {how}")
 
 
 def files_of_task(name: str, columns: Columns) -> list[Path]:
@@ -118,28 +112,26 @@ def described_task(name: str, columns: Columns) -> str:
     whole = _described(columns, described, name)
     pairs = {key: getattr(whole, field) for key, field in _COLUMNS_IN_NAMES.items()}
     pairs["text"] = ",".join(whole.text)
-    pairs["header"] = "no" if whole.no_header else None
-    pairs["not-text"] = "drop" if whole.drop_not_text else None
+    pairs |= {key: value for (key, value), field in _FLAGS_IN_NAMES.items() if getattr(whole, field)}
     query = {key: value for key, value in pairs.items() if value}
     return f"{path}?{urlencode(query)}" if query else path
 
 
 def _described(columns: Columns, described: str, name: str) -> Columns:
-    """Return ``columns``, replaced by those that follow the file's name."""
+    # The columns, replaced by those that follow the file's name.
     try:
         pairs = parse_qsl(described, strict_parsing=True) if described else []
     except ValueError as error:
         raise SettingError(f"task {name!r}: expected NAME=VALUE with & between behind the ?") from error
-    texts = [column for key, value in pairs if key == "text" for column in value.split(",")]
-    changed: dict[str, Any] = {"text": tuple(texts)} if texts else {}
+    changed: dict[str, Any] = {}
     for key, value in pairs:
-        if key == "header" and value == "no":
-            changed["no_header"] = True
-        elif key == "not-text" and value == "drop":
-            changed["drop_not_text"] = True
-        elif key in _COLUMNS_IN_NAMES and key != "text":
+        if key == "text":
+            changed["text"] = (*changed.get("text", ()), *value.split(","))
+        elif key in _COLUMNS_IN_NAMES:
             changed[_COLUMNS_IN_NAMES[key]] = value
-        elif key != "text":
+        elif (key, value) in _FLAGS_IN_NAMES:
+            changed[_FLAGS_IN_NAMES[key, value]] = True
+        else:
             raise SettingError(
                 f"task {name!r}: {key}={value} is not understood; "
                 f"expected {', '.join(_COLUMNS_IN_NAMES)}, header=no or not-text=drop"

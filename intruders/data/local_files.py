@@ -23,30 +23,26 @@ from ..system.files import user_path
 from ..system.words import plural
 from .columns import Columns
 from .task import Example, Kind, Task, final_number
-from .values import NotTextError, as_text, causal_example, empty_value, is_missing
+from .values import NotTextError, causal_example, classified_example, empty_value, is_missing
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # each may have .gz behind it
-COMPRESSED = (
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".zst",
-    ".zip",
-)  # where nothing tells what is in it, the advice is to unpack
-
+# Where nothing tells what is in it, the advice is to unpack.
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# Without strict, a quotation mark that is not closed makes one cell of the rows that follow. Tab-separated files of the
+# field do not quote: a stray quotation mark is text.
+_TABLES: dict[str, dict[str, Any]] = {
+    ".csv": {"delimiter": ",", "strict": True},
+    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
+}
 # Names that need not be given, as the libraries of the field have them.
 _USUAL = (("prompt", "completion"), ("messages",), ("text", "label"))
 _HELD_OUT = 0.1
-_ARROW_FILE = b"ARROW1"
-_NO_LIMIT = sys.maxsize  # of the length of a cell, which is 131,072 characters by default
 
 
 def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
     """Load the rows of ``path`` as a task; a tenth, chosen by seed, is for validation if no file is given.
 
     Where no column is named, those of the usual names are taken: prompt and completion, messages, or text and label.
-
-    Raises SettingError for a file that cannot be read, a missing column, and a row without a value.
     """
     file = read_rows(path, no_header=columns.no_header)
     if not columns.named():
@@ -54,19 +50,22 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
     kind = _kind(file.name, columns)
     train = examples_of(file, columns, kind)
     random.Random(f"rows {seed}").shuffle(train)
-    if columns.validation_file is not None:
-        validation = _examples(Path(columns.validation_file), columns, kind)
-        random.Random(f"rows {seed}").shuffle(validation)
-    else:
+    given = {"validation": columns.validation_file, "test": columns.test_file}
+    scored = {
+        split: examples_of(read_rows(user_path(other), no_header=columns.no_header), columns, kind)
+        for split, other in given.items()
+        if other is not None
+    }
+    is_held_out = "validation" not in scored
+    if is_held_out:
         held_out = max(1, round(_HELD_OUT * len(train))) if train else 0
-        train, validation = train[held_out:], train[:held_out]
-    test = _examples(Path(columns.test_file), columns, kind) if columns.test_file is not None else []
-    _tell_of_overlap(path.name, train, {"validation": validation, "test": test})
+        train, scored["validation"] = train[held_out:], train[:held_out]
+    else:
+        random.Random(f"rows {seed}").shuffle(scored["validation"])
     score: Any = "class" if kind == "classification" else columns.score or "exact"
-    if score == "final-number":
-        _tell_of_no_number(path.name, {"validation": validation, "test": test})
-    is_held_out = columns.validation_file is None
-    return Task(path.name, kind, score, train, validation, test, is_held_out=is_held_out)
+    _tell_of_useless(path.name, score, train, scored)
+    test = scored.get("test", [])
+    return Task(path.name, kind, score, train, scored["validation"], test, is_held_out=is_held_out)
 
 
 @dataclass(frozen=True)
@@ -104,19 +103,13 @@ def examples_of(file: DataFile, columns: Columns, kind: Kind) -> list[Example]:
     for index, row in enumerate(file.rows):
         origin = file.origin(index)
         values = [row[name] for name in names]
-        if kind == "causal":
-            try:
-                examples.append(causal_example(names, values, origin))
-            except NotTextError:
-                if not columns.drop_not_text:
-                    raise
-                left_out.append(origin)
-            continue
-        texts = [as_text(value, name, origin) for name, value in zip(names, values, strict=True)]
-        pair = texts[1] if len(columns.text) == 2 else None
-        if not texts[-1].strip():
-            raise empty_value(names[-1], origin)
-        examples.append(Example(text=texts[0], target=texts[-1], pair=pair, origin=origin))
+        try:
+            of_row = causal_example if kind == "causal" else classified_example
+            examples.append(of_row(names, values, origin))
+        except NotTextError:
+            if not columns.drop_not_text:
+                raise
+            left_out.append(origin)
     if left_out:
         warnings.warn(
             f"{len(left_out):,} of {plural(len(file.rows), 'row')} of {file.name!r} have tool calls or images, or "
@@ -153,31 +146,23 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
     if not path.is_file():
         raise SettingError(f"data file {str(path)!r} does not exist")
     suffix = ending(path)
+    if suffix not in SUFFIXES:
+        raise SettingError(
+            f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
+        )
     try:
-        if suffix in (".jsonl", ".ndjson"):
-            return _json_lines(path)
-        if suffix == ".json":
-            return _json(path)
-        if suffix == ".csv":
-            # Without strict, a quotation mark that is not closed makes one cell of the rows that follow.
-            return _delimited(path, no_header, delimiter=",", strict=True)
-        if suffix == ".tsv":
-            # Tab-separated files of the field do not quote; a stray quotation mark is text.
-            return _delimited(path, no_header, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if suffix in _TABLES:
+            return _delimited(path, no_header, **_TABLES[suffix])
         if suffix in (".parquet", ".arrow"):
             return _columnar(path, suffix)
+        return _json(path) if suffix == ".json" else _json_lines(path)
     except UnicodeDecodeError as error:
-        raise SettingError(
-            f"data file {str(path)!r} is not UTF-8 text: {all_lines(error)}; expected UTF-8; save the file in that "
-            "encoding"
-        ) from error
+        said = f"data file {str(path)!r} is not UTF-8 text: {all_lines(error)}"
+        raise SettingError(f"{said}; expected UTF-8; save the file in that encoding") from error
     except (ValueError, RecursionError, OSError, EOFError, zlib.error, csv.Error) as error:
         raise SettingError(
             f"data file {str(path)!r} cannot be read as {suffix[1:]}: {all_lines(error)}"
         ) from error
-    raise SettingError(
-        f"data file {str(path)!r} has an unknown ending; expected one of {', '.join(SUFFIXES)}"
-    )
 
 
 def _kind(name: str, columns: Columns) -> Kind:
@@ -200,26 +185,22 @@ def _kind(name: str, columns: Columns) -> Kind:
 
 
 def _usual_columns(file: DataFile, columns: Columns) -> Columns:
-    """Name the columns of a file that has them under the names that the field uses."""
     present = list(file.rows[0]) if file.rows else []
     for names in _USUAL:
         if set(names) <= set(present):
             given: dict[str, Any] = {name: (name,) if name == "text" else name for name in names}
             return replace(columns, **given)
-    columns_said = f"the columns {', '.join(map(repr, present))}" if present else "no row"
+    said = f"the columns {', '.join(map(repr, present))}" if present else "no row"
     raise SettingError(
-        f"data file {file.name!r} has {columns_said}; expected prompt and "
-        "completion, messages, or text and label; name yours with --prompt and --completion, --messages, or --text and "
-        "--label"
+        f"data file {file.name!r} has {said}; expected prompt and completion, messages, or text and label; name yours "
+        "with --prompt and --completion, --messages, or --text and --label"
     )
 
 
-def _examples(path: Path, columns: Columns, kind: Kind) -> list[Example]:
-    return examples_of(read_rows(user_path(path), no_header=columns.no_header), columns, kind)
-
-
-def _tell_of_overlap(name: str, train: Sequence[Example], scored: Mapping[str, Sequence[Example]]) -> None:
-    """Warn of rows to score that are also rows to train on: what is right there may be remembered."""
+def _tell_of_useless(
+    name: str, score: str, train: Sequence[Example], scored: Mapping[str, Sequence[Example]]
+) -> None:
+    """Warn of rows to score that may be remembered from training, or that no answer is right for."""
     known = {(example.text, example.pair, example.target) for example in train}
     for split, examples in scored.items():
         count = sum((example.text, example.pair, example.target) in known for example in examples)
@@ -229,23 +210,18 @@ def _tell_of_overlap(name: str, train: Sequence[Example], scored: Mapping[str, S
                 "train split, so a score on them may be memory",
                 stacklevel=5,
             )
-
-
-def _tell_of_no_number(name: str, scored: Mapping[str, Sequence[Example]]) -> None:
-    """Warn of rows to score by their last number whose target has none: no answer to them is right."""
-    for split, examples in scored.items():
         without = [example.origin for example in examples if final_number(example.target) is None]
-        if without:
+        if score == "final-number" and without:
             warnings.warn(
                 f"task {name!r} is scored by its final number, but {len(without):,} of "
                 f"{plural(len(examples), 'target')} of the {split} split have none ({without[0]}), so no answer to "
                 "them counts as right; use the score exact, or leave those rows out",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
 def _require_values(file: DataFile, names: Sequence[str]) -> None:
-    """Raise SettingError with all rows that lack a value, so that a file is fixed at once; a text may be empty."""
+    # All rows that lack a value are told, so that a file is fixed at once; a text may be empty.
     empty = [
         (index, name)
         for index, row in enumerate(file.rows)
@@ -259,10 +235,7 @@ def _require_values(file: DataFile, names: Sequence[str]) -> None:
 
 
 def _require_one_kind_of_label(file: DataFile, name: str) -> None:
-    """Raise SettingError for labels that are true or false in some rows and numbers in others.
-
-    Every way to write a label is a class of its own, so that two classes would be learned as four.
-    """
+    # Every way to write a label is a class of its own, so that two classes would be learned as four.
     first: dict[bool, int] = {}
     for index, row in enumerate(file.rows):
         if isinstance(row[name], bool | int | float | Decimal | np.number | np.bool_):
@@ -278,7 +251,7 @@ def _require_one_kind_of_label(file: DataFile, name: str) -> None:
 
 def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
     """Read a table of text. Refuse a row with more or fewer cells than the header: its cells would be shifted."""
-    csv.field_size_limit(_NO_LIMIT)
+    csv.field_size_limit(sys.maxsize)  # characters of a cell, which are 131,072 by default
     names: list[str] | None = None
     rows, lines = [], []
     with open_text(path, newline="") as file:
@@ -288,25 +261,26 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
                 begun, line = line, reader.line_num + 1
                 if not cells:  # an empty line
                     continue
-                if names is None:
-                    names = [str(number) for number in range(len(cells))] if no_header else _told_apart(cells)
-                    if not no_header:
-                        continue
+                if names is None and no_header:
+                    names = [str(number) for number in range(len(cells))]
+                elif names is None:
+                    names = _told_apart(cells)
+                    continue
                 if len(cells) != len(names):
-                    said = (
+                    raise ValueError(
                         f"line {begun} has {plural(len(cells), 'cell')}, and line 1 has {len(names)}; fix it"
                     )
-                    raise ValueError(said)
                 rows.append(dict(zip(names, cells, strict=True)))
                 lines.append(begun)
         except csv.Error as error:
-            said = f"line {line}: {error}; close its quotation marks, and double those within a cell"
-            raise ValueError(said) from error
+            raise ValueError(
+                f"line {line}: {error}; close its quotation marks, and double those within a cell"
+            ) from error
     return DataFile(path.name, rows, lines)
 
 
 def _told_apart(names: list[str]) -> list[str]:
-    """Return a header in which every name is unique: the second ``a`` becomes ``a.1``."""
+    # The second ``a`` becomes ``a.1``.
     counts: Counter[str] = Counter()
     header = []
     for name in names:
@@ -316,20 +290,18 @@ def _told_apart(names: list[str]) -> list[str]:
 
 
 def _json_lines(path: Path) -> DataFile:
-    rows, lines = [], []
+    rows = {}
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                rows[number] = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number}: {error}") from error
-            if not isinstance(row, dict):
+            if not isinstance(rows[number], dict):
                 raise ValueError(f"line {number} is not an object")
-            rows.append(row)
-            lines.append(number)
-    return DataFile(path.name, _with_every_column(rows), lines)
+    return DataFile(path.name, _with_every_column([*rows.values()]), [*rows])
 
 
 def _json(path: Path) -> DataFile:
@@ -355,7 +327,6 @@ def _with_every_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _columnar(path: Path, suffix: str) -> DataFile:
-    """Read Parquet or Arrow; of Arrow a stream, which is what datasets writes, or a file."""
     import pandas as pd  # half a second, which text files need not wait for
     import pyarrow as pa
 
@@ -363,7 +334,7 @@ def _columnar(path: Path, suffix: str) -> DataFile:
         if suffix == ".parquet":
             frame = pd.read_parquet(file)
         else:
-            is_file = file.read(len(_ARROW_FILE)) == _ARROW_FILE
+            is_file = file.read(6) == b"ARROW1"  # or a stream, which is what datasets writes
             file.seek(0)
             frame = (pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)).read_all().to_pandas()
     # A column of the file that pandas wrote from an index is one that can be named.

@@ -84,7 +84,20 @@ class Task:
 
     def fingerprint(self) -> dict[str, dict[str, int | str]]:
         """Return rows and SHA-256 of each split: two runs used the same data if these agree."""
-        return {name: _fingerprint(self.split(name)) for name in SPLITS}
+        prints: dict[str, dict[str, int | str]] = {}
+        for name in SPLITS:
+            digest = hashlib.sha256()
+            for example in self.split(name):
+                content: dict[str, Any] = {
+                    "text": example.text,
+                    "target": example.target,
+                    "pair": example.pair,
+                }
+                if example.conversation is not None:
+                    content["conversation"] = asdict(example.conversation)
+                digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
+            prints[name] = {"rows": len(self.split(name)), "sha256": digest.hexdigest()}
+        return prints
 
 
 def checked(task: Task) -> Task:
@@ -113,15 +126,16 @@ def checked(task: Task) -> Task:
                     where = f"row {row + 1} of the {name} split"
                     if example.origin:
                         where = f"{example.origin} (the {name} split)"
+                    shown, more = ", ".join(map(repr, task.labels[:8])), len(task.labels) - 8
                     raise SettingError(
-                        f"task {task.name!r}: {where} has the label "
-                        f"{example.target!r}, which the train split has not; expected {_listed(task.labels)}"
+                        f"task {task.name!r}: {where} has the label {example.target!r}, which the train split has not; "
+                        f"expected {shown}{f' and {more} more' if more > 0 else ''}"
                     )
     return task
 
 
 def _tell_of_spellings(task: Task) -> None:
-    """Warn of labels that differ only in spaces, in capitals, or as 0, 0.0 and False do: each is a class of its own."""
+    # Labels that differ only in spaces, in capitals, or as 0, 0.0 and False do are classes of their own.
     first: dict[str | float, str] = {}
     for label in task.labels:
         number, _ = _label_order(label.strip())
@@ -136,29 +150,13 @@ def _tell_of_spellings(task: Task) -> None:
             )
 
 
-def _listed(labels: list[str]) -> str:
-    shown = ", ".join(repr(label) for label in labels[:8])
-    return shown + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
-
-
 def _label_order(label: str) -> tuple[float, str]:
-    """Sort numbers in numerical order, then words in alphabetical order. The word "nan" is no number here."""
+    # Numbers in numerical order, then words in alphabetical order. The word "nan" is no number here.
     try:
         number = float(label)
     except ValueError:
-        return float("inf"), label
-    return (float("inf") if math.isnan(number) else number), label
-
-
-def _fingerprint(examples: list[Example]) -> dict[str, int | str]:
-    digest = hashlib.sha256()
-    content: dict[str, Any]
-    for example in examples:
-        content = {"text": example.text, "target": example.target, "pair": example.pair}
-        if example.conversation is not None:
-            content["conversation"] = asdict(example.conversation)
-        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
-    return {"rows": len(examples), "sha256": digest.hexdigest()}
+        number = math.inf
+    return (math.inf if math.isnan(number) else number), label
 
 
 def names_given(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -167,9 +165,7 @@ def names_given(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     >>> names_given("pydoc"), names_given(("pydoc", "notes.txt"))
     (['pydoc'], ['pydoc', 'notes.txt'])
     """
-    if isinstance(given, str | os.PathLike):
-        return [os.fspath(given)]
-    return [os.fspath(name) for name in given]
+    return [os.fspath(name) for name in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
 _UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"

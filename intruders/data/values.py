@@ -35,7 +35,7 @@ def as_text(value: Any, name: str, origin: str) -> str:
 
 
 def whole(text: str, where: str) -> str:
-    """Return a text that UTF-8 can write. SettingError for half a character, which JSON can escape (``\\ud83d``)."""
+    """Return a text; SettingError for half a character, which JSON can escape (``\\ud83d``) and UTF-8 cannot write."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -86,14 +86,8 @@ class NotTextError(SettingError):
 def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> Example:
     """Return the example of a row: prompt and completion as texts or as messages, or a complete conversation.
 
-    Args:
-      names: the columns: prompt and completion, or only the conversation.
-      values: the values of these columns in this row.
-      origin: the location of the row, for errors.
-
-    Raises:
-      NotTextError: a message has more than a text.
-      SettingError: a value is neither text nor messages, or the last message is not an answer of the assistant.
+    ``names`` are the columns of ``values``, and ``origin`` is the location of the row, for errors. NotTextError for a
+    message with more than a text, SettingError for what is no text or message, or ends with no answer.
     """
     if len(names) == 1:
         messages = _messages(values[0], names[0], origin)
@@ -109,6 +103,14 @@ def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> 
     if not completion_text:
         raise empty_value(names[1], origin)
     return Example(text=prompt_text, target=completion_text, origin=origin)
+
+
+def classified_example(names: Sequence[str], values: Sequence[Any], origin: str) -> Example:
+    """Return the example of a row with one text or two, and behind them its label."""
+    *texts, label = (as_text(value, name, origin) for name, value in zip(names, values, strict=True))
+    if not label.strip():
+        raise empty_value(names[-1], origin)
+    return Example(text=texts[0], target=label, pair=texts[1] if len(texts) == 2 else None, origin=origin)
 
 
 def _of_conversation(
@@ -139,14 +141,18 @@ def _messages(value: Any, name: str, origin: str) -> tuple[Message, ...]:
 
 
 def _message(message: Any, where: str) -> Message:
-    """Return role and content of a message; parts of text are one text, as chat templates join them."""
+    # Parts of text are one text, as chat templates join them.
     given: dict[str, Any] = {}
     if isinstance(message, dict):
         given = {key: value for key, value in message.items() if value is not None}
     role: Any = given.get("role")
     content: Any = given.get("content")
     parts = [content] if isinstance(content, str) else [*content] if is_list(content) else []
-    texts = [text for part in parts if (text := _text_of(part)) is not None]
+    # A part of one is a text of its own; an image and whatever else a part may be is none.
+    inner = [
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts
+    ]
+    texts = [text for text in inner if isinstance(text, str)]
     if given.keys() == _KEYS and isinstance(role, str) and parts and len(texts) == len(parts):
         return role, whole("".join(texts), where)
     said = (
@@ -156,10 +162,3 @@ def _message(message: Any, where: str) -> Message:
     if given.keys() - _KEYS or len(texts) < len(parts):
         raise NotTextError(f"{said}; leave out rows with tool calls or images with --drop-not-text")
     raise SettingError(said)
-
-
-def _text_of(part: Any) -> str | None:
-    """Return a content, or the text of a part of one; None for an image and whatever else a part may be."""
-    if isinstance(part, dict) and part.get("type") == "text":
-        part = part.get("text")
-    return part if isinstance(part, str) else None

@@ -1,11 +1,8 @@
 """The certificates that need no dense decomposition of the tuned matrices, cheapest first.
 
-`coordinates` decides low-rank updates of bases that are known whole, in the base's coordinates. It needs no start at
-random, no probe and no product in single precision. What it leaves open, because singular values are too close or a
-cosine is within the stated error of epsilon, is left to the others.
-
-For these the vectors of a batch are computed more closely in rounds, until every leading vector is decided, or until
-more accuracy is out of reach. Matrices that need no more leave the rounds.
+`coordinates` needs no start at random, no probe and no product in single precision. What it leaves open, because
+singular values are too close or a cosine is within the stated error of epsilon, is left to the others. For these the
+vectors of a batch are computed more closely in rounds, until every one is decided or more accuracy is out of reach.
 """
 
 from __future__ import annotations
@@ -63,7 +60,6 @@ class _Spaces:
     base_count: int
 
     def select(self, index: Tensor) -> _Spaces:
-        """Return the spaces of the matrices at ``index``."""
         return replace(self, base=self.base.select(index), tuned=self.tuned.select(index))
 
     def refine(self, of_base: Tensor, of_tuned: Tensor) -> bool:
@@ -76,8 +72,6 @@ class _Spaces:
 
 @dataclass(frozen=True)
 class _Snapshot(Batched):
-    """The triplets and bounds that the spaces give in one round."""
-
     base: Triplets
     tuned: Triplets
     intervals: Intervals
@@ -90,20 +84,11 @@ class _Snapshot(Batched):
 def decide_by_certificates(
     batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
 ) -> Decisions:
-    """Decide the k leading vectors of a batch; see :func:`intruders.engine.decide.decide`."""
     base = BaseVectors.of(Dense(batch.base), k, base_count, known)
-    spaces = _Spaces(base, _tuned_space(batch, base.space, update), k, epsilon, base_count)
-    snapshot, computed = _refined_until_decided(spaces)
-    return _decide_rest(batch, spaces, snapshot, update, computed)
-
-
-def _refined_until_decided(spaces: _Spaces) -> tuple[_Snapshot, KnownBase]:
-    """Compute all vectors as closely as the decisions need; also return what is then known of the bases.
-
-    Matrices of which nothing is wanted any more are left out of what follows.
-    """
+    spaces = every = _Spaces(base, _tuned_space(batch, base.space, update), k, epsilon, base_count)
     snapshot = whole = _snapshot(spaces)
-    known = spaces.base.known(spaces.base_count)
+    computed = base.known(base_count)
+    # All vectors as closely as the decisions need; matrices of which nothing is wanted any more are left out.
     places = torch.arange(len(snapshot.undecided), device=snapshot.undecided.device)
     for _ in range(_MOST_ROUNDS):
         wants = (snapshot.of_base.any(-1) | snapshot.of_tuned.any(-1)).nonzero().squeeze(-1)
@@ -114,10 +99,10 @@ def _refined_until_decided(spaces: _Spaces) -> tuple[_Snapshot, KnownBase]:
         if not spaces.refine(snapshot.of_base, snapshot.of_tuned):
             break
         if bool(snapshot.of_base.any()):
-            known = known.with_rows(places, spaces.base.known(spaces.base_count))
+            computed = computed.with_rows(places, spaces.base.known(base_count))
         snapshot = _snapshot(spaces)
         whole = whole.with_rows(places, snapshot)
-    return whole, known
+    return _decide_rest(batch, every, whole, update, computed)
 
 
 def _tuned_space(batch: Pair, base: KrylovSpace, update: MeasuredUpdate) -> KrylovSpace:
@@ -188,7 +173,6 @@ def with_neighbours(wanted: Tensor, angles: Tensor) -> Tensor:
 def _decide_rest(
     batch: Pair, spaces: _Spaces, snapshot: _Snapshot, update: MeasuredUpdate, known: KnownBase
 ) -> Decisions:
-    """Decide what the vectors leave open: by the moment certificate, and the rest by the dense decomposition."""
     k, epsilon, floor = spaces.k, spaces.epsilon, spaces.base.floor
     by_overlap, by_mass = _resembles(snapshot.intervals, epsilon), _is_intruder(snapshot.intervals, epsilon)
     upper = snapshot.intervals.upper
@@ -257,7 +241,6 @@ LARGEST_RANK = 64
 
 
 def fits_coordinates(rank: int, k: int, shape: torch.Size) -> bool:
-    """Return whether updates of that rank of matrices of that shape are decided in coordinates."""
     smaller = min(shape[-2:])
     return 0 < rank <= min(LARGEST_RANK, smaller // _LARGEST_SHARE) and 4 * (k + 4) <= smaller
 

@@ -58,7 +58,6 @@ class Components:
         return Components(self.values[:count], self.left[:count], self.right[:count])
 
     def with_values(self, values: Tensor) -> Components:
-        """The same vectors with other values."""
         return Components(values, self.left, self.right)
 
     def factors(self, factor: float) -> tuple[Tensor, Tensor]:
@@ -75,12 +74,8 @@ def find_components(
 ) -> list[Components]:
     """Compute the singular triplets of every W of a batch at the given indices of its descending order.
 
-    Args:
-      batch: the matrices.
-      indices: of each matrix, which of its leading triplets are wanted.
-      values: of each matrix, its leading singular values as an audit knows them, one for each vector examined.
-      from_update: the wanted vectors are mostly the update's doing (intruders are). Vectors that belong to the base
-        need a wider start.
+    ``values`` are the leading singular values of each as an audit knows them, one for each vector examined. With
+    ``from_update`` the wanted vectors are mostly the update's doing (intruders are); others need a wider start.
 
     Vectors are within an angle of ``ANGLE`` of the true ones. Single precision where that reaches it, then double;
     the dense decomposition where singular values are too close, or the shape too small, for either.

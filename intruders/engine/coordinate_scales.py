@@ -16,7 +16,6 @@ from ..linalg.products import Batched
 from ..linalg.secular import (
     GUARDS,
     CoordinateCosines,
-    Passages,
     coordinate_cosines,
     deciding,
     leading_vectors,
@@ -68,7 +67,11 @@ def project_in_coordinates(
     # A vector of W with the value z is (z^2 - W0 W0^T)^-1 of what these span. It comes in at the k-th value.
     apart = ((poles[:, k - 1 : k] - poles) / poles[:, :1]).nan_to_num(0.0).clamp_min(_APART)
     nearby = torch.cat([left, through], -1) / apart.unsqueeze(-1)
-    further, own = _ritz_of_rest(poles, nearby, shown)
+    # Ritz vectors (batch, c, a) of the base, and their values, in what these have beyond the rows that are shown.
+    rest = torch.linalg.qr(nearby[:, shown:]).Q.mT
+    squares, vectors = eigh((rest * poles[:, None, shown:]) @ rest.mT)
+    further = torch.nn.functional.pad(vectors.mT.flip(-2) @ rest, (shown, 0))
+    own = squares.flip(-1)
     base = torch.diag_embed(torch.cat([poles[:, :shown], own], -1))
     along = torch.cat([left[:, :shown], further @ left], -2)  # (batch, b, d): D's directions on the basis
     mixed = torch.cat([through[:, :shown], further @ through], -2) @ along.mT
@@ -82,14 +85,6 @@ def project_in_coordinates(
         for i, both in enumerate(largest)
     ]
     return projections, RitzVectors(base, mixed + mixed.mT, own, further)
-
-
-def _ritz_of_rest(poles: Tensor, columns: Tensor, shown: int) -> tuple[Tensor, Tensor]:
-    """Ritz vectors ``(batch, c, a)`` of the base, and their values, in what ``columns`` have beyond ``shown`` rows."""
-    rest = torch.linalg.qr(columns[:, shown:]).Q.mT  # (batch, c, a - shown)
-    squares, vectors = eigh((rest * poles[:, None, shown:]) @ rest.mT)
-    rows = vectors.mT.flip(-2) @ rest
-    return torch.nn.functional.pad(rows, (shown, 0)), squares.flip(-1)
 
 
 # Relative error of a scale.
@@ -111,7 +106,6 @@ class Followed(Batched):
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
         return sum(part.nbytes for part in self._parts())
 
     @property
@@ -138,7 +132,6 @@ class _LeastCosine:
     rows: Tensor  # (batch, k + GUARDS or more, a): orthonormal, vectors at the last scales, or near them
 
     def at(self, index: Tensor, scales: Tensor) -> Tensor:
-        """Return the values of the matrices at ``index``, at a scale each."""
         cosines, self.rows[index] = self._cosines(index, scales, 0.0)
         is_known = cosines.upper - cosines.lower < 1.0
         return torch.where(is_known, cosines.cosines, torch.nan).amin(-1) - self.epsilon
@@ -204,58 +197,47 @@ def settled_scales(
     is_settled = torch.zeros_like(start, dtype=torch.bool)
     index = (start.isfinite() & (start > 0)).nonzero().squeeze(-1)
     if len(index) > 0:
-        roots, is_root = _Roots(followed.select(index), k, epsilon).found(start[index])
+        roots, is_root = _roots(followed.select(index), k, epsilon, start[index])
         is_settled[index] = is_root
         start[index] = torch.where(is_root, roots, start[index])
     return start.tolist(), is_settled.tolist()
 
 
-@dataclass(frozen=True)
-class _Roots:
-    """Scales at which the least cosine passes epsilon, of matrices that have one nearby."""
+def _roots(followed: Followed, k: int, epsilon: float, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales near ``start`` at which the least cosine passes epsilon, and where there is one.
 
-    followed: Followed
-    k: int
-    epsilon: float
-
-    def found(self, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return roots near ``start``, and where there is one: by Newton's method, or else by brackets."""
-        problem = self.followed.coordinates.problem()
-        count = self.k + GUARDS
-        passage = self._by_newton(problem, start, count)
-        is_near = (passage.scales / start - 1).abs() <= _FIRST_STEP * 2**_DOUBLINGS
-        roots = torch.where(is_near, passage.scales, start)
-        rows = self.followed.near.at(roots, count)[1]
-        rows = torch.cat(
-            [torch.where(is_near[:, None, None], passage.rows.unsqueeze(-2), rows[:, :1]), rows], -2
-        )
-        rows = torch.linalg.qr(rows.mT).Q.mT
-        least = _LeastCosine(self.followed, problem, self.k, self.epsilon, rows)
-        is_first, has_others = least.is_alone(roots)
-        is_root = is_near & passage.falls & is_first
-        roots = roots * (1 + 0.5 * TOLERANCE)
-        # From a start without an intruder another window may lie on the way to a root beyond it.
-        index = (~is_root | (roots > start)).nonzero().squeeze(-1)
-        if len(index) > 0:
-            # Before a root at which the coordinate rises there is an intruder, and so there is at one of others.
-            is_window = is_near & ~is_root & (has_others | ~passage.falls) & (roots < start)
-            begin = torch.where(is_window, roots * (1 - TOLERANCE), start)[index]
-            some, of_some = self.followed.select(index), problem.select(index)
-            rest = _LeastCosine(some, of_some, self.k, self.epsilon, least.rows[index])
-            brackets = _Brackets.about(rest, begin)
-            others = brackets.narrowed(rest)
-            others = torch.where(brackets.is_settled, others, torch.inf)
-            roots[index] = torch.minimum(torch.where(is_root[index], roots[index], torch.inf), others)
-            is_root[index] = roots[index].isfinite()
-        return roots, is_root
-
-    def _by_newton(self, problem: SecularProblem, start: Tensor, count: int) -> Passages:
-        """Follow the vector that has the least of the k cosines on the projection."""
-        squares, rows = self.followed.near.at(start, count)
-        inside = self.followed.coordinates.values.shape[-1]
-        index = rows[:, : self.k, :inside].abs().amax(-1).argmin(-1, keepdim=True)
-        row = rows.gather(-2, index.unsqueeze(-1).expand(-1, 1, rows.shape[-1])).squeeze(-2)
-        return passages(problem, start, squares.gather(-1, index).squeeze(-1), row, inside, self.epsilon)
+    By Newton's method, or else by brackets.
+    """
+    problem, count = followed.coordinates.problem(), k + GUARDS
+    # Newton's method follows the vector that has the least of the k cosines on the projection.
+    squares, rows = followed.near.at(start, count)
+    inside = followed.coordinates.values.shape[-1]
+    index = rows[:, :k, :inside].abs().amax(-1).argmin(-1, keepdim=True)
+    row = rows.gather(-2, index.unsqueeze(-1).expand(-1, 1, rows.shape[-1])).squeeze(-2)
+    passage = passages(problem, start, squares.gather(-1, index).squeeze(-1), row, inside, epsilon)
+    is_near = (passage.scales / start - 1).abs() <= _FIRST_STEP * 2**_DOUBLINGS
+    roots = torch.where(is_near, passage.scales, start)
+    rows = followed.near.at(roots, count)[1]
+    nearest = torch.where(is_near[:, None, None], passage.rows.unsqueeze(-2), rows[:, :1])
+    rows = torch.linalg.qr(torch.cat([nearest, rows], -2).mT).Q.mT
+    least = _LeastCosine(followed, problem, k, epsilon, rows)
+    is_first, has_others = least.is_alone(roots)
+    is_root = is_near & passage.falls & is_first
+    roots = roots * (1 + 0.5 * TOLERANCE)
+    # From a start without an intruder another window may lie on the way to a root beyond it.
+    index = (~is_root | (roots > start)).nonzero().squeeze(-1)
+    if len(index) > 0:
+        # Before a root at which the coordinate rises there is an intruder, and so there is at one of others.
+        is_window = is_near & ~is_root & (has_others | ~passage.falls) & (roots < start)
+        begin = torch.where(is_window, roots * (1 - TOLERANCE), start)[index]
+        some, of_some = followed.select(index), problem.select(index)
+        rest = _LeastCosine(some, of_some, k, epsilon, least.rows[index])
+        brackets = _Brackets.about(rest, begin)
+        others = brackets.narrowed(rest)
+        others = torch.where(brackets.is_settled, others, torch.inf)
+        roots[index] = torch.minimum(torch.where(is_root[index], roots[index], torch.inf), others)
+        is_root[index] = roots[index].isfinite()
+    return roots, is_root
 
 
 @dataclass

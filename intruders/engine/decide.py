@@ -1,16 +1,13 @@
 """Intruder dimensions of a batch of equal-shaped matrices: the certificates, cheapest first.
 
-The question is about the k leading left singular vectors of every tuned matrix. Where all vectors of the base are
-known and the update is of low rank, they are read off in the base's coordinates (`coordinates`). Elsewhere they are
-computed by a Krylov method that starts from what is known of the base, and each is decided by the first of these that
-can:
+Where all vectors of the base are known and the update is of low rank, the k leading left singular vectors of every
+tuned matrix are read off in the base's coordinates (`coordinates`). Elsewhere they are computed by a Krylov method
+that starts from what is known of the base, and each is decided by the first of these that can:
 
 1. overlap: a computed base vector resembles it. Not an intruder.
 2. mass: the computed base vectors hold so much of it that no other can resemble it, and none of them does. Intruder.
 3. moment: no base vector, computed or not, can resemble it, by its spectral moments. Intruder.
 4. exact: the dense decomposition of its matrix.
-
-Nothing is decided by an estimate: whatever an interval leaves open goes on to the next certificate.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from ..linalg.full_precision import full_precision, is_covered
 from ..linalg.pair import Pair
 from ..linalg.svd import dense_svd, gram_svd, leading_count
 from .certificates import coordinates_of, decide_by_certificates, decide_in_coordinates
-from .decisions import Decisions, MeasuredUpdate, decide_dense, measure_update
+from .decisions import Decisions, decide_dense, measure_update
 from .known_base import WHOLE_BELOW, KnownBase, least_side
 
 # Below this smaller side the dense decompositions of both matrices are the fastest way.
@@ -52,14 +49,7 @@ def decide(
         return replace(decisions, known=None)  # all vectors of a large base, where an audit expects some
     if min(m, n) < max(DENSE_BELOW, least_side(k)):
         return decide_dense(batch, k, epsilon, base_count, update, gram_svd, known)
-    return _decide_large(batch, k, epsilon, base_count, update, known)
-
-
-def _decide_large(
-    batch: Pair, k: int, epsilon: float, base_count: int, update: MeasuredUpdate, known: KnownBase | None
-) -> Decisions:
-    """Decide in coordinates where possible, and the rest by the other certificates."""
-    if known is None and min(batch.base.shape[-2:]) < WHOLE_BELOW:
+    if known is None and min(m, n) < WHOLE_BELOW:
         known = KnownBase.decomposed(batch.base)
     whole = None if known is None else known.whole()
     coordinates = None if whole is None else coordinates_of(batch, whole, k)

@@ -11,7 +11,6 @@ from torch import Tensor
 from ..linalg.exact import Decomposition, exact_cosines
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.low_rank import LowRank
-from ..linalg.operators import Dense
 from ..linalg.pair import Pair
 from ..linalg.products import Batched
 from ..linalg.ritz import Triplets
@@ -45,18 +44,22 @@ class MeasuredUpdate(Batched):
 
 
 def measure_update(batch: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
-    """Norms and ranks of the updates: exactly from factors, or from the dense update, its effective rank
-    estimated.
-
-    With ``exact``, a dense update's singular values are all computed.
-    """
+    """Norms and ranks of the updates, exactly; of a dense one the effective rank is estimated, unless ``exact``."""
     update = batch.update
     if isinstance(update, LowRank):
         svd = update.svd()
         values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
     else:
         if not exact and min(update.shape[-2:]) >= _DENSE_BELOW:
-            return _measure_dense_update(update, k)
+            # Row norms first: a copy of the whole matrix in double precision would be the peak of the audit's memory.
+            frobenius = torch.linalg.vector_norm(update.matrix, dim=-1).double().norm(dim=-1)
+            space = KrylovSpace.from_random_block(update, BLOCK, _STEPS)
+            rank, error = estimate_effective_rank(space, BLOCK, 2 * k, frobenius)
+            # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
+            # norm.
+            leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
+            spectral = leading.values[:, 0].double()
+            return MeasuredUpdate(frobenius, spectral, rank, error, leading.left, leading.right)
         svd = dense_svd(update.matrix) if exact else gram_svd(update.matrix)
         values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
     dtype = batch.base.dtype
@@ -68,17 +71,6 @@ def measure_update(batch: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
         left.to(dtype),
         right.to(dtype),
     )
-
-
-def _measure_dense_update(update: Dense, k: int) -> MeasuredUpdate:
-    # Row norms first: a copy of the whole matrix in double precision would be the peak of the audit's memory.
-    frobenius = torch.linalg.vector_norm(update.matrix, dim=-1).double().norm(dim=-1)
-    space = KrylovSpace.from_random_block(update, BLOCK, _STEPS)
-    rank, error = estimate_effective_rank(space, BLOCK, 2 * k, frobenius)
-    # The norm follows from the largest Ritz value to second order in its residual; 1e-3 there is 1e-6 of the
-    # norm.
-    leading = converge(space, 1, 2 * k, 1e-3, _MAX_ROUNDS)
-    return MeasuredUpdate(frobenius, leading.values[:, 0].double(), rank, error, leading.left, leading.right)
 
 
 @dataclass(frozen=True)

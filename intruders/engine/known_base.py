@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.krylov import BLOCK, KrylovSpace, may_hide_copies
-from ..linalg.operators import Dense, Operator
+from ..linalg.operators import Dense
 from ..linalg.orthonormal import orthonormalize
 from ..linalg.products import Batched, is_shared
 from ..linalg.ritz import Triplets
@@ -47,24 +47,16 @@ class KnownBase(Batched):
         )
 
     @classmethod
-    def from_whole(cls, whole: WholeBase) -> KnownBase:
-        """Keep complete decompositions."""
+    def decomposed(cls, matrix: Tensor) -> KnownBase:
+        whole = WholeBase.of(matrix)
         known = cls.from_decomposition(whole.left, whole.values, whole.right.shape[-1])
         return replace(known, right=whole.right, errors=torch.stack([whole.off, whole.rounded], -1))
-
-    @classmethod
-    def decomposed(cls, matrix: Tensor) -> KnownBase:
-        """Decompose ``(batch, m, n)`` matrices completely, and keep all of it."""
-        return cls.from_whole(WholeBase.of(matrix))
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> KnownBase:
         """Build from its ``tensors()``; those of version 0.2 and before have no complete base."""
         basis, floor = tensors["basis"], tensors["floor"]
-        none = {
-            "right": basis.new_zeros(len(basis), 0, 0),
-            "errors": floor.new_zeros(len(floor), 0),
-        }
+        none = {"right": basis.new_zeros(len(basis), 0, 0), "errors": floor.new_zeros(len(floor), 0)}
         return cls(**(none | tensors))
 
     def whole(self) -> WholeBase | None:
@@ -75,7 +67,6 @@ class KnownBase(Batched):
 
     @property
     def is_complete(self) -> bool:
-        """Whether all left vectors are kept."""
         return self.values.shape[-1] > 0
 
     def value(self, k: int) -> Tensor:
@@ -98,10 +89,6 @@ class KnownBase(Batched):
             return super().select(index)
         first = KnownBase(**{name: tensor[:1] for name, tensor in self.tensors().items()})
         return replace(first.repeated(len(index)), floor=self.floor[index])
-
-    def space(self, operator: Operator) -> KrylovSpace:
-        """Return the space to continue from, without a pass over the matrices."""
-        return KrylovSpace(operator, self.basis, self.products, self.squares)
 
     @classmethod
     def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
@@ -135,12 +122,7 @@ _ROUNDING = 1e-6
 
 def least_side(k: int) -> int:
     """The smaller side of a matrix from which on a chain for k leading vectors has room, and room to go on."""
-    return BLOCK * (_chain_steps(k) + _FURTHER_STEPS)
-
-
-def _chain_steps(k: int) -> int:
-    """Block steps before the first look: room for twice the k vectors wanted, and some."""
-    return max(_STEPS, k)
+    return BLOCK * (max(_STEPS, k) + _FURTHER_STEPS)
 
 
 @dataclass(frozen=True)
@@ -171,11 +153,11 @@ class BaseVectors:
             space.grow(leading if space.is_left else operator.apply_transpose(leading))
             return cls(space, known, no_floor)
         if known is not None:
-            return cls(known.space(operator), None, known.floor.clone())
+            space = KrylovSpace(operator, known.basis, known.products, known.squares)
+            return cls(space, None, known.floor.clone())
         return cls(_leading_space(operator, k, base_count), None, no_floor)
 
     def select(self, index: Tensor) -> BaseVectors:
-        """Return those of the matrices at ``index``."""
         if self.is_shared:
             return replace(self, floor=self.floor[index])
         all_vectors = None if self.all_vectors is None else self.all_vectors.select(index)
@@ -191,7 +173,6 @@ class BaseVectors:
 
     @property
     def is_complete(self) -> bool:
-        """Whether these are all vectors of the bases."""
         return self.all_vectors is not None
 
     def all_vectors_at(self, index: Tensor) -> KnownBase | None:
@@ -239,7 +220,8 @@ def _leading_space(operator: Dense, k: int, base_count: int) -> KrylovSpace:
 
     The chain goes on for matrices whose k leading vectors have not converged, without the others.
     """
-    space = KrylovSpace.from_random_block(operator, BLOCK, _chain_steps(k), room=BLOCK * _FURTHER_STEPS)
+    # At first the chain has room for twice the k vectors wanted, and some.
+    space = KrylovSpace.from_random_block(operator, BLOCK, max(_STEPS, k), room=BLOCK * _FURTHER_STEPS)
     kept = space.compressed(base_count + BLOCK)
     index = torch.arange(len(kept.basis), device=operator.device)
     for _ in range(_FURTHER_LOOKS):

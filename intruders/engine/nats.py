@@ -60,7 +60,6 @@ def unpacked(rows: Tensor, n: int) -> Tensor:
 
 
 def packed_width(n: int, bits: int = 8) -> int:
-    """Return the bytes that a packed row of n numbers takes."""
     return -(-n // _BLOCK) * (_BLOCK * bits // 8 + _SCALE)
 
 

@@ -76,25 +76,6 @@ class Projection:
         is_complete = bool(left_out <= _NEGLIGIBLE)
         return cls(base, along + along.mT, update, shown, others, k, epsilon, predicted, is_complete, centre)
 
-    def counts(self, scales: Tensor) -> Tensor:
-        """Count the leading left vectors that resemble none of the base vectors shown, for every scale; ``(g,)``."""
-        count: Tensor = (self.cosines(eigh(self.at(scales))[1]) < self.epsilon).sum(-1)
-        return count
-
-    def at(self, scales: Tensor) -> Tensor:
-        """Return ``W W^T`` on the subspace for every scale; ``(g, a, a)``."""
-        return at_scales(self.base, self.cross, self.update, scales)
-
-    def cosines(self, vectors: Tensor, is_strict: bool = False) -> Tensor:
-        """Return the largest cosines ``(g, k)`` of eigenvectors ``(g, a, a)``, of which the last ones lead.
-
-        Without ``others``, ``is_strict`` takes them with all Ritz vectors. One that has not converged stands for
-        several base vectors, so that these cosines are rather too large, where those with the vectors shown alone are
-        rather too small.
-        """
-        others = None if self.others is None else self.others.mT
-        return _largest_cosines(vectors.flip(-1)[..., : self.k], self.shown, others, is_strict)
-
 
 @dataclass(frozen=True)
 class ProjectionGroup:
@@ -111,7 +92,6 @@ class ProjectionGroup:
 
     @classmethod
     def of(cls, projections: Sequence[Projection]) -> ProjectionGroup:
-        """Join projections, of which there is at least one."""
         first = projections[0]
         others = [each.others.mT for each in projections if each.others is not None]
         return cls(
@@ -123,16 +103,21 @@ class ProjectionGroup:
             k=first.k,
         )
 
-    def least_cosines(self, index: Tensor, scales: Tensor, is_strict: bool) -> Tensor:
-        """Least of the k cosines of projections ``index`` ``(g)``, at a scale each; see :meth:`Projection.cosines`."""
+    def cosines(self, index: Tensor, scales: Tensor, is_strict: bool = False) -> Tensor:
+        """Largest cosines ``(g, k)`` of the k leading vectors of projections ``index`` ``(g)``, at a scale each.
+
+        Without ``others``, ``is_strict`` takes them with all Ritz vectors. One that has not converged stands for
+        several base vectors, so that these cosines are rather too large, where those with the vectors shown alone are
+        rather too small.
+        """
         _, vectors = eigh(at_scales(self.base[index], self.cross[index], self.update[index], scales))
         leading = vectors[..., -self.k :]
         if self.others is None:
-            return _largest_cosines(leading, self.shown, None, is_strict).amin(-1)
+            return _largest_cosines(leading, self.shown, None, is_strict)
         step = max(1, _AT_ONCE // max(1, self.others[0].numel()))
         parts = zip(torch.split(index, step), torch.split(leading, step), strict=True)
         return torch.cat(
-            [_largest_cosines(some, self.shown, self.others[own], is_strict).amin(-1) for own, some in parts]
+            [_largest_cosines(some, self.shown, self.others[own], is_strict) for own, some in parts]
         )
 
 
@@ -152,7 +137,7 @@ def _largest_cosines(leading: Tensor, shown: int, others: Tensor | None, is_stri
 
 
 @full_precision()
-def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Projection]:
+def project(batch: Pair, base_known: KnownBase, k: int, epsilon: float) -> list[Projection]:
     """Project a batch of matrices, from what an audit computed of their bases.
 
     The subspace holds the leading vectors of W0, the leading directions u of D, W0 v, and some powers of W0 W0^T on
@@ -167,7 +152,7 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     along = turned @ (rows @ update.right[:, :_FOLLOWED].mT.double())
     d, left_out = followed_count(along.diagonal(dim1=-2, dim2=-1), update.frobenius.double(), _FOLLOWED)
     shown = leading_count(k, m, n)
-    known_rows = known.left(batch.base.shape)[:, : shown + BLOCK]
+    known_rows = base_known.left(batch.base.shape)[:, : shown + BLOCK]
     left = _subspace(operator, known_rows, update.left[:, :d], update.right[:, :d])
     products = operator.apply_transpose(left).double()  # (batch, a, n): left W0
     change, right = _times_update(difference, left)  # left D = change @ right
@@ -177,8 +162,12 @@ def project(batch: Pair, known: KnownBase, k: int, epsilon: float) -> list[Proje
     mixed = (products @ right.mT) @ change.mT
     own = change @ (right @ right.mT) @ change.mT
     values = squares.flip(-1)[:, :shown].clamp_min(0).sqrt()
-    leading = _leading(values, (turn[:, :shown] @ left.double()), products[:, :shown], operator.dtype)
-    spectra = sampled_spectra(operator, leading)
+    # What is left of a value below the rounding of the products has no direction.
+    known = values > torch.finfo(operator.dtype).eps * values[:, :1]
+    of_right = torch.where(known, 1 / values, 0.0).unsqueeze(-1) * products[:, :shown]
+    unknown = torch.zeros_like(values)
+    parts = (values, turn[:, :shown] @ left.double(), of_right, unknown, unknown)
+    spectra = sampled_spectra(operator, Triplets(*(part.to(operator.dtype) for part in parts)))
     base = products @ products.mT
     largest = zip(values[:, 0].tolist(), update.spectral.tolist(), strict=True)
     return [
@@ -204,10 +193,8 @@ def _subspace(operator: Dense, leading: Tensor, update_left: Tensor, update_righ
 def followed_count(values: Tensor, frobenius: Tensor, most: int) -> tuple[int, Tensor]:
     """Choose how many directions of updates to follow, up to ``most``; also return the shares of squared norm left out.
 
-    Args:
-      values: (batch, d), what the updates are along their leading directions.
-      frobenius: (batch), their norms.
-      most: number of directions.
+    ``values`` ``(batch, d)`` are what the updates are along their leading directions, ``frobenius`` ``(batch)`` their
+    norms.
     """
     total = frobenius.square().clamp_min(torch.finfo(torch.float64).tiny)
     left_out = 1 - values[:, :most].square().cumsum(-1) / total.unsqueeze(-1)  # (batch, d)
@@ -222,11 +209,3 @@ def _times_update(difference: Update, rows: Tensor) -> tuple[Tensor, Tensor]:
         return (rows @ difference.left).double(), difference.right.double()
     whole = (rows @ difference.matrix).double()
     return torch.eye(rows.shape[-2], dtype=whole.dtype, device=whole.device).expand(len(rows), -1, -1), whole
-
-
-def _leading(values: Tensor, left: Tensor, products: Tensor, dtype: torch.dtype) -> Triplets:
-    # What is left of a value below the rounding of the products has no direction.
-    known = values > torch.finfo(dtype).eps * values[:, :1]
-    right = torch.where(known, 1 / values, 0.0).unsqueeze(-1) * products
-    unknown = torch.zeros_like(values).to(dtype)
-    return Triplets(values.to(dtype), left.to(dtype), right.to(dtype), unknown, unknown)

@@ -51,12 +51,11 @@ class ScaleWindow:
 
 
 def search_end(projection: Projection) -> float:
-    """Return the largest scale of the search."""
     return projection.centre * 2.0 ** _OCTAVES[-1]
 
 
 def first_window(projection: Projection, begin: float = 0.0, is_strict: bool = False) -> ScaleWindow | None:
-    """Find the first scales from ``begin`` on with an intruder, or None; see :meth:`Projection.cosines`."""
+    """Find the first scales from ``begin`` on with an intruder, or None; see :meth:`ProjectionGroup.cosines`."""
     return _side_by_side([projection], [_WindowSearch(projection).first_window(begin)], is_strict)[0]
 
 
@@ -66,7 +65,6 @@ def first_starts(projections: Sequence[Projection]) -> list[float | None]:
 
 
 def windows_from(projections: Sequence[Projection], starts: Sequence[float]) -> list[ScaleWindow]:
-    """Find the windows of a group that begin there."""
     searches = [_WindowSearch(each).window(start) for each, start in zip(projections, starts, strict=True)]
     return _side_by_side(projections, searches)
 
@@ -92,18 +90,13 @@ def _side_by_side(
                 asked[index] = next(searches[index]) if answer is None else searches[index].send(answer)
             except StopIteration as end:
                 results[index] = end.value
-        answers = _answered(group, asked, is_strict) if asked else {}
+        if not asked:
+            break
+        of = torch.tensor([index for index, scales in asked.items() for _ in scales])
+        scales = torch.tensor([scale for scales in asked.values() for scale in scales], dtype=torch.float64)
+        cosines = iter(group.cosines(of, scales, is_strict).amin(-1).tolist())
+        answers = {index: list(islice(cosines, len(own))) for index, own in asked.items()}
     return [results[index] for index in range(len(searches))]
-
-
-def _answered(
-    group: ProjectionGroup, asked: dict[int, Sequence[float]], is_strict: bool
-) -> dict[int, list[float] | None]:
-    """The least cosines of each projection of a group at each of the scales that are asked of it."""
-    index = torch.tensor([index for index, scales in asked.items() for _ in scales])
-    scales = torch.tensor([scale for scales in asked.values() for scale in scales], dtype=torch.float64)
-    cosines = iter(group.least_cosines(index, scales, is_strict).tolist())
-    return {index: list(islice(cosines, len(scales))) for index, scales in asked.items()}
 
 
 def largest_scale(
@@ -118,7 +111,10 @@ def largest_scale(
         return first * (1 - slack)
     while first < end:
         steps = first * _STEP ** torch.arange(1, _AT_ONCE + 1, dtype=torch.float64)
-        counts = torch.stack([projection.counts(steps) for projection in projections]).sum(0)
+        counts = torch.zeros(len(steps), dtype=torch.long)
+        for each in projections:
+            cosines = ProjectionGroup.of([each]).cosines(counts.new_zeros(len(steps)), steps)
+            counts += (cosines < each.epsilon).sum(-1).cpu()
         over = (counts > min(target, int(counts.max()))).nonzero()  # a tensor holds no larger whole number
         if len(over) > 0:
             return min(end, float(steps[int(over[0])]) / _STEP * (1 - slack))
@@ -174,7 +170,6 @@ class _WindowSearch:
         return ScaleWindow(start, inside)
 
     def _points(self, scales: Sequence[float]) -> _Search[list[tuple[float, float]]]:
-        """Pair scales with the least cosines there."""
         return list(zip(scales, (yield scales), strict=True))
 
     def _first_between(self, points: Sequence[tuple[float, float]], level: int) -> _Search[float | None]:
@@ -182,9 +177,13 @@ class _WindowSearch:
         epsilon = self.projection.epsilon
         for (low, at_low), (high, at_high) in pairwise(points):
             if level == len(_SPLITS):
-                if at_high < epsilon:
-                    return (yield from self._bisected(low, high))
-                continue
+                if at_high >= epsilon:
+                    continue
+                for _ in range(_BISECTIONS):
+                    middle = math.sqrt(low * high)
+                    (cosine,) = yield [middle]
+                    low, high = (low, middle) if cosine < epsilon else (middle, high)
+                return high
             leaning = max(_LEANS[level], epsilon + _LEAN_SHARES[level] * (1 - epsilon))
             if min(at_low, at_high) >= leaning:
                 continue
@@ -196,10 +195,3 @@ class _WindowSearch:
             if start is not None:
                 return start
         return None
-
-    def _bisected(self, low: float, high: float) -> _Search[float]:
-        for _ in range(_BISECTIONS):
-            middle = math.sqrt(low * high)
-            (cosine,) = yield [middle]
-            low, high = (low, middle) if cosine < self.projection.epsilon else (middle, high)
-        return high

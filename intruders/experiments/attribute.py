@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -18,6 +19,7 @@ from ..data.corpora import digests_of, load_all
 from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
+from ..linalg.rank_correlation import spearman
 from ..measures.intervals import Interval
 from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
@@ -25,7 +27,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
 from ..system.store import Kept
-from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share, rank_correlation
+from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share
 from .dosed_model import ELSEWHERE, DoseGroups, DoseVector
 from .experiment_settings import ATTRIBUTION, AttributionSettings
 from .open_dosed import open_dosed
@@ -172,22 +174,18 @@ def _checks(
     path: DosePath, measure: DocumentMeasure, integral: PathIntegral, groups: DoseGroups, count: int
 ) -> list[LeftOut]:
     """Check the largest parts, each by leaving its matrix out of the tuned model."""
-    tokens = integral.tokens.sum()
-    parts = {
-        name: float(integral.parts[:, list(groups.places[name])].sum() / tokens) for name in groups.matrices
-    }
-    largest = sorted(parts, key=lambda name: -abs(parts[name]))[:count]
-    return [
-        LeftOut(name, parts[name], float((integral.tuned - integral.weights * without).sum() / tokens))
-        for name in largest
-        for without in [path.losses(measure, 1.0, torch.tensor(groups.places[name]))]
-    ]
+    tokens, checks = integral.tokens.sum(), list[LeftOut]()
+    parts = {name: sum(integral.each(groups.places[name])) for name in groups.matrices}
+    for name in sorted(parts, key=lambda name: -abs(parts[name]))[:count]:
+        without = path.losses(measure, 1.0, torch.tensor(groups.places[name]))
+        fall = float((integral.tuned - integral.weights * without).sum() / tokens)
+        checks.append(LeftOut(name, parts[name], fall))
+    return checks
 
 
 def _inside_intruders(matrices: TunedMatrices, updates: Container[str]) -> dict[str, LowRank]:
     """Return ``Y^T (Y D)``, the update inside the intruders' span, for every matrix with intruders Y (c, m)."""
-    remedy = ScaledIntruders(0.0)
-    inside = {}
+    remedy, inside = ScaledIntruders(0.0), {}
     for case in matrices.read([remedy]):
         left = case.parts[remedy.scaled(case.matrix)].left.double()  # (c, m)
         if len(left) and case.matrix.name in updates:
@@ -200,13 +198,17 @@ def _correlations(
     matrices: Sequence[MatrixShare], text: str, audited: Mapping[str, AuditedMatrix]
 ) -> dict[str, float]:
     """Correlate forgetting with intruders and with the size of the update, over matrices."""
-    both = [(share.parts[text].estimate, audited[share.name]) for share in matrices if share.name in audited]
-    parts = [part for part, _ in both]
+    shares = [share for share in matrices if share.name in audited]
+    if len(shares) < 3:
+        return {}
+    parts, own = [share.parts[text].estimate for share in shares], [audited[share.name] for share in shares]
     correlations = {
-        "intruders": rank_correlation(parts, [float(matrix.intruders) for _, matrix in both]),
-        "update_norm": rank_correlation(parts, [float(matrix.update.frobenius) for _, matrix in both]),
+        "intruders": float(spearman(parts, [matrix.intruders for matrix in own])),
+        "update_norm": float(spearman(parts, [matrix.update.frobenius for matrix in own])),
     }
-    return {name: correlation for name, correlation in correlations.items() if correlation is not None}
+    return {
+        name: value for name, value in correlations.items() if not math.isnan(value)
+    }  # a side may not vary
 
 
 def _rise(measure: DocumentMeasure, integral: PathIntegral) -> MeasuredRise:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
-from ..linalg.rank_correlation import spearman
 from ..measures.intervals import Interval
 from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
@@ -94,13 +92,13 @@ class Attribution(JsonResult):
 
     base: str
     tuned: str
-    rises: Sequence[MeasuredRise]  # the texts first
-    matrices: Sequence[MatrixShare] = field(repr=False)  # in the model's order
+    rises: Sequence[MeasuredRise]
+    matrices: Sequence[MatrixShare] = field(repr=False)
     layers: Sequence[Share] = field(repr=False)
     kinds: Sequence[Share]
-    elsewhere: Share | None  # norms, biases and other tuned tensors that are no matrices
-    checks: Sequence[LeftOut] = field(repr=False)  # on the first text
-    correlations: Mapping[str, float]  # Spearman over matrices, of the first text's parts with something else
+    elsewhere: Share | None
+    checks: Sequence[LeftOut] = field(repr=False)
+    correlations: Mapping[str, float]
     settings: Mapping[str, Any]
     seconds: float = 0.0
 
@@ -121,18 +119,16 @@ class Attribution(JsonResult):
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with one row per matrix and measure."""
         return pd.DataFrame(
-            [
-                {
-                    "name": share.name,
-                    "measure": rise.name,
-                    "kind": rise.kind,
-                    **share.parts[rise.name].cells("part"),
-                    "intruders": share.intruders,
-                    "part_of_intruders": share.of_intruders.get(rise.name),
-                }
-                for share in self.matrices
-                for rise in self.rises
-            ]
+            {
+                "name": share.name,
+                "measure": rise.name,
+                "kind": rise.kind,
+                **share.parts[rise.name].cells("part"),
+                "intruders": share.intruders,
+                "part_of_intruders": share.of_intruders.get(rise.name),
+            }
+            for share in self.matrices
+            for rise in self.rises
         )
 
     def to_document(self) -> dict[str, Any]:
@@ -183,14 +179,6 @@ class Attribution(JsonResult):
             correlations=document["correlations"],
             settings=document["settings"],
         )
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Return Spearman's correlation; None for fewer than three pairs, or if one side does not vary."""
-    if len(first) < 3:
-        return None
-    correlation = float(spearman(first, second))
-    return None if math.isnan(correlation) else correlation
 
 
 def _group(share: Share) -> dict[str, Any]:

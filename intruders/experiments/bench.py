@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..checkpoints.writing.merged import Elsewhere
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Example, Task
 from ..measures.corpus_loss import losses_by_corpus
@@ -44,24 +43,17 @@ ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
 
 
+@dataclass
 class Tally:
     """The number of evaluations that are done and expected; the latter falls as some turn out not to be needed."""
 
-    def __init__(self, progress: Progress, planned: int) -> None:
-        self._progress, self._done, self._planned = progress, 0, planned
+    progress: Progress
+    planned: int
+    done: int = 0
 
     def step(self, what: str) -> None:
-        """Report that an evaluation begins."""
-        self._progress(what, self._done, self._planned)
-        self._done += 1
-
-    def skip(self, count: int) -> None:
-        """Take evaluations that are not needed from the number expected."""
-        self._planned -= count
-
-    @property
-    def done(self) -> int:
-        return self._done
+        self.progress(what, self.done, self.planned)
+        self.done += 1
 
 
 def task_outcome(
@@ -221,7 +213,6 @@ class Bench:
             self.live[id(model)] = LiveInterventions(model, base, others)
 
     def use(self, cases: Sequence[Case]) -> None:
-        """Take the matrices that the next remedies change."""
         for interventions in self.live.values():
             interventions.use(cases)
 
@@ -254,7 +245,6 @@ class Bench:
         return self._seen[key]
 
     def measured(self, remedy: Remedy, share: DataShare, answers: bool) -> Outcome:
-        """Measure the tuned model under a remedy."""
         for interventions in self.live.values():
             interventions.set(remedy, self.matrices.elsewhere(remedy))
         return self.measuring.outcome(self.language, self.scored, share, answers)
@@ -276,12 +266,10 @@ class Bench:
     def inputs(self, names: Sequence[str], share: DataShare) -> dict[str, Tensor]:
         """Sample the base's inputs of matrices; those of ``ALONG_CURVE`` are in use."""
         assert self.language is not None  # without text no inputs are asked for
-        live, base = self._first, ALONG_CURVE[0]
+        live, base = self.first, ALONG_CURVE[0]
         live.set(base, self.matrices.elsewhere(base))
-        documents = documents_of(share.corpora)
-        inputs = sample_inputs(
-            self.language, live.in_memory.modules_of(names), documents, self.measuring.seed
-        )
+        modules, documents = live.in_memory.modules_of(names), documents_of(share.corpora)
+        inputs = sample_inputs(self.language, modules, documents, self.measuring.seed)
         live.reset()
         return inputs
 
@@ -310,13 +298,14 @@ class Bench:
         """The base's names of tuned tensors that no case is of."""
         return list(dict.fromkeys(name for live in self.live.values() for name in live.other_names))
 
-    def norm_of_others(self, elsewhere: Elsewhere) -> float:
-        """Return the norm of what is left of the updates of these."""
-        return self._first.norm_of_others(elsewhere)
-
     @property
-    def _first(self) -> LiveInterventions:
+    def first(self) -> LiveInterventions:
         return next(iter(self.live.values()))
+
+    def norms_of_curve(self, cases: Sequence[Case]) -> list[float]:
+        """Return the norms of all updates along the curve, 1 being the tuned model's; ``cases`` are its matrices."""
+        sizes = UpdateSizes(self, cases, {})
+        return [sizes.norm_and_output(remedy, cases)[0] for remedy in ALONG_CURVE]
 
 
 class UpdateSizes:
@@ -327,7 +316,7 @@ class UpdateSizes:
 
     def __init__(self, bench: Bench, cases: Sequence[Case], inputs: Mapping[str, Tensor]) -> None:
         """Take the cases of every audited matrix, and inputs (tokens, n) of the base for some of them."""
-        self._audited = {matrix.name: matrix.update.frobenius for matrix in bench.matrices.audit.matrices}
+        self._norms = {matrix.name: matrix.update.frobenius for matrix in bench.matrices.audit.matrices}
         self._bench, self.inputs = bench, inputs
         self._energies = {
             case.matrix.name: Change().output_energy(case.update, inputs[case.matrix.name])
@@ -335,36 +324,23 @@ class UpdateSizes:
             if case.matrix.name in inputs
         }
 
-    def norm(self, remedy: Remedy, cases: Sequence[Case]) -> float:
-        """Return ``||D'||_F`` over all tuned tensors, as a share of ``||D||_F``."""
-        squares = [remedy.change(case).norm_of(case.update, case.base) ** 2 for case in cases]
-        return self._norm(remedy, cases, squares)
-
     def norm_and_output(self, remedy: Remedy, cases: Sequence[Case]) -> tuple[float, float | None]:
-        """Return :meth:`norm`, and the mean ``||D'h||^2`` over all matrices as a share of D's (None without inputs).
+        """Return ``||D'||_F`` over all tuned tensors, and the mean ``||D'h||^2`` over all matrices, as shares of D's.
 
-        A change of a matrix can take longer than both numbers, so it is computed once.
+        Without inputs the second is None. A change of a matrix can take longer than both, so it is computed once.
         """
-        squares, energies = [], dict(self._energies)
+        norms, energies = dict(self._norms), dict(self._energies)
         for case in cases:
             name = case.matrix.name
             change, update = remedy.change(case).formed(case.update, case.base)
-            squares.append(change.norm_of(update) ** 2)
+            norms[name] = change.norm_of(update)
             if name in energies:
                 energies[name] = change.output_energy(update, self.inputs[name])
-        whole = math.fsum(self._energies.values())
-        output = math.fsum(energies.values()) / whole if whole > 0 else None
-        return self._norm(remedy, cases, squares), output
-
-    def _norm(self, remedy: Remedy, cases: Sequence[Case], squares: Sequence[float]) -> float:
-        """Return the norm from ``squares``, the ``||D'||_F^2`` of the cases."""
-        rest = self._bench.norm_of_others(lambda name: 1.0)
-        whole = math.fsum(norm**2 for norm in self._audited.values()) + rest**2
-        touched = {case.matrix.name for case in cases}
-        left = math.fsum(norm**2 for name, norm in self._audited.items() if name not in touched)
-        left += math.fsum(squares)
-        others = self._bench.norm_of_others(self._bench.matrices.elsewhere(remedy))
-        return math.sqrt((left + others**2) / whole)
+        left = self._bench.first.norm_of_others(self._bench.matrices.elsewhere(remedy))
+        whole = math.hypot(*self._norms.values(), self._bench.first.norm_of_others())
+        energy = math.fsum(self._energies.values())
+        output = math.fsum(energies.values()) / energy if energy > 0 else None
+        return math.hypot(*norms.values(), left) / whole, output
 
 
 def point_of(

@@ -21,8 +21,8 @@ from .question import Question
 from .report_healing import Report
 from .yardstick import ALPHAS
 
-CHOSEN = "chosen"
 SCHEMA = 1
+CHOSEN = "chosen"
 
 # Scales on either side of the best one along the curve of interpolation.
 _FINER = 4

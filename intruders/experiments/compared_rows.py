@@ -27,7 +27,6 @@ from .yardstick import ALPHAS, Yardstick
 CHOICE, REPORT = "choice", "report"
 _LEVEL = 0.95
 _DRAWS = 3  # of the control random
-_IS_SHRINK = "the remedy itself scales complete updates"
 _CONTROLS = 8  # at most, of one remedy
 
 
@@ -71,17 +70,13 @@ def controls_of(
 
     The remedy is at its chosen strength and changes ``cases``; ``inputs`` are the base's, (tokens, n) by matrix.
     """
-    controls: dict[str, Remedy] = {}
     missing: dict[str, str] = {}
-    matched = {
-        "shrink": EqualNorm(remedy),
-        SHRINK_OUTPUT: EqualOutput(remedy, inputs),
-        "resized": EqualSize(remedy),
+    controls: dict[str, Remedy] = {
+        control.name: control
+        for control in (EqualNorm(remedy), EqualOutput(remedy, inputs), EqualSize(remedy))
     }
     if remedy.scales_whole_updates:
-        missing = dict.fromkeys(matched, _IS_SHRINK)
-    else:
-        controls |= matched
+        missing, controls = dict.fromkeys(controls, "the remedy itself scales complete updates"), {}
     if not inputs:
         controls.pop(SHRINK_OUTPUT, None)
         missing[SHRINK_OUTPUT] = "the inputs of no matrix are known"
@@ -95,23 +90,18 @@ def controls_of(
                 controls[matching.name] = matching
             if without:
                 missing[matching.name] = f"{without} of {len(cases)} matrices with intruders have none"
-    drawn = [
-        control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases)) is not None
-    ]
-    if drawn and cases and not any(drawn[0].exists(case) for case in cases):
-        missing[RANDOM] = "every vector that an audit examines is an intruder in every matrix"
-        return controls, missing
-    controls |= {f"{RANDOM} {number}": control for number, control in enumerate(drawn, start=1)}
+    drawn = [control for draw in range(_DRAWS) if (control := at_random(remedy, seed + draw, cases))]
     if not drawn:
         missing[RANDOM] = "the remedy makes no choice that can be drawn"
+    elif cases and not any(drawn[0].exists(case) for case in cases):
+        missing[RANDOM] = "every vector that an audit examines is an intruder in every matrix"
+    else:
+        controls |= {f"{RANDOM} {number}": control for number, control in enumerate(drawn, start=1)}
     return controls, missing
 
 
 def of_task(surgeries: Sequence[Surgery], task: str, cases: Sequence[Case], bench: Bench) -> list[Surgery]:
-    """Return one remedy at several strengths with a task's sensitivities, which are measured once.
-
-    Raises SettingError where no update in reach has two singular values to compare.
-    """
+    """Return one remedy at several strengths with a task's sensitivities, which are measured once."""
     first = surgeries[0]
     reached = {case.matrix.name: first.directions(case) for case in cases if first.reaches(case.matrix.name)}
     if reached and all(len(part.values) < 2 for part in reached.values()):
@@ -210,7 +200,6 @@ class Comparing:
         return point_of(remedy, outcome, yardstick, share, norm, output, control, of)
 
     def _reported(self, choice: ChosenStrength, cases: Sequence[Case]) -> tuple[ComparedRemedy, Outcome]:
-        """Measure the chosen strength on the data that are reported."""
         remedy = choice.remedy
         outcome = self.bench.outcome(remedy, self.data.report, answers=True)
         row = ComparedRemedy(
@@ -231,9 +220,9 @@ class Comparing:
         bench = self.bench
         controls, missing = controls_of(remedy, cases, self.sizes.inputs, bench.measuring.seed)
         if RANDOM not in missing:
-            for label, drawn in controls.items():
+            for label in controls:
                 if label.startswith(f"{RANDOM} "):
-                    controls[label] = bench.matrices.fitted(drawn)
+                    controls[label] = bench.matrices.fitted(controls[label])
             cases = bench.matrices.cases([remedy, *controls.values()])
             bench.use(cases)
         points = []
@@ -249,14 +238,14 @@ class Comparing:
         return points, missing
 
     def _row_or_reason(self, name: str) -> ComparedRemedy:
-        tally, before = self.bench.tally, self.bench.tally.done
-        planned = evaluations_of_one_remedy(self.comparison.strengths, len(self.data.choice))
+        tally = self.bench.tally
+        last = tally.done + evaluations_of_one_remedy(self.comparison.strengths, len(self.data.choice))
         try:
             return self._row(name)
         except (_CannotRunError, NonFiniteError) as error:
             return ComparedRemedy(name, kind_of(name).source, reason=str(error))
         finally:
-            tally.skip(planned - (tally.done - before))
+            tally.planned -= last - tally.done
 
     def _row(self, name: str) -> ComparedRemedy:
         bench, data = self.bench, self.data
@@ -264,12 +253,10 @@ class Comparing:
         bench.use(())
         prepared, cases = self._prepared(name)
         bench.use(cases)
-        idle = [
-            remedy
-            for remedy in prepared
-            if all(remedy.change(case).is_nothing(case.update) for case in cases)
-        ]
-        remedies = [remedy for remedy in prepared if remedy not in idle]
+        remedies, idle = list[Remedy](), list[Remedy]()
+        for remedy in prepared:
+            changes = [not remedy.change(case).is_nothing(case.update) for case in cases]
+            (remedies if any(changes) else idle).append(remedy)
         if not remedies:
             raise _CannotRunError(f"changes nothing in this model at {_listed(idle)}")
         left, dropped = self.first_pass(remedies)
@@ -292,11 +279,7 @@ class Comparing:
         )
 
     def _prepared(self, name: str) -> tuple[list[Remedy], list[Case]]:
-        """Return the remedy at every strength, fitted to the model, and its matrices.
-
-        Raises:
-          _CannotRunError: the remedy does not fit the model or the data.
-        """
+        """Return the remedy at every strength, fitted to the model, and its matrices."""
         matrices, comparison = self.bench.matrices, self.comparison
         if name == INTRUDERS and matrices.audit.intruders == 0:
             raise _CannotRunError(f"no intruders among the {matrices.audit.k} leading vectors of any matrix")
@@ -341,7 +324,7 @@ def comparing(
     chosen = [share.name for share in data.choice]
     bases[CHOICE] = joined([bases[name] for name in chosen])
     curves[CHOICE] = [joined(outcomes) for outcomes in zip(*(curves[name] for name in chosen), strict=True)]
-    norms = [sizes.norm(remedy, cases) for remedy in ALONG_CURVE]
+    norms = bench.norms_of_curve(cases)
 
     def yardstick(share: str, level: float) -> Yardstick:
         return Yardstick(

@@ -60,7 +60,7 @@ class HealSettings(Settings):
         advanced=True,
     )
     steps: int = setting(
-        40, "Number of steps of learning, 1 or more.", least=1, metavar="N", panel="Healing", advanced=True
+        30, "Number of steps of learning, 1 or more.", least=1, metavar="N", panel="Healing", advanced=True
     )
     allow: float = setting(
         0.01,
@@ -107,7 +107,7 @@ class HealSettings(Settings):
         metavar="N",
         panel="Measures",
     )
-    max_tokens: int = document_tokens(192)
+    max_tokens: int = document_tokens(96)
     max_examples: int = setting(
         64,
         "Number of examples of each split: training examples are learned from, validation examples choose, and test "

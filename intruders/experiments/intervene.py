@@ -26,15 +26,7 @@ from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
-from .bench import (
-    ALONG_CURVE,
-    Bench,
-    Measuring,
-    Tally,
-    UpdateSizes,
-    kept_outcomes,
-    points_of_curve,
-)
+from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, points_of_curve
 from .data_shares import DataShare
 from .experiment_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
 from .point import Point
@@ -139,11 +131,8 @@ def intervene(
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = matrices.cases(_remedies(sweep, seed, {}))
         on_curve = matrices.cases(ALONG_CURVE) if is_curve_wanted or asks_inputs else []
-        planned = (
-            1 + bool(corpora) + len(_remedies(sweep, seed, {})) + (len(ALONG_CURVE) if is_curve_wanted else 0)
-        )
-        tally = Tally(progress, planned)
-        bench = Bench(question, measuring, matrices, kept, tally)
+        planned = 1 + bool(corpora) + len(_remedies(sweep, seed, {})) + is_curve_wanted * len(ALONG_CURVE)
+        bench = Bench(question, measuring, matrices, kept, Tally(progress, planned))
         of_base = bench.of_base([data], scored=False)[0].corpora if corpora else {}
         bench.open(changes_others=bool(on_curve), reads_text=bool(corpora))
         bench.use(on_curve)
@@ -169,8 +158,7 @@ def _yardstick(bench: Bench, data: DataShare, cases: Sequence[Case]) -> tuple[Ya
     """Measure interpolation from the base to the tuned model, and return what gains are read off, on the first task."""
     outcomes = bench.along_curve(data, step="measure interpolation")
     task, seed = next(iter(data.examples)), bench.measuring.seed
-    sizes = UpdateSizes(bench, cases, {})
-    norms = [sizes.norm(remedy, cases) for remedy in ALONG_CURVE]
+    norms = bench.norms_of_curve(cases)
     stick = Yardstick(outcomes[0], outcomes, target=task, weights=data.weights, norms=norms, seed=seed)
     return stick, points_of_curve(stick, data.name)
 
@@ -194,6 +182,7 @@ def _interventions(
     for remedy in remedies:
         outcome, scale = bench.outcome(remedy, data, answers=True, step="measure"), remedy.intruder_scale
         assert scale is not None  # of the intruders, and of every control in their place
+        changed = [] if remedy.changes_nothing else cases
         point = Intervention(
             control=remedy.name,
             scale=scale,
@@ -202,13 +191,11 @@ def _interventions(
                 name: score_of_answers(tasks[name], splits[name], of_task.right or [])
                 for name, of_task in outcome.tasks.items()
             },
-            update_norm=1.0
-            if remedy.changes_nothing
-            else norm_left(
-                (case.update.norm() for case in cases),
-                (remedy.change(case).norm_of(case.update) for case in cases),
+            update_norm=norm_left(
+                (case.update.norm() for case in changed),
+                (remedy.change(case).norm_of(case.update) for case in changed),
             ),
-            left_alone=0 if remedy.changes_nothing else sum(not remedy.exists(case) for case in cases),
+            left_alone=sum(not remedy.exists(case) for case in changed),
         )
         if stick is not None and points:
             point = replace(point, gain=stick.gain(outcome))

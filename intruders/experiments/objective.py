@@ -20,8 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import NonFiniteError
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
-from ..models.split_model import SplitModel
-from ..models.token_losses import in_single, target_logits, target_loss
+from ..models.token_losses import SplitModel, in_single, target_logits, target_loss
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
 

@@ -86,19 +86,15 @@ def text_measure(
 ) -> DocumentMeasure:
     """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model."""
     device = next(opened.model.parameters()).device
-    of_parts = [encoded_texts(opened, part, max_tokens) for part in parts]
-    documents = [ids for of_part in of_parts for ids in of_part]
-    mixed = [
-        (part.weight, number)
-        for number, (part, of_part) in enumerate(zip(parts, of_parts, strict=True))
-        for _ in of_part
-    ]
+    rows: list[Mapping[str, Tensor]] = []
+    mixed: list[tuple[float, int]] = []
+    for number, part in enumerate(parts):
+        for ids in encoded_texts(opened, part, max_tokens):
+            inputs, scored = read_rows(opened, [ids], f"{seed} {len(rows)}")
+            labels = torch.tensor([ids], device=device).masked_fill(~scored, IGNORED)
+            rows.append({**inputs, "labels": labels if opened.is_masked else labels_of_next(labels)})
+            mixed.append((part.weight, number))
     measure = "masked-15%-estimate" if opened.is_masked else "cross-entropy"
-    rows = []
-    for number, ids in enumerate(documents):
-        inputs, scored = read_rows(opened, [ids], f"{seed} {number}")
-        labels = torch.tensor([ids], device=device).masked_fill(~scored, IGNORED)
-        rows.append({**inputs, "labels": labels if opened.is_masked else labels_of_next(labels)})
     return DocumentMeasure(name, "text", measure, opened.model, rows, mixed)
 
 
@@ -110,10 +106,10 @@ def task_measure(
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))
     rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
-    if task.kind == "classification":
-        return DocumentMeasure(task.name, "task", "classification", opened.model, rows)
-    rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]
-    return DocumentMeasure(task.name, "task", "cross-entropy", opened.model, rows)
+    measure = "classification" if task.kind == "classification" else "cross-entropy"
+    if task.kind != "classification":
+        rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]
+    return DocumentMeasure(task.name, "task", measure, opened.model, rows)
 
 
 @dataclass(frozen=True)
@@ -134,11 +130,6 @@ class PathIntegral:
         """The sum of the parts, in nats per token."""
         return float(self.parts.sum() / self.tokens.sum())
 
-    @property
-    def is_close(self) -> bool:
-        rise = float((self.tuned - self.base).sum() / self.tokens.sum())
-        return abs(self.total - rise) <= max(CLOSE * abs(rise), _SMALL)
-
     @cached_property
     def _drawn(self) -> Floats:
         """How often each document is drawn, (resamples, documents): the same for all parts."""
@@ -156,8 +147,8 @@ class PathIntegral:
         return self.interval_of(self.parts[:, list(numbers)].sum(axis=1))
 
     def each(self, numbers: Sequence[int]) -> list[float]:
-        per_token = self.parts[:, list(numbers)].sum(axis=0) / self.tokens.sum()
-        return [float(part) for part in per_token]
+        per_token: list[float] = (self.parts[:, list(numbers)].sum(axis=0) / self.tokens.sum()).tolist()
+        return per_token
 
     def inside(self, number: int) -> float:
         return float(self.added[:, number].sum() / self.tokens.sum())
@@ -179,18 +170,18 @@ class DosePath:
         tokens, weights = np.array(measure.tokens, dtype=np.int64), np.array(measure.weights)
         base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
         while True:
-            parts, added = self._integrated(measure, nodes)
-            integral = PathIntegral(
-                base=weights * base,
-                tuned=weights * tuned,
-                tokens=tokens,
-                weights=weights,
-                parts=weights[:, None] * parts,
-                added=weights[:, None] * added,
-                nodes=nodes,
-                seed=self.seed,
+            points, shares = np.polynomial.legendre.leggauss(nodes)
+            both = sum(
+                share / 2 * self._gradients(measure, float(1 + point) / 2, number, nodes)
+                for number, (point, share) in enumerate(zip(points, shares, strict=True))
             )
-            if integral.is_close or 2 * nodes > MOST_NODES:
+            parts, added = np.split(weights[:, None] * both, [len(self.doses.values)], axis=1)
+            integral = PathIntegral(
+                weights * base, weights * tuned, tokens, weights, parts, added, nodes, self.seed
+            )
+            rise = float((integral.tuned - integral.base).sum() / tokens.sum())
+            is_close = abs(integral.total - rise) <= max(CLOSE * abs(rise), _SMALL)
+            if is_close or 2 * nodes > MOST_NODES:
                 return integral
             nodes *= 2
 
@@ -211,13 +202,6 @@ class DosePath:
             return losses
 
         return np.array(self.kept.once(unit, Any, measured), dtype=np.float64)
-
-    def _integrated(self, measure: DocumentMeasure, nodes: int) -> tuple[Floats, Floats]:
-        points, weights = np.polynomial.legendre.leggauss(nodes)
-        both = np.zeros((len(measure.rows), len(self.doses.values) + len(self.inside.values)))
-        for number, (point, weight) in enumerate(zip(points, weights, strict=True)):
-            both += weight / 2 * self._gradients(measure, float(1 + point) / 2, number, nodes)
-        return both[:, : len(self.doses.values)], both[:, len(self.doses.values) :]
 
     def _gradients(self, measure: DocumentMeasure, at: float, number: int, nodes: int) -> Floats:
         """Return dL_i/da of every document at one node, ``(documents, factors + further factors)``."""

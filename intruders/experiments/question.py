@@ -25,6 +25,7 @@ from ..checkpoints.writing.training_record import data_seed_of
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task
+from ..mitigation.remedies.remedy import intruder_indices
 from ..models.base_model import digest_of_model
 from ..models.encoding import fitting
 from ..models.loading_settings import AS_STORED, Loading
@@ -54,23 +55,16 @@ class Question:
     def about(
         cls, base: object, tuned: object, data_seed: int | None = None, seed: int = 0, **settings: Any
     ) -> Question:
-        """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base.
-
-        Raises:
-          SettingError: a seed is out of range.
-          CheckpointError: neither model is given, or one is a model in memory or no name at all.
-        """
+        """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base."""
         check_seeds(seed=seed, data_seed=data_seed)
         source, model = sides_on_disk(base, tuned)
         return cls(source, model, data_seed, seed, **settings)
 
     @cached_property
     def rows_by(self) -> int:
-        """The seed of the tasks' rows."""
         return data_seed_of(self.tuned) if self.data_seed is None else self.data_seed
 
     def tasks(self, names: Iterable[str], columns: Columns) -> dict[str, Task]:
-        """Load tasks by name."""
         return {name: load_task(name, columns, self.rows_by) for name in names}
 
     def fitting(self, task: Task, splits: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
@@ -133,8 +127,4 @@ class Question:
 
 def digest_of_intruders(audit: Audit) -> str:
     """Return a hash of which vectors are intruders: a given audit may differ from what its settings would find."""
-    names = [
-        [matrix.name, [vector.index for vector in matrix.vectors if vector.intruder]]
-        for matrix in audit.matrices
-    ]
-    return json_digest(names)
+    return json_digest([[matrix.name, intruder_indices(matrix)] for matrix in audit.matrices])

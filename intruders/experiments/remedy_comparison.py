@@ -26,18 +26,6 @@ from .point import INTERVALS, Point, rows_of_document
 from .yardstick import FourParts, Items
 
 SCHEMA = 1
-# One row a point; an interval has its ends in two more columns.
-COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
-    ("remedy", pa.string()),
-    ("strength", pa.float64()),
-    ("control", pa.string()),
-    ("share", pa.string()),
-    ("chosen", pa.bool_()),
-    ("norm", pa.float64()),
-    ("output", pa.float64()),
-    ("accuracy", pa.float64()),
-    *((f"{name}{end}", pa.float64()) for name in INTERVALS for end in ("", "_low", "_high")),
-)
 
 
 @dataclass(frozen=True)
@@ -90,18 +78,18 @@ class RemedyComparison(JsonResult):
 
     base: str
     tuned: str
-    tuned_kind: str  # "adapter" or "checkpoint"
-    target: str  # the task that the model was tuned for
+    tuned_kind: str
+    target: str
     settings: Mapping[str, Any]
-    allow: float  # nats per token
-    level: float  # of every interval
-    counts: Mapping[str, Mapping[str, int]]  # of documents and examples, by share
+    allow: float
+    level: float
+    counts: Mapping[str, Mapping[str, int]]
     base_point: Point
     tuned_point: Point
-    curve: list[Point] = field(repr=False)  # interpolation on the data that are reported
-    forgotten: Interval  # L_tuned - L_base
+    curve: list[Point] = field(repr=False)
+    forgotten: Interval
     remedies: list[ComparedRemedy] = field(repr=False)
-    others: list[str] = field(default_factory=list)  # tuned tensors that an audit does not examine
+    others: list[str] = field(default_factory=list)
 
     @property
     def better(self) -> list[ComparedRemedy]:
@@ -178,7 +166,11 @@ class RemedyComparison(JsonResult):
             options |= {"dtype": settings.get("dtype"), **self._of_task()}
         if best.name == "drop":
             options["seed"] = settings["seed"] or None
-        if self.tuned_kind != "checkpoint" and self._needs_a_checkpoint(best):
+        # Adapters cannot store single entries or change full tensors.
+        kind = kind_of(best.name)
+        if self.tuned_kind != "checkpoint" and (
+            not kind.fits_an_adapter or (kind.reach == "model" and self.others)
+        ):
             options["as"] = "checkpoint"
         words = command_of("mitigate", self.base, self.tuned, **options)
         audited: dict[str, Any] = {name: settings.get(name) or () for name in FINDING_INTRUDERS}
@@ -238,8 +230,12 @@ class RemedyComparison(JsonResult):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``remedies.json`` and ``remedies.parquet`` to an existing folder."""
-        schema = pa.schema([pa.field(name, kind) for name, kind in COLUMNS])
-        content = parquet_bytes(pa.Table.from_pylist(self.rows(), schema=schema))
+        text, number = pa.string(), pa.float64()
+        columns = {"remedy": text, "strength": number, "control": text, "share": text, "chosen": pa.bool_()}
+        # An interval has its ends in two more columns.
+        intervals = [f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")]
+        columns |= dict.fromkeys(["norm", "output", "accuracy", *intervals], number)
+        content = parquet_bytes(pa.Table.from_pylist(self.rows(), schema=pa.schema(columns)))
         folder = user_path(path)
         document = json_bytes(self.to_document(), self.indent)
         write_together({folder / "remedies.parquet": content}, folder / self.file_name, document)
@@ -255,37 +251,21 @@ class RemedyComparison(JsonResult):
     def _healing_command(self, out: str, strength: float) -> str:
         """Return the command that learns the same doses again and writes the model at their share."""
         task = self._of_task()
-        words = command_of(
-            "heal",
-            self.base,
-            self.tuned,
-            task=task["task"],
-            loss_on=list(self.base_point.losses),
-            allow=self.allow,
-        )
+        learned_on = {"task": task["task"], "loss_on": list(self.base_point.losses), "allow": self.allow}
+        words = command_of("heal", self.base, self.tuned, **learned_on)
         words += changed_options(HealSettings(**self.settings.get("healing", {})))
         seed = {"seed": self.settings.get("seed") or None, "data_seed": task["data_seed"]}
         words += command_of("heal", dtype=self.settings.get("dtype"), **seed)[2:]
         if strength == 1:
             return shlex.join([*words, "--out", out])
         learned = f"{out}-doses"
-        share = command_of(
-            "mitigate", self.base, self.tuned, remedy="doses", doses=learned, strength=strength, out=out
-        )
+        of_share = {"remedy": "doses", "doses": learned, "strength": strength, "out": out}
+        share = command_of("mitigate", self.base, self.tuned, **of_share)
         return f"{shlex.join([*words, '--out', learned])} && {shlex.join(share)}"
 
     def _of_task(self) -> dict[str, object]:
-        return {
-            "task": str(self.settings.get("task") or self.target),
-            "data_seed": self.settings.get("data_seed"),
-        }
-
-    def _needs_a_checkpoint(self, remedy: ComparedRemedy) -> bool:
-        """Return whether a remedy needs a checkpoint: adapters cannot store single entries or change full tensors."""
-        cls = known_remedies().get(remedy.name)
-        if cls is None:
-            return False
-        return not cls.fits_an_adapter or (cls.reach == "model" and bool(self.others))
+        task = str(self.settings.get("task") or self.target)
+        return {"task": task, "data_seed": self.settings.get("data_seed")}
 
 
 def _beats(remedy: ComparedRemedy, control: str) -> bool:
@@ -295,14 +275,8 @@ def _beats(remedy: ComparedRemedy, control: str) -> bool:
 
 def _strength(remedy: ComparedRemedy) -> str:
     assert remedy.chosen is not None
-    return f"{strength_name(remedy.name)} {remedy.chosen.strength:g}"
-
-
-def strength_name(name: str) -> str:
-    """Return the name of that number."""
-    return kind_of(name).strength
+    return f"{kind_of(remedy.name).strength} {remedy.chosen.strength:g}"
 
 
 def kind_of(name: str) -> type[Remedy]:
-    """Return the class of a remedy."""
     return ScaledIntruders if name == INTRUDERS else known_remedies()[name]

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ..audits.result.audit_result import Audit
 from ..measures.corpus_loss import CorpusLoss, mixed_difference
 from ..measures.intervals import NOTHING, Interval, paired_difference
@@ -19,10 +17,8 @@ from ..system.result_protocol import JsonResult
 from ..version import __version__
 from .point import Point
 
-CHANGE = "+.3f"  # the format of a change in nats per token
-
-
 SCHEMA = 1
+CHANGE = "+.3f"  # the format of a change in nats per token
 
 
 @dataclass(frozen=True)
@@ -48,54 +44,27 @@ class Trade:
     accuracies: dict[str, Interval]  # shares, by task
 
 
-def _in_words(trade: Trade) -> str:
-    parts = [f"loss on {name} {_moved(change, 1, '')}" for name, change in trade.losses.items()]
-    parts += [
-        f"accuracy on {name} {_moved(change, 100, ' points')}" for name, change in trade.accuracies.items()
-    ]
-    return " and ".join(parts)
-
-
-def _moved(change: Interval, factor: float, unit: str) -> str:
+def _moved(change: Interval, form: str, unit: str = "") -> str:
     """Return words such as ``falls 0.12 [0.10, 0.14]``; a change across zero is not clear and keeps its signs."""
-    form, own = ".3f" if factor == 1 else ".1f", change.times(factor)
-    if not own.is_clear:
-        return f"does not clearly change ({own.estimate:+{form}}{unit}{own.ends('+' + form)})"
-    verb, size = ("falls", own.turned()) if own.estimate < 0 else ("rises", own)
+    if not change.is_clear:
+        return f"does not clearly change ({change.estimate:+{form}}{unit}{change.ends('+' + form)})"
+    verb, size = ("falls", change.turned()) if change.estimate < 0 else ("rises", change)
     return f"{verb} {size.estimate:{form}}{unit}{size.ends(form)}"
 
 
-def _gained(gain: Interval) -> str:
-    """Compare with interpolation at the same task loss, in words."""
-    if not gain.is_clear:
-        return f"at equal task loss interpolation does as well ({gain.text(CHANGE)})"
-    side, size = ("below", gain) if gain.estimate > 0 else ("above", gain.turned())
-    return f"at equal task loss this is {size.text('.3f')} {side} interpolation"
-
-
-def _name(control: str) -> str:
-    return CONTROL_NAMES[control] if control in ("shrink", SHRINK_OUTPUT) else f"the control {control}"
-
-
-def _compared(control: str, trade: Trade) -> str:
+def _compared(trade: Trade) -> str:
     """Compare a control with the intruders at the same scale: lower loss or higher accuracy is better."""
-    name = _name(control)
-    better: list[str] = []
-    worse: list[str] = []
+    better, worse = list[str](), list[str]()
     for corpus, change in trade.losses.items():
         if change.is_clear:
             (better if change.estimate < 0 else worse).append(f"loss on {corpus} {change.text(CHANGE)}")
     for task, change in trade.accuracies.items():
         if change.is_clear:
-            points = change.times(100)
-            (better if change.estimate > 0 else worse).append(
-                f"accuracy on {task} {points.text('+.1f')} points"
-            )
-    if not better and not worse:
-        return f"{name} does as well"
+            words = f"accuracy on {task} {change.times(100).text('+.1f')} points"
+            (better if change.estimate > 0 else worse).append(words)
     parts = [f"does better in {' and '.join(better)}"] if better else []
     parts += [f"does worse in {' and '.join(worse)}"] if worse else []
-    return f"{name} {', and '.join(parts)}"
+    return ", and ".join(parts) or "does as well"
 
 
 @dataclass(frozen=True)
@@ -139,7 +108,10 @@ class InterventionSweep(JsonResult):
             for name, loss in point.losses.items()
         }
         accuracies = {
-            name: paired_difference(_outcomes(score), _outcomes(other.scores[name]), seed=self.seed)
+            name: paired_difference(
+                *(DocumentLosses.of_scores(each.right) for each in (score, other.scores[name])),
+                seed=self.seed,
+            )
             for name, score in point.scores.items()
         }
         return Trade(losses, accuracies)
@@ -149,19 +121,26 @@ class InterventionSweep(JsonResult):
         return [self._verdict(point) for point in self.points if point.control == INTRUDERS]
 
     def _verdict(self, point: Intervention) -> str:
-        parts = [f"at scale {point.scale:g} {_in_words(self.trade(point))}"]
-        if point.gain is not None:
-            parts.append(_gained(point.gain))
-        matrices = self.audit.affected
-        for control in self.points:
-            if control.scale != point.scale or control.control == INTRUDERS:
+        change, gain, matrices = self.trade(point), point.gain, self.audit.affected
+        moved = [f"loss on {name} {_moved(loss, '.3f')}" for name, loss in change.losses.items()]
+        for name, share in change.accuracies.items():
+            moved.append(f"accuracy on {name} {_moved(share.times(100), '.1f', ' points')}")
+        parts = [f"at scale {point.scale:g} {' and '.join(moved)}"]
+        if gain is not None and gain.is_clear:
+            side, size = ("below", gain) if gain.estimate > 0 else ("above", gain.turned())
+            parts.append(f"at equal task loss this is {size.text('.3f')} {side} interpolation")
+        elif gain is not None:
+            parts.append(f"at equal task loss interpolation does as well ({gain.text(CHANGE)})")
+        for other in self.points:
+            if other.scale != point.scale or other.control == INTRUDERS:
                 continue
-            alone = control.left_alone
-            if 0 < matrices <= alone:  # a model without it compares with nothing
-                parts.append(f"no matrix has {_name(control.control)}")
+            known = other.control in ("shrink", SHRINK_OUTPUT)
+            name = CONTROL_NAMES[other.control] if known else f"the control {other.control}"
+            if 0 < matrices <= other.left_alone:  # a model without it compares with nothing
+                parts.append(f"no matrix has {name}")
                 continue
-            compared = _compared(control.control, self.trade(control, point))
-            parts.append(compared + (f" ({alone:,} of {matrices:,} matrices have none)" if alone else ""))
+            alone = f" ({other.left_alone:,} of {matrices:,} matrices have none)" if other.left_alone else ""
+            parts.append(f"{name} {_compared(self.trade(other, point))}{alone}")
         return "; ".join(parts)
 
     def to_document(self) -> dict[str, Any]:
@@ -182,19 +161,15 @@ class InterventionSweep(JsonResult):
             },
             "intruders": self.audit.intruders,
             "interpolation": [
-                {
-                    "alpha": point.strength,
-                    "loss": point.loss.estimate,
-                    "task_loss": point.task_loss.estimate,
-                }
-                for point in self.curve
+                {"alpha": at.strength, "loss": at.loss.estimate, "task_loss": at.task_loss.estimate}
+                for at in self.curve
             ],
             "points": [
                 {
-                    "control": point.control,
-                    "scale": point.scale,
-                    "update_norm": point.update_norm,
-                    "left_alone": point.left_alone,
+                    **{
+                        name: getattr(point, name)
+                        for name in ("control", "scale", "update_norm", "left_alone")
+                    },
                     **_measures(point),
                     "gain_at_equal_task_loss": plain(point.gain, short=True),
                     "change": plain(self.trade(point), short=True),
@@ -233,11 +208,6 @@ def _measures(point: Intervention) -> dict[str, Any]:
         "losses": {name: loss.loss.as_dict() for name, loss in point.losses.items()},
         "accuracies": {name: score.accuracy.as_dict() for name, score in point.scores.items()},
     }
-
-
-def _outcomes(score: TaskScore) -> DocumentLosses:
-    right = np.array(score.right, dtype=np.float64)
-    return DocumentLosses("accuracy", right, np.ones(len(right), dtype=np.int64))
 
 
 def intervention_rows(sweep: InterventionSweep) -> list[dict[str, Any]]:

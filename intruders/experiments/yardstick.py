@@ -17,7 +17,6 @@ Numbers = npt.NDArray[np.float64]
 # Shares of the update at which it is measured; the base itself is the first point.
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 
-
 _RESAMPLES_AT_ONCE = 1000
 _ROUNDING = 1e-9
 
@@ -61,11 +60,6 @@ def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Number
     return at_norm
 
 
-def _drawn(count: int, generator: np.random.Generator) -> npt.NDArray[np.uint16]:
-    random = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return np.concatenate([np.ones((1, count)), random]).astype(np.uint16)
-
-
 def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
     ratios: Sequence[Numbers] = [
         (rows @ losses.sums) / (rows @ losses.tokens)
@@ -93,11 +87,7 @@ class FourParts:
 
     @property
     def harmonic_mean(self) -> float | None:
-        parts = [
-            value
-            for value in (self.healing, self.preservation, self.non_damage, self.target)
-            if value is not None
-        ]
+        parts = [value for value in self.__dict__.values() if value is not None]
         if not parts:
             return None
         return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / value for value in parts)
@@ -135,13 +125,14 @@ class Yardstick:
         # Counts of every document and example per resample: once each in the first row, at random in the others. A loss
         # has one number per row: that of the data themselves, then one per resample.
         generator = np.random.default_rng(seed)
-        self._of_documents = {
-            name: [_drawn(len(part.sums), generator) for part in parts]
-            for name, parts in base.corpora.items()
-        }
-        self._of_examples = {
-            name: _drawn(len(task.losses.sums), generator) for name, task in base.tasks.items()
-        }
+
+        def drawn(losses: DocumentLosses) -> npt.NDArray[np.uint16]:
+            count = len(losses.sums)
+            random = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+            return np.concatenate([np.ones((1, count)), random]).astype(np.uint16)
+
+        self._of_documents = {name: [drawn(part) for part in parts] for name, parts in base.corpora.items()}
+        self._of_examples = {name: drawn(task.losses) for name, task in base.tasks.items()}
         # Of the smallest corpus, and of that or the target, whichever is fewer.
         self._documents = min(part.shape[1] for parts in self._of_documents.values() for part in parts)
         self._both = min(self._documents, self._examples(target))
@@ -158,10 +149,8 @@ class Yardstick:
 
     def healed(self, outcome: Outcome) -> Interval | None:
         """Return ``(L_tuned - L') / (L_tuned - L_base)``; None if tuning did not clearly raise the loss."""
-        loss = self._loss
-        return self._share(
-            loss(self.tuned) - loss(outcome), loss(self.tuned) - loss(self.base), self._documents
-        )
+        tuned = self._loss(self.tuned)
+        return self._share(tuned - self._loss(outcome), tuned - self._loss(self.base), self._documents)
 
     def kept(self, outcome: Outcome) -> Interval | None:
         """Return ``(S' - S_base) / (S_tuned - S_base)`` of the target; None if tuning did not clearly lower it."""
@@ -186,16 +175,14 @@ class Yardstick:
 
     def tuning_cost(self) -> Interval:
         """Return the forgetting, ``L_tuned - L_base``."""
-        loss = self._loss
-        return self._interval(loss(self.tuned) - loss(self.base), self._documents)
+        return self._interval(self._loss(self.tuned) - self._loss(self.base), self._documents)
 
     def four_parts(self, outcome: Outcome) -> FourParts | None:
         """Return the four parts; None for a single corpus and a single task."""
-        by_tuning, now = self._by_tuning, self._above_base(outcome)
-        if len(by_tuning) < 2:
+        if len(self._by_tuning) < 2:
             return None
         shares: dict[str, list[float]] = {"healing": [], "preservation": [], "non_damage": []}
-        for rise, rest in zip(by_tuning, now, strict=True):
+        for rise, rest in zip(self._by_tuning, self._above_base(outcome), strict=True):
             if not rise.is_clear:
                 shares["non_damage"].append(0.0 if rest.is_clear and rest.estimate > 0 else 1.0)
                 continue
@@ -261,17 +248,14 @@ class Yardstick:
             if name != self.target
         ]
         # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
-        return intervals + [
-            paired_difference(
-                _lost(scores), _lost(self.base.harness[task]), level=self.level, seed=self._seed
-            )
-            for task, scores in outcome.harness.items()
-        ]
+        for task, scores in outcome.harness.items():
+            after, before = (DocumentLosses.of_scores(of, -1) for of in (scores, self.base.harness[task]))
+            intervals.append(paired_difference(after, before, level=self.level, seed=self._seed))
+        return intervals
 
     def _gain(self, outcome: Outcome) -> Numbers:
         at = loss_at_task_loss(self._losses, self._task_losses, self._task(outcome))
-        gain: Numbers = at - self._loss(outcome)
-        return gain
+        return np.subtract(at, self._loss(outcome))
 
     def _share(self, part: Numbers, whole: Numbers, count: int) -> Interval | None:
         of = self._interval(whole, count)
@@ -282,9 +266,3 @@ class Yardstick:
     def _interval(self, rows: Numbers, count: int) -> Interval:
         resampled = rows[1:]
         return expanded_percentiles(float(rows[0]), resampled[np.isfinite(resampled)], count, self.level)
-
-
-def _lost(scores: Sequence[float]) -> DocumentLosses:
-    return DocumentLosses(
-        "harness", -np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64)
-    )

@@ -38,11 +38,11 @@ def chance_share(count: int, d: int) -> float:
     return min(1.0, count / d)
 
 
-def chance_angle(count: int, d: int) -> float | None:
+def chance_angle(count: int, d: int) -> float:
     """Median of the largest principal angle between two random spaces of ``count`` dimensions, in degrees.
 
-    None where the spaces fill more than a quarter of the d dimensions: the limit that this rests on is then far.
+    NaN where the spaces fill more than a quarter of the d dimensions: the limit that this rests on is then far.
     """
     if 4 * count > d:
-        return None
+        return math.nan
     return math.degrees(math.acos(min(1.0, _SMALLEST / math.sqrt(count * d))))

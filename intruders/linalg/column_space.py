@@ -1,17 +1,9 @@
 """The column space of a tall matrix: vectors projected onto it, with a proved bound on the projection's error.
 
-With a triangular L and a share c > 0 for which ``W^T W - c L L^T`` has no negative eigenvalue, the part of any vector d
-inside the column space of W is at most
-
-    ||P d|| = ||(W^T W)^(-1/2) W^T d|| <= ||L^-1 W^T d|| / sqrt(c)
-
-For d = y - p this says how far a computed p is from the projection P y, whatever way p was found: the products of y and
-of p with any unit vector of the column space differ by no more. L is the Cholesky factor of the Gram matrix.
-
-The share is proved by Gaussian probes z_1 .. z_16. For a symmetric matrix B with an eigenvector b of its largest
-absolute eigenvalue, ``sum_j ||B^q z_j||^2 >= ||B||^(2q) sum_j <b, z_j>^2``, and this last sum is chi-squared with 16
-degrees of freedom: below 1 with a probability of 6e-8. So ``||B|| <= (sum_j ||B^q z_j||^2)^(1 / 2q)`` but for that. It
-is asked of ``W^T W - L L^T``, which is what rounding did, and of ``(L L^T)^-1``.
+docs/concepts/certificate.md has the proof, in steps 5 and 6: with a triangular L and a share c > 0 for which ``W^T W
+- c L L^T`` has no negative eigenvalue, the part of any vector d inside the column space of W is at most ``||P d|| <=
+||L^-1 W^T d|| / sqrt(c)``. L is the Cholesky factor of the Gram matrix, and Gaussian probes prove the share: ``||B||
+<= (sum_j ||B^q z_j||^2)^(1 / 2q)``, but for a probability of 6e-8, of what rounding did and of ``(L L^T)^-1``.
 """
 
 from __future__ import annotations
@@ -77,21 +69,13 @@ class ColumnSpace:
             *(torch.linalg.cholesky_ex(_lower_gram(matrix)) for matrix in matrices), strict=True
         )
         kept = [i for i, failure in enumerate(torch.stack(failed).tolist()) if failure == 0]
-        bounds = [torch.stack(_rounding_and_inverse(matrices[i], factors[i])) for i in kept]
+        bounds = [_rounding_and_inverse(matrices[i], factors[i]) for i in kept]
         spaces: list[ColumnSpace | None] = [None] * len(matrices)
         for i, (error, inverse) in zip(kept, torch.stack(bounds).tolist() if bounds else [], strict=True):
             lost = error * inverse  # the error over the least eigenvalue of L L^T
             if lost <= 1 - _LEAST_SHARE:
                 spaces[i] = cls(matrices[i], factors[i], 1 - lost, 1 / inverse - error)
         return spaces
-
-    def refined(self, projected: Tensor, gradient: Tensor) -> Tensor:
-        """Take one step further from approximations, by their :meth:`gradient`."""
-        return projected + Dense(self.matrix).apply(solve_transposed(self.factor, gradient))
-
-    def gradient(self, rows: Tensor, projected: Tensor) -> Tensor:
-        """``L^-1 W^T (y - p)``, whose length tells how far p is from the projection."""
-        return solve(self.factor, Dense(self.matrix).apply_transpose(rows - projected))
 
     def left_inside(self, rows: Tensor) -> Tensor:
         """Upper bounds on ``||P d||`` of rows d, in double precision."""
@@ -127,7 +111,11 @@ def project_each(
     projected = [torch.zeros_like(own) for own in here]
     open_ = list(range(len(spaces)))
     for _ in range(_MOST_ROUNDS):
-        gradients = [spaces[i].gradient(here[i], projected[i]) for i in open_]
+        # L^-1 W^T (y - p), whose length tells how far p is from the projection.
+        gradients = [
+            solve(spaces[i].factor, Dense(spaces[i].matrix).apply_transpose(here[i] - projected[i]))
+            for i in open_
+        ]
         largest = torch.stack([gradient.norm(dim=-1).amax().double() for gradient in gradients]).tolist()
         still = [
             (i, gradient)
@@ -135,7 +123,7 @@ def project_each(
             if size > spaces[i].share ** 0.5 * tolerance
         ]
         for i, gradient in still:
-            projected[i] = spaces[i].refined(projected[i], gradient)
+            projected[i] += Dense(spaces[i].matrix).apply(solve_transposed(spaces[i].factor, gradient))
         open_ = [i for i, _ in still]
         if not open_:
             break
@@ -146,11 +134,11 @@ def project_each(
     ]
 
 
-def _rounding_and_inverse(matrix: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def _rounding_and_inverse(matrix: Tensor, factor: Tensor) -> Tensor:
     """Upper bounds on ``||W^T W - L L^T||`` and on ``||(L L^T)^-1||``."""
     error = _norm_bound(lambda z: _gram_rows(matrix, z) - _gram_rows(factor.mT, z), factor, _ERROR_POWER)
     inverse = _norm_bound(lambda z: solve_transposed(factor, solve(factor, z)), factor, _INVERSE_POWER)
-    return error, inverse
+    return torch.stack([error, inverse])
 
 
 def _norm_bound(product: Callable[[Tensor], Tensor], like: Tensor, power: int) -> Tensor:

@@ -1,20 +1,14 @@
 """A tuned matrix ``W0 + D`` in the coordinates of its base: a diagonal matrix plus one of rank r.
 
-W0 = U S V^T, and D = B A with rows of A orthonormal. With P = U^T B, Q = V^T A^T, and thin QR decompositions of what B
-has outside U and A^T outside V,
+docs/concepts/certificate.md has the notation, the theorem on ``M = diag(s, 0) + [P; R_b] [Q; R_a]^T`` and its proof.
+The first entries of a left singular vector of M are the cosines with all left singular vectors of W0. With D =
+diag(s^2, 0),
 
-    M = diag(s, 0) + [P; R_b] [Q; R_a]^T        W = [U O_b] M [V O_a]^T
+    M M^T - t I = (D - t) + F C F^T,    C = [[0, I], [I, I]],    K(t) = -C^-1 - F^T (D - t)^-1 F
 
-so that a left singular vector z of M is one of W in these coordinates, and its first entries are the cosines with all
-left singular vectors of W0. With D = diag(s^2, 0), F = [diag(s) Q, P] and G = A A^T = I,
-
-    M M^T - t I = (D - t) + F C F^T,    C = [[0, I], [I, G]],    K(t) = -C^-1 - F^T (D - t)^-1 F
-
-By Haynsworth's additivity of inertia M M^T has ``#{i : s_i^2 > t} + (positive eigenvalues of K(t)) - r`` eigenvalues
-above t, exactly. And ``(M M^T - t)^-1 = (D - t)^-1 + (D - t)^-1 F K^-1 F^T (D - t)^-1`` (Woodbury).
-
-U and V come rounded, so that what is computed as [Q; R_a] is not quite orthonormal. Its QR factors are taken, and the
-triangle goes to the left: M stays the same, and G is I as closely as double precision can have it.
+counts of eigenvalues come from those of K(t), and ``(M M^T - t)^-1 = (D - t)^-1 + (D - t)^-1 F K^-1 F^T (D - t)^-1``
+(Woodbury). U and V come rounded, so that what is computed as [Q; R_a] is not quite orthonormal. Its QR factors are
+taken, and the triangle goes to the left: M stays the same.
 """
 
 from __future__ import annotations
@@ -63,7 +57,12 @@ class Coordinates(Batched):
         """
         columns = (update.left * update.values.unsqueeze(-1)).mT  # B
         left = _in_coordinates(base.left, columns)
-        right, triangle = _orthonormal(_in_coordinates(base.right, update.right.mT))
+        right = _in_coordinates(base.right, update.right.mT)
+        # The columns are orthonormal but for rounding in single precision, and made so in double. One Cholesky
+        # factorization is as exact as QR there: Gram matrices are I to 1e-6. NaN, where there is none, decides nothing.
+        triangle, failed = torch.linalg.cholesky_ex(right.mT @ right)
+        triangle = torch.where((failed == 0)[:, None, None], triangle, torch.nan)
+        right = torch.linalg.solve_triangular(triangle, right.mT, upper=False).mT
         is_square = base.left.shape[-1] == base.right.shape[-1]
         moved = base.rounded if is_square else _BOTH_PARTS * base.rounded
         return cls(base.values, left @ triangle, right, base.off + update.values[:, 0] * moved)
@@ -74,11 +73,9 @@ class Coordinates(Batched):
 
     @property
     def size(self) -> int:
-        """Number of left coordinates."""
         return self.left.shape[-2]
 
     def update(self) -> LowRank:
-        """D in left and right coordinates."""
         return LowRank(self.left, self.right.mT)
 
     def poles(self) -> Tensor:
@@ -93,20 +90,7 @@ class Coordinates(Batched):
         )
 
     def problem(self) -> SecularProblem:
-        """The same as an eigenvalue problem."""
         return SecularProblem.of(self.poles(), torch.cat([self.through().mT, self.left.mT], -2))
-
-
-def _orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns ``(batch, b, r)``, orthonormal but for rounding in single precision, made so in double; also the
-    triangle ``T^T`` with which ``columns = Q T`` are made from them.
-
-    By one Cholesky factorization, which is as exact as QR there: Gram matrices are I to 1e-6. Where there is none, all
-    is NaN, which decides nothing.
-    """
-    factor, failed = torch.linalg.cholesky_ex(columns.mT @ columns)
-    factor = torch.where((failed == 0)[:, None, None], factor, torch.nan)
-    return torch.linalg.solve_triangular(factor, columns.mT, upper=False).mT, factor
 
 
 def _in_coordinates(rows: Tensor, columns: Tensor) -> Tensor:
@@ -134,7 +118,6 @@ class SecularProblem(Batched):
 
     @classmethod
     def of(cls, poles: Tensor, across: Tensor) -> SecularProblem:
-        """Build at the scale 1."""
         return cls(poles, across.contiguous(), torch.ones_like(poles[:, 0]))
 
     @property
@@ -151,7 +134,6 @@ class SecularProblem(Batched):
         return replace(self, scales=scales)
 
     def apply(self, rows: Tensor) -> Tensor:
-        """Products with rows ``(batch, c, a)``."""
         return rows * self.poles.unsqueeze(-2) + self._times_c(rows @ self.spread) @ self.across
 
     def projected(self, rows: Tensor) -> Tensor:

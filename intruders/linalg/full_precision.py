@@ -5,8 +5,7 @@ processors with AMX. Products of half precision may be summed in half precision,
 into half. Training scripts set these for speed, and an audit may run inside of one.
 
 docs/concepts/engine.md has the argument for processors and for CUDA. Whether the libraries of a machine keep to it is
-looked at once per process and device: an environment variable can make them compute in less (``NVIDIA_TF32_OVERRIDE``),
-and nothing in torch tells.
+looked at once per process and device, for an environment variable can make them compute in less.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ class _ProcessSettings:
 _settings = _ProcessSettings()
 
 
-def _set_to_full() -> list[Callable[[], None]]:
-    """Set everything, and return what puts it back."""
+def _set_to_full() -> list[Callable[[], None]]:  # what puts everything back
     put_back: list[Callable[[], None]] = []
     of_backends: list[Any] = [
         backend
@@ -81,7 +79,10 @@ def _set_to_full() -> list[Callable[[], None]]:
         if hasattr(backend, "fp32_precision")  # torch 2.9 and later
     ]
     before = [backend.fp32_precision for backend in of_backends]
-    by_old_name = _precision_by_old_name()
+    try:
+        by_old_name: str | None = torch.get_float32_matmul_precision()
+    except RuntimeError:  # backends were set one by one, of which the one setting for all does not tell
+        by_old_name = None
     if by_old_name is not None and by_old_name != "highest":
         torch.set_float32_matmul_precision("highest")
         put_back.append(partial(torch.set_float32_matmul_precision, by_old_name))
@@ -104,14 +105,6 @@ def _set_to_full() -> list[Callable[[], None]]:
     return put_back
 
 
-def _precision_by_old_name() -> str | None:
-    """The one setting for all backends; None where they were set one by one, of which it does not tell."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return None
-
-
 def _put_back(backend: Any, precision: str) -> None:
     # A backend that has no setting of its own shows the one of all backends, and shall follow that again.
     backend.fp32_precision = "none"
@@ -126,15 +119,10 @@ _SHAPES = ((24, 8192), (8192, 24), (3, 64, 64))
 _ROWS = 8
 
 
+@cache
 def is_covered(device: torch.device) -> bool:
     """Return whether bounds from single-precision products hold on a device."""
-    return _is_covered(device.type, device.index)
-
-
-@cache
-def _is_covered(kind: str, index: int | None) -> bool:
-    device = torch.device(kind) if index is None else torch.device(kind, index)
-    return kind in _KINDS and all(_rounds_little(shape, device) for shape in _SHAPES)
+    return device.type in _KINDS and all(_rounds_little(shape, device) for shape in _SHAPES)
 
 
 def _rounds_little(shape: tuple[int, ...], device: torch.device) -> bool:

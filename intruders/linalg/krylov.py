@@ -117,14 +117,12 @@ class KrylovSpace:
         return KrylovSpace(self.operator, a @ self.basis, a @ self.products, a @ self.squares)
 
     def select(self, index: Tensor) -> KrylovSpace:
-        """Return the spaces of the matrices at ``index`` of a batch."""
         basis, products, squares = (part[index] for part in (self.basis, self.products, self.squares))
         selected = KrylovSpace(self.operator.select(index), basis, products, squares, self._basis.room)
         selected._core = self._core[index]
         return selected
 
     def repeated(self, count: int) -> KrylovSpace:
-        """Repeat the space of one matrix for a batch that is this matrix ``count`` times."""
         operator = Dense(self.operator.dense().expand(count, -1, -1))
         basis, products, squares = (
             part.expand(count, -1, -1) for part in (self.basis, self.products, self.squares)
@@ -175,9 +173,10 @@ class KrylovSpace:
         residuals = residual.norm(dim=-1).double()
         noise = rounding(*self.operator.shape[-2:]) * eps
         ids = cluster_ids(values)
-        angles = angle_bounds(values, residuals, floor, noise, ids) + _turned_inside(
-            inside.double(), values, ids
-        )
+        apart = (values.unsqueeze(-1) - values.unsqueeze(-2)).abs()
+        apart = torch.where(ids.unsqueeze(-1) == ids.unsqueeze(-2), torch.inf, apart)
+        turned = (inside.double() / apart).norm(dim=-1)
+        angles = angle_bounds(values, residuals, floor, noise, ids) + turned
         angles = torch.where(inverse.squeeze(-1) > 0, angles.clamp_max(1.0), 1.0)
         left, right = (short, long) if self.is_left else (long, short)
         dtype = self.basis.dtype
@@ -198,32 +197,20 @@ class KrylovSpace:
     def _small_eigenvectors(self, count: int) -> tuple[Tensor, Tensor]:
         """Leading eigenvectors of P P^T as rows in the basis's dtype, and the roots of their values in double."""
         if self._decomposed is None:
-            self._extend_core()
-            squares, vectors = eigh(self._core)
+            known, products = self._core.shape[-1], self.products.double()
+            strip = products[..., known:, :] @ products.mT  # (*batch, new, a)
+            core = strip.new_empty(*strip.shape[:-2], len(self), len(self))
+            core[..., :known, :known] = self._core
+            core[..., known:, :] = strip
+            core[..., :known, known:] = strip[..., :known].mT
+            self._core = core
+            squares, vectors = eigh(core)
             self._decomposed = (
                 vectors.mT.flip(-2).to(self.basis.dtype),
                 squares.flip(-1).clamp_min(0.0).sqrt(),
             )
         a, values = self._decomposed
         return a[..., :count, :], values[..., :count]
-
-    def _extend_core(self) -> None:
-        known = self._core.shape[-1]
-        products = self.products.double()
-        strip = products[..., known:, :] @ products.mT  # (*batch, new, a)
-        core = strip.new_empty(*strip.shape[:-2], len(self), len(self))
-        core[..., :known, :known] = self._core
-        core[..., known:, :] = strip
-        core[..., :known, known:] = strip[..., :known].mT
-        self._core = core
-
-
-def _turned_inside(inside: Tensor, values: Tensor, ids: Tensor) -> Tensor:
-    """Sines ``(*batch, k)`` by which parts ``(*batch, k, k)`` of residuals along the others turn vectors."""
-    apart = (values.unsqueeze(-1) - values.unsqueeze(-2)).abs()
-    apart = torch.where(ids.unsqueeze(-1) == ids.unsqueeze(-2), torch.inf, apart)
-    turned: Tensor = (inside / apart).norm(dim=-1)
-    return turned
 
 
 def converge(space: KrylovSpace, count: int, tracked: int, tolerance: float, max_rounds: int) -> Triplets:
@@ -246,7 +233,12 @@ def refine(space: KrylovSpace, tracked: int, wanted: Tensor, width: int, steps: 
     not grow if all wanted vectors are at rounding level or the space would exceed the matrix.
     """
     triplets, residual = space.ritz(tracked)
-    wanted = _with_limiting_neighbours(wanted, triplets)
+    # Also the vector after a wanted one, where its residual closes the gap between the two.
+    count = min(wanted.shape[-1] + 1, triplets.values.shape[-1])
+    gaps = triplets.values[..., : count - 1] - triplets.values[..., 1:count]
+    limits = triplets.residuals[..., 1:count] > _LIMITING * gaps
+    wanted = torch.nn.functional.pad(wanted, (0, count - wanted.shape[-1]))
+    wanted[..., 1:] |= wanted[..., :-1] & limits
     # Those that are limited by their residual, rather than by rounding.
     noise = _NOISE * torch.finfo(triplets.values.dtype).eps * triplets.values[..., :1]
     held_back = wanted & (triplets.residuals > noise)[..., : wanted.shape[-1]]
@@ -263,13 +255,3 @@ def may_hide_copies(triplets: Triplets) -> Tensor:
     """Return a mask ``(batch)`` of matrices with as many equal values as a block has rows."""
     largest = torch.nn.functional.one_hot(triplets.clusters).sum(-2).amax(-1)
     return largest >= BLOCK
-
-
-def _with_limiting_neighbours(wanted: Tensor, triplets: Triplets) -> Tensor:
-    """Add the vector after a wanted one, where its residual closes the gap between the two."""
-    count = min(wanted.shape[-1] + 1, triplets.values.shape[-1])
-    gaps = triplets.values[..., : count - 1] - triplets.values[..., 1:count]
-    limits = triplets.residuals[..., 1:count] > _LIMITING * gaps
-    extended = torch.nn.functional.pad(wanted, (0, count - wanted.shape[-1]))
-    extended[..., 1:] |= extended[..., :-1] & limits
-    return extended

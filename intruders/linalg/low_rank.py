@@ -58,7 +58,6 @@ class LowRank:
         return LowRank(self.left[index], self.right[index])
 
     def rows(self, index: Tensor | slice) -> LowRank:
-        """Return the rows of one matrix at ``index``."""
         return LowRank(self.left[index], self.right)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:
@@ -99,7 +98,6 @@ class LowRank:
         return float((across * (self.right.double() @ other.right.double().mT)).sum())
 
     def plus(self, other: LowRank) -> LowRank:
-        """The sum, of as many columns as both have together."""
         return LowRank(torch.cat([self.left, other.left], -1), torch.cat([self.right, other.right], -2))
 
     def scaled(self, factor: float | Tensor) -> LowRank:

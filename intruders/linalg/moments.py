@@ -1,27 +1,12 @@
-"""How much of a vector can lie along any single singular vector, bounded from a few products: the moment
-certificate.
+"""How much of a vector can lie along any single singular vector, bounded from a few products: the moment certificate.
 
-For a unit vector y, the spectral measure mu of W W^T at y puts mass <x_i, y>^2 on each eigenvalue s_i^2.
-Lanczos steps from y give its first moments, in the form of a Jacobi matrix J. No measure with the moments of
-a q x q Jacobi matrix has an atom at t heavier than the Christoffel function
-
-    lambda_q(t) = 1 / sum_{p < q} pi_p(t)^2        (pi_p: orthonormal polynomials of mu)
-
-(Akhiezer, The Classical Moment Problem, 1965, section 2.5; the Chebyshev-Markov-Stieltjes inequalities). If
-the supremum of lambda_q over t is below epsilon^2, no singular vector has a cosine of epsilon with y, though
-none was computed. docs/concepts/certificate.md has the theorem, with its proof. It is about the steps of W itself: were
-anything projected out at the steps, mu would be the measure of another matrix.
-
-The products that give J also give the Jacobi matrix of dnu(t) = t dmu(t) (the measure of W^T W at W^T y),
-hence a second bound mu({t}) <= nu({t}) / t. It sees nothing of an atom of mu at zero, which a matrix with
-more rows than columns always has (the part of y outside its column space) and which belongs to no singular
-vector. The smaller of the two counts.
-
-The supremum is taken over a continuum and proved, not sampled: the axis is cut into cells, and what is bounded is the
-mass of a *window*, which is a cell and a little more to either side. Rounding turns vectors of values in one window at
-will, and others by little. With theta_k the nodes of J (its eigenvalues, weights w_k), the mass of a window is at most
-sum_k w_k p(theta_k)^2 for any polynomial p that is at least 1 there. Products over nodes, as the Lagrange polynomials
-are, are log-concave between their roots, and so least at one of the ends of a window that holds none of these.
+The theorem and its proof are in docs/concepts/certificate.md (steps 7 to 13; Akhiezer, The Classical Moment Problem,
+1965, section 2.5). Lanczos steps of W from a unit vector y give the first moments of the spectral measure mu of W W^T
+at y, whose mass at s_i^2 is <x_i, y>^2, as a Jacobi matrix; and those of ``dnu(t) = t dmu(t)``, which sees nothing of
+an atom of mu at zero: of a matrix with more rows than columns it belongs to no singular vector. Were anything
+projected out at the steps, mu would be the measure of another matrix. What is bounded is the mass of a *window*, a
+cell of the axis and a little more to either side, with polynomials over the nodes: products over nodes are
+log-concave between their roots.
 """
 
 from __future__ import annotations
@@ -52,11 +37,9 @@ _TINY = torch.finfo(torch.float64).tiny
 
 @dataclass(frozen=True)
 class Bidiagonalization(Batched):
-    """Golub-Kahan bidiagonalization of a batch of matrices from several start vectors, each with bases of
-    its own.
+    """Golub-Kahan bidiagonalization of a batch of matrices from several start vectors u_1, each with bases of its own.
 
-    With u_1 the start: ``alpha_p v_p = W^T u_p - beta_p v_{p-1}`` and ``beta_{p+1} u_{p+1} = W v_p - alpha_p
-    u_p``.
+    ``alpha_p v_p = W^T u_p - beta_p v_{p-1}`` and ``beta_{p+1} u_{p+1} = W v_p - alpha_p u_p``.
     """
 
     left: Tensor  # (batch, c, q, m)
@@ -104,14 +87,12 @@ def _next_rows(products: Tensor, basis: Tensor, norm: Tensor) -> tuple[Tensor, T
 
 
 def largest_atom(process: Bidiagonalization, smallest_eigenvalue: Tensor, norm: Tensor) -> Tensor:
-    """Upper bound ``(batch, c)`` on the mass that W W^T's spectral measure at a start vector has at one
-    eigenvalue.
+    """Upper bound ``(batch, c)`` on the mass that W W^T's spectral measure at a start vector has at one eigenvalue.
 
-    ``smallest_eigenvalue`` ``(batch)`` is a proved lower bound on the eigenvalues that belong to singular
-    vectors of the thin decomposition: 0 where nothing is known, and then an atom at zero counts as one of
-    theirs. ``norm`` ``(batch)`` is the spectral norm of W. Mass at singular values within a width of one another
-    counts as one atom. The computed steps are those of W + E, whose vectors for values farther off have cosines with
-    W's that come to ``sqrt(2) ||E||`` over the width: they count too, with twice :func:`rounding` for ``||E||``.
+    ``smallest_eigenvalue`` ``(batch)`` is a proved lower bound on the eigenvalues that belong to singular vectors of
+    the thin decomposition; with 0, for none, an atom at zero counts as one of theirs. ``norm`` ``(batch)`` is the
+    spectral norm of W. Mass at singular values within a width of one another counts as one atom. Rounding of the steps
+    counts too (step 8 of the proof), with twice :func:`rounding` for ``||E||``.
     """
     shape = process.alphas.shape[:2]
     alphas = process.alphas.flatten(0, 1)  # (lanes, q)
@@ -164,7 +145,8 @@ def _of_running(alphas: Tensor, betas: Tensor, floor: Tensor, width: Tensor) -> 
     nodes = torch.cat([mu.nodes, nu.nodes, floor], -1).sort(-1).values
     # Beyond the last node and a window both bounds fall; below the first one, down to the floor, the grid goes on.
     last = (nodes[:, -1:].sqrt() + 2 * width).square()
-    grid = torch.cat([_subdivide(nodes), last], -1)  # (lanes, g)
+    cuts = nodes[:, :-1, None] + nodes.diff(dim=-1)[:, :, None] * torch.tensor(_CUTS).to(nodes)
+    grid = torch.cat([cuts.flatten(1), nodes[:, -1:], last], -1)  # (lanes, g)
     first, end = _widened(grid, width)
     reaches = [_widened(grid, reach * width) for reach in _REACHES]
     by_mu = mu.window_bounds(first, end, reaches)
@@ -178,17 +160,8 @@ def _widened(grid: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     return (roots[:, :-1] - width).clamp_min(0).square(), (roots[:, 1:] + width).square()
 
 
-def _subdivide(nodes: Tensor) -> Tensor:
-    """Points that cut every gap between sorted ``nodes`` ``(lanes, p)`` at the shares ``_CUTS``, and the last node."""
-    fractions = torch.tensor(_CUTS, dtype=nodes.dtype, device=nodes.device)
-    inner = nodes[:, :-1, None] + (nodes[:, 1:] - nodes[:, :-1])[:, :, None] * fractions
-    return torch.cat([inner.flatten(1), nodes[:, -1:]], -1)
-
-
 @dataclass(frozen=True)
 class _Measure:
-    """A probability measure known through its Gauss quadrature."""
-
     nodes: Tensor  # (lanes, q), ascending
     weights: Tensor  # (lanes, q)
 
@@ -201,15 +174,10 @@ class _Measure:
         return cls(nodes.clamp_min(0.0), vectors[:, 0].square().clamp_min(_SMALLEST_WEIGHT))
 
     def window_bounds(self, first: Tensor, end: Tensor, reaches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Upper bounds on the masses of the windows from ``first`` to ``end``, both ``(lanes, g)``.
+        """Upper bounds on the masses of the windows from ``first`` to ``end``, both ``(lanes, g)``; steps 9 and 10.
 
-        A polynomial p of a degree below q that is at least 1 on the window gives ``sum_k w_k p(theta_k)^2``. Where the
-        window holds no node, p may be the best sum of the Lagrange polynomials with their signs there. Or it is the
-        product over all nodes but those of the window, and of a wider one of ``reaches``. All these are log-concave on
-        the window, and least at one of its ends.
-
-        They are products over the nodes, never recurrences: at a node that has converged the recurrence leaves the peak
-        of the bound, which is narrower than rounding.
+        The polynomials are products over the nodes, never recurrences: at a node that has converged the recurrence
+        leaves the peak of the bound, which is narrower than rounding.
         """
         nodes = self.nodes.unsqueeze(-2)
         apart = (self.nodes.unsqueeze(-1) - nodes).abs().clamp_min(_TINY).log()

@@ -22,9 +22,7 @@ class Operator(Protocol):
     """A batch of matrices ``W``, each m x n, known through its products with thin blocks of rows."""
 
     @property
-    def shape(self) -> torch.Size:
-        """``(*batch, m, n)``."""
-        ...
+    def shape(self) -> torch.Size: ...  # (*batch, m, n)
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -40,28 +38,26 @@ class Operator(Protocol):
         """``rows @ W``: ``W.T y`` for every row y; ``(*batch, b, m)`` to ``(*batch, b, n)``."""
         ...
 
-    def dense(self) -> Tensor:
-        """The matrices themselves, ``(*batch, m, n)``."""
-        ...
+    def dense(self) -> Tensor: ...
 
     def select(self, index: Tensor) -> Operator:
         """The matrices at ``index`` (a vector of integers) of a batch with one batch dimension."""
         ...
 
-    def double(self) -> Operator:
-        """The same matrices with products in double precision."""
-        ...
+    def double(self) -> Operator: ...
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A batch of matrices held as they are."""
+    """A batch of matrices held as they are, or some of one: a copy of these would cost more than several products."""
 
     matrix: Tensor  # (*batch, m, n)
+    places: tuple[int, ...] | None = None  # of these in a batch with one batch dimension; None for all
 
     @property
     def shape(self) -> torch.Size:
-        return self.matrix.shape
+        shape = self.matrix.shape
+        return shape if self.places is None else torch.Size((len(self.places), *shape[-2:]))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,69 +68,34 @@ class Dense:
         return self.matrix.device
 
     def apply(self, rows: Tensor) -> Tensor:
-        return times_transpose(rows, self.matrix)
+        return times_transpose(rows, self.matrix, self.places)
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
-        return times_transpose(rows, self.matrix.mT)
+        return times_transpose(rows, self.matrix.mT, self.places)
 
     def dense(self) -> Tensor:
-        return self.matrix
+        if self.places is None:
+            return self.matrix
+        return selected(self.matrix, torch.tensor(self.places, device=self.device))
 
-    def select(self, index: Tensor) -> Chosen:
-        return Chosen(self.matrix, tuple(index.tolist()))
+    def select(self, index: Tensor) -> Dense:
+        places = range(len(self.matrix)) if self.places is None else self.places
+        return Dense(self.matrix, tuple(places[i] for i in index.tolist()))
 
     def double(self) -> Dense:
-        return Dense(self.matrix.double())
+        return Dense(self.dense().double())
 
     def norm(self) -> float:
-        """``||D||_F`` of one matrix, in double precision."""
         return float(self.matrix.double().square().sum().sqrt())
 
     def inner(self, other: LowRank) -> float:
-        """Frobenius inner product ``tr(D^T other)`` of one matrix, in double precision."""
         return float(((other.left.double().mT @ self.matrix.double()) * other.right.double()).sum())
 
     def plus(self, other: Update) -> Dense:
         return Dense(self.matrix + other.dense())
 
     def scaled(self, factor: float | Tensor) -> Dense:
-        """``factor`` times it; a tensor has a number for each matrix, ``(*batch, 1, 1)``."""
         return Dense(factor * self.matrix)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some matrices of a batch, of which no copies are made: one would cost more than several products."""
-
-    stack: Tensor  # (batch, m, n)
-    places: tuple[int, ...]
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((len(self.places), *self.stack.shape[-2:]))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.stack.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.stack.device
-
-    def apply(self, rows: Tensor) -> Tensor:
-        return times_transpose(rows, self.stack, self.places)
-
-    def apply_transpose(self, rows: Tensor) -> Tensor:
-        return times_transpose(rows, self.stack.mT, self.places)
-
-    def dense(self) -> Tensor:
-        return selected(self.stack, torch.tensor(self.places, device=self.device))
-
-    def select(self, index: Tensor) -> Chosen:
-        return Chosen(self.stack, tuple(self.places[i] for i in index.tolist()))
-
-    def double(self) -> Dense:
-        return Dense(self.dense().double())
 
 
 # An update D = W - W0, by what is known of it; both have norm, inner, plus and scaled.

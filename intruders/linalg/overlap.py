@@ -1,12 +1,10 @@
 """Intervals for the max cosine of a tuned vector with all base vectors: the overlap and mass certificates.
 
-The max cosine of y is ``max_i |<x_i, y>|`` over all left singular vectors x_i of the base. From a few of
-them an interval follows: it is at least the largest cosine with a computed one, and at most the larger of
-that and the norm of what the computed ones leave of y. Angles of computed vectors to true ones widen both
-ends.
-
-Base vectors whose singular values agree (a cluster) are not defined one by one. Their cosine is taken with
-the space of the cluster, which is: the largest that any choice of vectors allows.
+From a few computed base vectors an interval follows: the max cosine of y is at least the largest cosine with one of
+them, and at most the larger of that and the norm of what they leave of y. Angles of computed vectors to true ones
+widen both ends (docs/concepts/certificate.md, steps 1 to 4). Base vectors whose singular values agree (a cluster) are
+not defined one by one: their cosine is taken with the space of the cluster, the largest that any choice of vectors
+allows.
 """
 
 from __future__ import annotations
@@ -52,10 +50,7 @@ def overlap_intervals(base: Triplets, tuned: Triplets, count: int, is_complete: 
 
 
 def remainders(base: Triplets, tuned: Triplets, count: int) -> Tensor:
-    """``r = y - X X^T y`` of the ``count`` leading tuned vectors y, with the well-computed base vectors X.
-
-    Rows ``(batch, count, m)``.
-    """
+    """``y - X X^T y`` ``(batch, count, m)`` of leading tuned vectors y, with the well-computed base vectors X."""
     left = base.left * _known(base, DEFLATION_ANGLE).unsqueeze(-1)
     vectors = tuned.left[..., :count, :]
     for _ in range(2):
@@ -84,20 +79,16 @@ class MomentIntervals:
         return cls(tuned, lower, upper, leak)
 
     def given(self, atom: Tensor) -> Intervals:
-        """The intervals where ``atom`` ``(batch, count)`` bounds the mass of y's :func:`remainders` along any one
-        singular vector."""
+        """The intervals where ``atom`` ``(batch, count)`` bounds the mass of the rest along any one singular vector."""
         upper = torch.maximum(self.upper, atom.sqrt() + self.leak).clamp_max(1.0)
         return _widen_for_clusters(self.tuned, Intervals(self.lower, upper))
 
 
 def _cosines(base: Triplets, tuned: Triplets, count: int, largest_angle: float) -> tuple[Tensor, Tensor]:
-    """Cosines ``(batch, d, count)`` with the base vectors computed well enough (zero for others), and their
-    leak.
+    """Cosines ``(batch, d, count)`` with the base vectors computed well enough (zero for others), and their leak.
 
-    The leak ``(batch, count)`` bounds how far errors of the base vectors used and of y itself move the
-    cosine of y with any base vector x that was not used. With e_j the error of the computed vector j, x has a
-    cosine of at most e_j with it, and y one of c_j: together ``sum_j |c_j| e_j``, for the signs may agree.
-    A unit vector turned by an angle t moves by ``2 sin(t / 2)``.
+    The leak ``(batch, count)`` bounds how far errors of the base vectors used and of y itself move the cosine of y with
+    any base vector that was not used: ``sum_j |c_j| e_j + 2 sin(arcsin(t) / 2)`` (steps 2 and 4 of the proof).
     """
     cosines = (base.left @ tuned.left[..., :count, :].mT).double()
     cosines = torch.where(_known(base, largest_angle).unsqueeze(-1), cosines, torch.zeros_like(cosines))
@@ -148,12 +139,9 @@ def _widen_for_clusters(tuned: Triplets, intervals: Intervals) -> Intervals:
     ids = tuned.clusters
     if are_alone(ids):
         return intervals
-    sizes = (
-        cluster_projections(torch.ones_like(tuned.values).unsqueeze(-1).double(), ids)
-        .square()
-        .squeeze(-1)[..., :count]
-    )
     inside = ids[..., :count]
+    sizes = cluster_projections(torch.ones_like(tuned.values).unsqueeze(-1).double(), ids).square()
+    sizes = sizes.squeeze(-1)[..., :count]
     seen = cluster_projections(torch.ones_like(intervals.upper).unsqueeze(-1), inside).square().squeeze(-1)
     joint = cluster_projections(intervals.upper.unsqueeze(-1), inside).squeeze(-1).clamp_max(1.0)
     alone = sizes < 1.5

@@ -66,12 +66,6 @@ class Pair:
         update = self.widened().update.dense()
         return Pair(base, base.to(update.dtype) + update)
 
-    def over(self, unit: float) -> Pair:
-        """Both matrices divided by ``unit``, a power of two."""
-        if unit == 1.0:
-            return self
-        return Pair(self.base / unit, over_unit(self.tuned, unit))
-
     def select(self, index: Tensor | int) -> Pair:
         """The matrices at ``index`` of a batch; of a number the one pair, without a batch dimension."""
         base = selected(self.base, index) if isinstance(index, Tensor) else self.base[index]
@@ -80,7 +74,6 @@ class Pair:
         return Pair(base, self.tuned[index])
 
     def rows(self, index: slice) -> Pair:
-        """Return the rows of one pair at ``index``."""
         tuned = self.tuned
         return Pair(self.base[index], tuned.rows(index) if isinstance(tuned, LowRank) else tuned[index])
 

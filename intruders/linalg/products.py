@@ -140,11 +140,9 @@ class Batched:
     """A dataclass whose fields are tensors, or values of this kind, with the matrices as their first dimension."""
 
     def tensors(self) -> dict[str, Any]:
-        """Return the values by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     def select(self, index: Tensor) -> Self:
-        """Return the values of the matrices at ``index`` (a vector of integers)."""
         return self._changed(lambda tensor: tensor[index], lambda inner: inner.select(index))
 
     def repeated(self, count: int) -> Self:
@@ -162,7 +160,6 @@ class Batched:
         )
 
     def with_rows(self, index: Tensor, other: Self) -> Self:
-        """Replace the values of the matrices at ``index`` by those of ``other``."""
         return self._changed(
             lambda tensor, rows: tensor.index_copy(0, index, rows),
             lambda inner, rows: inner.with_rows(index, rows),

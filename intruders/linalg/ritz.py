@@ -27,7 +27,6 @@ class Triplets(Batched):
 
     @cached_property
     def clusters(self) -> Tensor:
-        """Ids ``(*batch, k)`` of :func:`~intruders.linalg.svd.cluster_ids`."""
         return cluster_ids(self.values)
 
 

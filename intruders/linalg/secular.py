@@ -3,27 +3,25 @@
 :func:`leading_vectors`: shifted solves at the Ritz values, and a Rayleigh-Ritz step on what they give: Rayleigh
 quotient iteration of several vectors that stay orthogonal, which converges cubically. Up to two rounds of Davidson's
 method (1975), which cost less, come first. Then k orthonormal rows with small residuals stand for k eigenvalues that
-close to their Ritz values (Kahan; Parlett 1998, section 11.5). One count of the eigenvalues above a number below all of
-these that says k proves that they are the k largest.
+close to their Ritz values (Kahan; Parlett 1998, section 11.5), and one count that says k, above a number below all of
+these, proves that they are the k largest.
 
-:func:`passages`: at the scale f, ``diag(poles) + F C F^T`` has the eigenvalue t with the vector
-``z = (t - D)^-1 F c`` where
+:func:`passages`: at the scale f, ``diag(poles) + F C F^T`` has the eigenvalue t with the vector ``z = (t - D)^-1 F
+c`` where
 
     K c = 0,    K(t, f) = [[I, 0], [0, 0]] - J / f - F^T (D - t)^-1 F,    J = [[0, I], [I, 0]]
 
-(:mod:`intruders.linalg.coordinates`; ``K = -C^-1 - F^T (D - t)^-1 F``). Together with ``c^T c = 1`` and
-``z_i^2 = epsilon^2 z^T z`` for the largest coordinate i these are 2r + 2 equations for c, t and f, whose derivatives
-take sums over the coordinates alone. Newton's method solves them.
+(:mod:`intruders.linalg.coordinates`). Together with ``c^T c = 1`` and ``z_i^2 = epsilon^2 z^T z`` for the largest
+coordinate i these are 2r + 2 equations for c, t and f, whose derivatives take sums over the coordinates alone.
+Newton's method solves them.
 
-:func:`coordinate_cosines`: let z be a computed unit vector in these coordinates, at an angle of at most arcsin t to the
-true left vector y of W, and ``off`` a bound on the norm of what the base's decomposition is wrong by. Then for a true
-base vector x with value s
+:func:`coordinate_cosines`: for a computed unit vector z at an angle of at most arcsin t to the true left vector y of
+W, a true base vector x with the value s, and ``off``, a bound on what the base's decomposition is wrong by,
 
     |<x, y>| <= sqrt(sum of z_l^2 over |s_l - s| <= h + off) + sqrt(2) off / h + 2 sin(arcsin(t) / 2)
 
-for any h > 0, by what a window holds (docs/concepts/certificate.md, step 8). And the projection of y on the true space
-of a cluster differs from that of z on the computed one by at most ``sqrt(2) off / gap`` (Davis and Kahan 1970) and the
-same last term. The smaller of the two upper bounds counts.
+for any h > 0 (docs/concepts/certificate.md, step 8). And the projection of y on the true space of a cluster differs
+from that of z on the computed one by at most ``sqrt(2) off / gap`` (Davis and Kahan 1970) and the same last term.
 """
 
 from __future__ import annotations
@@ -158,7 +156,6 @@ def _start(problem: SecularProblem, first: int, count: int) -> tuple[Tensor, Ten
 
 
 def _ritz(problem: SecularProblem, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors on the span of orthonormal rows, the ``count`` leading ones."""
     squares, vectors = eigh(problem.projected(rows))
     return squares.flip(-1)[:, :count], vectors.mT.flip(-2)[:, :count] @ rows
 
@@ -167,9 +164,9 @@ def _iterated(
     problem: SecularProblem, squares: Tensor, rows: Tensor, k: int, allowed: Allowed | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     a, count = problem.poles.shape[-1], rows.shape[-2]
-    residuals, sizes = _residuals(problem, squares, rows)
+    residuals = problem.apply(rows) - squares.unsqueeze(-1) * rows
     for step in range(_MOST_ROUNDS if 2 * count <= a else 0):
-        first = squares[:, :1]
+        first, sizes = squares[:, :1], residuals.norm(dim=-1)
         most = (_CONVERGED * first).expand(-1, k)
         if allowed is not None:
             most = torch.maximum(most, allowed(squares, rows))
@@ -187,15 +184,9 @@ def _iterated(
             further = problem.solve(squares[:, still_open], rows[:, still_open])
         both = torch.linalg.qr(torch.cat([rows, further], -2).mT).Q.mT
         squares, rows = _ritz(problem, both, count)
-        residuals, sizes = _residuals(problem, squares, rows)
+        residuals = problem.apply(rows) - squares.unsqueeze(-1) * rows
     values = squares.clamp_min(0.0).sqrt()
-    return values, rows, sizes / values.clamp_min(torch.finfo(values.dtype).tiny)
-
-
-def _residuals(problem: SecularProblem, squares: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals ``(batch, c, a)`` of rows, and their norms."""
-    residuals = problem.apply(rows) - squares.unsqueeze(-1) * rows
-    return residuals, residuals.norm(dim=-1)
+    return values, rows, residuals.norm(dim=-1) / values.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _proved(
@@ -329,8 +320,13 @@ def coordinate_cosines(coordinates: Coordinates, leading: LeadingVectors, off: T
     # Square roots of the numbers of members.
     sizes = cluster_projections(torch.ones_like(inside[..., :1]), ids)
     turned = 2 * torch.sin(torch.asin(_angles(coordinates, leading)) / 2)  # (batch, k)
-    lost = math.sqrt(2) * off.unsqueeze(-1) / _cluster_gaps(values, ids, off)  # (batch, p)
-    lost = lost.unsqueeze(-1)
+    # Distance from each value's cluster to the next other value, less what both may be off by. Within a dilation every
+    # value has its mirror image: a value of zero is its own neighbor.
+    steps = torch.where(ids[..., :-1] == ids[..., 1:], torch.inf, values[..., :-1] - values[..., 1:])
+    gaps = distances_beyond(torch.nn.functional.pad(steps, (0, 1), value=torch.inf), steps, ids)
+    gaps = torch.minimum(gaps, values) - 2 * off.unsqueeze(-1)
+    lost = math.sqrt(2) * off.unsqueeze(-1) / gaps.clamp_min(torch.finfo(values.dtype).tiny)
+    lost = lost.unsqueeze(-1)  # (batch, p, 1)
     lower = ((projections - lost) / sizes).amax(-2) - turned
     upper = projections + lost
     # Where values are no cluster and yet close, the windows are what bounds their vectors, if these come first.
@@ -367,16 +363,6 @@ def _angles(coordinates: Coordinates, leading: LeadingVectors) -> Tensor:
     sine = (math.sqrt(2) * off + leading.residuals) / gap
     is_apart = gap > _APART * CLUSTER_TOLERANCE * values[:, :1]
     return torch.where(is_apart, sine, 1.0).clamp_max(1.0)
-
-
-def _cluster_gaps(values: Tensor, ids: Tensor, off: Tensor) -> Tensor:
-    """Distance ``(batch, p)`` from each value's cluster to the next other value, less what both may be off by."""
-    steps = values[..., :-1] - values[..., 1:]
-    steps = torch.where(ids[..., :-1] == ids[..., 1:], torch.inf, steps)
-    nearest = distances_beyond(torch.nn.functional.pad(steps, (0, 1), value=torch.inf), steps, ids)
-    # Within a dilation every value has its mirror image: a value of zero is its own neighbor.
-    nearest = torch.minimum(nearest, values) - 2 * off.unsqueeze(-1)
-    return nearest.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _held_by_windows(values: Tensor, mass: Tensor, outside: Tensor, width: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .krylov import KrylovSpace
-from .ritz import Triplets
-from .svd import cluster_ids, eigh
+from .svd import eigh
 
 # Triplets with a larger angle (a sine) to the true ones are left to the probes.
 _CONVERGED = 0.02
@@ -66,7 +65,13 @@ def estimate_effective_rank(
     """
     size = space.basis.shape[-1]
     scale = (frobenius.double() / size**0.5).clamp_min(torch.finfo(torch.float64).tiny)
-    converged = _converged(space.ritz(tracked)[0])
+    leading = space.ritz(tracked)[0]
+    # Those that count once: a run from the first, each alone in its cluster. Of a cluster the angles are those of its
+    # space, and a block may not have seen all of its copies. Of the last triplet it is not known whether it is alone.
+    is_apart = leading.clusters.diff() != 0
+    is_alone = torch.nn.functional.pad(is_apart, (1, 0), value=True)
+    is_alone &= torch.nn.functional.pad(is_apart, (0, 1))
+    converged = ((leading.angles <= _CONVERGED) & is_alone).int().cumprod(-1).sum(-1)  # (batch)
     start = space.basis[..., :probes, :].double()
     rules = [
         _quadrature(space.products, None, probes, size, converged, scale),
@@ -75,25 +80,20 @@ def estimate_effective_rank(
     ranks = [_entropy_rank(*_sums(values, weights)) for values, weights in rules]
     sums, logs = (torch.stack(part).mean(0) for part in zip(*(_sums(*rule) for rule in rules), strict=True))
     rank = _entropy_rank(sums, logs).clamp(1.0, size)
-    by_chance = _standard_error(*rules[0], converged, sums, logs, probes)
+    # The standard error of the entropy log S - T / S, by the spread of values that do not count once. The variance of
+    # n z^T M z over random unit vectors z is 2 (tr M^2 - (tr M)^2 / n) but for terms of order 1 / n; M is here the
+    # derivative (1 / S + T / S^2) dS - dT / S, as a function of the values.
+    values, weights = rules[0]
+    safe = sums.clamp_min(torch.finfo(sums.dtype).tiny)
+    slope = (1 / safe + logs / safe.square()).unsqueeze(-1)
+    influence = slope * values - torch.special.xlogy(values, values) / safe.unsqueeze(-1)
+    left = torch.where(_last(converged, values.shape[-1]), 0.0, weights)
+    spread = (left * influence.square()).sum(-1)
+    spread = spread - (left * influence).sum(-1).square() / left.sum(-1).clamp_min(1.0)
+    by_chance = (2 * spread.clamp_min(0.0) / probes).sqrt()
     error = torch.hypot(rank * by_chance, (ranks[0] - ranks[1]).abs() / 2)
     zero = frobenius == 0
     return rank.masked_fill(zero, 0.0), error.masked_fill(zero, 0.0)
-
-
-def _converged(leading: Triplets) -> Tensor:
-    """Count the leading triplets ``(batch)`` that count once: a run from the first, each alone in its cluster.
-
-    Of a cluster the angles are those of its space, and a block may not have seen all of its copies. Of the last triplet
-    it is not known whether it is alone.
-    """
-    ids = cluster_ids(leading.values)
-    is_apart = ids[..., 1:] != ids[..., :-1]
-    is_alone = torch.nn.functional.pad(is_apart, (1, 0), value=True) & torch.nn.functional.pad(
-        is_apart, (0, 1)
-    )
-    counts = (leading.angles <= _CONVERGED) & is_alone
-    return counts.int().cumprod(-1).sum(-1)
 
 
 def _quadrature(
@@ -138,21 +138,3 @@ def _sums(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 def _entropy_rank(sums: Tensor, logs: Tensor) -> Tensor:
     safe = sums.clamp_min(torch.finfo(sums.dtype).tiny)
     return (torch.log(safe) - logs / safe).exp()
-
-
-def _standard_error(
-    values: Tensor, weights: Tensor, converged: Tensor, sums: Tensor, logs: Tensor, probes: int
-) -> Tensor:
-    """Return the error ``(batch)`` of the entropy ``log S - T / S``, by the spread of values that do not count once.
-
-    The variance of ``n z^T M z`` over random unit vectors z is ``2 (tr M^2 - (tr M)^2 / n)`` but for terms of order
-    1 / n; M is here the derivative ``(1 / S + T / S^2) dS - dT / S`` of the entropy, as a function of the values.
-    """
-    safe = sums.clamp_min(torch.finfo(sums.dtype).tiny)
-    slope = (1 / safe + logs / safe.square()).unsqueeze(-1)
-    influence = slope * values - torch.special.xlogy(values, values) / safe.unsqueeze(-1)
-    left = torch.where(_last(converged, values.shape[-1]), 0.0, weights)
-    count = left.sum(-1).clamp_min(1.0)
-    spread = (left * influence.square()).sum(-1) - (left * influence).sum(-1).square() / count
-    variance: Tensor = 2 * spread.clamp_min(0.0) / probes
-    return variance.sqrt()

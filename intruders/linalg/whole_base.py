@@ -75,7 +75,6 @@ class WholeBase(Batched):
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the batch of matrices."""
         return torch.Size((len(self.values), self.left.shape[-1], self.right.shape[-1]))
 
 
@@ -128,9 +127,16 @@ def times_columns(rows: Tensor, columns: Tensor) -> Tensor:
         return together.view(-1, batch, r).permute(1, 0, 2)
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double() @ columns
-    return torch.stack(
-        [_in_parts(own_rows, own_columns) for own_rows, own_columns in zip(rows, columns, strict=True)]
-    )
+    step = _rows_at_once(rows.shape[-1])
+    parts = [slice(first, first + step) for first in range(0, rows.shape[-2], step)]
+    made = []
+    for own, by in zip(rows, columns, strict=True):
+        if by.shape[-1] <= _FEW:
+            turned = by.mT.contiguous()
+            made.append(torch.cat([turned @ own[part].double().mT for part in parts], -1).mT)
+        else:
+            made.append(torch.cat([own[part].double() @ by for part in parts]))
+    return torch.stack(made)
 
 
 def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
@@ -151,14 +157,4 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
 
 
 def _rows_at_once(length: int) -> int:
-    """Return how many rows of that length are widened together."""
     return max(1, min(max(_LEAST_ROWS, _WIDENED // length), _MOST_WIDENED // length))
-
-
-def _in_parts(rows: Tensor, columns: Tensor) -> Tensor:
-    step = _rows_at_once(rows.shape[-1])
-    parts = [slice(first, first + step) for first in range(0, len(rows), step)]
-    if columns.shape[-1] <= _FEW:
-        turned = columns.mT.contiguous()
-        return torch.cat([turned @ rows[part].double().mT for part in parts], -1).mT
-    return torch.cat([rows[part].double() @ columns for part in parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data.corpora import Corpora, Corpus
@@ -31,7 +31,8 @@ class CorpusLoss:
     base_loss: Interval | None = None
     difference: Interval | None = None  # after - before, paired by document
     digests: tuple[str, ...] = ()  # of the documents of each part
-    own_part: Interval | None = None  # after - the model before it in a series, paired too; of the first None
+    # after - the model before it in a series, paired too; None outside of a series and of its first
+    own_part: Interval | None = field(default=None, metadata={"if_any": True})
 
     @property
     def perplexity_ratio(self) -> Interval | None:
@@ -39,13 +40,11 @@ class CorpusLoss:
         if self.difference is None:
             return None
         change = self.difference
-        ratio = Interval(_exp(change.estimate), _exp(change.low), _exp(change.high))
+        values = (change.estimate, change.low, change.high)
+        estimate, low, high = (math.exp(value) if value < _MOST_NATS else math.inf for value in values)
+        ratio = Interval(estimate, low, high)
         # exp(-inf) would be a 0 that nobody measured.
         return ratio if change.has_ends else ratio.opened()
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < _MOST_NATS else math.inf
 
 
 def losses_by_corpus(
@@ -96,17 +95,11 @@ def summarize_losses(
     """
     weights, digests = [corpus.weight for corpus in corpora], tuple(corpus.digest for corpus in corpora)
     loss = mixed([loss_interval(losses, seed=seed) for losses in after], weights)
+    alone = CorpusLoss(name, loss, after, weights, digests=digests)
     if before is None:
-        return CorpusLoss(name, loss, after, weights, digests=digests)
-    return CorpusLoss(
-        name,
-        loss,
-        after,
-        weights,
-        base_loss=mixed([loss_interval(losses, seed=seed) for losses in before], weights),
-        difference=mixed_difference(after, before, weights, seed=seed),
-        digests=digests,
-    )
+        return alone
+    base_loss = mixed([loss_interval(losses, seed=seed) for losses in before], weights)
+    return replace(alone, base_loss=base_loss, difference=mixed_difference(after, before, weights, seed=seed))
 
 
 def mixed_difference(
@@ -140,11 +133,8 @@ def require_read_alike(
     for name, parts in corpora.items():
         for part in parts:
             for number, text in enumerate(part.documents, start=1):
-                ids = ids_of(tokenizer, text, max_tokens)[1:]
-                other = next(
-                    (token for token in tokenizer.convert_ids_to_tokens(ids) if token not in known), None
-                )
-                if other is not None:
+                tokens = tokenizer.convert_ids_to_tokens(ids_of(tokenizer, text, max_tokens)[1:])
+                if (other := next((token for token in tokens if token not in known), None)) is not None:
                     raise SettingError(
                         f"document {number} of corpus {name!r} has the token {other!r}, which the tokenizer of "
                         f"{model!r} has and that of {base!r} does not, so their losses cannot be paired; pass text "

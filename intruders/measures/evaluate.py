@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checkpoints.pairing.open_sides import on_disk
 from ..checkpoints.writing.training_record import FinetunedFolder, data_seed_of
-from ..data.corpora import Corpora, Corpus, load_all
+from ..data.corpora import Corpora, load_all
 from ..data.halves import halves_of_corpus, halves_of_task
 from ..data.load_task import load_task
 from ..data.task import Example, Task
@@ -141,15 +141,16 @@ def evaluate(
         corpora = {
             name: [halves_of_corpus(part, seed)[1] for part in parts] for name, parts in corpora.items()
         }
-        tasks = [_reported(task, scores.max_examples) for task in tasks]
+        for number, task in enumerate(tasks):
+            _, rows = halves_of_task(task, scores.max_examples)
+            tasks[number] = replace(task, test=rows) if task.test else replace(task, validation=rows)
     splits = [scored_examples(task, scores.split, scores.max_examples)[0] for task in tasks]
     for task in tasks:
         check_for_task(model, task, base)
-    sources = [*weights_of(model, base), *([] if base is None else weights_of(base))]
-    loaded = [base_location(model, base), *([] if base is None else [base_location(base, None)])]
-    for other in later:
-        sources += weights_of(other, base)
-        loaded.append(base_location(other, base))
+    # The model, its base, and those made of it.
+    every = [(model, base), *([] if base is None else [(base, None)]), *((other, base) for other in later)]
+    loaded = [base_location(source, own_base) for source, own_base in every]
+    sources = [weights for source, own_base in every for weights in weights_of(source, own_base)]
     if harness.lm_eval:
         check_harness(harness)
     of: dict[str, Any] = {}  # what a kept measurement depends on
@@ -158,16 +159,7 @@ def evaluate(
         of = {"form": "value and notes", "weights": weights, **recorded_dtypes(loading, loaded)}
     notes = _notes_on_dtypes(loading, loaded) + ([_ON_REPORTED_HALF] if reported_half else [])
     with working_folder(folder):
-        work = MeasuredModel(
-            source=model,
-            base=base,
-            kept=Kept(folder, of),
-            losses=losses,
-            seed=seed,
-            loading=loading,
-            progress=progress,
-            notes=notes,
-        )
+        work = MeasuredModel(model, base, Kept(folder, of), losses, seed, loading, progress, notes)
         evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=notes)
         after, before = work.losses_of_both(corpora)
 
@@ -181,15 +173,12 @@ def evaluate(
         for told in evaluation.losses:
             measured(told)
         for other in later:
-            step = work.losses_of_another(other, corpora)
-            own = [
-                replace(
-                    loss, own_part=mixed_difference(loss.losses, after[loss.name], loss.weights, seed=seed)
-                )
-                for loss in summaries(step)
-            ]
-            evaluation.also.append(Evaluation(model=other, base=base, losses=own, scores=[], harness=[]))
-            after = step
+            made_of, after = after, work.losses_of_another(other, corpora)
+            of_step = []
+            for loss in summaries(after):
+                own_part = mixed_difference(loss.losses, made_of[loss.name], loss.weights, seed=seed)
+                of_step.append(replace(loss, own_part=own_part))
+            evaluation.also.append(Evaluation(model=other, base=base, losses=of_step, scores=[], harness=[]))
         for task, split in zip(tasks, splits, strict=True):
             score = work.score(task, split, scores.max_examples)
             evaluation.scores.append(score)
@@ -207,7 +196,6 @@ def evaluate(
 
 
 def _refuse_without_halves(scores: ScoreSettings, harness: HarnessSettings) -> None:
-    """Raise SettingError for what has no reported half."""
     if scores.split is not None:
         raise SettingError(
             f"split is {scores.split!r}, and the reported half says which examples are scored; leave one out"
@@ -219,11 +207,6 @@ def _refuse_without_halves(scores: ScoreSettings, harness: HarnessSettings) -> N
         )
 
 
-def _reported(task: Task, max_examples: int | None) -> Task:
-    _, examples = halves_of_task(task, max_examples)
-    return replace(task, test=examples) if task.test else replace(task, validation=examples)
-
-
 def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
     """Return a note on the types of the models if they are not in single precision, which is the usual."""
     if loading.load_in is not None:
@@ -231,17 +214,17 @@ def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
             f"measured with linear layers in {loading.load_in}, which changes the losses; the checkpoint is not"
         ]
     names = [dtype_name(dtype_to_load(location, loading)) for location in loaded]
-    if set(names) == {"float32"}:
+    several = list(dict.fromkeys(names))
+    if several == ["float32"]:
         return []
-    if len(set(names)) == 1:
+    if len(several) == 1:
         return [f"measured in {names[0]}; losses are summed in double precision"]
-    differ = (
-        f"the model is measured in {names[0]} and its base in {names[1]}, so a part of the change is rounding; pass "
-        "--dtype float32 to measure both in one type"
-    )
     if len(names) > 2:
-        differ = f"the models are measured in {' and '.join(dict.fromkeys(names))}, so a part of the steps is rounding"
-    return [differ]
+        return [f"the models are measured in {' and '.join(several)}, so a part of the steps is rounding"]
+    differ = (
+        f"the model is measured in {names[0]} and its base in {names[1]}, so a part of the change is rounding"
+    )
+    return [f"{differ}; pass --dtype float32 to measure both in one type"]
 
 
 @dataclass
@@ -276,11 +259,9 @@ class MeasuredModel:
         if opened and can_go_on(self.source, self.base):
             self._keep_open(put_on(opened.pop(), self.source, self.base))
         opened.clear()  # the memory of the base is needed for the model
-
         return self._losses("model", corpora, partial(self._open_beside_base, corpora)), before
 
     def losses_of_another(self, source: str, corpora: Corpora) -> dict[str, list[DocumentLosses]]:
-        """Return the losses of one more model of the same base."""
         self._language = None  # its memory is needed
         other = replace(self, source=source)
         return other._losses(f"model {source}", corpora, partial(other._open_beside_base, corpora))
@@ -318,7 +299,6 @@ class MeasuredModel:
         return score_of_answers(task, split, record["right"], record["unfinished"])
 
     def harness(self, settings: HarnessSettings, limit: int | None) -> list[HarnessScore]:
-        """Return the scores of tasks of lm-evaluation-harness."""
         own = digest_of_own_tasks(settings)
         unit = {"harness": list(settings.lm_eval), "own": own, "limit": limit, "seed": self.seed}
 
@@ -334,7 +314,11 @@ class MeasuredModel:
         self, which: str, corpora: Corpora, opened: Callable[[], OpenedModel]
     ) -> dict[str, list[DocumentLosses]]:
         # A unit is found by its documents, whatever the corpus was called when it was kept.
-        units = {name: self._unit(which, parts) for name, parts in corpora.items()}
+        read = {name: getattr(self.losses, name) for name in ("window", "stride", "max_tokens", "estimate")}
+        units = {
+            name: {"losses": which, "documents": [part.digest for part in parts], **read, "seed": self.seed}
+            for name, parts in corpora.items()
+        }
         done, in_all = 0, 0
 
         def advance(tokens: int) -> None:
@@ -364,21 +348,7 @@ class MeasuredModel:
         }
 
     def _location(self, which: str) -> str:
-        return (
-            base_location(str(self.base), None) if which == "base" else base_location(self.source, self.base)
-        )
-
-    def _unit(self, which: str, parts: Sequence[Corpus]) -> dict[str, Any]:
-        settings = self.losses
-        return {
-            "losses": which,
-            "documents": [part.digest for part in parts],
-            "window": settings.window,
-            "stride": settings.stride,
-            "max_tokens": settings.max_tokens,
-            "estimate": settings.estimate,
-            "seed": self.seed,
-        }
+        return base_location(*((str(self.base), None) if which == "base" else (self.source, self.base)))
 
     def _open(self) -> OpenedModel:
         if self._language is None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..errors import SettingError
@@ -64,6 +63,10 @@ class Evaluation:
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON types, without the values of single documents and examples."""
+        steps = [
+            {"model": step.model, "losses": [_loss_record(loss) for loss in step.losses]}
+            for step in self.also
+        ]
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -75,9 +78,7 @@ class Evaluation:
                     "split": score.split,
                     "examples": len(score.right),
                     "accuracy": score.accuracy.as_dict(),
-                    "source": score.source,
-                    "max_new_tokens": score.max_new_tokens,
-                    "unfinished": score.unfinished,
+                    **{name: getattr(score, name) for name in ("source", "max_new_tokens", "unfinished")},
                 }
                 for score in self.scores
             ],
@@ -85,7 +86,7 @@ class Evaluation:
             "notes": self.notes,
             "versions": dict(self.versions),
             "machine": dict(self.machine),
-            **({"also": [_step_record(step) for step in self.also]} if self.also else {}),
+            **({"also": steps} if steps else {}),
         }
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -111,11 +112,9 @@ class Evaluation:
             ],
             columns=["task", "example", "right", "held_out"],
         )
-        tables = {
-            target / "documents.parquet": documents.to_parquet(index=False),
-            target / "examples.parquet": examples.to_parquet(index=False),
-        }
-        write_together(tables, target / _FILES[0], json_bytes(self.to_document(), indent=2))
+        tables = zip(_FILES[1:], (documents, examples), strict=True)
+        contents = {target / name: table.to_parquet(index=False) for name, table in tables}
+        write_together(contents, target / _FILES[0], json_bytes(self.to_document(), indent=2))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Evaluation:
@@ -133,7 +132,7 @@ class Evaluation:
             if document is None:
                 raise KeyError(_FILES[0])
             steps = [rows for _, rows in documents.groupby("step")] if "step" in documents else [documents]
-            also = [
+            first, *also = (
                 cls(
                     record["model"],
                     document["base"],
@@ -141,12 +140,10 @@ class Evaluation:
                     [],
                     [],
                 )
-                for record, rows in zip(document.get("also", []), steps[1:], strict=True)
-            ]
-            return cls(
-                model=document["model"],
-                base=document["base"],
-                losses=[_loss_from(record, steps[0]) for record in document["losses"]],
+                for record, rows in zip([document, *document.get("also", [])], steps, strict=True)
+            )
+            return replace(
+                first,
                 scores=_scores_from(document["tasks"], examples),
                 harness=from_plain(list[HarnessScore], document["harness"]),
                 notes=document["notes"],
@@ -174,10 +171,6 @@ def check_evaluation_folder(folder: Path, force: bool) -> None:
 
 
 _COMPARED = ("base_loss", "difference", "own_part")  # of a loss, where there is a base, and a model before it
-
-
-def _step_record(step: Evaluation) -> dict[str, Any]:
-    return {"model": step.model, "losses": [_loss_record(loss) for loss in step.losses]}
 
 
 def _loss_record(loss: CorpusLoss) -> dict[str, Any]:
@@ -211,19 +204,13 @@ def _loss_from(record: Mapping[str, Any], documents: pd.DataFrame) -> CorpusLoss
 
 def _scores_from(records: Sequence[Mapping[str, Any]], examples: pd.DataFrame) -> list[TaskScore]:
     """Read the tasks, whose examples follow each other: data files of two folders may have one name."""
-    ends = np.cumsum([record["examples"] for record in records])
     if len(examples) != sum(record["examples"] for record in records):
         raise ValueError("the examples are not those of the tasks")
-    return [
-        TaskScore(
-            task=record["name"],
-            split=record["split"],
-            right=rows["right"].tolist(),
-            is_held_out=bool(rows["held_out"].any()),
-            source=record["source"],
-            max_new_tokens=record["max_new_tokens"],
-            unfinished=record["unfinished"],
-        )
-        for record, end in zip(records, ends, strict=True)
-        for rows in [examples.iloc[end - record["examples"] : end]]
-    ]
+    scores, end = list[TaskScore](), 0
+    for record in records:
+        start, end = end, end + record["examples"]
+        rows = examples.iloc[start:end]
+        of_record = {name: record[name] for name in ("split", "source", "max_new_tokens", "unfinished")}
+        right, held_out = rows["right"].tolist(), bool(rows["held_out"].any())
+        scores.append(TaskScore(record["name"], right=right, is_held_out=held_out, **of_record))
+    return scores

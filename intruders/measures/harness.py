@@ -36,8 +36,7 @@ def harness_scores(
 ) -> list[HarnessScore]:
     """Run the tasks by name, on the first ``limit`` examples of each.
 
-    Raises MissingDependencyError without the package lm_eval, SettingError for a task that it does not know,
-    for own tasks that are not in a folder, and for a masked model.
+    Raises MissingDependencyError without lm_eval, SettingError for a task that it does not know, and a masked model.
     """
     evaluated = _evaluated(opened, settings, limit, seed, log_samples=False)
     return [score for task, values in evaluated["results"].items() for score in _scores(task, values)]
@@ -48,8 +47,7 @@ def harness_items(
 ) -> dict[str, list[float]]:
     """Return the scores of all examples by task, from its first metric per example that rises with better answers.
 
-    A group is replaced by its tasks. Raises as :func:`harness_scores` does, and SettingError for a task without such a
-    metric.
+    A group is replaced by its tasks. Raises SettingError for a task without such a metric.
     """
     evaluated = _evaluated(opened, settings, limit, seed, log_samples=True)
     return {
@@ -89,21 +87,17 @@ def _evaluated(
     with quiet_transformers(), _quiet_harness():
         manager = _manager(settings)
         import lm_eval  # type: ignore[import-untyped,import-not-found,unused-ignore]
-        from lm_eval.models.huggingface import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-            HFLM,
-        )
+        from lm_eval.models import huggingface  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
+        drawn = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
         return lm_eval.simple_evaluate(
-            model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
+            model=huggingface.HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=_BATCH),
             tasks=list(settings.lm_eval),
             task_manager=manager,
             limit=limit,
             bootstrap_iters=1000,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
             log_samples=log_samples,
+            **dict.fromkeys(drawn, seed),
         )
 
 
@@ -148,14 +142,8 @@ def _scores(task: str, values: dict[str, Any]) -> list[HarnessScore]:
         if not isinstance(value, int | float) or metric.endswith("_stderr") or metric == "sample_len":
             continue
         error = values.get(f"{metric}_stderr,{chosen}")
-        scores.append(
-            HarnessScore(
-                task,
-                metric if chosen in ("", "none") else key,
-                float(value),
-                float(error) if isinstance(error, int | float) else None,
-            )
-        )
+        known = float(error) if isinstance(error, int | float) else None
+        scores.append(HarnessScore(task, metric if chosen in ("", "none") else key, float(value), known))
     return scores
 
 

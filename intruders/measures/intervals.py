@@ -72,14 +72,9 @@ class Interval:
 
     def times(self, factor: float) -> Interval:
         """Return the interval in another unit, such as percentage points; ``factor`` is above zero."""
+        estimate, low, high = (factor * value for value in (self.estimate, self.low, self.high))
         spread = None if self.spread is None else factor * self.spread
-        return replace(
-            self,
-            estimate=factor * self.estimate,
-            low=factor * self.low,
-            high=factor * self.high,
-            spread=spread,
-        )
+        return replace(self, estimate=estimate, low=low, high=high, spread=spread)
 
     def columns(self, name: str, prefix: str = "") -> dict[str, float]:
         """Return table cells: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
@@ -130,11 +125,7 @@ class Interval:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return plain JSON types; unknown ends are None."""
-        return {
-            "estimate": json_number(self.estimate),
-            "low": json_number(self.low),
-            "high": json_number(self.high),
-        }
+        return {name: json_number(getattr(self, name)) for name in ("estimate", "low", "high")}
 
 
 # Of what was not measured.
@@ -227,21 +218,16 @@ def proportion_interval(right: int, of: int) -> Interval:
 
 
 def _interval(
-    estimate: float,
-    sums: npt.NDArray[np.float64],
-    tokens: npt.NDArray[np.int64],
-    level: float,
-    seed: int,
+    estimate: float, sums: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64], level: float, seed: int
 ) -> Interval:
     """Return expanded percentiles of resampled sum / tokens; they are infinite for one document, without a spread."""
     count = len(sums)
     if count < 2:
         return Interval(estimate, -math.inf, math.inf, count)
-    generator = np.random.default_rng(seed)
-    means = []
+    generator, means = np.random.default_rng(seed), []
     # Some resamples at a time, so that memory stays small however many documents there are.
     for _ in range(RESAMPLES // _AT_ONCE):
-        drawn = generator.integers(len(sums), size=(_AT_ONCE, len(sums)))  # (resamples, documents)
+        drawn = generator.integers(count, size=(_AT_ONCE, count))  # (resamples, documents)
         means.append(sums[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
     return expanded_percentiles(estimate, np.concatenate(means), count, level)
 

@@ -58,20 +58,11 @@ def kl_on_task(
 ) -> KLOnTask:
     """Measure KL(base || tuned) on the first examples of the test split, or of the validation split without one.
 
-    Args:
-      base: the model before fine-tuning.
-      tuned: the model after it, or its adapter.
-      task: a task of prompts and completions.
-      max_examples: number of examples; all if None.
-      drop_too_long: leave out those of them that do not fit in the context of both models.
-      loading: how both models are loaded.
-
-    Returns:
-      The means over the tokens of prompts and of answers. The first token of a prompt is not predicted.
+    ``drop_too_long`` leaves out those that do not fit in the context of both models. The first token of a prompt is not
+    predicted.
 
     Raises:
-      SettingError: the task is classification, whose head starts at random, so that the base predicts nothing; or it
-        has no examples, or one that does not fit in the context.
+      SettingError: the task is classification, has no examples, or one that does not fit in the context.
       NonFiniteError: a model's prediction is NaN or infinite.
     """
     if task.kind == "classification":
@@ -105,13 +96,13 @@ def kl_on_task(
             f"the KL to the base on task {task.name!r} is NaN or infinite; expected finite numbers; check the tuned "
             "model"
         )
-    means = []
-    for part in (0, 1):
+
+    def mean(part: int) -> Interval:
         kept = tokens[:, part] > 0
         losses = DocumentLosses("kl", sums[kept, part], tokens[kept, part])
-        means.append(loss_interval(losses) if kept.any() else Interval(math.nan, -math.inf, math.inf, 0))
-    prompts, answers = means
-    return KLOnTask(prompts, answers, len(rows))
+        return loss_interval(losses) if kept.any() else Interval(math.nan, -math.inf, math.inf, 0)
+
+    return KLOnTask(mean(0), mean(1), len(rows))
 
 
 def _kl(before: Any, after: Any, batch: dict[str, Tensor], predicts: Tensor) -> Tensor:

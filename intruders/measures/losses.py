@@ -21,11 +21,13 @@ class DocumentLosses:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> DocumentLosses:
         """Read plain JSON values, bit for bit."""
-        sums, tokens = (
-            np.array(record["sums"], dtype=np.float64),
-            np.array(record["tokens"], dtype=np.int64),
-        )
-        return cls(record["measure"], sums, tokens)
+        sums = np.array(record["sums"], dtype=np.float64)
+        return cls(record["measure"], sums, np.array(record["tokens"], dtype=np.int64))
+
+    @classmethod
+    def of_scores(cls, scores: Sequence[float], sign: int = 1) -> DocumentLosses:
+        """Return one number per example, such as 1 for a right answer; scores with the sign -1 are losses."""
+        return cls("score", sign * np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64))
 
     @property
     def mean(self) -> float:
@@ -74,9 +76,10 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(
         {
             name: [
-                _together([outcome.corpora[name][part] for outcome in outcomes]) for part in range(len(parts))
+                _together(parts)
+                for parts in zip(*(outcome.corpora[name] for outcome in outcomes), strict=True)
             ]
-            for name, parts in first.corpora.items()
+            for name in first.corpora
         },
         {
             name: TaskOutcome(

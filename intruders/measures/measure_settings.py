@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..data.columns import Columns
 from ..errors import SettingError
 from ..settings import Settings, setting
 
+_measure = partial(setting, panel="Measures")
+
 
 def document_tokens(default: int | None, **more: Any) -> Any:
-    """The setting of how much of a document is read."""
     words = "Number of tokens of each document, from its start."
-    return setting(default, words, least=2, metavar="TOKENS", panel="Measures", advanced=True, **more)
+    return _measure(default, words, least=2, metavar="TOKENS", advanced=True, **more)
 
 
 def masked_estimate() -> Any:
-    """The setting of a cheaper measure of masked models."""
     words = "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
-    return setting(False, words + "quantity.", panel="Measures", advanced=True)
+    return _measure(False, words + "quantity.", advanced=True)
 
 
 @dataclass(frozen=True)
@@ -30,45 +31,41 @@ class LossSettings(Settings):
       ``intruders.LossSettings(loss_on=("pydoc",), max_documents=100)``
     """
 
-    loss_on: tuple[str, ...] = setting(
+    loss_on: tuple[str, ...] = _measure(
         (),
         "Text for the pre-training loss: pydoc, a text or data file, a folder, a Hub corpus such as c4, or a mixture "
         "A@0.7+B@0.3; repeatable.",
         item="corpus",
         metavar="CORPUS",
-        panel="Measures",
         unless_given="default: none",
     )
-    max_documents: int | None = setting(
+    max_documents: int | None = _measure(
         None,
         "Number of documents per corpus, sampled with --seed.",
         least=1,
         metavar="N",
-        panel="Measures",
         unless_given="default: all; 200 of a Hub corpus",
     )
     max_tokens: int | None = document_tokens(None, new_in="0.2", unless_given="default: all")
-    window: int | None = setting(
+    window: int | None = _measure(
         None,
         "Context window in tokens.",
         least=1,
         metavar="TOKENS",
-        panel="Measures",
         advanced=True,
         unless_given="default: 1024, or the model's context if smaller",
     )
-    stride: int | None = setting(
+    stride: int | None = _measure(
         None,
         "Number of tokens by which the window moves.",
         least=1,
         new_in="0.2",
         metavar="TOKENS",
-        panel="Measures",
         advanced=True,
         unless_given="default: half the window",
     )
     estimate: bool = masked_estimate()
-    batch_size: int | str | None = setting(
+    batch_size: int | str | None = _measure(
         None,
         "Number of windows of text in one pass, or auto: the default, halved where memory runs out. No loss depends "
         "on it.",
@@ -76,7 +73,6 @@ class LossSettings(Settings):
         expected="a whole number of windows, 1 or more, or auto",
         new_in="0.2",
         metavar="N",
-        panel="Measures",
         advanced=True,
         unless_given="default: as many as have 2048 tokens; 32 of a masked model",
     )
@@ -93,12 +89,10 @@ class LossSettings(Settings):
 
     @property
     def windows(self) -> int | None:
-        """The number of windows in one pass, if it was given."""
         return self.batch_size if isinstance(self.batch_size, int) else None
 
     @property
     def halves_batches(self) -> bool:
-        """Whether a batch that does not fit in memory is halved."""
         return self.batch_size == "auto"
 
 
@@ -110,29 +104,26 @@ class ScoreSettings(Columns):
       ``intruders.ScoreSettings(tasks=("sst2",), max_examples=200)``
     """
 
-    tasks: tuple[str, ...] = setting(
+    tasks: tuple[str, ...] = _measure(
         (),
         "Task to score: word-problems, pydoc-topics, a Hub task such as sst2, or a data file; repeatable.",
         item="task",
         metavar="TASK",
-        panel="Measures",
         unless_given="default: none",
         option="task",
     )
-    split: str | None = setting(
+    split: str | None = _measure(
         None,
         "Split to score: validation or test.",
         metavar="SPLIT",
-        panel="Measures",
         advanced=True,
         unless_given="default: test if it has rows",
     )
-    max_examples: int | None = setting(
+    max_examples: int | None = _measure(
         None,
         "Number of examples per task, from the first.",
         least=1,
         metavar="N",
-        panel="Measures",
         unless_given="default: all",
     )
 
@@ -145,21 +136,19 @@ class HarnessSettings(Settings):
       ``intruders.HarnessSettings(lm_eval=("arc_easy",))``
     """
 
-    lm_eval: tuple[str, ...] = setting(
+    lm_eval: tuple[str, ...] = _measure(
         (),
         "Comma-separated tasks of lm-evaluation-harness.",
         item="task",
         by_commas=True,
         metavar="TASKS",
-        panel="Measures",
         unless_given="default: none",
     )
-    lm_eval_include: str | None = setting(
+    lm_eval_include: str | None = _measure(
         None,
         "Folder of your own lm-evaluation-harness tasks.",
         is_path=True,
         metavar="FOLDER",
-        panel="Measures",
         advanced=True,
         unless_given="default: none",
     )

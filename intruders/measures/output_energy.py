@@ -7,8 +7,10 @@ the base's outputs by very different amounts. No model is trained or changed her
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any
@@ -23,7 +25,6 @@ from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..data.corpora import Corpora
 from ..errors import CheckpointError
-from ..linalg.operators import Update
 from ..models.answers import evaluating
 from ..models.base_model import base_model_location
 from ..models.encoding import ids_at_start
@@ -31,6 +32,7 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .corpus_loss import WINDOW
 
+SCHEMA = 1
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
 
 
@@ -52,37 +54,22 @@ def sample_inputs(
     sampled: dict[str, list[Tensor]] = {name: [] for name in modules}
     chosen: list[int] = []
 
-    def taken(name: str) -> Any:
-        def hook(module: Any, given: tuple[Any, ...]) -> None:
-            if given and isinstance(given[0], Tensor) and given[0].is_floating_point():
-                rows = given[0].reshape(-1, given[0].shape[-1])
-                sampled[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
+    def taken(name: str, module: Any, given: tuple[Any, ...]) -> None:
+        if given and isinstance(given[0], Tensor) and given[0].is_floating_point():
+            rows = given[0].reshape(-1, given[0].shape[-1])
+            sampled[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
 
-        return hook
-
-    handles = [
-        opened.model.get_submodule(module).register_forward_pre_hook(taken(name))
-        for name, module in modules.items()
-    ]
-    width = min(_WINDOW, opened.context)
     device = next(opened.model.parameters()).device
-    try:
-        with evaluating(opened.model):
-            for number, text in enumerate(documents[:_DOCUMENTS]):
-                ids = ids_at_start(opened.tokenizer, text, width)
-                if not ids:
-                    continue
-                chosen[:] = sorted(
-                    random.Random(f"inputs {seed} {number}").sample(range(len(ids)), min(_TOKENS, len(ids)))
-                )
+    with ExitStack() as hooks, evaluating(opened.model):
+        for name, module in modules.items():
+            layer = opened.model.get_submodule(module)
+            hooks.callback(layer.register_forward_pre_hook(partial(taken, name)).remove)
+        for number, text in enumerate(documents[:_DOCUMENTS]):
+            if ids := ids_at_start(opened.tokenizer, text, min(_WINDOW, opened.context)):
+                draw = random.Random(f"inputs {seed} {number}")
+                chosen[:] = sorted(draw.sample(range(len(ids)), min(_TOKENS, len(ids))))
                 opened.model(input_ids=torch.tensor([ids], device=device))
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: torch.cat(parts) for name, parts in sampled.items() if parts}
-
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -123,15 +110,8 @@ def output_energy(
 ) -> OutputEnergy:
     """Measure the output energy of every update D = W - W0 on the beginnings of ``documents``, read by the base.
 
-    Args:
-      base: the model before fine-tuning, with a language-model head.
-      tuned: the model after it, or an adapter.
-      documents: texts; of each the first ``window`` tokens are read. ``max_tokens`` of a loss does not shorten them.
-      window: number of tokens; by default 1024 or the model's context.
-      audit: the settings that select the matrices.
-      loading: how the base is loaded.
-
-    Raises CheckpointError when a model cannot be opened, or when no changed matrix is a linear layer's weight.
+    Of each document the first ``window`` tokens are read, by default 1024 or the model's context; ``max_tokens`` of a
+    loss does not shorten them. Raises CheckpointError when no changed matrix is a linear layer's weight.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -148,52 +128,27 @@ def output_energy(
             f"none of the {len(updates)} changed matrices is the weight of a linear layer of {base!r}; "
             "the output energy needs one"
         )
-    sums = {name: torch.zeros(2, dtype=torch.float64) for name in layers}
-    hooks = [
-        layer.register_forward_hook(_counter(layer, updates[name], sums[name]))
-        for name, layer in layers.items()
-    ]
-    try:
-        tokens = _read(opened, documents, min(window or WINDOW, opened.context), layers.values())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    energies = {name: (pair / tokens).tolist() for name, pair in sums.items()}
-    return OutputEnergy(
-        {name: of_update for name, (of_update, _) in energies.items()},
-        {name: of_base for name, (_, of_base) in energies.items()},
-        tokens,
-    )
+    of_update, of_base = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
 
+    def counted(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        added = updates[name].apply(inputs[0].flatten(0, -2).to(updates[name].dtype))
+        own = output if module.bias is None else output - module.bias
+        of_update[name] += float(added.double().square().sum())
+        of_base[name] += float(own.double().square().sum())
 
-def _counter(layer: nn.Module, update: Update, sums: Tensor) -> Any:
-    """Return a hook that adds ||D h||^2 and ||W0 h||^2 of every token to ``sums``."""
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        added = update.apply(inputs[0].flatten(0, -2).to(update.dtype))
-        bias: Any = layer.bias
-        own = output if bias is None else output - bias
-        sums[0] += float(added.double().square().sum())
-        sums[1] += float(own.double().square().sum())
-
-    return count
-
-
-def _read(opened: OpenedModel, documents: Sequence[str], width: int, layers: Iterable[nn.Module]) -> int:
-    """Let the base read the documents one by one, without padding, and return the number of tokens.
-
-    Its head computes logits that nobody asks for, unless the head itself is among the layers.
-    """
-    own: Any = opened.model
-    backbone = own.base_model
-    inside = set(backbone.modules())
-    reader = backbone if all(layer in inside for layer in layers) else own
-    device = next(own.parameters()).device
+    model: Any = opened.model
+    # The head computes logits that nobody asks for, unless it is itself among the layers.
+    reader = model.base_model if set(layers.values()) <= set(model.base_model.modules()) else model
     tokens = 0
-    with evaluating(opened.model), torch.inference_mode():
+    with ExitStack() as hooks, evaluating(model), torch.inference_mode():
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_hook(partial(counted, name)).remove)
         for text in documents:
-            ids = ids_at_start(opened.tokenizer, text, width)
-            if ids:
+            if ids := ids_at_start(opened.tokenizer, text, min(window or WINDOW, opened.context)):
                 reader(input_ids=torch.tensor([ids], device=device))
                 tokens += len(ids)
-    return tokens
+    return OutputEnergy(
+        {name: energy / tokens for name, energy in of_update.items()},
+        {name: energy / tokens for name, energy in of_base.items()},
+        tokens,
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audits.base_cache import cache_at
+from ..audits.base_cache import DiskCache
 from ..audits.kept_nats import KeptLayer, KeptText, content_of, samples_of, written
 from ..audits.prepare_base import Preparation
 from ..checkpoints.pairing.in_memory import in_memory
@@ -21,6 +21,7 @@ from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..data.corpora import load_corpora
 from ..engine.nats import packed_width
 from ..errors import SettingError, some_of
+from ..models.loading import require_known
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from ..system.progress import Progress, silent
@@ -95,12 +96,7 @@ class NatsPlan:
                 f"{FEWEST_DOCUMENTS} or more, of which an interval can be told; pass a longer text"
             )
         model: Any = opened.model
-        highest, known = int(_ids(windows).max()), len(model.get_input_embeddings().weight)
-        if highest >= known:
-            raise SettingError(
-                f"the tokenizer of '{base}' makes token {highest} of '{text}', and the model has {known} tokens; "
-                "expected the tokenizer that it was trained with; copy that into its folder"
-            )
+        require_known(_ids(windows), model.get_input_embeddings(), base)
         first = _ids(windows[:1])
         draft = cls(opened, preparation, text, layers, _owners(opened.model, layers, first), first, [0])
         if not draft.owner:
@@ -114,7 +110,6 @@ class NatsPlan:
 
     @property
     def bytes(self) -> int:
-        """Size of all rows."""
         shapes = {name: self.preparation.matrices[name].shape for name in self.owner}
         of_inputs = sum(packed_width(shapes[name][1], INPUT_BITS) for name in set(self.owner.values()))
         of_gradients = sum(packed_width(shape[0], GRADIENT_BITS) for shape in shapes.values())
@@ -126,11 +121,9 @@ class NatsPlan:
         return [name for name in self.preparation.matrices if name not in self.owner]
 
     def in_words(self) -> str:
-        """Return the text, the number of its sequences, and the size of all rows."""
-        documents = plural(len(set(self.documents)), "document")
-        left = (
-            f"; not of {some_of(self.left_out)}, which no linear layer reads alone" if self.left_out else ""
-        )
+        documents, left = plural(len(set(self.documents)), "document"), ""
+        if self.left_out:
+            left = f"; not of {some_of(self.left_out)}, which no linear layer reads alone"
         return (
             f"gradients on {self.text}: {plural(len(self.documents), 'sequence')} of {TOKENS} tokens from {documents}, "
             f"{self.bytes / 2**30:,.2f} GiB{left}"
@@ -140,21 +133,17 @@ class NatsPlan:
         self, out: str | os.PathLike[str] | None, *, seed: int = 0, progress: Progress = silent
     ) -> float:
         """Compute the rows into the files of their layers in a base cache, all or none; return the seconds it took."""
-        started, store = time.perf_counter(), cache_at(out)
+        started, store = time.perf_counter(), DiskCache(out)
         contents = {name: content_of(self.preparation.read(name, torch.device("cpu"))) for name in self.owner}
         number = {name: f"{at:04d}" for at, name in enumerate(self.owner)}
-        kept = [
-            KeptLayer(
-                name,
-                contents[name],
-                f"{number[self.owner[name]]}-inputs.bin",
-                f"{number[name]}-gradients.bin",
+        files = {
+            name: KeptLayer(
+                name, contents[name], f"{number[owner]}-inputs.bin", f"{number[name]}-gradients.bin"
             )
-            for name in self.owner
-        ]
-        draw, read = _generator(seed), Counter[str]()
+            for name, owner in self.owner.items()
+        }
+        draw, read = torch.Generator().manual_seed(seed), Counter[str]()
         with written(store, contents) as writer:
-            files = {layer.name: layer for layer in kept}
             for start in range(0, len(self.ids), _AT_ONCE):
                 progress("gradients", start, len(self.ids))
                 some = self.ids[start : start + _AT_ONCE]
@@ -168,9 +157,8 @@ class NatsPlan:
                     writer.add(files[name].gradients, gradients, GRADIENT_BITS)
             progress("gradients", len(self.ids), len(self.ids))
             # An expert that was given every token of one sequence is not given those of all.
-            whole = [layer for layer in kept if read[layer.name] == len(self.ids)]
-            base = self.preparation.base
-            samples = dict(samples_of(base, base.names()))
+            whole = [layer for layer in files.values() if read[layer.name] == len(self.ids)]
+            samples = dict(samples_of(self.preparation.base, self.preparation.base.names()))
             writer.finish(KeptText(self.text, self.documents, TOKENS, TOKENS - FIRST, DRAWS, whole, samples))
         return time.perf_counter() - started
 
@@ -178,12 +166,8 @@ class NatsPlan:
 def _owners(model: torch.nn.Module, layers: dict[str, torch.nn.Module], ids: Tensor) -> dict[str, str]:
     """Return, of every layer that a pass reaches once, the first layer that reads the same inputs."""
     first: dict[tuple[int, torch.Size], str] = {}
-    rows = list(layer_rows(model, layers, ids, 1, _generator(0)))
+    rows = list(layer_rows(model, layers, ids, 1, torch.Generator().manual_seed(0)))
     return {name: first.setdefault((inputs.data_ptr(), inputs.shape), name) for name, inputs, _ in rows}
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _windows(opened: OpenedModel, documents: Sequence[str], seed: int) -> list[tuple[int, list[int]]]:

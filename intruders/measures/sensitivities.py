@@ -41,17 +41,8 @@ def with_sensitivities(
 ) -> Surgery:
     """Return ``surgery`` with the sensitivities of its own task, measured on the tuned model.
 
-    Args:
-      surgery: names the task, how many of its training examples count, and the modules.
-      base: the model before fine-tuning; None if the adapter names it.
-      tuned: its adapter.
-      data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
-      loading: how the model is loaded.
-      progress: called with (what is being done, batches done, batches in all).
-
-    Raises:
-      SettingError: ``surgery`` names no task, or the update is not low-rank.
-      IntrudersError: as the models and the task raise it.
+    The task's rows have the seed of the run, or ``data_seed``. Raises SettingError where ``surgery`` names no task, or
+    the update is not low-rank.
     """
     if surgery.task is None:
         raise SettingError("remedy 'surgery' needs a task to measure its loss on; pass --task TASK")
@@ -109,16 +100,16 @@ def sensitivities(
     finally:
         for parameter, trained in zip(model.parameters(), was_trained, strict=True):
             parameter.requires_grad_(trained)
-    felt = {
-        name: torch.zeros_like(delta) if delta.grad is None else delta.grad for name, delta in deltas.items()
-    }
-    for name, gradient in felt.items():
+    felt = {}
+    for name, delta in deltas.items():
+        gradient = torch.zeros_like(delta) if delta.grad is None else delta.grad
         if not bool(gradient.isfinite().all()):
             raise NonFiniteError(
                 f"the gradient of the loss on training examples is NaN or infinite in '{modules[name]}'; choose "
                 "another remedy than surgery"
             )
-    return {name: gradient.tolist() for name, gradient in felt.items()}
+        felt[name] = gradient.tolist()
+    return felt
 
 
 @contextmanager

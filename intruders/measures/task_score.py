@@ -52,35 +52,20 @@ def score_task(
     labels: list[str] | None = None,
     batch_size: int = BATCH,
 ) -> TaskScore:
-    """Measure a model's accuracy on a task, on the test split if it has rows and else on the validation split.
-
-    Raises SettingError for a task that has no right answers (score none), and for a split without rows.
-    """
+    """Measure a model's accuracy on a task, on the test split if it has rows and else on the validation split."""
     chosen, examples = scored_examples(task, split, max_examples)
     grades = graded(opened, task, examples, labels=labels or None, batch_size=batch_size)
     return score_of_answers(task, chosen, grades.right or [], grades.unfinished)
 
 
 def score_of_answers(task: Task, split: str, right: list[bool], unfinished: int = 0) -> TaskScore:
-    """Return the score of answers to the examples of a split."""
     held_out = task.is_held_out and split == "validation"
     limit = tokens_of_answers(task) if task.kind == "causal" else None
-    return TaskScore(
-        task.name,
-        split,
-        right,
-        is_held_out=held_out,
-        source=task.source,
-        max_new_tokens=limit,
-        unfinished=unfinished,
-    )
+    return TaskScore(task.name, split, right, held_out, task.source, limit, unfinished)
 
 
 def scored_examples(task: Task, split: str | None, max_examples: int | None) -> tuple[str, list[Example]]:
-    """Return the split to score, by default the test split if it has rows, and its first examples.
-
-    Raises SettingError for a task that has no right answers (score none), and for a split without rows.
-    """
+    """Return :func:`first_examples`; raise SettingError for a task that has no right answers (score none)."""
     if task.score == "none":
         raise SettingError(
             f"task {task.name!r} has no right answers to count; measure a loss with --loss-on instead"
@@ -115,9 +100,7 @@ def readable(
 ) -> Task:
     """Return the task with the first examples of the split that is scored, and without those that are dropped.
 
-    An example is too long if its prompt and completion do not fit in ``context`` tokens. A text to classify never is:
-    it is cut.
-
+    An example is too long if its prompt and completion do not fit in ``context`` tokens; a text to classify is cut.
     Raises SettingError for an example that is too long, unless such are dropped; and if none is left.
     """
     split, examples = first_examples(task, None, max_examples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..system.out_of_memory import AS_GIVEN, Halving
 from .losses import DocumentLosses
 
 _BATCH_TOKENS = 2048  # in one pass, where no number of windows is asked for
+_BATCH = 32  # copies of a window of a masked model in one pass, likewise
 _PADDING = 1 / 8  # of a batch at most: what is padded is computed too
 
 
@@ -62,10 +64,20 @@ def causal_losses(
         for piece in sliding_windows(document, ids_of(tokenizer, text, max_tokens), window, stride)
     ]
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    device = next(model.parameters()).device
+
+    def read(batch: Sequence[Window]) -> list[Any]:
+        rows = [
+            {"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch
+        ]
+        tensors = {key: value.to(device) for key, value in PadRight(pad_token_id(tokenizer))(rows).items()}
+        losses = token_losses(model, tensors, labels_of_next(tensors.pop("labels"))).double().cpu().numpy()
+        ends = np.cumsum([len(piece.ids) - piece.scored_from for piece in batch])
+        return np.split(losses, ends[:-1])
+
     with evaluating(model):
         for batch in _batches(windows, batch_size):
-            results = halving.results(batch, lambda pieces: _window_losses(model, tokenizer, pieces))
-            for piece, losses in zip(batch, results, strict=True):
+            for piece, losses in zip(batch, halving.results(batch, read), strict=True):
                 if not np.isfinite(losses).all():
                     raise NonFiniteError(f"the loss on document {piece.document + 1} is not a number")
                 sums[piece.document] += losses.sum()
@@ -112,18 +124,6 @@ def _batches(windows: list[Window], batch_size: int | None) -> Iterator[list[Win
         yield batch
 
 
-def _window_losses(model: nn.Module, tokenizer: Any, batch: Sequence[Window]) -> list[Any]:
-    device = next(model.parameters()).device
-    rows = [{"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch]
-    tensors = {name: value.to(device) for name, value in PadRight(pad_token_id(tokenizer))(rows).items()}
-    losses = token_losses(model, tensors, labels_of_next(tensors.pop("labels"))).double().cpu().numpy()
-    ends = np.cumsum([len(piece.ids) - piece.scored_from for piece in batch])
-    return np.split(losses, ends[:-1])
-
-
-_BATCH = 32  # copies of a window in one pass, where nothing else is asked for
-
-
 def pseudo_losses(
     model: nn.Module,
     tokenizer: Any,
@@ -145,25 +145,12 @@ def pseudo_losses(
     with evaluating(model):
         for document, text in enumerate(documents):
             for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
+                measure = partial(_masked_losses, model, tokenizer, ids)
                 for places in torch.split(ordinary, batch_size or _BATCH):
-                    losses = halving.results(
-                        places.tolist(),
-                        lambda chosen, ids=ids: _masked_one_by_one(model, tokenizer, ids, chosen),  # type: ignore[misc]
-                    )
-                    sums[document] += sum(losses)
+                    sums[document] += sum(halving.results(places.unsqueeze(1).tolist(), measure))
                     tokens[document] += len(places)
                     advance(len(places))
     return _collected("pseudo-loss", sums, tokens)
-
-
-def _masked_one_by_one(model: nn.Module, tokenizer: Any, ids: Tensor, chosen: Sequence[int]) -> list[float]:
-    """Return the loss at every chosen place of a window, with that place alone masked."""
-    places = torch.tensor(chosen)
-    rows = ids.repeat(len(places), 1)  # (places, width)
-    numbers = torch.arange(len(places))
-    rows[numbers, places] = tokenizer.mask_token_id
-    losses: list[float] = _losses(model, rows, numbers, places, ids[places]).tolist()
-    return losses
 
 
 def masked_estimate(
@@ -189,11 +176,8 @@ def masked_estimate(
             for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
                 count = max(1, round(rate * len(ordinary)))
                 places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
-                row = ids.clone()
-                row[places] = tokenizer.mask_token_id
-                losses = _losses(model, row[None], torch.zeros_like(places), places, ids[places])
-                sums[document] += losses.sum()
-                tokens[document] += len(places)
+                sums[document] += sum(_masked_losses(model, tokenizer, ids, [places.tolist()]))
+                tokens[document] += count
                 advance(len(ordinary))
     return _collected("masked-15%-estimate", sums, tokens)
 
@@ -208,24 +192,22 @@ def _windows(tokenizer: Any, text: str, window: int, max_tokens: int | None) -> 
     if room < 1:
         raise SettingError(f"window is {window}; expected room for a token beside the special ones")
     ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"][:max_tokens]
-    pieces = []
-    for start in range(0, len(ids), room):
-        piece = ids[start : start + room]
-        places = torch.arange(len(before), len(before) + len(piece))
-        pieces.append((torch.tensor(before + piece + after), places))
-    return pieces
+    pieces = [ids[start : start + room] for start in range(0, len(ids), room)]
+    return [
+        (torch.tensor(before + piece + after), torch.arange(len(before), len(before) + len(piece)))
+        for piece in pieces
+    ]
 
 
-def _losses(model: nn.Module, rows: Tensor, row_of: Tensor, place_of: Tensor, targets: Tensor) -> Any:
-    """Return the loss at (row_of, place_of) of rows (batch, width) against targets (masked,), in double precision."""
+def _masked_losses(
+    model: nn.Module, tokenizer: Any, ids: Tensor, places: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return the losses at places of a window (width,), those of a row masked together, in the order of reading."""
+    masked = torch.zeros(len(places), len(ids), dtype=torch.bool).scatter_(1, torch.tensor(places), True)
+    rows, labels = torch.where(masked, tokenizer.mask_token_id, ids), torch.where(masked, ids, IGNORED)
     device = next(model.parameters()).device
-    labels = torch.full_like(rows, IGNORED)
-    labels[row_of, place_of] = targets
     inputs = {"input_ids": rows.to(device), "attention_mask": torch.ones_like(rows).to(device)}
-    in_reading_order = token_losses(model, inputs, labels.to(device)).double().cpu()
-    as_asked = torch.empty_like(in_reading_order)
-    as_asked[torch.argsort(row_of * rows.shape[1] + place_of)] = in_reading_order
-    losses = as_asked.numpy()
+    losses: list[float] = token_losses(model, inputs, labels.to(device)).tolist()
     if not np.isfinite(losses).all():
         raise NonFiniteError("the masked loss is not a number")
     return losses

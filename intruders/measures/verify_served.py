@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,8 @@ from ..system.result_protocol import JsonResult
 from ..system.this_process import ExitStatus
 
 SCHEMA = 1
-
-ANOTHER_MODEL = "another model"
-NOT_TOLD = "cannot be told"
-
+ANOTHER_MODEL, NOT_TOLD = "another model", "cannot be told"
 _DOCUMENTS, _TOKENS = 10, 48  # short prompts: the first tokens of some of Python's documentation
-
 _NEAR = 0.05  # a scale this close to 1 or 0 is that
 _REST = 0.2  # of the adapter's effect, that no scale of it explains
 _STEPS = 5  # of the search for a scale
@@ -41,6 +37,7 @@ _APART = 0.25  # between two scales of a slope, which rounding does not hide
 
 Numbers = npt.NDArray[np.float64]  # (tokens,), in nats
 Key = tuple[int, int, int]  # a prompt, the position in it that predicts, and the token that is predicted
+AtScale = Callable[[float], Numbers]  # log p under the base plus so many times the update
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,11 @@ def verify_served(
             f"'{adapter}' is a full checkpoint; expected the adapter that is served; pass BASE ADAPTER in this order"
         )
     server = Endpoint.at(endpoint)
-    base_model = _name_of_base(model, server.parents)
+    # The server's name of the model's base: the one that it tells, or the only other one.
+    bases = [name for name, parent in server.parents.items() if parent is None and name != model]
+    of_sglang = model.rpartition(":")[0]  # its name of an adapter is BASE:ADAPTER
+    only = bases[0] if len(bases) == 1 else None
+    base_model = server.parents.get(model) or (of_sglang if of_sglang in bases else only)
     tokenizer = load_tokenizer(base_location(adapter, base))
     texts = load_all(("pydoc",), max_documents=_DOCUMENTS, seed=0)["pydoc"][0].documents
     prompts = [ids_at_start(tokenizer, text, _TOKENS) for text in texts]
@@ -147,9 +148,7 @@ def verify_served(
     for done, (name, more) in enumerate(calls):
         progress("ask the server", done, len(calls))
         told = [server.log_probabilities(name, ids, more) for ids in prompts]
-        answers.append(
-            {(n, *key): value for n, of_prompt in enumerate(told) for key, value in of_prompt.items()}
-        )
+        answers.append({(n, *key): value for n, row in enumerate(told) for key, value in row.items()})
     keys = sorted(set(answers[0]).intersection(*answers))
     served, again, of_base, base_again = (np.array([answer[key] for key in keys]) for answer in answers)
     if not keys:
@@ -166,21 +165,10 @@ def verify_served(
     return ServedVerification(base, adapter, server.url, model, base_model, **judged, **counted)
 
 
-def _name_of_base(model: str, parents: Mapping[str, str | None]) -> str | None:
-    """Return the server's name of the model's base: the one that it tells, or the only other one."""
-    bases = [name for name, parent in parents.items() if parent is None and name != model]
-    of_sglang = model.rpartition(":")[0]  # its name of an adapter is BASE:ADAPTER
-    only = bases[0] if len(bases) == 1 else None
-    return parents.get(model) or (of_sglang if of_sglang in bases else only)
-
-
 def _here(
     adapter: str, base: str, prompts: Sequence[Sequence[int]], keys: Sequence[Key]
-) -> tuple[Callable[[float], Numbers], float | None]:
-    """Return log p under the base plus a multiple of the update, and the adapter's own scale if it has one.
-
-    A method that PEFT cannot scale is taken along the straight line from the base to the adapter.
-    """
+) -> tuple[AtScale, float | None]:
+    """Return log p by scale, on the straight line where PEFT cannot scale, and the adapter's own scale if any."""
     import torch
     from peft.helpers import rescale_adapter_scale
     from peft.tuners.lora import LoraLayer
@@ -196,8 +184,8 @@ def _here(
     def read() -> Numbers:
         values: list[float] = []
         for number, ids in enumerate(prompts):
-            logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
-            rows = logits.log_softmax(-1)
+            logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0]
+            rows = logits.float().log_softmax(-1)
             values += [rows[position, token].item() for prompt, position, token in keys if prompt == number]
         return np.array(values)
 
@@ -217,11 +205,7 @@ def _here(
 
 
 def _judge(
-    here: Callable[[float], Numbers],
-    served: Numbers,
-    of_base: Numbers | None,
-    noise: float,
-    scaling: float | None,
+    here: AtScale, served: Numbers, of_base: Numbers | None, noise: float, scaling: float | None
 ) -> dict[str, Any]:
     """Return the verdict and its numbers, as :class:`ServedVerification` has them.
 
@@ -261,9 +245,7 @@ def _judge(
     }  # fmt: skip
 
 
-def _fit(
-    here: Callable[[float], Numbers], target: Numbers, scaling: float | None
-) -> tuple[float, float, float]:
+def _fit(here: AtScale, target: Numbers, scaling: float | None) -> tuple[float, float, float]:
     """Return the scale whose values are nearest to the target, its error, and the distance that is left.
 
     From the best of the usual mistakes it takes Gauss-Newton's steps.
@@ -271,8 +253,7 @@ def _fit(
     tried: dict[float, float] = {}
 
     def at(scale: float) -> Numbers:
-        values = here(scale)
-        tried[scale] = _distance(target, values)
+        tried[scale] = _distance(target, values := here(scale))
         return values
 
     effect = _distance(at(1.0), at(0.0))

@@ -19,6 +19,7 @@ from .encoding import (
     encode_classification,
     encode_completions,
     encode_parts,
+    ids_alone,
     labels_of_next,
     pad_token_id,
 )
@@ -26,7 +27,6 @@ from .token_losses import losses_and_hits
 from .tuned_model import OpenedModel
 
 _BATCH = 32  # examples that are measured together, where nothing else is asked for
-_AT_A_LOOK = 16  # answers that are generated before it is asked whether enough can be right
 # These count the padding before a prompt among its tokens; RWKV also mixes up what it keeps of several prompts.
 _ONE_BY_ONE = frozenset({"minimax", "rwkv", "xlstm"})
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
@@ -56,11 +56,12 @@ def outcomes_until_decided(
     settled = _targets(opened, examples, _BATCH).reproduced
     right: list[bool | None] = [is_settled or None for is_settled in settled]
     open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
-    for start in range(0, len(open_rows), _AT_A_LOOK):
-        rows = open_rows[start : start + _AT_A_LOOK]
+    at_a_look = 16
+    for start in range(0, len(open_rows), at_a_look):
+        rows = open_rows[start : start + at_a_look]
         # On a processor, autocast would cast every weight anew for every token.
         with torch.autocast("cpu", enabled=False):
-            given = _answers_of(opened, task, examples, rows, _AT_A_LOOK)
+            given = _answers_of(opened, task, examples, rows, at_a_look)
         for row, answer in given.items():
             right[row] = is_right(task, examples[row], answer.text)
         if (len(right) - right.count(False)) / len(right) < accuracy:
@@ -112,10 +113,8 @@ def graded(
 def _answers_of(
     opened: OpenedModel, task: Task, examples: Sequence[Example], rows: Sequence[int], batch_size: int
 ) -> dict[int, Answer]:
-    """Generate the answers to some of the examples, by their rows."""
-    answers = generated_answers(
-        opened, [examples[row] for row in rows], batch_size=batch_size, max_new_tokens=tokens_of_answers(task)
-    )
+    asked, most = [examples[row] for row in rows], tokens_of_answers(task)
+    answers = generated_answers(opened, asked, batch_size=batch_size, max_new_tokens=most)
     return dict(zip(rows, answers, strict=True))
 
 
@@ -157,10 +156,7 @@ def generated_answers(
     tokenizer, context = opened.tokenizer, opened.context
     answers = [Answer("", has_ended=False)] * len(examples)
     prompts = [prompt for prompt, _ in encode_parts(tokenizer, examples)]
-    targets = [
-        len(tokenizer(example.target, add_special_tokens=False, verbose=False)["input_ids"])
-        for example in examples
-    ]
+    targets = [len(ids_alone(tokenizer, example.target)) for example in examples]
     rooms = [
         min(max(max_new_tokens, target + BEYOND_TARGET), context - len(prompt))
         for prompt, target in zip(prompts, targets, strict=True)
@@ -179,11 +175,8 @@ def generated_answers(
 def _batches_to_complete(
     lengths: Sequence[int], rooms: Sequence[int], context: int, batch_size: int
 ) -> Iterator[list[int]]:
-    """Batch rows that have room, grouped by similar length.
-
-    A row that has ended gets padding as long as another row of its batch continues. The longest prompt must therefore
-    have positions for the widest room.
-    """
+    # Rows of similar length that have room. One that has ended gets padding as long as another row of its batch
+    # continues, so that the longest prompt must have positions for the widest room.
     batch: list[int] = []
     for row in sorted((row for row, room in enumerate(rooms) if room > 0), key=lambda row: lengths[row]):
         widest = max([rooms[row], *(rooms[other] for other in batch)])
@@ -210,7 +203,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _generate(
     opened: OpenedModel, prompts: list[list[int]], rooms: list[int]
 ) -> list[tuple[list[int], bool]]:
-    """Return the new tokens of every row, without what ends it, and whether the row reached an end."""
+    # The new tokens of every row, without what ends it, and whether the row reached an end.
     from transformers import StoppingCriteriaList
 
     model: Any = opened.model
@@ -219,9 +212,8 @@ def _generate(
     device = next(model.parameters()).device
     # Generation continues the right end, so padding goes to the left.
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
-    )
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
     limits = torch.tensor(rooms, device=device) + width  # (batch,)
     with without_own_settings(model) as own_settings:
         ends = ends_of_answers(opened.tokenizer, own_settings)
@@ -248,8 +240,8 @@ def _generate(
 def without_own_settings(model: Any) -> Iterator[Any]:
     """Generate without the model's own settings within the block, and yield them.
 
-    Its generation_config.json may have penalties, biases, suppressed tokens, another length or another kind of result.
-    None of these is greedy, and a penalty would count the padding as said before.
+    Its generation_config.json may have penalties, which would count the padding as said before, suppressed tokens,
+    another length or another kind of result. None of these is greedy.
     """
     from transformers import GenerationConfig
 
@@ -263,7 +255,7 @@ def without_own_settings(model: Any) -> Iterator[Any]:
 
 @torch.no_grad()
 def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) -> Graded:
-    """Measure each target's loss, and whether each token is the most likely one given those before it."""
+    # The loss of each target, and whether each of its tokens is the most likely one given those before it.
     model, tokenizer = opened.model, opened.tokenizer
     losses, tokens, reproduced = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
     rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
@@ -273,14 +265,10 @@ def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) 
             labels = labels_of_next(batch.pop("labels"))
             each, hits = losses_and_hits(model, batch, labels)
             counts = (labels != IGNORED).sum(-1).tolist()
-            for row, lost, hit in zip(
-                chosen, torch.split(each, counts), torch.split(hits, counts), strict=True
-            ):
-                losses[row], tokens[row], reproduced[row] = (
-                    float(lost.double().sum()),
-                    len(lost),
-                    bool(hit.all()),
-                )
+            of_rows = zip(chosen, torch.split(each, counts), torch.split(hits, counts), strict=True)
+            for row, lost, hit in of_rows:
+                losses[row], tokens[row] = float(lost.double().sum()), len(lost)
+                reproduced[row] = bool(hit.all())
     return Graded(losses, tokens, None, reproduced)
 
 

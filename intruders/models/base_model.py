@@ -1,8 +1,4 @@
-"""Base models for training: what transformers loads, trains and saves, by alias, path or hub id; and their digest.
-
-Two real models install from PyPI. MiniLM is a plain folder already. SmolLM2 comes as one quantized GGUF file,
-which transformers loads but then refuses to train or save; it is de-quantized once into the user's cache.
-"""
+"""Base models for training: what transformers loads, trains and saves, by alias, path or hub id; and their digest."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from pathlib import Path
 import xxhash
 
 from ..checkpoints.opening.other_formats import other_format
-from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate
-from ..checkpoints.stored.model_folder import where_training_stopped
+from ..checkpoints.stored.locate import DEMO_MODELS, DemoModel, locate, where_training_stopped
 from ..checkpoints.stored.names import natural_order
 from ..errors import CacheError, CheckpointError, DiskFullError, os_reason, some_of
 from ..system.digests import add_files
@@ -43,26 +38,25 @@ def base_model_location(base: str) -> str:
 def _location_of_path(base: str, path: Path) -> str:
     if path.exists() and (other := other_format(path)):
         raise CheckpointError(f"base {base!r} {other}")
-    if _is_gguf(path):
+    without_config = path.is_dir() and not (path / "config.json").is_file()
+    if (without_config and any(path.glob("*.gguf"))) or (path.is_file() and path.suffix == ".gguf"):
         raise CheckpointError(
             f"base {base!r} is a GGUF file, which transformers does not train or save; expected a folder written by "
             "save_pretrained; write one (intruders scale GGUF TUNED --at 0 --as checkpoint --out FOLDER), and pass it"
         )
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            models = ("config.json", "adapter_config.json")
-            inside = [
-                entry.name for entry in path.iterdir() if any((entry / name).is_file() for name in models)
-            ]
-            if inside:
-                raise CheckpointError(
-                    f"{base!r} contains models in folders of their own: {some_of(sorted(inside, key=natural_order))}; "
-                    "pass one of these"
-                )
+    if without_config:
+        models = ("config.json", "adapter_config.json")
+        inside = [entry.name for entry in path.iterdir() if any((entry / name).is_file() for name in models)]
+        if inside:
             raise CheckpointError(
-                f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
-                f"or one of {', '.join(DEMO_MODELS)}{where_training_stopped(path)}"
+                f"{base!r} contains models in folders of their own: {some_of(sorted(inside, key=natural_order))}; "
+                "pass one of these"
             )
+        raise CheckpointError(
+            f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
+            f"or one of {', '.join(DEMO_MODELS)}{where_training_stopped(path)}"
+        )
+    if path.is_dir():
         return str(path.resolve())
     if path.exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1:
         raise CheckpointError(
@@ -73,14 +67,8 @@ def _location_of_path(base: str, path: Path) -> str:
     return str(locate(base)) if "@" in base else base
 
 
-def _is_gguf(path: Path) -> bool:
-    if path.is_dir():
-        return not (path / "config.json").is_file() and any(path.glob("*.gguf"))
-    return path.is_file() and path.suffix == ".gguf"
-
-
 def _converted(model: DemoModel) -> Path:
-    """Return the de-quantized copy of a GGUF file in the user's cache, made on first use."""
+    # transformers loads a quantized GGUF file, and then refuses to train or save it: a copy is de-quantized once.
     gguf, target = model.packaged(), model.converted()
     if (target / "config.json").is_file():
         return target
@@ -132,12 +120,7 @@ def _write_dequantized(gguf: Path, folder: Path) -> None:
 def digest_of_model(source: str) -> str:
     """128 bits of what is read of a model: of an adapter its config, its tensors and a tokenizer of its own.
 
-    A demo model in a GGUF file is de-quantized first. Its name means the copy from then on, so the digest would
-    otherwise be another one before the first use on a machine than after it.
-
-    Raises:
-      CheckpointError: it cannot be found or read.
-      MissingDependencyError: it is a demo model whose package is not installed.
+    A demo model in a GGUF file is de-quantized first: its name means the copy from then on.
     """
     # Reading weights needs torch, which finding a model does not.
     from ..checkpoints.opening.many_sources import digest_of

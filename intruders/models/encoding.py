@@ -18,24 +18,11 @@ _TRAINED = (
 )
 _SCORED = "shorten it, or leave it out of the file: a model cannot answer what it cannot read"
 
-_NUMBERED_FROM_PADDING = frozenset(
-    {
-        "camembert",
-        "data2vec-text",
-        "esm",
-        "ibert",
-        "layoutlmv3",
-        "lilt",
-        "longformer",
-        "luke",
-        "markuplm",
-        "roberta",
-        "roberta-prelayernorm",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "xmod",
-    }
-)
+# RoBERTa and its kin number positions from padding_idx + 1.
+_NUMBERED_FROM_PADDING = (
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -46,17 +33,15 @@ def encode_parts(tokenizer: Any, examples: Sequence[Example]) -> Iterator[tuple[
     Both are encoded separately, so that a prompt has the same tokens in training as in generation, and end-of-sequence
     ends the completion. A conversation has the tokens that its chat template writes and no other; end-of-sequence is
     added only if the template has no end. Nothing predicts a first token, so a prompt without tokens is the token that
-    begins a text, as in lm-evaluation-harness.
-
-    Raises:
-      SettingError: a prompt has no tokens, and the tokenizer has no token that begins or ends a text.
+    begins a text, as in lm-evaluation-harness; SettingError if the tokenizer has none.
     """
-    begin = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+    bos = tokenizer.bos_token_id
+    begin = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
     end = learned_end(tokenizer)
     of_template = end if end_in_template(tokenizer) is None else []
     for example in examples:
         if example.conversation is None:
-            prompt, completion = _ids(tokenizer, example.text), _ids(tokenizer, example.target)
+            prompt, completion = ids_alone(tokenizer, example.text), ids_alone(tokenizer, example.target)
             yield begin + prompt or _beginning(tokenizer, example), completion + end
         else:
             prompt, completion = rendered(tokenizer, example)
@@ -95,11 +80,7 @@ def encode_completions(
 
 
 def fitting(tokenizer: Any, examples: Sequence[Example], context: int, where: str) -> list[Example]:
-    """Return the examples whose prompt and completion fit in ``context`` tokens together.
-
-    Raises:
-      SettingError: examples are given, and none fits.
-    """
+    """Return the examples whose prompt and completion fit in ``context`` tokens together; SettingError if none does."""
     parts = encode_parts(tokenizer, examples)
     kept = [
         example
@@ -115,7 +96,8 @@ def _none_fits(where: str, context: int) -> SettingError:
     return SettingError(f"no row of the {where} fits in the context of {context} tokens; raise --max-length")
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def ids_alone(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text without special tokens around it."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
@@ -148,7 +130,7 @@ def encode_classification(
 
 
 def _beginning(tokenizer: Any, example: Example) -> list[int]:
-    """Return what stands for a text without tokens: begin-of-sequence, or else end-of-sequence."""
+    # What stands for a text without tokens.
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return [int(token)]
@@ -223,32 +205,19 @@ def longest_read(model_config: Any) -> int:
 
 
 def _positions(model_config: Any) -> int | None:
-    """Return the number of a model's positions; None if it has none, as BLOOM and Mamba, or any number, as XLNet.
-
-    MPT has none either, and yet a longest row.
-    """
+    # None if the model has none, as BLOOM and Mamba, or any number, as XLNet. MPT has none, and yet a longest row.
     text = model_config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     positions = next((value for name in names if (value := getattr(text, name, None))), None)
     if positions is None or positions < 1:
         return None
-    return int(positions) - _first_position(text)
-
-
-def _first_position(model_config: Any) -> int:
-    """Return the position of a text's first token: RoBERTa and its kin number positions from padding_idx + 1."""
-    if model_config.model_type == "mpnet":
-        return 2  # whatever its padding token is
-    if model_config.model_type in _NUMBERED_FROM_PADDING and model_config.pad_token_id is not None:
-        return int(model_config.pad_token_id) + 1
-    return 0
+    first = 0
+    if text.model_type == "mpnet":
+        first = 2  # whatever its padding token is
+    elif text.model_type in _NUMBERED_FROM_PADDING and text.pad_token_id is not None:
+        first = int(text.pad_token_id) + 1
+    return int(positions) - first
 
 
 def _padded(rows: list[list[int]], width: int, value: int) -> Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])  # (batch, width)
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    """Return whether this tokenizer puts a begin-of-sequence token before text by itself."""
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]

@@ -20,16 +20,13 @@ TIMEOUT = 120.0  # seconds without an answer
 _LARGEST = 1 << 26  # bytes of an answer
 _CANDIDATES = 20
 
-Probabilities = dict[
-    tuple[int, int], float
-]  # log p in nats, by the position that predicts and the predicted token
+# log p in nats, by the position that predicts and the predicted token.
+Probabilities = dict[tuple[int, int], float]
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """A redirect would carry the key to another place."""
-
     def redirect_request(self, *asked: Any, **named: Any) -> None:
-        return None
+        return None  # it would carry the key to another place
 
 
 @dataclass
@@ -47,9 +44,7 @@ class Endpoint:
     def at(cls, url: str) -> Endpoint:
         """Reach the server at an address, with or without /v1, by the key in the environment.
 
-        Raises:
-          SettingError: it cannot be an address, has a key in it, or the key cannot be sent.
-          EndpointError: it cannot be reached, or refuses the key.
+        SettingError for what cannot be an address, has a key in it, or a key that cannot be sent.
         """
         key = os.environ.get(KEY, "").strip()
         if not (key.isascii() and key.isprintable()):
@@ -59,41 +54,29 @@ class Endpoint:
             parts = urlsplit(url)
             if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "'" in shown:
                 server = cls(url.rstrip("/").removesuffix("/v1") + "/v1", key)
-                server._find_models()
+                try:
+                    listed: Any = server._asked("/models").get("data")
+                except EndpointError as error:
+                    if error.status not in (404, 405, 501):  # of a server without a list
+                        raise
+                    listed = None
+                for entry in listed if isinstance(listed, list) else []:
+                    if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                        server.parents[entry["id"]] = entry.get("parent")
                 return server
         raise SettingError(
             f"endpoint is an address {shown}; expected one such as http://localhost:8000; pass it alone, and set "
             f"{KEY} if it needs a key"
         )
 
-    def _find_models(self) -> None:
-        listed: Any = None
-        try:
-            listed = self._asked("/models").get("data")
-        except EndpointError as error:
-            if error.status not in (404, 405, 501):  # of a server without a list
-                raise
-        for entry in listed if isinstance(listed, list) else []:
-            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-                self.parents[entry["id"]] = entry.get("parent")
-
     def log_probabilities(self, model: str, ids: Sequence[int], more: Mapping[str, Any]) -> Probabilities:
-        """Return log p of a prompt's tokens; where the server does not give it, of likely tokens after the prompt.
-
-        Raises:
-          EndpointError: the server cannot be reached, refuses, or gives neither.
-        """
+        """Return log p of a prompt's tokens; where the server does not give it, of likely tokens after the prompt."""
         body = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0, **more}
         if self._echoes:
             try:
                 values = _of_prompt(self._asked("/completions", {**body, "echo": True, "logprobs": 1}), ids)
             except EndpointError as error:
-                if error.status not in (
-                    400,
-                    422,
-                    500,
-                    501,
-                ):  # llama.cpp refuses to echo with the first or third
+                if error.status not in (400, 422, 500, 501):  # llama.cpp refuses to echo with 400 or 500
                     raise
                 values = {}
             if values:
@@ -110,7 +93,6 @@ class Endpoint:
         return values
 
     def _asked(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the JSON object that the server answers with."""
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
         data, status = None if body is None else json.dumps(body).encode(), None
@@ -144,7 +126,7 @@ class Endpoint:
 
 
 def _of_prompt(answer: Mapping[str, Any], ids: Sequence[int]) -> Probabilities:
-    """Read the echoed prompt, whose first token has no log p; nothing where it is not echoed."""
+    # Its first token has none; nothing where the prompt is not echoed.
     with suppress(LookupError, TypeError):
         values = answer["choices"][0]["logprobs"]["token_logprobs"]
         return _numbers(((position, token), values[position + 1]) for position, token in enumerate(ids[1:]))
@@ -152,7 +134,7 @@ def _of_prompt(answer: Mapping[str, Any], ids: Sequence[int]) -> Probabilities:
 
 
 def _of_next(answer: Mapping[str, Any], last: int) -> Probabilities:
-    """Read the candidates for the token after the prompt, as llama.cpp writes them."""
+    # The candidates for the token after the prompt, as llama.cpp writes them.
     with suppress(LookupError, TypeError):
         entries = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         return _numbers(((last, entry["id"]), entry["logprob"]) for entry in entries)
@@ -160,5 +142,5 @@ def _of_next(answer: Mapping[str, Any], last: int) -> Probabilities:
 
 
 def _numbers(pairs: Iterable[tuple[tuple[int, int], Any]]) -> Probabilities:
-    """Take what is a log p; vLLM writes -9999 for minus infinity."""
+    # vLLM writes -9999 for minus infinity.
     return {key: float(value) for key, value in pairs if isinstance(value, int | float) and -1000 < value < 1}

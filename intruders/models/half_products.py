@@ -1,9 +1,8 @@
 """Products with weights in half precision on a processor that has no arithmetic for them.
 
-There torch multiplies such weights element by element, three to five times slower than weights in single precision. The
-layers here widen a part of the weight at a time and multiply in single precision. A product of two numbers in half
-precision is exact there, and the result is rounded to the type of the weight, as torch does it; only the order of the
-sums differs.
+There torch multiplies such weights element by element, three to five times slower than in single precision. The layers
+here widen a part of the weight at a time. A product of two numbers in half precision is exact in single, and the result
+is rounded to the type of the weight, as torch does it; only the order of the sums differs.
 """
 
 from __future__ import annotations
@@ -103,6 +102,5 @@ class _InSingle(torch.autograd.Function):
 
 
 def _parts(weight: Tensor) -> list[slice]:
-    """Return ranges of rows of ``weight`` that are widened together."""
     height = max(1, _PART // weight.shape[1])
     return [slice(first, first + height) for first in range(0, len(weight), height)]

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints.stored.locate import locate
 from ..checkpoints.writing.companions import own_tokenizer_files
 from ..data.task import Kind
-from ..errors import CheckpointError, MissingDependencyError, first_line, some_of
+from ..errors import CheckpointError, MissingDependencyError, SettingError, first_line, some_of
 from ..system.files import as_given
 from .encoding import pad_token_id
 from .half_products import speed_up_half
@@ -21,8 +20,6 @@ from .loading_settings import AS_STORED, Loading
 from .memory_plan import require_memory
 from .stored_dtype import dtype_to_load
 from .task_fit import model_config
-
-_GUESSES = "Couldn't instantiate the backend tokenizer"
 
 
 def load_model(
@@ -35,11 +32,20 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    _refuse_permuted(location)
+    if model_config(location).model_type == "xlnet":
+        raise CheckpointError(
+            f"{as_given(location)!r} is an XLNet, which sees the tokens that it would predict and reads a class from "
+            "the padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
+        )
     what = f"a {kind} model by transformers"
     if kind == "causal":
         model, missing = _loaded(AutoModelForCausalLM, location, what, loading)
-        _require_complete(model, missing, location)
+        # A tied weight has its value from another one.
+        if lost := sorted(missing & {name for name, _ in model.named_parameters(remove_duplicate=False)}):
+            raise CheckpointError(
+                f"{as_given(location)!r} lacks weights of a causal language model: {some_of(lost)}; they would start "
+                "at random, so pass a checkpoint that has them"
+            )
     else:
         names = list(labels or [])
         _require_head_of(len(names), location)
@@ -48,17 +54,14 @@ def load_model(
         model, missing = _loaded(AutoModelForSequenceClassification, location, what, loading, **of_head)
         model.untrained = tuple(sorted(missing))
         fresh = sorted({name.rpartition(".")[0] for name in missing})
-        model.newly_initialized = tuple(name for name in fresh if not _is_head(name))
+        model.newly_initialized = tuple(name for name in fresh if name.partition(".")[0] not in _HEADS)
         # A decoder's classifier reads the last token that is not this one, and looks at no mask.
         model.config.get_text_config().pad_token_id = pad_token_id(load_tokenizer(location))
     return _placed(model, loading)
 
 
 def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
-    """Load a masked language model.
-
-    Raises CheckpointError when transformers cannot load ``location`` as that, or it has no trained head.
-    """
+    """Load a masked language model; CheckpointError if ``location`` cannot be loaded so, or has no trained head."""
     from transformers import AutoModelForMaskedLM
 
     model, missing = _loaded(AutoModelForMaskedLM, location, "a masked language model", loading)
@@ -71,8 +74,23 @@ def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
 
 
 def _loaded(kind: Any, location: str, what: str, loading: Loading, **of_head: Any) -> tuple[Any, set[str]]:
-    """Return a model of an auto class, and the names of what it has drawn at random."""
-    arguments = _arguments(location, loading) | of_head
+    # A model of an auto class, and the names of what it has drawn at random.
+    require_memory(location, loading)
+    arguments: dict[str, Any] = {"dtype": dtype_to_load(location, loading)} | of_head
+    if loading.load_in is not None:
+        if find_spec("bitsandbytes") is None:
+            raise MissingDependencyError(
+                f"--load-in {loading.load_in} needs the package 'bitsandbytes', which is not installed; run pip "
+                "install bitsandbytes, or leave --load-in out"
+            )
+        from transformers import BitsAndBytesConfig
+
+        in_4_bits = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": arguments["dtype"]}
+        way = {"load_in_8bit": True} if loading.load_in == "8bit" else {"load_in_4bit": True, **in_4_bits}
+        arguments["quantization_config"] = BitsAndBytesConfig(**way)
+        arguments["device_map"] = {"": str(loading.torch_device())}
+    if loading.device_map is not None:
+        arguments["device_map"] = loading.device_map
     try:
         model, info = kind.from_pretrained(location, **arguments, output_loading_info=True)
     except (OSError, ValueError) as error:
@@ -82,30 +100,8 @@ def _loaded(kind: Any, location: str, what: str, loading: Loading, **of_head: An
     return model, set(info["missing_keys"])
 
 
-def _require_complete(model: nn.Module, missing: set[str], location: str) -> None:
-    """Raise CheckpointError if transformers has drawn weights at random; a tied weight has its value from another."""
-    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if lost := sorted(weights & missing):
-        raise CheckpointError(
-            f"{as_given(location)!r} lacks weights of a causal language model: {some_of(lost)}; they would start at "
-            "random, so pass a checkpoint that has them"
-        )
-
-
-def _refuse_permuted(location: str) -> None:
-    """Raise CheckpointError for XLNet.
-
-    It reads a text in both directions, the next token too, and a class at the last place of a row, where padding is.
-    """
-    if model_config(location).model_type == "xlnet":
-        raise CheckpointError(
-            f"{as_given(location)!r} is an XLNet, which sees the tokens that it would predict and reads a class from "
-            "the padding behind a text; expected another kind of model; pass one such as a Llama or a RoBERTa"
-        )
-
-
 def _require_head_of(classes: int, location: str) -> None:
-    """Raise CheckpointError if ``location`` has a classification head of another size: it would not be loaded."""
+    # A head of another size would not be loaded.
     config = model_config(location)
     is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if is_classifier and config.num_labels != classes:
@@ -115,56 +111,21 @@ def _require_head_of(classes: int, location: str) -> None:
         )
 
 
-def _arguments(location: str, loading: Loading) -> dict[str, Any]:
-    """Return what transformers takes to load a model so, once there is memory for it.
-
-    Raises:
-      NotEnoughMemoryError: the weights need more memory than there is.
-      MissingDependencyError: the weights should be quantized, and bitsandbytes is not installed.
-    """
-    require_memory(location, loading)
-    arguments: dict[str, Any] = {"dtype": dtype_to_load(location, loading)}
-    if loading.load_in is not None:
-        arguments["quantization_config"] = _quantization(loading.load_in, arguments["dtype"])
-        arguments["device_map"] = {"": str(loading.torch_device())}
-    if loading.device_map is not None:
-        arguments["device_map"] = loading.device_map
-    return arguments
-
-
-def _quantization(load_in: str, compute: torch.dtype) -> Any:
-    if find_spec("bitsandbytes") is None:
-        raise MissingDependencyError(
-            f"--load-in {load_in} needs the package 'bitsandbytes', which is not installed; run pip install "
-            "bitsandbytes, or leave --load-in out"
-        )
-    from transformers import BitsAndBytesConfig
-
-    if load_in == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
 def _placed(model: Any, loading: Loading) -> nn.Module:
-    """Move a model to the device that computes, unless it was loaded there, as quantized and spread ones are."""
-    if loading.load_in is not None:
-        _keep_packing(model)
-    elif loading.device_map is None:
+    # bitsandbytes repacks 4-bit layers for inference on some processors at the first use. With 0.50 and PEFT 0.21, an
+    # adapter put on a repacked model computes other numbers (the loss of one was 19.6 nats and not 2.6), and products
+    # with a repacked layer have no gradients.
+    for module in model.modules() if loading.load_in is not None else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    if loading.load_in is None and loading.device_map is None:
         model = model.to(loading.torch_device())
     loaded: nn.Module = model
     speed_up_half(loaded)
     return loaded
 
 
-def _keep_packing(model: Any) -> None:
-    """Keep bitsandbytes from repacking 4-bit layers for inference, which it does on some processors at the first use.
-
-    With bitsandbytes 0.50 and PEFT 0.21, an adapter put on a repacked model computes other numbers (the loss of one was
-    19.6 nats and not 2.6), and products with a repacked layer have no gradients.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+_HEADS = ("classifier", "score")
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:
@@ -173,13 +134,9 @@ def heads(model: nn.Module) -> dict[str, nn.Module]:
     They are the classification head and other modules that a base lacks, such as the pooler of BERT's classifier,
     which its masked language model does not have.
     """
-    names = ("classifier", "score", *getattr(model, "newly_initialized", ()))
+    names = (*_HEADS, *getattr(model, "newly_initialized", ()))
     modules = dict(model.named_modules())
     return {name: modules[name] for name in names if name in modules}
-
-
-def _is_head(name: str) -> bool:
-    return name.partition(".")[0] in ("classifier", "score")
 
 
 def load_tokenizer(location: str) -> Any:
@@ -190,9 +147,11 @@ def load_tokenizer(location: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(location)
     except Exception as error:  # without a file to read, each class of transformers raises something else
         # What it says there is a list of guesses over several lines.
-        said = "" if str(error).startswith(_GUESSES) else f" ({first_line(error)})"
-        raise _no_tokenizer(location, said) from error
-    if _knows_no_token(tokenizer):  # some classes make one of nothing, which reads every text as empty
+        guesses = str(error).startswith("Couldn't instantiate the backend tokenizer")
+        raise _no_tokenizer(location, "" if guesses else f" ({first_line(error)})") from error
+    # Some classes make one of nothing, beside the special tokens and the mark of a space: it reads every text as empty.
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if len(set(tokenizer.get_vocab()) - special - set(tokenizer.all_special_tokens)) < 2:
         raise _no_tokenizer(location, "")
     return tokenizer
 
@@ -204,20 +163,27 @@ def _no_tokenizer(location: str, said: str) -> CheckpointError:
     )
 
 
-def _knows_no_token(tokenizer: Any) -> bool:
-    """Return whether there is no token for a text, beside the special ones and the mark of a space."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return len(set(tokenizer.get_vocab()) - special - set(tokenizer.all_special_tokens)) < 2
+def refuse_unknown_tokens(model: Any, tokenizer: Any, location: str) -> None:
+    """Have a model refuse a token that its embedding has no row for, where its tokenizer can make such."""
+    embedding = model.get_input_embeddings()
+    if max(tokenizer.get_vocab().values(), default=0) >= len(embedding.weight):
+        embedding.register_forward_pre_hook(lambda module, given: require_known(given[0], module, location))
+
+
+def require_known(ids: Tensor, embedding: Any, location: str) -> None:
+    """Raise SettingError for a token that the embedding of the model at ``location`` has no row for."""
+    highest, known = int(ids.max()), len(embedding.weight)
+    if highest >= known:
+        raise SettingError(
+            f"the tokenizer of {as_given(location)!r} makes token {highest}, and the model has {known} tokens; "
+            "expected the tokenizer that it was trained with; copy that into its folder"
+        )
 
 
 def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]:
-    """Return the tokenizer that an adapter was trained with, and notes if it is not its base's.
+    """Return the tokenizer that the adapter at ``source`` was trained with, and notes if it is not its base's.
 
-    Args:
-      tokenizer: the base's.
-      source: the adapter.
-      model: that the tokens are for. A token beyond its embeddings cannot be read, so then only the chat template is
-        taken.
+    A token beyond the embeddings of ``model`` cannot be read, so then only the chat template is taken.
     """
     if not own_tokenizer_files(source):
         return tokenizer, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import SettingError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 LOAD_IN = ("4bit", "8bit")
+_of_computation = partial(setting, panel="Computation", new_in="0.2")
 
 
 @dataclass(frozen=True)
@@ -24,46 +26,32 @@ class Loading(Settings):
       ``intruders.Loading(dtype="bfloat16")``
     """
 
-    dtype: str = setting(
+    dtype: str = _of_computation(
         "auto",
         "Type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32.",
         choices=DTYPES,
-        new_in="0.2",
         metavar="TYPE",
-        panel="Computation",
     )
-    load_in: str | None = setting(
+    load_in: str | None = _of_computation(
         None,
         "Quantize linear layers while loading, by bitsandbytes: 4bit (nf4) or 8bit. Other weights have --dtype.",
         choices=LOAD_IN,
-        new_in="0.2",
         metavar="BITS",
-        panel="Computation",
         unless_given="default: not quantized",
     )
-    device: str = setting(
-        "auto",
-        "Device of the models: auto, cpu or cuda. auto uses CUDA if available.",
-        new_in="0.2",
-        metavar="DEVICE",
-        panel="Computation",
+    device: str = _of_computation(
+        "auto", "Device of the models: auto, cpu or cuda. auto uses CUDA if available.", metavar="DEVICE"
     )
-    device_map: str | None = setting(
+    device_map: str | None = _of_computation(
         None,
         "Map of accelerate that spreads a model over devices: auto, balanced or sequential.",
         choices=("auto", "balanced", "sequential"),
-        new_in="0.2",
         metavar="MAP",
-        panel="Computation",
         unless_given="default: one device",
     )
 
     def torch_device(self) -> torch.device:
-        """Return the device that computes; "auto" takes CUDA where there is one.
-
-        Raises:
-          SettingError: torch does not know the device, or it is not there.
-        """
+        """Return the device that computes; SettingError if torch does not know it, or it is not there."""
         import torch
 
         if self.device == "auto":
@@ -72,11 +60,7 @@ class Loading(Settings):
 
 
 def require_whole_weights(loading: Loading) -> None:
-    """Refuse to quantize or spread a model whose weights are changed in memory.
-
-    Raises:
-      SettingError: ``load_in`` or ``device_map`` is given.
-    """
+    """Refuse to quantize or spread a model whose weights are changed in memory, by a SettingError."""
     for name in ("load_in", "device_map"):
         value = getattr(loading, name)
         if value is not None:
@@ -87,11 +71,7 @@ def require_whole_weights(loading: Loading) -> None:
 
 
 def require_one_device(loading: Loading) -> None:
-    """Refuse to spread a model whose layers are hooked in memory; quantized layers can be.
-
-    Raises:
-      SettingError: ``device_map`` is given.
-    """
+    """Refuse to spread a model whose layers are hooked in memory, by a SettingError; quantized layers can be."""
     if loading.device_map is not None:
         raise SettingError(
             f"device_map is {loading.device_map!r}, but updates are added beside layers on one device; leave it out, "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -49,42 +49,32 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class _Stored:
-    """What the headers of a checkpoint's safetensors files say, in bytes but for the weights."""
-
+    # What the headers of a checkpoint's safetensors files say, in bytes but for the weights.
     weights: int  # numbers
     floats: int
     others: int  # of whole numbers and truth values
     files: int
     largest: int  # of the files
 
-    def needed(self, each: float) -> int:
-        """Return the memory of the weights in ``each`` bytes, with what a short pass takes."""
-        return int(self.weights * each) + self.others + _BESIDE
-
     def addressed(self, each: float, *, opening: bool) -> int:
-        """Return the addresses that loading takes; ``opening`` counts the map that safetensors reads a header from.
-
-        All files stay mapped until the last weight is read. Weights in the type of the file stay in its map, and
-        others are written beside it.
-        """
+        """Return the addresses that loading takes; ``opening`` counts the map that safetensors reads a header from."""
+        # All files stay mapped until the last weight is read. Weights in the type of the file stay in its map, and
+        # others are written beside it.
         written = int(self.weights * each)
         beside = 0 if written == self.floats else written
         return self.files + max(beside, self.largest if opening else 0) + _BESIDE
 
 
 def memory_plan(location: str, loading: Loading) -> MemoryPlan | None:
-    """Return the plan for the model at ``location``; None if its files are not on this machine or not safetensors.
-
-    Raises:
-      CheckpointError: the header of a file is damaged.
-    """
+    """Return the plan for the model at ``location``; None if its files are not on this machine or not safetensors."""
     stored = _stored(location)
     if stored.weights == 0:
         return None
     dtype = loading.load_in or dtype_name(dtype_to_load(location, loading))
     each = _QUANTIZED.get(dtype) or getattr(torch, dtype).itemsize
     device = loading.torch_device()
-    plans = [MemoryPlan(location, stored.weights, dtype, stored.needed(each), available_memory(device))]
+    needed = int(stored.weights * each) + stored.others + _BESIDE
+    plans = [MemoryPlan(location, stored.weights, dtype, needed, available_memory(device))]
     if device.type == "cpu":
         plans += [
             MemoryPlan(location, stored.weights, dtype, stored.addressed(each, opening=opening), room, limit)
@@ -94,33 +84,24 @@ def memory_plan(location: str, loading: Loading) -> MemoryPlan | None:
 
 
 def require_memory(location: str, loading: Loading) -> None:
-    """Refuse a model whose weights do not fit in memory, before any is loaded.
-
-    Raises:
-      NotEnoughMemoryError: the weights need more than there is.
-    """
+    """Refuse a model whose weights do not fit in memory, before any is loaded, by a NotEnoughMemoryError."""
     if loading.device_map is not None:  # accelerate puts what does not fit elsewhere
         return
     plan = memory_plan(location, loading)
     if plan is None or plan.fits:
         return
+    others = {
+        "--dtype bfloat16": replace(loading, dtype="bfloat16", load_in=None),
+        "where the command has it --load-in 8bit": replace(loading, load_in="8bit"),
+        "where the command has it --load-in 4bit": replace(loading, load_in="4bit"),
+    }
     smaller = [
-        (option, other.needed)
-        for option, other in (
-            ("--dtype bfloat16", memory_plan(location, replace(loading, dtype="bfloat16", load_in=None))),
-            (
-                "where the command has it --load-in 8bit",
-                memory_plan(location, replace(loading, load_in="8bit")),
-            ),
-            (
-                "where the command has it --load-in 4bit",
-                memory_plan(location, replace(loading, load_in="4bit")),
-            ),
-        )
-        if other is not None and other.fits and other.needed < plan.needed
+        f"{option} ({less.needed / _GIB:.1f} GiB)"
+        for option, other in others.items()
+        if (less := memory_plan(location, other)) and less.fits and less.needed < plan.needed
     ]
     if smaller:
-        way = "pass " + " or ".join(f"{option} ({needed / _GIB:.1f} GiB)" for option, needed in smaller)
+        way = f"pass {' or '.join(smaller)}"
     elif plan.limit is not None:
         way = f"raise {plan.limit}, or use a smaller model"
     else:
@@ -139,11 +120,9 @@ def available_memory(device: torch.device) -> int:
 
 
 def _rooms_of_shell() -> Iterator[tuple[str, bool, int]]:
-    """Yield limits of the shell that are set, whether each counts maps for reading, and the bytes that it leaves.
-
-    They count addresses and not memory. safetensors maps a file to read its header, and torch maps it again for its
-    weights before the first map ends. The second is private and writable, so that the limit of data counts it too.
-    """
+    # Limits that are set, whether each counts maps for reading, and the bytes that it leaves. They count addresses and
+    # not memory. safetensors maps a file to read its header, and torch maps it again for its weights before the first
+    # map ends. The second is private and writable, so that the limit of data counts it too.
     import psutil
 
     if not hasattr(psutil.Process, "rlimit"):
@@ -161,7 +140,7 @@ def _rooms_of_shell() -> Iterator[tuple[str, bool, int]]:
 
 
 def _rooms_of_cgroups(file: Path) -> Iterator[int]:
-    """Yield what is left in every cgroup of this process that has a limit, of version 1 and 2."""
+    # What is left in every cgroup of this process that has a limit, of version 1 and 2.
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -186,37 +165,30 @@ def room_of_cgroup(folder: Path) -> int | None:
         ("memory.max", "memory.current"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        numbers = _number(folder / limit), _number(folder / taken)
-        if numbers[0] is not None and numbers[1] is not None:
-            return numbers[0] - numbers[1] + _reclaimable(folder)
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            room = int((folder / limit).read_text()) - int((folder / taken).read_text())
+            with suppress(OSError):  # the kernel drops files first that it has read
+                lines = (folder / "memory.stat").read_text().splitlines()
+                counts = {name: int(value) for name, value in (line.split() for line in lines)}
+                room += counts.get("total_inactive_file", counts.get("inactive_file", 0))
+            return room
     return None
 
 
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def _reclaimable(folder: Path) -> int:
-    """Return the bytes of files that the kernel has read and drops first."""
-    try:
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    counts = {name: int(value) for name, value in (line.split() for line in lines)}
-    return counts.get("total_inactive_file", counts.get("inactive_file", 0))
-
-
 def _stored(location: str) -> _Stored:
-    """Return what the safetensors files at ``location`` hold. Headers are read and not mapped: a map needs memory."""
-    folder = _folder(location)
+    folder = Path(location)
+    if not folder.is_dir():
+        try:
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(location, local_files_only=True))
+        except Exception:  # not downloaded yet: transformers says whatever there is to say
+            return _Stored(0, 0, 0, 0, 0)
     weights, floats, others = 0, 0, 0
     sizes = [0]
-    for file in sorted(folder.glob("*.safetensors")) if folder is not None else []:
+    for file in sorted(folder.glob("*.safetensors")):
         sizes.append(file.stat().st_size)
-        for entry in read_header(file, mapped=False).values():
+        for entry in read_header(file, mapped=False).values():  # a map needs memory
             size = entry.end - entry.begin
             if entry.dtype in _FLOATS:
                 weights += prod(entry.shape)
@@ -224,14 +196,3 @@ def _stored(location: str) -> _Stored:
             else:
                 others += size
     return _Stored(weights, floats, others, sum(sizes), max(sizes))
-
-
-def _folder(location: str) -> Path | None:
-    if os.path.isdir(location):
-        return Path(location)
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(location, local_files_only=True))
-    except Exception:  # not downloaded yet: transformers says whatever there is to say
-        return None

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoints.adapters.adapter_config import AdapterConfig
+from ..checkpoints.adapters.adapter import AdapterConfig
+from ..checkpoints.adapters.other_programs import FULL
 from ..checkpoints.adapters.peft_adapter import stored_adapter
-from ..checkpoints.adapters.peft_form import FULL
 from ..checkpoints.opening.named_base import other_base_note
 from ..checkpoints.stored.locate import folder_of, locate
 from ..errors import CheckpointError, PairingError, first_line, some_of
@@ -28,13 +28,9 @@ _LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
 def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tuple[nn.Module, list[str]]:
     """Return ``model``, the base at ``location``, with the adapter at ``source``, and notes for people.
 
-    Unless ``merged``, the adapter computes beside the base's layers, whose weights stay as they are. PEFT keeps its
-    factors in single precision and rounds only their sum with a layer's output to the type of the base. In a base of
-    16 bits, merging would round the update away where it is small beside the weight.
-
-    Raises:
-      PairingError: the adapter changes weights that this base does not have.
-      CheckpointError: PEFT cannot load it.
+    Unless ``merged``, the adapter computes beside the base's layers, whose weights stay as they are: in a base of 16
+    bits, merging would round the update away where it is small beside the weight. PairingError if the adapter changes
+    weights that this base does not have, CheckpointError if PEFT cannot load it.
     """
     from peft import PeftModel, load_peft_weights
 
@@ -53,7 +49,11 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
                         f"adapter {source!r} learned a prompt and changes no weights, so it cannot be measured here; "
                         "pass an adapter of weights, such as LoRA"
                     )
-                missing = _missing_keys(said)
+                # Of modules that its file has no weights for, PEFT tells in a warning alone.
+                texts = [
+                    str(warning.message) for warning in said if "missing adapter keys" in str(warning.message)
+                ]
+                missing = {key for text in texts for key in re.findall(r"'([^']+)'", text)}
                 if missing:
                     _require_loaded(source, location, wrapped, missing, stored)
                 if merged:
@@ -73,10 +73,7 @@ def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tu
 
 @contextmanager
 def _files_of_peft(source: str, base: Any) -> Iterator[str]:
-    """The folder that PEFT loads an adapter from: of one in another program's files a copy, while the block runs.
-
-    ``base`` is transformers' config of its base.
-    """
+    # Of an adapter in another program's files, PEFT loads a copy, which lasts while the block runs.
     path = locate(source)
     stored = stored_adapter(path, source, base.to_dict())
     if stored is None or stored.family == "PEFT":
@@ -97,9 +94,6 @@ def _part_of(model: nn.Module, source: str, location: str, stored: Iterable[str]
     """Return the module that an adapter was trained around: the model, or the one part that has all of its layers.
 
     An adapter of ``get_peft_model(model.model, ...)`` has the names of the part.
-
-    Raises:
-      PairingError: neither has them, or several parts do.
     """
     layers = {name[1] for key in stored if (name := _LAYER.match(key))}
     modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -118,16 +112,10 @@ def _part_of(model: nn.Module, source: str, location: str, stored: Iterable[str]
     return modules[parts[0]]
 
 
-def _missing_keys(said: Iterable[warnings.WarningMessage]) -> set[str]:
-    """Return the weights of the adapter's modules that its file has none for, which PEFT tells in a warning alone."""
-    texts = [str(warning.message) for warning in said]
-    return {key for text in texts if "missing adapter keys" in text for key in re.findall(r"'([^']+)'", text)}
-
-
 def _require_loaded(
     source: str, location: str, wrapped: Any, missing: Collection[str], stored: Iterable[str]
 ) -> None:
-    """Refuse an adapter of which PEFT found no weight: what would be measured is the base."""
+    # Of an adapter of which PEFT found no weight, the base would be measured.
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(wrapped.active_peft_config.peft_type, "")
@@ -141,16 +129,12 @@ def _require_loaded(
 
 
 def _require_both_factors(source: str, stored: Iterable[str]) -> None:
-    """Refuse an adapter with half of a pair: PEFT would draw the other half at random."""
-    pairs: dict[str, set[str]] = {}
-    for key in stored:
-        if name := _FACTOR.fullmatch(key):
-            pairs.setdefault(name["module"], set()).add(name["factor"])
-    for module, factors in pairs.items():
-        if len(factors) == 1:
+    # Of half of a pair, PEFT would draw the other half at random.
+    pairs = {(name["module"], name["factor"]) for key in stored if (name := _FACTOR.fullmatch(key))}
+    for module, factor in sorted(pairs):
+        if (module, "B" if factor == "A" else "A") not in pairs:
             raise CheckpointError(
-                f"{source!r} has only lora_{next(iter(factors))} for '{module}'; expected lora_A and lora_B; save the "
-                "adapter again"
+                f"{source!r} has only lora_{factor} for '{module}'; expected lora_A and lora_B; save the adapter again"
             )
 
 
@@ -217,16 +201,7 @@ def resize_as_stored(model: Any, source: str, location: str, stored: Mapping[str
     """Give the base the embeddings' rows that an adapter stores, and return a note if their number differed.
 
     PEFT saves embeddings and output head with an adapter if the number of tokens was changed before the training
-    (``resize_token_embeddings``), and loads them only into as many rows.
-
-    Args:
-      model: the base at ``location``.
-      source: the adapter.
-      location: of the base.
-      stored: the tensors of the adapter, as PEFT names them.
-
-    Raises:
-      CheckpointError: the rows of the output head are not stored, so that those of new tokens would be random.
+    (``resize_token_embeddings``), and loads them only into as many rows. ``stored`` are the adapter's tensors.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     rows = _stored_rows(model, embedding, stored)
@@ -241,22 +216,16 @@ def resize_as_stored(model: Any, source: str, location: str, stored: Mapping[str
             "save_embedding_layers=True"
         )
     model.resize_token_embeddings(rows, mean_resizing=False)
-    note = (
-        f"adapter {source!r} was trained with {rows:,} tokens and base {location!r} has {before:,}, so the embeddings "
-        "are resized as they were for the training"
-    )
-    return [note]
+    trained = f"adapter {source!r} was trained with {rows:,} tokens and base {location!r} has {before:,}"
+    return [f"{trained}, so the embeddings are resized as they were for the training"]
 
 
 def _stored_rows(model: nn.Module, module: Any, stored: Mapping[str, Tensor]) -> int | None:
-    """Return the rows of a module's weight in an adapter, which wraps it under several names; None if it has none."""
+    # An adapter wraps the module under several names. A factor of a LoRA on the head, (r, n), is no weight of it.
     name = next(name for name, other in model.named_modules() if other is module)
     for key, tensor in stored.items():
-        # A factor of a LoRA on the head, (r, n), is no weight of it.
-        is_weight = (
-            key.startswith(f"base_model.model.{name}.") and key.endswith(".weight") and ".lora_" not in key
-        )
-        if is_weight and tensor.dim() == 2 and tensor.shape[1] == module.weight.shape[1]:
+        is_own = key.startswith(f"base_model.model.{name}.") and key.endswith(".weight")
+        if is_own and ".lora_" not in key and tensor.shape[1:] == module.weight.shape[1:]:
             return len(tensor)
     return None
 
@@ -265,8 +234,7 @@ def _stored_rows(model: nn.Module, module: Any, stored: Mapping[str, Tensor]) ->
 def without_adapters(model: Any) -> Iterator[None]:
     """Turn the adapters off within the block.
 
-    PEFT's own switch makes all of their parameters trainable when it turns them on again, also those that a method
-    has frozen; the layers' flags alone do not.
+    PEFT's own switch makes frozen parameters of theirs trainable when it turns them on; the layers' flags do not.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper

@@ -23,10 +23,7 @@ def hush_imports() -> None:
 def quiet_transformers() -> Iterator[None]:
     """Let transformers log errors only and show no bars within the block; restore its state afterwards.
 
-    Its deprecation warnings are about its own and PEFT's calls, which a user of ours cannot change.
-
-    Raises:
-      MissingDependencyError: transformers is not installed, or a version that is too old.
+    Its deprecation warnings are about its own and PEFT's calls. MissingDependencyError if it is missing or too old.
     """
     from huggingface_hub import utils
 
@@ -36,7 +33,12 @@ def quiet_transformers() -> Iterator[None]:
         from transformers.utils import logging as theirs
     except ImportError as error:
         raise missing_extra("loading a model for training or evaluation", "transformers", "train") from error
-    _require_lowest(transformers.__version__)
+    numbers = tuple(int(number) for number in re.findall(r"\d+", transformers.__version__)[:2])
+    if numbers < _LOWEST:
+        raise MissingDependencyError(
+            f"transformers {transformers.__version__} is too old for this; expected {_LOWEST[0]}.{_LOWEST[1]} or "
+            "later; run pip install '.[train]' in your clone of intruders"
+        )
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     hub_is_quiet = hub.are_progress_bars_disabled()
     theirs.set_verbosity_error()
@@ -56,12 +58,3 @@ def quiet_transformers() -> Iterator[None]:
         # transformers switches the bars of huggingface_hub with its own, and the caller may have set these otherwise.
         if hub.are_progress_bars_disabled() != hub_is_quiet:
             (hub.disable_progress_bars if hub_is_quiet else hub.enable_progress_bars)()
-
-
-def _require_lowest(version: str) -> None:
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    if numbers < _LOWEST:
-        raise MissingDependencyError(
-            f"transformers {version} is too old for this; expected {_LOWEST[0]}.{_LOWEST[1]} or later; "
-            "run pip install '.[train]' in your clone of intruders"
-        )

@@ -22,20 +22,28 @@ def dtype_to_load(location: str, loading: Loading) -> torch.dtype:
 
     ``auto`` is the type that the checkpoint's configuration names, as transformers has it; if it names none, bfloat16
     or float16 where all matrices are stored so, and float32 for every other checkpoint.
-
-    Raises:
-      CheckpointError: transformers cannot read the configuration.
     """
     if loading.dtype != "auto":
         return getattr(torch, loading.dtype)  # type: ignore[no-any-return]
-    named = _named_by_config(location) or _of_headers(location)
-    return torch.float32 if named is None or named not in _NAMES.values() else named
+    with quiet_transformers():
+        config = model_config(location)
+    for part in (config, config.get_text_config()):
+        named = getattr(part, "dtype", None) or getattr(part, "torch_dtype", None)
+        if isinstance(named, str):
+            named = getattr(torch, named.removeprefix("torch."), None)
+        if isinstance(named, torch.dtype):
+            return named if named in _NAMES.values() else torch.float32
+    folder = Path(location)
+    files = (folder if folder.is_dir() else Path(locate(location))).glob("*.safetensors")
+    entries = [entry for file in files for entry in read_header(file, mapped=False).values()]
+    stored = {entry.dtype for entry in entries if len(entry.shape) > 1}
+    return _NAMES.get(stored.pop(), torch.float32) if len(stored) == 1 else torch.float32
 
 
 def recorded_dtypes(loading: Loading, sources: Iterable[str]) -> dict[str, list[str]]:
     """Return the types that the models are loaded in, for what a kept measurement depends on.
 
-    Nothing is returned where every model is in single precision, so that what earlier versions kept is still found.
+    Nothing is returned where every model is in single precision: what earlier versions kept is still found.
     """
     dtypes = [dtype_name(dtype_to_load(base_model_location(source), loading)) for source in sources]
     if loading.load_in is not None:
@@ -46,24 +54,3 @@ def recorded_dtypes(loading: Loading, sources: Iterable[str]) -> dict[str, list[
 def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a type as ``--dtype`` takes it."""
     return str(dtype).removeprefix("torch.")
-
-
-def _named_by_config(location: str) -> torch.dtype | None:
-    with quiet_transformers():
-        config = model_config(location)
-    for part in (config, config.get_text_config()):
-        named = getattr(part, "dtype", None) or getattr(part, "torch_dtype", None)
-        if isinstance(named, str):
-            named = getattr(torch, named.removeprefix("torch."), None)
-        if isinstance(named, torch.dtype):
-            return named
-    return None
-
-
-def _of_headers(location: str) -> torch.dtype | None:
-    """Return the type of all matrices in the safetensors files of a folder; None where they have several."""
-    folder = Path(location)
-    files = (folder if folder.is_dir() else Path(locate(location))).glob("*.safetensors")
-    entries = [entry for file in files for entry in read_header(file, mapped=False).values()]
-    dtypes = {entry.dtype for entry in entries if len(entry.shape) > 1}
-    return _NAMES.get(dtypes.pop()) if len(dtypes) == 1 else None

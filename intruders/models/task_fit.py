@@ -22,9 +22,6 @@ def check_kind(source: str, location: str, task: Task) -> None:
     """Refuse a classifier for completions, a masked model for completions, and a model of text for classes.
 
     ``location`` is what transformers loads for ``source``: the base of an adapter, or the model itself.
-
-    Raises:
-      SettingError: the model is of another kind than the task.
     """
     adapter = adapter_config(source)
     if task.kind == "causal":
@@ -34,19 +31,24 @@ def check_kind(source: str, location: str, task: Task) -> None:
                 "completions; pass a task with labels (--text and --label), or a model that was trained on completions"
             )
         refuse_masked(source, location, task)
-    elif adapter is not None:
-        if adapter.get("task_type") == "CAUSAL_LM":
-            raise _no_head(source, "was trained on completions and", task)
-    elif not _is_named_classifier(location):
-        raise _no_head(source, "is a language model or an encoder and", task)
+        return
+    why = None
+    if adapter is None:
+        # A configuration without an architecture is a classifier if its weights are.
+        architectures = model_config(location).architectures
+        if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
+            why = "is a language model or an encoder"
+    elif adapter.get("task_type") == "CAUSAL_LM":
+        why = "was trained on completions"
+    if why is not None:
+        raise SettingError(
+            f"{source!r} {why} and has no trained classification head, but task {task.name!r} has labels; pass a model "
+            "that was fine-tuned on labels, or a task with prompts and completions (--prompt and --completion)"
+        )
 
 
 def refuse_masked(source: str, location: str, task: Task) -> None:
-    """Refuse prompts and completions for a model that reads both directions and so cannot continue a prompt.
-
-    Raises:
-      SettingError: transformers has the model as a masked language model.
-    """
+    """Refuse prompts and completions for a model that reads both directions and so cannot continue a prompt."""
     if task.kind == "causal" and is_masked(location):
         raise SettingError(
             f"{source!r} is a masked language model, which cannot complete the prompts of task {task.name!r}; pass a "
@@ -57,8 +59,7 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
 def adapter_config(source: str) -> dict[str, Any] | None:
     """Return the settings of an adapter in PEFT's form, by path or on the hub; None for another model.
 
-    Raises:
-      CheckpointError: it is a sum of models, which neither PEFT nor transformers loads.
+    CheckpointError for a sum of models, which neither PEFT nor transformers loads.
     """
     if is_sum(source):
         raise CheckpointError(
@@ -81,9 +82,8 @@ def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
 def is_masked(location: str) -> bool:
     """Return whether transformers has the model as a masked language model, or else as a causal one.
 
-    Raises:
-      CheckpointError: it is an encoder-decoder. transformers would load a whole BART as a masked model, and of others
-        the decoder alone, which then reads a text without what the encoder should tell it.
+    CheckpointError for an encoder-decoder: transformers would load a whole BART as a masked model, and of others the
+    decoder alone, which then reads a text without what the encoder should tell it.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -101,10 +101,7 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
     """Return the labels of a classifier's outputs, in order.
 
     The labels come from ``stored``, the record of its training. Otherwise the configuration at ``location`` names them,
-    or they are class numbers if the task's ``labels`` are such. No other order is guessed.
-
-    Raises:
-      CheckpointError: the label of an output is unknown.
+    or they are class numbers if the task's ``labels`` are such. No other order is guessed: CheckpointError.
     """
     if stored:
         return list(stored)
@@ -138,19 +135,6 @@ def classes_of_head(source: str) -> int | None:
 
     stored = load_peft_weights(str(locate(source)), device="cpu")
     return next((len(tensor) for name, tensor in stored.items() if _HEAD.search(name)), None)
-
-
-def _no_head(source: str, why: str, task: Task) -> SettingError:
-    return SettingError(
-        f"{source!r} {why} has no trained classification head, but task {task.name!r} has labels; pass a model that "
-        "was fine-tuned on labels, or a task with prompts and completions (--prompt and --completion)"
-    )
-
-
-def _is_named_classifier(location: str) -> bool:
-    """Return whether a configuration without an architecture is a classifier, from its weights."""
-    architectures = model_config(location).architectures
-    return not architectures or any(name.endswith("ForSequenceClassification") for name in architectures)
 
 
 def model_config(location: str) -> Any:

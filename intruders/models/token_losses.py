@@ -1,12 +1,13 @@
-"""-log p of chosen tokens, with logits at their positions alone, and a loss of a batch that a gradient is taken of.
+"""-log p of chosen tokens, and a loss of a batch that a gradient is taken of, with logits at chosen positions alone.
 
-A model of 270 million weights with a vocabulary of 262,144 has more of its arithmetic in its head than in all of its
-layers.
+Logits are the largest thing that a language model computes: tokens x vocabulary. So it is taken apart here into a body,
+which makes hidden states, and a head, which makes logits of those that are chosen, or that were kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .encoding import IGNORED, labels_of_next
-from .split_model import SplitModel
 
 _LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in single precision
 _FEWEST_PLACES = 64  # at once, so that the head's own weights are not read anew for every few places
@@ -22,15 +22,12 @@ _FEWEST_PLACES = 64  # at once, so that the head's own weights are not read anew
 
 @torch.no_grad()
 def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-    """Compute ``-log p(label)`` at positions with a label.
+    """Compute ``-log p(label)`` in nats, in single precision, one per label in the order of reading.
 
     Args:
       model: a causal or masked language model, or a PEFT model around one.
       inputs: the model's arguments, (batch, width) each.
       labels: (batch, width), the token that is predicted *at* each position, or ``IGNORED``.
-
-    Returns:
-      Losses in nats, in single precision, one per label in the order of reading.
     """
     parts = [_losses(logits, wanted) for logits, wanted in _logits_in_parts(model, inputs, labels)]
     return torch.cat(parts) if parts else torch.empty(0, device=labels.device)
@@ -53,7 +50,7 @@ def _losses(logits: Tensor, wanted: Tensor) -> Tensor:
 def _logits_in_parts(
     model: nn.Module, inputs: dict[str, Tensor], labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the logits (positions, vocabulary) at labels, with the labels, in order, some at a time."""
+    # The logits are (positions, vocabulary), at labels, in order, some at a time.
     chosen = labels != IGNORED  # (batch, width)
     split = SplitModel.of(model)
     states = None if split is None else split.states(inputs)
@@ -61,9 +58,8 @@ def _logits_in_parts(
         yield model(**inputs).logits[chosen], labels[chosen]
         return
     step = max(_FEWEST_PLACES, _LOGITS_AT_ONCE // split.vocabulary)
-    for some, wanted in zip(
-        torch.split(states[chosen], step), torch.split(labels[chosen], step), strict=True
-    ):
+    parts = torch.split(states[chosen], step), torch.split(labels[chosen], step)
+    for some, wanted in zip(*parts, strict=True):
         yield split.logits(some), wanted
 
 
@@ -71,11 +67,8 @@ def target_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the mean of ``-log p(target)`` over the targets of a batch, in nats, in single precision or better.
 
     A classifier of transformers takes the loss of its logits in the type of its weights, which of 16 bits is too few.
-
-    Args:
-      model: a causal model or a classifier.
-      batch: its arguments (batch, width), with the labels: (batch,) classes, or (batch, width) tokens, of which
-        ``IGNORED`` and the first are no targets.
+    ``batch`` has the model's arguments (batch, width) and the labels: (batch,) classes, or (batch, width) tokens, of
+    which ``IGNORED`` and the first are no targets.
     """
     logits, labels = target_logits(model, batch)
     return cross_entropy(logits, labels)
@@ -88,12 +81,10 @@ def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
-    if labels.dim() == 1:
-        is_target = labels != IGNORED
-        return in_single(model(**inputs).logits[is_target]), labels[is_target]
-    labels = labels_of_next(labels)
+    is_of_tokens = labels.dim() > 1
+    labels = labels_of_next(labels) if is_of_tokens else labels
     is_target = labels != IGNORED
-    split = SplitModel.of(model) if is_target.any() else None
+    split = SplitModel.of(model) if is_of_tokens and is_target.any() else None
     states = None if split is None else split.states(inputs)
     if split is not None and states is not None:
         return in_single(split.logits(states[is_target])), labels[is_target]
@@ -103,3 +94,67 @@ def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
 def in_single(tensor: Tensor) -> Tensor:
     """Return a tensor of 16 bits in single precision, and any other as it is."""
     return tensor.float() if tensor.element_size() < 4 else tensor
+
+
+class SplitModel:
+    """The body and the head of a model of transformers, or of a PEFT model around one."""
+
+    def __init__(self, own: Any, body: nn.Module) -> None:
+        self._own, self._body = own, body
+        self._kind: Any = None  # of the body's outputs
+
+    @classmethod
+    def of(cls, model: Any) -> SplitModel | None:
+        """Return the parts of a model; None if it cannot be split.
+
+        It cannot if it has no body of its own, if it calls a part of its body past the body itself, or if PEFT puts a
+        prompt before its input.
+        """
+        own = model
+        if hasattr(model, "get_base_model"):
+            own = None if model.active_peft_config.is_prompt_learning else model.get_base_model()
+        body = getattr(own, "base_model", None)
+        if not hasattr(own, "can_generate") or not isinstance(body, nn.Module) or body is own:
+            return None
+        # A causal OPT or BART calls the decoder in its body and never the body.
+        decoder = getattr(body, "decoder", None)
+        calls_past = decoder is not None and own.can_generate() and own.get_decoder() is decoder
+        return None if calls_past else cls(own, body)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens that logits are computed of."""
+        return int(self._own.config.get_text_config().vocab_size)
+
+    def states(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        """Compute the hidden states (batch, width, hidden) of a batch; None if the body has not one of each token."""
+        # What a causal model would keep for the next token is not asked for.
+        options = {"use_cache": False} if self._own.can_generate() else {}
+        given = self._body(**inputs, **options)
+        self._kind = type(given)
+        states: Tensor | None = getattr(given, "last_hidden_state", None)
+        is_of_tokens = states is not None and states.shape[:2] == inputs["input_ids"].shape
+        return states if is_of_tokens else None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return the logits (positions, vocabulary) that the head makes of hidden states (positions, hidden).
+
+        The states are the body's, after a call of :meth:`states`.
+        """
+        with _answering(self._body, self._kind(last_hidden_state=states[None])):
+            stand_in = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
+            logits: Tensor = self._own(input_ids=stand_in).logits[0]
+            return logits
+
+
+@contextmanager
+def _answering(body: nn.Module, output: Any) -> Iterator[None]:
+    # The model's own head does the rest: some models scale or cap their logits after the head's module.
+    own = body.__dict__.get("forward")
+    body.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del body.forward
+        if own is not None:
+            body.forward = own

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.adapters.adapter_config import AdapterConfig
+from ..checkpoints.adapters.adapter import AdapterConfig
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
 from .base_model import base_model_location
 from .encoding import context_length, longest_read
-from .loading import as_trained, load_masked_model, load_model, load_tokenizer
+from .loading import as_trained, load_masked_model, load_model, load_tokenizer, refuse_unknown_tokens
 from .loading_settings import AS_STORED, Loading
 from .put_on_base import adapted, named_base_note, untrained_names
 from .quiet import quiet_transformers
@@ -43,7 +43,6 @@ class OpenedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the model's own weights."""
         own: Any = self.model
         dtype: torch.dtype = own.dtype
         return dtype
@@ -66,10 +65,21 @@ def open_language_model(
         masked = is_masked(location)
         notes = named_base_note(source, base)
         if is_classifier(source, adapter):
-            model = _language_model(location if adapter else _head_location(source, base), masked, loading)
-            opened, more = _classifier(source, adapter, location, None, loading, merged=merged)
+            model: Any = _language_model(
+                location if adapter else _head_location(source, base), masked, loading
+            )
+            classifier, more = _classifier(source, adapter, location, None, loading, merged=merged)
             notes += more
-            _take_encoder(model, opened, source, whole=adapter is not None and not merged)
+            if adapter is not None and not merged:
+                # The module with an adapter beside its layers cannot give its weights away without merging them.
+                setattr(model, model.base_model_prefix, classifier.base_model)
+            else:
+                encoder: Any = classifier.base_model
+                left = model.base_model.load_state_dict(encoder.state_dict(), strict=False)
+                if left.missing_keys:
+                    raise CheckpointError(
+                        f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
+                    )
         else:
             model = _language_model(location, masked, loading)
             if adapter is not None:
@@ -79,22 +89,8 @@ def open_language_model(
         if adapter is not None:
             tokenizer, more = as_trained(tokenizer, source, model)
             notes += more
+        refuse_unknown_tokens(model, tokenizer, location)
     return OpenedModel(model, tokenizer, longest_read(_config(model)), masked, tuple(notes))
-
-
-def _take_encoder(model: Any, classifier: Any, source: str, *, whole: bool) -> None:
-    """Give a language model the encoder of a classifier: the module with the adapter beside its layers, or weights.
-
-    The module with an adapter cannot give its weights away without merging them.
-    """
-    if whole:
-        setattr(model, model.base_model_prefix, classifier.base_model)
-        return
-    left = model.base_model.load_state_dict(classifier.base_model.state_dict(), strict=False)
-    if left.missing_keys:
-        raise CheckpointError(
-            f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
-        )
 
 
 def can_go_on(source: str, base: str) -> bool:
@@ -151,8 +147,8 @@ def open_for_task(
         if adapter is not None:
             tokenizer, more = as_trained(tokenizer, source, model)
             notes += more
-    opened = OpenedModel(model, tokenizer, context, notes=tuple(notes))
-    return opened, labels
+        refuse_unknown_tokens(model, tokenizer, location)
+    return OpenedModel(model, tokenizer, context, notes=tuple(notes)), labels
 
 
 def check_for_task(source: str, task: Task, base: str | None = None) -> None:
@@ -190,7 +186,7 @@ def base_location(source: str, base: str | None) -> str:
 
 
 def _head_location(source: str, base: str | None) -> str:
-    """Return the location of the language-model head of a classifier that was trained in full."""
+    # Of a classifier that was trained in full.
     folder = None if base is not None else FinetunedFolder.of(source)
     return base_model_location(base or (folder and folder.base) or source)
 

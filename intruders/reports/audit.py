@@ -20,7 +20,6 @@ from ..audits.result.figures import (
     similarity,
     singular_values,
 )
-from ..audits.result.forgetting import is_predictable, median_rank
 from ..audits.result.records import CERTIFICATES, AuditedMatrix
 from ..audits.result.summary import (
     KindSummary,
@@ -35,6 +34,7 @@ from ..audits.result.summary import (
     summarize,
     update_norm,
     worst,
+    would_have_nats,
 )
 from ..audits.scales.critical_scales_result import CriticalScales
 from ..charts.chart import Axis, Chart, Grid, Rule, for_page
@@ -253,8 +253,7 @@ def _next_steps(audit: Audit, page: Page, verbose: bool) -> None:
         for line in shell_lines(step.command or (), max(1, page.width - 5)):
             page.say((f"     {line}", "bold"))
     more = "" if verbose else "--verbose adds every matrix and all advice; "
-    # On one screen with all of it.
-    if audit.forgetting is None and is_predictable(median_rank(audit.matrices)):
+    if audit.forgetting is None and would_have_nats(audit.matrices):  # on one screen with all of it
         more = f"prepare --loss-on adds nats{'' if verbose else ', --verbose all advice'}; "
     page.folded(f"{more}--html FILE writes a report.", "dim")
 

@@ -14,7 +14,7 @@ from ..charts.chart import Axis, Chart, Rule, Series, spans_decades
 from ..charts.drawing import write_drawings
 from ..charts.figure import draw_chart
 from ..experiments.point import Point
-from ..experiments.remedy_comparison import ComparedRemedy, RemedyComparison, strength_name
+from ..experiments.remedy_comparison import ComparedRemedy, RemedyComparison, kind_of
 from ..measures.intervals import Interval
 from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..system.files import user_path
@@ -211,7 +211,7 @@ def render_remedies(comparison: RemedyComparison) -> str:
         measured=measured_rows(comparison),
         share=lambda value: "-" if value is None else f"{value:.2f}",
         decimals=lambda value: "-" if value is None else number(value),
-        strength_name=strength_name,
+        kind_of=kind_of,
     )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
-from ..audits.result.forgetting import Forgetting, why_nats_open
+from ..audits.result.gated import Gated
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
@@ -128,24 +128,22 @@ def audit_findings(
     audit: Audit, fail_above: int | None, fail_above_nats: float | None = None
 ) -> list[GateFinding]:
     """Return what an audit has to report: too many intruders or nats, no answer, updates larger than a matrix."""
-    compared = audit.matrices, audit.skipped, audit.settings
+    gated = Gated.of(audit)
     sizes = [
         (matrix.update.spectral / matrix.base_singular_values[0], matrix.name)
         for matrix in audit.matrices
         if matrix.base_singular_values and matrix.base_singular_values[0] > 0
     ]
-    why = None if fail_above is None else summary.why_left_open(*compared, fail_above)
+    why = None if fail_above is None else gated.why_open(fail_above)
     counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
     largest = max(sizes, default=(0.0, ""))
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
-    if fail_above_nats is not None:
-        why = summary.why_nats_left_open(*compared, audit.forgetting, fail_above_nats)
-        findings += _on_nats(audit.tuned_source, audit.forgetting, why, fail_above_nats)
-    return findings
+    return findings + ([] if fail_above_nats is None else _on_nats(audit.tuned_source, gated, fail_above_nats))
 
 
-def _on_nats(source: str, forgetting: Forgetting | None, why: str | None, limit: float) -> list[GateFinding]:
-    """Return what the gate says of one model; ``why`` is why it has no answer."""
+def _on_nats(source: str, gated: Gated, limit: float) -> list[GateFinding]:
+    """Return what the gate in nats says of one model."""
+    why, forgetting = gated.why_nats_open(limit), gated.forgetting
     if why is not None:
         return [refusal(source, why, f"error: --fail-above-nats has no answer: {why}")]
     if forgetting is None or not forgetting.is_above(limit):
@@ -159,22 +157,18 @@ def fleet_findings(
 ) -> list[GateFinding]:
     """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
     findings: list[GateFinding] = []
-    nothing = fleet.not_compared
-    uncounted = {name: f"no matrix could be compared; {reason}" for name, reason in nothing.items()}
-    uncounted |= {} if fail_above is None else fleet.partly_compared(fail_above)
-    predicted = {} if fail_above_nats is None else fleet.predicted()
+    gated = fleet.gated()
     for row in fleet.records():
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
             continue
         counts = row["intruders"] or 0, row["matrices"] or 0, row["non_finite"] or 0
         largest = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
-        why = uncounted.get(row["adapter"])
+        own = gated[row["adapter"]]
+        why = own.why_open(-1 if fail_above is None else fail_above)  # any count is above -1
         findings += _of_model(row["adapter"], fleet.base_source, why, fail_above, counts, largest)
-        if fail_above_nats is not None and row["adapter"] in predicted:
-            forgetting, rank = predicted[row["adapter"]]
-            why = why_nats_open(forgetting, rank, fail_above_nats)
-            findings += _on_nats(row["adapter"], forgetting, why, fail_above_nats)
+        if fail_above_nats is not None and own.nothing is None:
+            findings += _on_nats(row["adapter"], own, fail_above_nats)
     return findings + [
         refusal(
             path, f"passed over, because it is not an adapter ({what}); pass it by its own path, or move it"

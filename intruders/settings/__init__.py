@@ -10,17 +10,6 @@ from .settings_class import Settings, mapping, plain, refuse_unknown, settings_o
 from .yaml_text import read_text, read_yaml
 
 __all__ = [
-    "Setting",
-    "Settings",
-    "mapping",
-    "option_of",
-    "plain",
-    "read_text",
-    "read_yaml",
-    "refuse_unknown",
-    "setting",
-    "settings_of",
-    "short_names",
-    "shown",
-    "told_at",
-]
+    "Setting", "Settings", "mapping", "option_of", "plain", "read_text", "read_yaml", "refuse_unknown", "setting",
+    "settings_of", "short_names", "shown", "told_at",
+]  # fmt: skip

@@ -132,11 +132,7 @@ class Setting:
         return str(self.default)
 
     def read(self, value: Any) -> Any:
-        """Return ``value`` with the type of this setting.
-
-        Raises:
-          SettingError: ``value`` has a wrong type or is out of range.
-        """
+        """Return ``value`` with the type of this setting; SettingError for a wrong type, and out of range."""
         if self.is_optional and (
             value is None or (value is False and issubclass(self.kinds[0], FromMapping))
         ):
@@ -157,32 +153,32 @@ class Setting:
         return items if self.by_commas or str not in self.kinds else tuple(dict.fromkeys(items))
 
     def _typed(self, value: Any, whole: Any) -> Any:
-        """Return ``value`` as one of the kinds. A whole number is a number too; true and false are not."""
-        value = _plain_number(value)
+        # One of the kinds. A whole number is a number too; true and false are not. numpy's become Python's.
+        if isinstance(value, Real) and not isinstance(value, int | float):
+            value = int(value) if isinstance(value, Integral) else float(value)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_device = (type(value).__module__, type(value).__name__) == ("torch", "device")  # without torch
         for kind in self.kinds:
             if issubclass(kind, FromMapping) and (value in (None, True) or isinstance(value, Mapping)):
                 with told_at(self.name):
                     return kind.from_mapping(value if isinstance(value, Mapping) else {})
             if kind is float and is_number:
                 return float(value)
-            if kind is str and (isinstance(value, Path) or _is_device(value)):
+            if kind is str and (isinstance(value, Path) or is_device):
                 return str(value)
             if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
                 return value
         if self.is_list and self.kinds == (str,):
-            a = "an" if self.item[0] in "aeiou" else "a"
-            raise SettingError(f"{self.name}: {shown(value)} is not {a} {self.item}; expected text")
+            an_item = f"{'an' if self.item[0] in 'aeiou' else 'a'} {self.item}"
+            raise SettingError(f"{self.name}: {shown(value)} is not {an_item}; expected text")
         quoted = value if self.is_list and not isinstance(whole, str) else whole
         raise SettingError(f"{self.name} is {shown(quoted)}; expected {self._words()}")
 
     def _checked(self, value: Any, name: str) -> Any:
         if self.choices and isinstance(value, str) and value not in self.choices:
             near = difflib.get_close_matches(value, self.choices, n=1)
-            start = f"{name} {value!r} is not known; did you mean {near[0]!r}?" if near else None
-            raise SettingError(
-                f"{start or f'{name} is {value!r};'} expected one of {', '.join(self.choices)}"
-            )
+            said = f"{value!r} is not known; did you mean {near[0]!r}?" if near else f"is {value!r};"
+            raise SettingError(f"{name} {said} expected one of {', '.join(self.choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool) and not self._is_within(value):
             raise SettingError(f"{name} is {value}; expected {self.expected or self._range()}")
         return os.path.expanduser(value) if self.is_path and isinstance(value, str) else value
@@ -197,19 +193,16 @@ class Setting:
         )
 
     def _range(self) -> str:
-        parts = []
-        if self.least is not None:
-            parts.append(f"{self.least:g} or more")
-        if self.above is not None:
-            parts.append(f"a number above {self.above:g}" if self.above else "a positive number")
-        if self.below is not None:
-            parts.append(f"below {self.below:g}")
-        if self.most is not None:
-            parts.append(f"at most {self.most:g}")
-        return " and ".join(parts) or "a number"
+        parts = {
+            "{:g} or more": self.least,
+            "a number above {:g}" if self.above else "a positive number": self.above,
+            "below {:g}": self.below,
+            "at most {:g}": self.most,
+        }
+        told = [words.format(bound) for words, bound in parts.items() if bound is not None]
+        return " and ".join(told) or "a number"
 
     def _words(self) -> str:
-        """Return what is expected, for an error about a value of another type."""
         if self.expected is not None:
             return self.expected
         if self.choices:
@@ -233,24 +226,22 @@ class Setting:
         return self._number(value)
 
     def _number(self, value: Any) -> Any:
-        """Return the number that a text or a float stands for, such as 1000 for 1e3; anything else stays as it is."""
-        if isinstance(value, str | float):
-            try:
-                number = float(value)
-            except ValueError:
-                return value
-            return int(number) if int in self.kinds and number.is_integer() else number
-        return value
+        if not isinstance(value, str | float):
+            return value
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if int in self.kinds and number.is_integer() else number
 
 
 def option_of(name: str) -> str:
-    """Return the option of the command line for a name: ``--data-seed`` for ``data_seed``."""
+    """Return the option of a name: ``--data-seed`` for ``data_seed``."""
     return f"--{name.replace('_', '-')}"
 
 
 def _as_field(build: Callable[Given, Setting]) -> Callable[Given, Any]:
-    """Return a function that takes the arguments of ``build`` and makes a field with the setting."""
-
+    # The function takes the arguments of ``build``, for type checkers too.
     def make(*given: Given.args, **by_name: Given.kwargs) -> Any:
         built = build(*given, **by_name)
         return field(default=built.default, metadata={"setting": built})
@@ -260,18 +251,6 @@ def _as_field(build: Callable[Given, Setting]) -> Callable[Given, Any]:
 
 # Makes a field of a class of settings: ``k: int = setting(10, "Number of leading vectors.", least=1)``.
 setting = _as_field(Setting)
-
-
-def _plain_number(value: Any) -> Any:
-    """Return a number of another library, such as numpy's, as Python's; anything else stays as it is."""
-    if isinstance(value, int | float):
-        return value
-    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
-
-
-def _is_device(value: Any) -> bool:
-    """Return whether it is a torch.device; torch is not imported for that."""
-    return (type(value).__module__, type(value).__name__) == ("torch", "device")
 
 
 def shown(value: Any) -> str:

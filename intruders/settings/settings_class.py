@@ -18,7 +18,6 @@ from ..errors import SettingError
 from .field import FromMapping, Setting, shown, told_at
 from .yaml_text import read_text, read_yaml
 
-_WIDTH = 100
 _ATTRIBUTES, _EXAMPLES = "\n\nAttributes:\n", "\n\nExamples:"
 
 
@@ -26,7 +25,7 @@ def _line(each: Setting) -> str:
     default = "Required" if each.must_be_given else f"Default: {each.default_text}"
     return textwrap.fill(
         f"{each.name}: {each.meaning} {default}.",
-        _WIDTH,
+        width=100,
         initial_indent="  ",
         subsequent_indent="    ",
         break_on_hyphens=False,
@@ -56,22 +55,12 @@ class Settings(FromMapping):
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], where: str = "") -> Self:
-        """Build the settings from values by name, short or long.
-
-        Raises:
-          SettingError: a setting is unknown, given twice, missing or wrong.
-        """
+        """Build the settings from values by name, short or long."""
         with told_at(where):
-            known = settings_of(cls)
-            chosen = {
-                name: known[name].with_numbers(value) for name, value in short_names(cls, given).items()
-            }
-            missing = [
-                name
-                for name, setting in known.items()
-                if setting.must_be_given and chosen.get(name) in (None, "", [], ())
-            ]
-            if missing:
+            known, shorter = settings_of(cls), short_names(cls, given)
+            chosen = {name: known[name].with_numbers(value) for name, value in shorter.items()}
+            needed = [name for name, setting in known.items() if setting.must_be_given]
+            if missing := [name for name in needed if chosen.get(name) in (None, "", [], ())]:
                 raise SettingError(f"{', '.join(missing)} must be given")
             return cls(**chosen)
 
@@ -96,28 +85,25 @@ class Settings(FromMapping):
 
     def as_dict(self) -> dict[str, Any]:
         """Return every setting by name, as plain JSON types."""
-        return {name: plain(getattr(self, name)) for name in settings_of(type(self))}
+        return {name: plain(value) for name, value in self.values().items()}
 
     def recorded(self) -> dict[str, Any]:
         """Return :meth:`as_dict` without settings that earlier records do not contain and that have their default."""
         changed, known = self.changed(), settings_of(type(self))
         return {
-            name: value.recorded() if isinstance(value := getattr(self, name), Settings) else plain(value)
-            for name, setting in known.items()
-            if setting.new_in is None or name in changed
+            name: value.recorded() if isinstance(value, Settings) else plain(value)
+            for name, value in self.values().items()
+            if known[name].new_in is None or name in changed
         }
 
     def changed(self) -> dict[str, Any]:
         """Return the settings that differ from their defaults, as plain JSON types: a later setting adds nothing."""
-        return {
-            name: plain(getattr(self, name))
-            for name, setting in settings_of(type(self)).items()
-            if getattr(self, name) != setting.default
-        }
+        known = settings_of(type(self))
+        return {name: plain(value) for name, value in self.values().items() if value != known[name].default}
 
 
 def _own_fields(cls: type) -> dict[str, Field[Any]]:
-    """Return the fields that are settings of a class or of its bases, before and after it is made a dataclass."""
+    # Those that are settings, of a class or of its bases, before and after it is made a dataclass.
     own = vars(cls).get("__dataclass_fields__", vars(cls))
     return {
         name: field for name, field in own.items() if isinstance(field, Field) and "setting" in field.metadata
@@ -140,11 +126,7 @@ def _settings_of(cls: Any) -> Mapping[str, Setting]:
 
 
 def short_names(cls: type[Settings], given: Mapping[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the given values under the short names; ``beside`` are keys that are known besides the settings.
-
-    Raises:
-      SettingError: a key is not known, and the error names the nearest one; or a setting is given twice.
-    """
+    """Return the given values under the short names; ``beside`` are keys that are known besides the settings."""
     known = settings_of(cls)
     shorter = {long: name for name, setting in known.items() for long in setting.long_names}
     values: dict[str, Any] = {}
@@ -162,11 +144,7 @@ def short_names(cls: type[Settings], given: Mapping[str, Any], beside: Sequence[
 
 
 def refuse_unknown(given: Iterable[str], known: Sequence[str], also: Iterable[str] = ()) -> None:
-    """Refuse the first key that is not known.
-
-    Raises:
-      SettingError: the key, with the nearest one of ``known`` and ``also``.
-    """
+    """Refuse the first key that is not known, by a SettingError with the nearest one of ``known`` and ``also``."""
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), [*known, *also], n=1)
@@ -191,7 +169,7 @@ def plain(value: Any) -> Any:
 
 
 def _annotation(cls: Any, name: str) -> Any:
-    """Return one field's type alone: other fields may name types that only a type checker imports."""
+    # One field's type alone: other fields may name types that only a type checker imports.
     owner = next(base for base in cls.__mro__ if name in vars(base).get("__annotations__", {}))
     alone = types.SimpleNamespace(__annotations__={name: vars(owner)["__annotations__"][name]})
     return typing.get_type_hints(alone, vars(sys.modules[owner.__module__]))[name]

@@ -13,17 +13,11 @@ def read_text(path: str | Path, where: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        reason = os_reason(error)
-        raise SettingError(f"{where} cannot be read: {reason}") from error
+        raise SettingError(f"{where} cannot be read: {os_reason(error)}") from error
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Read a YAML text.
-
-    Raises:
-      SettingError: the text is not YAML, or gives a key twice.
-      MissingDependencyError: PyYAML is missing.
-    """
+    """Read a YAML text; SettingError if it is none, or gives a key twice."""
     try:
         import yaml
     except ImportError as error:
@@ -59,10 +53,8 @@ def read_yaml(text: str, where: str) -> Any:
 
 
 def _check(document: Any, where: str) -> None:
-    """Refuse equal keys, of which YAML's own loader keeps the last one silently, and text that cannot be written again.
-
-    Of the nodes, before any value is made of them: what a merge (``<<``) brings in is no key of the mapping itself.
-    """
+    # Of equal keys YAML's own loader keeps the last one silently. These are nodes, without values yet: what a
+    # merge (``<<``) brings in is no key of the mapping itself.
     import yaml
 
     seen: set[int] = set()  # an anchor's node is in several places, and may be inside itself

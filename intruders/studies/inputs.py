@@ -12,8 +12,8 @@ from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.stored.locate import DEMO_MODELS
 from ..data.columns import Columns
 from ..data.corpora import files_of_copies, files_of_source, local_sources, require_corpus
+from ..data.hub_tasks import digest_of_files
 from ..data.load_task import files_of_task, require_task
-from ..data.local_copies import digest_of_files
 from ..errors import IntrudersError, SettingError
 from ..models.base_model import base_model_location
 from ..system.digests import add_files, digest_of_file

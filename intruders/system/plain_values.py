@@ -15,12 +15,18 @@ from typing import Any
 
 
 def plain(value: Any, *, short: bool = False) -> Any:
-    """Return a value for JSON: None for NaN and infinity; with ``short``, what has an ``as_dict`` writes itself."""
+    """Return a value for JSON: None for NaN and infinity; with ``short``, what has an ``as_dict`` writes itself.
+
+    A None in a field with the metadata ``if_any`` is left out.
+    """
     if short and hasattr(value, "as_dict"):
         return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name), short=short) for field in fields}
+        return {
+            field.name: plain(item, short=short)
+            for field in dataclasses.fields(value)
+            if (item := getattr(value, field.name)) is not None or "if_any" not in field.metadata
+        }
     if isinstance(value, Mapping):
         return {name: plain(item, short=short) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -52,10 +58,8 @@ def from_plain(kind: Any, value: Any) -> Any:
         return math.nan if value is None else _of(value, int | float) + 0.0
     if dataclasses.is_dataclass(kind):
         return _dataclass_from(kind, value)
-    if kind is Path:
-        return Path(_of(value, str))
     if origin is None:
-        return kind(value) if issubclass(kind, Enum) else _of(value, kind)
+        return kind(value) if issubclass(kind, Enum | Path) else _of(value, kind)
     if issubclass(origin, Mapping):
         return {name: from_plain(inner[1], item) for name, item in _of(value, Mapping).items()}
     if origin is tuple and inner[-1] is not Ellipsis:
@@ -83,7 +87,6 @@ def _hints(kind: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
 
 
 def _of(value: Any, kind: Any) -> Any:
-    # bool is an int to isinstance, and True is no count.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):  # True is no count
         raise TypeError(f"{str(value)[:40]!r} is not {kind}")
     return value

@@ -16,11 +16,9 @@ def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any
     """Return transformers' TrainingArguments of a run whose checkpoints go to ``folder``; ``over`` replaces some.
 
     The warm-up is not among them: see :func:`steps_of_warmup`, for which the number of steps must be known.
-
-    Raises:
-      SettingError: transformers refuses the settings.
+    SettingError if transformers refuses the settings.
     """
-    from transformers import TrainingArguments
+    from transformers import TrainingArguments, get_scheduler
     from transformers.integrations import get_reporting_integration_callbacks
 
     precision = resolved_precision(config)
@@ -53,14 +51,7 @@ def training_arguments(config: FinetuneConfig, folder: Path, **over: Any) -> Any
         arguments = TrainingArguments(**(settings | over))
     except (ValueError, ImportError) as error:
         raise SettingError(f"transformers refuses these settings: {first_line(error)}") from error
-    _require_schedule(config)
-    return arguments
-
-
-def _require_schedule(config: FinetuneConfig) -> None:
-    """Raise SettingError for a schedule that Trainer could not build, which it tries only as it begins to train."""
-    from transformers import get_scheduler
-
+    # Trainer builds a schedule only as it begins to train.
     name = config.lr_scheduler_type
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.lr)
     try:
@@ -70,6 +61,7 @@ def _require_schedule(config: FinetuneConfig) -> None:
             f"lr_scheduler_type is {name!r}, which transformers cannot build ({first_line(error)}); expected a "
             "schedule that needs only lr, steps and warmup_steps; choose linear, cosine or constant"
         ) from error
+    return arguments
 
 
 def steps_of_warmup(config: FinetuneConfig, steps: int) -> int:

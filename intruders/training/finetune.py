@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PrinterCallback
 
@@ -35,7 +34,7 @@ from .methods import make_optimizer, plugins_for, save_model
 from .prepared_run import PreparedRun, prepare_run, require_same_texts
 from .run_folder import RunFolder
 from .run_inputs import models_of, require_same
-from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained
+from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained, first_not_finite
 
 _TRACE = "intruders.parquet"  # in the folder of a run
 
@@ -102,32 +101,28 @@ def train_unless_finished(config: FinetuneConfig, callbacks: Sequence[Any] = ())
     return run
 
 
+_NOT_OF_CLASSES = {
+    "kl_to_base": "head starts at random: the base has no predictions to stay close to; use a task with prompts and "
+    "completions, or leave it out",
+    "loss_on": "model has no loss on text while it trains; measure it afterwards with 'intruders evaluate', or leave "
+    "it out",
+    "replay": "model has no loss on text; use a task with prompts and completions, or leave it out",
+}
+
+
 def check_task(config: FinetuneConfig, task: Task) -> None:
     """Raise SettingError for settings that this task cannot be trained by."""
     config.loading(task.kind)
     plugins_for(config)
     if config.match is not None and task.score == "none":
         raise SettingError(f"match is {config.match!r}, but task {task.name!r} has no right answers to count")
-    if config.kl_to_base and task.kind == "classification":
-        raise SettingError(
-            f"kl_to_base is {config.kl_to_base:g}, but task {task.name!r} is classification, whose head starts at "
-            "random: the base has no predictions to stay close to; use a task with prompts and completions, or leave "
-            "it out"
-        )
-    if config.loss_on is not None and task.kind == "classification":
-        raise SettingError(
-            f"loss_on is {config.loss_on!r}, but task {task.name!r} is classification, whose model has no loss on "
-            "text while it trains; measure it afterwards with 'intruders evaluate', or leave it out"
-        )
-    if config.replay is not None and task.kind == "classification":
-        raise SettingError(
-            f"replay is {config.replay!r}, but task {task.name!r} is classification, whose model has no loss on text; "
-            "use a task with prompts and completions, or leave it out"
-        )
+    for name, why in _NOT_OF_CLASSES.items() if task.kind == "classification" else ():
+        if (given := getattr(config, name)) not in (None, 0):
+            said = f"{given:g}" if isinstance(given, float) else repr(given)
+            raise SettingError(f"{name} is {said}, but task {task.name!r} is classification, whose {why}")
 
 
 def _is_finished(config: FinetuneConfig, run: RunFolder, task: Task, models: dict[str, str]) -> bool:
-    """Return whether nothing is left to do. SettingError if the folder's run used other data, text or models."""
     if not (run.path / "run.json").is_file():
         return False
     require_same(run.record, run.path, task, models)
@@ -147,7 +142,6 @@ def _train(
     callbacks: list[Any],
     scratch: Path,
 ) -> None:
-    """Prepare, record, train, save, score, and record again."""
     asked = config
     if config.precision == "auto" and (run.path / "run.json").is_file():
         # A run that began on another machine ends as if it had not been interrupted.
@@ -184,7 +178,11 @@ def _train(
     if auditor is not None:
         trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
-    _require_finite(model)
+    if ruined := first_not_finite(model):  # by its last step, after which no loss came
+        raise NonFiniteError(
+            f"{ruined} contains NaN or infinity after the last step, so the model is not saved; lower lr or raise "
+            "warmup_steps"
+        )
     run.write_model(lambda folder: _save(model, prepared.tokenizer, folder, prepared.start))
     run.write_log(trainer.state.log_history)
 
@@ -195,8 +193,7 @@ def _train(
         | {
             "status": "finished",
             "steps": trainer.state.global_step,
-            "stopped_by": _reason(accuracy, auditor),
-            **_seen_by(auditor),
+            **_seen_by(accuracy, auditor),
             "a_movement": start_of_a.movement(dict(model.named_parameters())),
             "validation": {"accuracy": sum(right) / len(right) if right else None, "examples": len(right)},
             "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
@@ -204,16 +201,17 @@ def _train(
     )
     run.remove_what_resumes()
     if failure is not None:
+        given = described_task(config.task, config)
+        rows = {"task": given, "split": "validation", "max_examples": config.max_eval_samples}
         raise IntrudersError(
             f"the model is trained and is in {str(run.path)!r}, but it could not be scored "
-            f"({in_one_line(failure)}); score it with: {_scoring(config, run)}"
+            f"({in_one_line(failure)}); score it with: {shlex.join(command_of('evaluate', str(run.path), **rows))}"
         ) from failure
 
 
 def _record_of_start(
     config: FinetuneConfig, location: str, task: Task, models: dict[str, str], prepared: PreparedRun
 ) -> dict[str, Any]:
-    """Return what is recorded of a run before its first step."""
     record: dict[str, Any] = {
         "status": "running",
         "config": config.recorded(),
@@ -231,13 +229,8 @@ def _record_of_start(
         record["task"]["source"] = task.source
     if prepared.replay is not None:
         record["replay"] = prepared.replay.recorded()
-    measured = prepared.measured
-    if measured is not None:
-        record["loss_on"] = {
-            "corpus": measured.name,
-            "documents": len(measured.documents),
-            "digest": measured.digest,
-        }
+    if prepared.measured is not None:
+        record["loss_on"] = prepared.measured.recorded()
     left_out = {
         "train": len(task.train) - len(prepared.rows),
         "validation": len(task.validation) - len(prepared.scored.validation),
@@ -250,7 +243,6 @@ def _record_of_start(
 def _auditor(
     config: FinetuneConfig, run: RunFolder, location: str, trainer: Any, tokenizer: Any
 ) -> IntruderCallback | None:
-    """Return the callback that audits while the model trains, if audits are asked for."""
     if config.audit_steps is None:
         return None
     return IntruderCallback(
@@ -283,41 +275,17 @@ def _score(
         return [], error
 
 
-def _require_finite(model: nn.Module) -> None:
-    """Raise NonFiniteError for a model that its last step has ruined: no loss came after it."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise NonFiniteError(
-                f"{name} contains NaN or infinity after the last step, so the model is not saved; lower lr or raise "
-                "warmup_steps"
-            )
-
-
-def _scoring(config: FinetuneConfig, run: RunFolder) -> str:
-    """Return the command that scores the rows which the run itself would have scored."""
-    task = described_task(config.task, config)
-    return shlex.join(
-        command_of(
-            "evaluate", str(run.path), task=task, split="validation", max_examples=config.max_eval_samples
-        )
-    )
-
-
-def _reason(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> str:
+def _seen_by(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> dict[str, Any]:
+    saved = None if auditor is None else auditor.put_back
+    seen: dict[str, Any] = {"stopped_by": "steps", "intruders": None}
     if accuracy is not None and accuracy.has_stopped:
         # The state of an earlier step, which is saved in its place, did not have the accuracy.
-        return "match" if auditor is None or auditor.put_back is None else "limit"
-    if auditor is not None and auditor.has_stopped:
-        return "intruders"
-    return "limit" if auditor is not None and auditor.has_stopped_at_limit else "steps"
-
-
-def _seen_by(auditor: IntruderCallback | None) -> dict[str, Any]:
-    """Return what the audits know of the model that is saved, and of its loss on text."""
+        seen["stopped_by"] = "match" if saved is None else "limit"
+    elif auditor is not None and (auditor.has_stopped or auditor.has_stopped_at_limit):
+        seen["stopped_by"] = "intruders" if auditor.has_stopped else "limit"
     if auditor is None or auditor.last is None:
-        return {"intruders": None}
-    saved = auditor.put_back
-    seen: dict[str, Any] = {"intruders": auditor.last.intruders if saved is None else saved["intruders"]}
+        return seen
+    seen["intruders"] = auditor.last.intruders if saved is None else saved["intruders"]
     if not auditor.is_below_limit:
         seen["over_limit"] = True
     if saved is not None:

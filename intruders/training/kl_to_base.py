@@ -18,9 +18,8 @@ class KLToBase:
     """``beta KL(base || tuned)``, the mean over the tokens of a batch's prompts and answers.
 
     This direction is the one that "RL's Razor" (arXiv 2509.04259) measures on the new task and finds to predict
-    forgetting. It weighs by the base's probabilities, so that whatever the base would say costs when it is lost. An
-    adapter that acts on the base as it is gives the base's logits when it is turned off; of every other model
-    ``frozen`` is a copy of the base.
+    forgetting. An adapter that acts on the base as it is gives the base's logits when it is turned off; of every other
+    model ``frozen`` is a copy of the base.
     """
 
     def __init__(self, beta: float, frozen: nn.Module | None) -> None:
@@ -36,7 +35,6 @@ class KLToBase:
         return cls(config.kl_to_base, copy.deepcopy(base) if config.changes_base_weights else None)
 
     def __call__(self, model: Any, inputs: dict[str, Any], logits: Tensor) -> Tensor:
-        """Return ``beta KL`` of a batch, from the tuned model's logits ``(batch, tokens, vocabulary)``."""
         seen = {name: value for name, value in inputs.items() if name != "labels"}
         kl = kl_of_tokens(self.base_logits(model, seen), logits, inputs["attention_mask"])
         self._sum, self._count = self._sum + float(kl.detach()), self._count + 1
@@ -52,7 +50,6 @@ class KLToBase:
 
     @torch.no_grad()
     def base_logits(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """Return the base's logits of a batch ``(batch, tokens, vocabulary)``."""
         if self._frozen is not None:
             frozen: Tensor = self._frozen(**inputs).logits
             return frozen

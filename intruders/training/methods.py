@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..checkpoints.adapters.adapter_config import fields_of_base
+from ..checkpoints.adapters.adapter import fields_of_base
 from ..checkpoints.adapters.peft_types import changes_the_base
 from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # What PEFT computes an update of the low-rank weights by.
 _OF_SCALE = ("lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
-# The name of a module, or its path. Dots in a row are those of a pattern.
-_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
 def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
@@ -37,17 +35,21 @@ def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
 
     Raises SettingError when the rank is larger than a targeted matrix, or when no module is targeted.
     """
-    if config.method == "full":
-        return _full(model, train_all=config.train_all)
-    return _adapted(model, config, kind)
+    if config.method != "full":
+        return _adapted(model, config, kind)
+    model.requires_grad_(config.train_all)
+    for module in linear_modules(model).values():
+        module.weight.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if holds_experts(name, tuple(parameter.shape)):
+            parameter.requires_grad_(True)
+    for head in heads(model).values():
+        head.requires_grad_(True)
+    return model
 
 
 def plugins_for(config: FinetuneConfig) -> list[Any]:
-    """Return the plugins that the method and its budget ask for.
-
-    Raises:
-      SettingError: one of them is not installed.
-    """
+    """Return the plugins that the method and its budget ask for; SettingError if one of them is not installed."""
     asked = {"method": config.method} if config.kind_of_method.is_plugin else {}
     if config.method != "full":  # which ignores all settings of adapters
         budgets = ("budget", "budget_pilot")
@@ -62,23 +64,11 @@ def plugins_for(config: FinetuneConfig) -> list[Any]:
     return [known[name] for name in dict.fromkeys(asked.values())]
 
 
-def prepared_for_qlora(model: Any, config: FinetuneConfig) -> nn.Module:
-    """Return a model with quantized layers, as PEFT prepares it for training: what stays whole is in float32."""
-    from peft import prepare_model_for_kbit_training
-
-    prepared: nn.Module = prepare_model_for_kbit_training(
-        model, use_gradient_checkpointing=config.gradient_checkpointing
-    )
-    return prepared
-
-
 def go_on_from(model: Any, adapter: str, base: str) -> None:
     """Put the low-rank weights of a saved adapter into ``model``, which is of ``base``; a head starts again.
 
-    Warns if the adapter names another base: its weights are then no update of this one.
-
-    Raises SettingError when the adapter's matrices are not those of the model's own, or when the model would scale
-    them by another factor than the adapter does.
+    Warns if the adapter names another base: its weights are then no update of this one. Raises SettingError if it has
+    other matrices than the model, or another factor that scales them.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors import SafetensorError
@@ -97,9 +87,16 @@ def go_on_from(model: Any, adapter: str, base: str) -> None:
             f"start_from {adapter!r} has other matrices than this run ({different[0]}); "
             "pass the same base, method, rank and target_modules"
         )
-    _require_same_scale(model, adapter)
+    then, here = adapter_config(adapter) or {}, model.peft_config["default"].to_dict()
+    for name in _OF_SCALE:
+        before, now = then.get(name), here.get(name)
+        if (before or 0) != (now or 0):  # what is not in a file, and what is empty, is off
+            raise SettingError(
+                f"start_from {adapter!r} has {name} {before!r}, and this run has {now!r}, which would make another "
+                "update of its weights; pass the same method, rank, alpha and budget_pilot"
+            )
     if named_base_note(adapter, base):
-        named = (adapter_config(adapter) or {})["base_model_name_or_path"]
+        named = then["base_model_name_or_path"]
         warnings.warn(
             f"start_from {adapter!r} names {str(named)!r} as its base, and this run trains {base!r}; if these are "
             "other weights, the adapter was learned for another model",
@@ -108,46 +105,20 @@ def go_on_from(model: Any, adapter: str, base: str) -> None:
     set_peft_model_state_dict(model, state | saved)
 
 
-def _require_same_scale(model: Any, adapter: str) -> None:
-    """Raise SettingError if the weights of a saved adapter would be another update in ``model``."""
-    saved, own = adapter_config(adapter) or {}, model.peft_config["default"].to_dict()
-    for name in _OF_SCALE:
-        before, now = saved.get(name), own.get(name)
-        if (before or 0) != (now or 0):  # what is not in a file, and what is empty, is off
-            raise SettingError(
-                f"start_from {adapter!r} has {name} {before!r}, and this run has {now!r}, which would make another "
-                "update of its weights; pass the same method, rank, alpha and budget_pilot"
-            )
-
-
 def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer | None:
     """Return the optimizer of the methods with one of their own; None leaves Trainer's AdamW."""
-    optimizer: torch.optim.Optimizer | None = None
-    if config.method == "lora+":
-        from peft.optimizers import create_loraplus_optimizer
-
-        optimizer = create_loraplus_optimizer(
-            model,
-            torch.optim.AdamW,
-            lr=config.lr,
-            loraplus_lr_ratio=config.loraplus_lr_ratio,
-            loraplus_weight_decay=config.weight_decay,
-        )
-    elif config.method == "lora-fa":
-        from peft.optimizers import create_lorafa_optimizer
-
-        optimizer = create_lorafa_optimizer(
-            model, r=config.rank, lora_alpha=config.lora_alpha, lr=config.lr, weight_decay=config.weight_decay
-        )
-    return optimizer
-
-
-def save_start(model: Any, config: FinetuneConfig, folder: Path) -> Path | None:
-    """Keep the untrained adapter of a method that changes the base; saving needs it to undo that change."""
-    if not config.starts_from_changed_base:
+    if config.method not in ("lora+", "lora-fa"):
         return None
-    model.save_pretrained(folder)
-    return folder
+    from peft import optimizers
+
+    optimizer: torch.optim.Optimizer
+    if config.method == "lora+":
+        of_b = {"loraplus_lr_ratio": config.loraplus_lr_ratio, "loraplus_weight_decay": config.weight_decay}
+        optimizer = optimizers.create_loraplus_optimizer(model, torch.optim.AdamW, lr=config.lr, **of_b)
+    else:
+        scale = {"r": config.rank, "lora_alpha": config.lora_alpha, "weight_decay": config.weight_decay}
+        optimizer = optimizers.create_lorafa_optimizer(model, lr=config.lr, **scale)
+    return optimizer
 
 
 def save_model(model: Any, folder: Path, start: Path | None) -> None:
@@ -173,11 +144,9 @@ def linear_modules(model: Any) -> dict[str, nn.Linear]:
     """Return linear (and GPT-2's Conv1D) modules by name, without output embeddings and classification heads."""
     from transformers.pytorch_utils import Conv1D
 
-    left_out: set[int] = set()
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    for top in (output, *heads(model).values()):
-        if top is not None:
-            left_out |= {id(module) for module in top.modules()}
+    tops = [top for top in (output, *heads(model).values()) if top is not None]
+    left_out = {id(module) for top in tops for module in top.modules()}
     return {
         name: module
         for name, module in model.named_modules()
@@ -185,23 +154,20 @@ def linear_modules(model: Any) -> dict[str, nn.Linear]:
     }
 
 
-def _full(model: nn.Module, *, train_all: bool) -> nn.Module:
-    model.requires_grad_(train_all)
-    for module in linear_modules(model).values():
-        module.weight.requires_grad_(True)
-    for name, parameter in model.named_parameters():
-        if holds_experts(name, tuple(parameter.shape)):
-            parameter.requires_grad_(True)
-    for head in heads(model).values():
-        head.requires_grad_(True)
-    return model
-
-
 def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     targets, alpha = _targets(config.target_modules), config.lora_alpha
-    _check_rank(model, config)
+    if config.starts_from_changed_base or config.init_a == "orthonormal":
+        # Orthonormal rows and SVD starts do not exist above a matrix's smaller side.
+        width, narrowest = min(
+            (min(module.weight.shape), name) for name, module in linear_modules(model).items()
+        )
+        if config.rank > width:
+            raise SettingError(
+                f"rank is {config.rank}, but {narrowest} is only {width} wide and method {config.method!r} starts "
+                "from that many directions of it; lower the rank"
+            )
     try:
         adapted: nn.Module = get_peft_model(
             model,
@@ -239,14 +205,13 @@ def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
 
 
 def _targets(given: str | Sequence[str]) -> str | list[str]:
-    """Return the modules as PEFT takes them: it reads any text but all-linear as a pattern of complete paths.
-
-    Raises SettingError for a pattern that is not a regular expression.
-    """
+    """Return the modules as PEFT takes them: it reads any text but all-linear as a pattern of complete paths."""
     if not isinstance(given, str):
         return list(given)
     names = [name.strip() for name in given.split(",") if name.strip()]
-    if given.lower() != "all-linear" and names and all(map(_NAME.fullmatch, names)):
+    # The name of a module, or its path. Dots in a row are those of a pattern.
+    are_names = names and all(re.fullmatch(r"[\w-]+(\.[\w-]+)*", name) for name in names)
+    if given.lower() != "all-linear" and are_names:
         return names
     try:
         re.compile(given)
@@ -256,18 +221,6 @@ def _targets(given: str | Sequence[str]) -> str | list[str]:
             "such as q_proj, or a pattern of complete paths; use '.*q_proj' for every path that ends so"
         ) from error
     return given
-
-
-def _check_rank(model: nn.Module, config: FinetuneConfig) -> None:
-    """Refuse a rank above a matrix's smaller side, where orthonormal rows and SVD starts do not exist."""
-    if not config.starts_from_changed_base and config.init_a != "orthonormal":
-        return
-    smallest = min((min(module.weight.shape), name) for name, module in linear_modules(model).items())
-    if config.rank > smallest[0]:
-        raise SettingError(
-            f"rank is {config.rank}, but {smallest[1]} is only {smallest[0]} wide and "
-            f"method {config.method!r} starts from that many directions of it; lower the rank"
-        )
 
 
 def _freeze_a(model: nn.Module, *, orthonormal: bool) -> None:

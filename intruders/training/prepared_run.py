@@ -11,13 +11,13 @@ from typing import Any
 from ..data.corpora import Corpus, is_here
 from ..data.task import Task
 from ..models.encoding import context_length, encode_classification, encode_completions, fitting
-from ..models.loading import load_model, load_tokenizer
+from ..models.loading import load_model, load_tokenizer, refuse_unknown_tokens
 from ..models.task_fit import refuse_masked
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .callback.text_loss import TextLoss
-from .finetune_config import FinetuneConfig, check_steps
+from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
-from .methods import go_on_from, prepare, prepared_for_qlora, save_start
+from .methods import go_on_from, prepare
 from .replay import Replay, ReplaySampler, read_replay, replayed_text
 from .run_folder import RunFolder
 from .run_inputs import require_same_text
@@ -49,17 +49,10 @@ class PreparedRun:
 def prepare_run(
     config: FinetuneConfig, run: RunFolder, location: str, task: Task, scratch: Path
 ) -> PreparedRun:
-    """Encode the rows, load the model and prepare it for training by the method of ``config``.
+    """Encode the rows, load the base at ``location`` and prepare it for training by the method of ``config``.
 
-    Args:
-      config: settings of the run.
-      run: its folder, whose record may tell what text an earlier attempt used.
-      location: what transformers loads as the base.
-      task: rows of training and validation.
-      scratch: a folder for the start of a method that changes the base; it has to outlast the training.
-
-    Raises:
-      SettingError: task, model or text cannot be used with these settings, or are others than in ``run``.
+    The folder ``scratch`` is for the start of a method that changes the base; it has to outlast the training.
+    SettingError if task, model or text cannot be used with these settings, or are others than in ``run``.
     """
     from transformers import set_seed
 
@@ -70,29 +63,37 @@ def prepare_run(
     set_seed(config.seed)
     labels = task.labels if task.kind == "classification" else None
     base = load_model(location, task.kind, labels, config.loading(task.kind))
+    refuse_unknown_tokens(base, tokenizer, location)
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)
     longest = max(len(row["input_ids"]) for row in rows)
     attend_by_products_if_short(base, longest, precision)
     measured = _measured_text(config)
-    replay = read_replay(
-        config, tokenizer, longest, arguments.train_batch_size, held_out=_documents_of(measured)
-    )
+    batch = arguments.train_batch_size
+    replay = read_replay(config, tokenizer, longest, batch, held_out=_documents_of(measured))
     _require_same(run, measured, None if replay is None else replay.corpus)
     order = None
     if replay is not None:
-        batch = arguments.train_batch_size
         order = ReplaySampler(len(rows), len(replay.rows), batch, replay.per_batch, config.seed)
-    steps = _steps(arguments, len(rows if order is None else order))
-    check_steps(config, steps)
+    steps = int(arguments.max_steps)
+    if steps <= 0:  # as Trainer counts those of epochs
+        batches = math.ceil(len(rows if order is None else order) / (batch * arguments.world_size))
+        each = max(1, math.ceil(batches / arguments.gradient_accumulation_steps))
+        steps = math.ceil(each * float(arguments.num_train_epochs))
+    config.check_steps(steps)
     arguments.warmup_steps = steps_of_warmup(config, steps)
-    if config.load_in is not None:
-        base = prepared_for_qlora(base, config)
+    if config.load_in is not None:  # what stays whole is in float32
+        from peft import prepare_model_for_kbit_training
+
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
     kl = KLToBase.of(config, base)
-    model = prepare(base, config, task.kind)
+    model: Any = prepare(base, config, task.kind)
     if config.start_from is not None:
         go_on_from(model, config.start_from, config.base)
-    start = save_start(model, config, scratch / "start")
+    start = None
+    if config.starts_from_changed_base:
+        start = scratch / "start"
+        model.save_pretrained(start)
     return PreparedRun(
         arguments=arguments,
         precision=precision,
@@ -110,11 +111,7 @@ def prepare_run(
 
 
 def require_same_texts(config: FinetuneConfig, run: RunFolder) -> None:
-    """Compare the texts of a run with those of the finished run in its folder, where all of them are still here.
-
-    Raises:
-      SettingError: a text has changed since, or cannot be read.
-    """
+    """Compare the texts of a run with those of the finished run in its folder, where all of them are still here."""
     replayed = None if config.replay is None else config.replayed[0]
     names = [name for name in (config.loss_on, replayed) if name is not None]
     # The text of pydoc is that of the Python that runs: no one can restore it.
@@ -133,7 +130,7 @@ def _require_same(run: RunFolder, measured: Corpus | None, replayed: Corpus | No
 
 
 def _documents_of(measured: Corpus | None) -> frozenset[str]:
-    """The documents that are measured, and not trained on."""
+    # They are not trained on.
     return frozenset() if measured is None else frozenset(measured.documents)
 
 
@@ -142,8 +139,7 @@ def encoded_rows(
 ) -> tuple[list[dict[str, Any]], Task]:
     """Return the encoded rows of training, and the task with the rows that are scored.
 
-    Raises:
-      SettingError: a row does not fit in ``context`` tokens, unless such rows are dropped; or none fits.
+    SettingError if a row does not fit in ``context`` tokens, unless such rows are dropped, or none fits.
     """
     if task.kind == "classification":
         return encode_classification(tokenizer, task.train, task.labels, context), task
@@ -158,41 +154,22 @@ def encoded_rows(
     return rows, replace(task, validation=fitting(tokenizer, task.validation, context, where))
 
 
-def _steps(arguments: Any, rows: int) -> int:
-    """Return how many optimizer steps Trainer will take."""
-    if arguments.max_steps > 0:
-        return int(arguments.max_steps)
-    rows_a_batch: int = arguments.train_batch_size * arguments.world_size
-    batches = math.ceil(rows / rows_a_batch)
-    accumulated: int = arguments.gradient_accumulation_steps
-    each = max(1, math.ceil(batches / accumulated))
-    return math.ceil(each * float(arguments.num_train_epochs))
-
-
 def _measured_text(config: FinetuneConfig) -> Corpus | None:
-    """Return the documents on which the loss is measured, which are not trained on."""
     if config.loss_on is None:
         return None
     text = TextLoss(config.loss_on, config.loss_documents, config.loss_tokens)
     return Corpus(config.loss_on, text.documents)
 
 
-_LONGEST = 128  # tokens
-
-
 def attend_by_products_if_short(model: Any, longest: int, precision: str) -> None:
     """Let a model compute attention by products and a softmax (transformers' ``eager``) where that is quicker.
 
     The fused kernel keeps no scores, and its gradient computes them again in small tiles. In bf16 on a processor that
-    takes longer than the products where rows are short (``python -m benchmarks.attention_of_short_rows``).
-
-    Args:
-      model: of transformers, before it is wrapped.
-      longest: tokens of the longest row.
-      precision: ``bf16``, ``fp16`` or ``fp32``, as it trains.
+    takes longer than the products where rows are short (``python -m benchmarks.attention_of_short_rows``). ``longest``
+    is the number of tokens of the longest row.
     """
     is_fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
-    if is_fused and precision == "bf16" and longest <= _LONGEST and model.device.type == "cpu":
+    if is_fused and precision == "bf16" and longest <= 128 and model.device.type == "cpu":
         with warnings.catch_warnings():
             # transformers 5.24 reads a property that it deprecated.
             warnings.simplefilter("ignore", FutureWarning)

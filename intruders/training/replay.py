@@ -28,14 +28,7 @@ class Replay:
     per_batch: int
 
     def recorded(self) -> dict[str, Any]:
-        """Return what the record of a run says of it."""
-        return {
-            "corpus": self.corpus.name,
-            "documents": len(self.corpus.documents),
-            "digest": self.corpus.digest,
-            "rows": len(self.rows),
-            "rows_per_batch": self.per_batch,
-        }
+        return self.corpus.recorded() | {"rows": len(self.rows), "rows_per_batch": self.per_batch}
 
 
 def read_replay(
@@ -43,26 +36,20 @@ def read_replay(
 ) -> Replay | None:
     """Read and encode the corpus that a run replays; None if it replays none.
 
-    Args:
-      config: the settings of the run.
-      tokenizer: the model's.
-      width: number of tokens of a row; each document is cut into rows of this many.
-      batch_size: number of rows of a batch, over all devices of a process.
-      held_out: documents that are measured, and not trained on.
-
-    Raises:
-      SettingError: the corpus cannot be read, is a mixture, or has no text beside what is held out.
+    Each document is cut into rows of ``width`` tokens, but those ``held_out``, which are measured. ``batch_size`` is
+    over all devices of a process. SettingError if the corpus cannot be read, is a mixture, or has no text left.
     """
     if config.replay is None:
         return None
     name, share = config.replayed
     corpus = replayed_text(config, held_out)
-    rows = [
-        # Nothing predicts a row's first token, and a target is counted by its label.
-        {"input_ids": ids, "labels": [IGNORED, *ids[1:]]}
-        for text in corpus.documents
-        for ids in _cut(tokenizer, text, width)
-    ]
+    rows = []
+    for text in corpus.documents:
+        ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+        for row in (ids[start : start + width] for start in range(0, len(ids), width)):
+            if len(row) >= 2:  # one token alone predicts nothing
+                # Nothing predicts a row's first token, and a target is counted by its label.
+                rows.append({"input_ids": row, "labels": [IGNORED, *row[1:]]})
     if not rows:
         raise SettingError(
             f"replay is {config.replay!r}, and {name!r} has no text of two tokens beside the {len(held_out)} documents "
@@ -72,11 +59,7 @@ def read_replay(
 
 
 def replayed_text(config: FinetuneConfig, held_out: Collection[str]) -> Corpus:
-    """Return the corpus of a run that replays one, without the documents that are held out.
-
-    Raises:
-      SettingError: the corpus cannot be read or is a mixture.
-    """
+    """Return the corpus of a run that replays one, without the documents that are held out."""
     name, _ = config.replayed
     corpora = load_corpora(name)
     if len(corpora) > 1:
@@ -87,20 +70,11 @@ def replayed_text(config: FinetuneConfig, held_out: Collection[str]) -> Corpus:
     return Corpus(corpora[0].name, [text for text in corpora[0].documents if text not in held_out])
 
 
-def _cut(tokenizer: Any, text: str, width: int) -> Iterator[list[int]]:
-    """Yield a document's tokens in rows of ``width``; one token alone predicts nothing and is left out."""
-    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
-    for start in range(0, len(ids), width):
-        if len(ids) - start >= 2:
-            yield ids[start : start + width]
-
-
 class ReplaySampler(Sampler[int]):
     """The order of rows in which consecutive ``batch_size`` of them are a batch with its share of text.
 
     The task's rows, which come first in the data set, have a new random order in every epoch. Texts go on where the
-    epoch before ended, in a new random order whenever all of them were seen. Both orders depend on the seed and the
-    epoch alone, so that a resumed run gets the batches of one that was not interrupted.
+    epoch before ended, in a new random order whenever all were seen. Both orders depend on seed and epoch alone.
     """
 
     def __init__(self, of_task: int, texts: int, batch_size: int, per_batch: int, seed: int) -> None:
@@ -123,16 +97,15 @@ class ReplaySampler(Sampler[int]):
             yield from (next(texts) for _ in range(self._texts_beside(size)))
 
     def _sizes(self) -> list[int]:
-        """Return the number of the task's rows in each batch of an epoch."""
+        # Of the task's rows in each batch of an epoch.
         full, rest = divmod(self._of_task, self._of_task_in_batch)
         return [self._of_task_in_batch] * full + ([rest] if rest else [])
 
     def _texts_beside(self, size: int) -> int:
-        """Return the number of texts beside ``size`` rows of the task: the last batch may be smaller."""
+        # The last batch may be smaller.
         return max(1, round(self._texts_in_batch * size / self._of_task_in_batch))
 
     def _texts_from(self, position: int) -> Iterator[int]:
-        """Yield indices of texts from a position in the endless row of their orders."""
         passes, start = divmod(position, self._texts)
         while True:
             order = list(range(self._of_task, self._of_task + self._texts))

@@ -40,7 +40,7 @@ _MODELS = ("base", "start_from")
 
 
 def _beside_out(config: Mapping[str, Any], key: str) -> str | None:
-    """Return a path of the settings relative to the folder that ``out`` is in; None where it is not in there."""
+    # Relative to the folder that ``out`` is in; None where it is not in there.
     if not config.get(key) or not config.get("out"):
         return None
     path = os.path.relpath(config[key], os.path.dirname(os.path.normpath(config["out"])))
@@ -48,7 +48,6 @@ def _beside_out(config: Mapping[str, Any], key: str) -> str | None:
 
 
 def _is_same(key: str, record: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Return whether ``config`` has the setting that the run of ``record`` began with."""
     before = record["config"]
     if before.get(key) == config.get(key):
         return True
@@ -73,7 +72,6 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the Trainer's checkpoints, until the run is finished."""
         return self.path / "checkpoints"
 
     @property
@@ -90,7 +88,6 @@ class RunFolder:
         return record
 
     def to_document(self) -> dict[str, Any]:
-        """Return the content of run.json."""
         return self.record
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -205,14 +202,13 @@ class RunFolder:
         return locked_folder(self.path)
 
     def write_record(self, record: dict[str, Any]) -> None:
-        """Write run.json, completely or not at all."""
         content = json.dumps({"schema": SCHEMA} | record, indent=2) + "\n"
         write_atomically(self.path / "run.json", content.encode())
 
     def write_log(self, history: list[dict[str, Any]]) -> None:
-        """Write log.jsonl: one line per logged step."""
-        content = "".join(json.dumps(entry) + "\n" for entry in history)
-        write_atomically(self.path / "log.jsonl", content.encode())
+        write_atomically(
+            self.path / "log.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in history).encode()
+        )
 
     def write_model(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` write the model to a temporary folder, then move its files here, configuration last."""
@@ -232,26 +228,20 @@ class RunFolder:
     def last_checkpoint(self) -> tuple[Path, float] | None:
         """Return the newest complete checkpoint and the seconds trained up to it."""
         complete = [(*mark, folder) for folder, mark in self._checkpoints_with_marks() if mark is not None]
-        if not complete:
-            return None
-        _, seconds, folder = max(complete)
-        return folder, seconds
+        _, seconds, folder = max(complete, default=(0, 0.0, None))
+        return None if folder is None else (folder, seconds)
 
     def remove_incomplete_checkpoints(self) -> None:
-        """Remove what a kill left of a checkpoint; only for the process that has locked the folder.
-
-        To any other, a checkpoint that is written right now looks the same.
-        """
+        """Remove what a kill left; only for the process with the lock: what is written right now looks the same."""
         for folder, mark in self._checkpoints_with_marks():
             if mark is None:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def remove_what_resumes(self) -> None:
-        """Remove the checkpoints, which a finished run does not need any more."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _checkpoints_with_marks(self) -> Iterator[tuple[Path, tuple[int, float] | None]]:
-        """The checkpoints, each with its step and the seconds trained up to it; None for one that is not complete."""
+        # The step and the seconds trained up to it; None for one that is not complete.
         for folder in self.checkpoints.glob("checkpoint-*"):
             try:
                 mark = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))

@@ -38,28 +38,25 @@ _TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json",
 def models_of(config: FinetuneConfig, location: str) -> dict[str, str]:
     """Return a digest of the base at ``location`` and of every adapter that the settings name, by setting.
 
-    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted. What else a
-    tokenizer is made of has an entry of its own.
+    The digest of a Hub model is its commit in the cache; models that are not downloaded yet are omitted.
     """
     sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
-    given = {name: source for name, source in sources.items() if source is not None}
-    return contents_of(given)
+    return contents_of({name: source for name, source in sources.items() if source is not None})
 
 
 def contents_of(models: Mapping[str, str]) -> dict[str, str]:
     """Return the digests of models by their names, and by ``tokenizer of NAME`` of what else makes their tokenizers."""
-    digests = {name: content_of_model(source) for name, source in models.items()} | {
-        f"tokenizer of {name}": _content_of_tokenizer(source) for name, source in models.items()
-    }
+    digests = {name: content_of_model(source) for name, source in models.items()}
+    for name, source in models.items():
+        folder = user_path(source)
+        inside = list(folder.iterdir()) if folder.is_dir() else []
+        files = [f for f in inside if f.name in _TOKENIZER_NAMES or f.name.endswith(_TOKENIZER_ENDINGS)]
+        digests[f"tokenizer of {name}"] = _digest(files) if files else None
     return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str, str]) -> None:
-    """Compare with the record of the run that is in the folder.
-
-    Raises:
-      SettingError: the run used other rows, or another base or adapter.
-    """
+    """Raise SettingError if the run of the record used other rows, or another base or adapter."""
     before = record.get("task", {}).get("data", {})
     now = task.fingerprint()
     for split in now:
@@ -80,17 +77,7 @@ def require_same(record: dict[str, Any], out: Path, task: Task, models: dict[str
 
 
 def require_same_text(run: RunFolder, name: str, used: str, corpus: Corpus) -> None:
-    """Compare a text with that of the run in the folder, if it has begun.
-
-    Args:
-      run: the folder of the run.
-      name: of the setting, and of its part of the record.
-      used: what was done with the text, for the error.
-      corpus: the text as it is now.
-
-    Raises:
-      SettingError: the run used another text.
-    """
+    """Raise SettingError if the run in the folder has begun, and ``used`` another text for the setting ``name``."""
     if not (run.path / "run.json").is_file():
         return
     before = run.record.get(name)
@@ -105,41 +92,22 @@ def require_same_text(run: RunFolder, name: str, used: str, corpus: Corpus) -> N
 def content_of_model(source: str) -> str | None:
     """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None.
 
-    Unlike ``checkpoints.opening.many_sources.digest_of``, which is of what an audit or a measurement reads, it is for
-    what a training depends on, downloads nothing, and stands in the records of runs.
+    Unlike ``checkpoints.opening.many_sources.digest_of`` it is for what a training depends on, and downloads nothing.
     """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     folder = user_path(source)
     if not folder.is_dir():
-        return _commit(source)
+        try:
+            cached = try_to_load_from_cache(source, "config.json")
+        except (HFValidationError, OSError):
+            return None
+        return Path(cached).parent.name if isinstance(cached, str) else None
     return _digest(file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
-
-
-def _content_of_tokenizer(source: str) -> str | None:
-    """Return a digest of what :func:`content_of_model` omits of a tokenizer in a folder; None if there is none."""
-    folder = user_path(source)
-    if not folder.is_dir():
-        return None
-    files = [
-        file
-        for file in folder.iterdir()
-        if file.name in _TOKENIZER_NAMES or file.name.endswith(_TOKENIZER_ENDINGS)
-    ]
-    return _digest(files) if files else None
 
 
 def _digest(files: Iterable[Path]) -> str:
     digest = xxhash.xxh3_128()
     add_files(digest, sorted(files))
     return digest.hexdigest()
-
-
-def _commit(repository: str) -> str | None:
-    """Return the commit of a model in the hub's cache, or None where it is not there yet."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        file = try_to_load_from_cache(repository, "config.json")
-    except (HFValidationError, OSError):
-        return None
-    return Path(file).parent.name if isinstance(file, str) else None

@@ -3,57 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from ..models.loading_settings import DTYPES
 from ..settings import Settings, setting
 from ..settings.numbers import A_SEED, SEEDS
 from .method_table import FROZEN_A, METHODS
 
+# Settings by the heading of the help under which they are, and whether ``--help-all`` alone shows them.
+_of_run = partial(setting, panel="Run")
+_of_method = partial(setting, panel="Method")
+_of_method_in_detail = partial(setting, panel="Method", advanced=True)
+_against_forgetting = partial(setting, panel="Less forgetting", new_in="0.2")
+_of_training = partial(setting, panel="Training")
+_of_training_in_detail = partial(setting, panel="Training", advanced=True)
+_of_stopping = partial(setting, panel="Accuracy and stopping")
+_of_stopping_in_detail = partial(setting, panel="Accuracy and stopping", advanced=True, changes_weights=False)
+_of_output = partial(setting, panel="Output", advanced=True, changes_weights=False)
+
 
 @dataclass(frozen=True)
 class Training(Settings):
     """What is trained, and how. Names follow TrainingArguments and LoraConfig, or shorten them."""
 
-    base: str = setting(
+    base: str = _of_run(
         help="Model to fine-tune: a folder, a Hub id, smollm2-135m or minilm-l6.",
         long_names=["model_name_or_path"],
         metavar="MODEL",
-        panel="Run",
     )
-    task: str = setting(
+    task: str = _of_run(
         help="Task to train on: word-problems, pydoc-topics, a Hub task such as sst2, or a data file.",
         metavar="TASK",
-        panel="Run",
     )
-    out: str = setting(
+    out: str = _of_run(
         help="Folder of the run; run the same command again to resume.",
         long_names=["output_dir"],
         is_path=True,
         changes_weights=False,
         metavar="FOLDER",
-        panel="Run",
     )
-    method: str = setting(
+    method: str = _of_method(
         "lora",
         f"Method: {', '.join([*METHODS][:-1])} or {[*METHODS][-1]}.",
         choices=tuple(METHODS),
         metavar="METHOD",
-        panel="Method",
     )
 
-    rank: int = setting(
-        8, "Rank of the adapter.", least=1, long_names=["r"], adapter_only=True, metavar="N", panel="Method"
+    rank: int = _of_method(
+        8, "Rank of the adapter.", least=1, long_names=["r"], adapter_only=True, metavar="N"
     )
-    alpha: float | str = setting(
+    alpha: float | str = _of_method(
         "2r",
         "LoRA alpha: a number, or a multiple of the rank such as 2r.",
         expected="a positive number, or a multiple of the rank such as '2r'",
         long_names=["lora_alpha"],
         adapter_only=True,
         metavar="ALPHA",
-        panel="Method",
     )
-    dropout: float = setting(
+    dropout: float = _of_method_in_detail(
         0.0,
         "Dropout probability of the adapter, 0 or more and below 1.",
         least=0,
@@ -62,108 +69,79 @@ class Training(Settings):
         adapter_only=True,
         in_id="dropout{:g}",
         metavar="P",
-        panel="Method",
-        advanced=True,
     )
-    target_modules: str | tuple[str, ...] = setting(
+    target_modules: str | tuple[str, ...] = _of_method_in_detail(
         "all-linear",
         "Modules with an adapter: all-linear, or comma-separated names.",
         item="module",
         by_commas=True,
         adapter_only=True,
         metavar="MODULES",
-        panel="Method",
-        advanced=True,
     )
-    init_a: str = setting(
+    init_a: str = _of_method_in_detail(
         "random",
         f"Frozen A of {' and '.join(FROZEN_A)}: random or orthonormal.",
         choices=("random", "orthonormal"),
         adapter_only=True,
         in_id="{}",
         metavar="START",
-        panel="Method",
-        advanced=True,
     )
-    loraplus_lr_ratio: float = setting(
+    loraplus_lr_ratio: float = _of_method_in_detail(
         16.0,
         "lora+: learning rate of B divided by that of A, 1 or more.",
         least=1,
         adapter_only=True,
         metavar="RATIO",
-        panel="Method",
-        advanced=True,
     )
-    oplora_k: int = setting(
+    oplora_k: int = _of_method_in_detail(
         16,
         "oplora: number of leading singular triplets of each base matrix that stay where they are.",
         least=1,
         adapter_only=True,
         new_in="0.2",
         metavar="N",
-        panel="Method",
-        advanced=True,
     )
-    train_all: bool = setting(
-        False,
-        "full: train embeddings, norms and biases too.",
-        in_id="all-weights",
-        panel="Method",
-        advanced=True,
+    train_all: bool = _of_method_in_detail(
+        False, "full: train embeddings, norms and biases too.", in_id="all-weights"
     )
 
-    kl_to_base: float = setting(
+    kl_to_base: float = _against_forgetting(
         0.0,
         "Weight of KL(base || tuned) in the loss, on the tokens of prompts and answers. Runs the base on every batch; "
         "full, pissa, olora and milora also keep a frozen copy of it in memory. Not for classification.",
         least=0,
         in_id="kl{:g}",
-        new_in="0.2",
         metavar="BETA",
-        panel="Less forgetting",
     )
-    budget: float | None = setting(
+    budget: float | None = _against_forgetting(
         None,
         "Keep the largest singular value of each update below KAPPA times its matrix's spiked threshold, by scaling "
         "B back. full ignores it; dora, pissa, olora and milora refuse it.",
         above=0,
         adapter_only=True,
         in_id="budget{:g}",
-        new_in="0.2",
         metavar="KAPPA",
-        panel="Less forgetting",
         unless_given="default: no limit",
     )
-    budget_steps: int = setting(
-        1,
-        "Number of steps after which --budget scales B back.",
-        least=1,
-        adapter_only=True,
-        new_in="0.2",
-        metavar="N",
-        panel="Less forgetting",
+    budget_steps: int = _against_forgetting(
+        1, "Number of steps after which --budget scales B back.", least=1, adapter_only=True, metavar="N"
     )
-    budget_pilot: str | None = setting(
+    budget_pilot: str | None = _against_forgetting(
         None,
         "Adapter of a pilot run: lower the alpha of each matrix in which it exceeds the budget, instead of scaling B "
         "back. KAPPA is that of --budget, or 1.",
         adapter_only=True,
         in_id="pilot",
-        new_in="0.2",
         metavar="ADAPTER",
-        panel="Less forgetting",
         unless_given="default: none",
     )
-
-    replay: str | None = setting(
+    replay: str | None = _against_forgetting(
         None,
         "Make a share of every batch text of a corpus, such as pydoc@0.25: a quarter of its rows. Not for "
         "classification.",
         expected="CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'",
         in_id="replay",
-        new_in="0.2",
         metavar="CORPUS@SHARE",
-        panel="Less forgetting",
         unless_given="default: none",
     )
 
@@ -171,84 +149,56 @@ class Training(Settings):
         None, "An adapter of this base and rank from which training continues.", adapter_only=True
     )
 
-    lr: float = setting(
-        1e-4,
-        "Learning rate at its peak.",
-        above=0,
-        long_names=["learning_rate"],
-        metavar="LR",
-        panel="Training",
+    lr: float = _of_training(
+        1e-4, "Learning rate at its peak.", above=0, long_names=["learning_rate"], metavar="LR"
     )
-    steps: int | None = setting(
+    steps: int | None = _of_training(
         None,
         "Number of optimizer steps.",
         least=1,
         long_names=["max_steps"],
         metavar="N",
-        panel="Training",
         unless_given="required unless --epochs is given",
     )
-    epochs: float | None = setting(
+    epochs: float | None = _of_training(
         None,
         "Number of passes over the training rows.",
         above=0,
         long_names=["num_train_epochs"],
         metavar="N",
-        panel="Training",
         unless_given="required unless --steps is given",
     )
-    batch_size: int = setting(
+    batch_size: int = _of_training(
         8,
         "Number of rows per batch and device.",
         least=1,
         long_names=["per_device_train_batch_size"],
         metavar="N",
-        panel="Training",
     )
-    gradient_accumulation_steps: int = setting(
-        1, "Number of batches per optimizer step.", least=1, metavar="N", panel="Training", advanced=True
+    gradient_accumulation_steps: int = _of_training_in_detail(
+        1, "Number of batches per optimizer step.", least=1, metavar="N"
     )
-    weight_decay: float = setting(
-        0.0,
-        "Weight decay of AdamW, 0 or more.",
-        least=0,
-        in_id="decay{:g}",
-        metavar="W",
-        panel="Training",
-        advanced=True,
+    weight_decay: float = _of_training_in_detail(
+        0.0, "Weight decay of AdamW, 0 or more.", least=0, in_id="decay{:g}", metavar="W"
     )
-    lr_scheduler_type: str = setting(
+    lr_scheduler_type: str = _of_training_in_detail(
         "linear",
         "Schedule of the learning rate, by the Trainer's name: linear, cosine, constant and others.",
         metavar="NAME",
-        panel="Training",
-        advanced=True,
     )
-    warmup_steps: float = setting(
-        0.0,
-        "Warm-up in steps; below 1, a fraction of all steps.",
-        least=0,
-        metavar="N",
-        panel="Training",
-        advanced=True,
+    warmup_steps: float = _of_training_in_detail(
+        0.0, "Warm-up in steps; below 1, a fraction of all steps.", least=0, metavar="N"
     )
-    max_grad_norm: float = setting(
-        1.0,
-        "Norm at which the gradient is clipped; 0 turns clipping off.",
-        least=0,
-        metavar="NORM",
-        panel="Training",
-        advanced=True,
+    max_grad_norm: float = _of_training_in_detail(
+        1.0, "Norm at which the gradient is clipped; 0 turns clipping off.", least=0, metavar="NORM"
     )
-    precision: str = setting(
+    precision: str = _of_training_in_detail(
         "auto",
         "Precision of autocast: auto, fp32, bf16 or fp16.",
         choices=("auto", "fp32", "bf16", "fp16"),
         metavar="PRECISION",
-        panel="Training",
-        advanced=True,
     )
-    dtype: str = setting(
+    dtype: str = _of_training_in_detail(
         "auto",
         "Type of the frozen weights in memory: auto (the base's own), bfloat16, float16 or float32. full, pissa, "
         "olora and milora change them, and a new classification head is trained with them: these have float32.",
@@ -256,10 +206,8 @@ class Training(Settings):
         in_id="{}",
         new_in="0.2",
         metavar="TYPE",
-        panel="Training",
-        advanced=True,
     )
-    load_in: str | None = setting(
+    load_in: str | None = _of_training_in_detail(
         None,
         "Quantize the frozen linear layers by bitsandbytes, as QLoRA does: 4bit (nf4) or 8bit. For adapters on tasks "
         "that a model writes.",
@@ -268,60 +216,40 @@ class Training(Settings):
         in_id="{}",
         new_in="0.2",
         metavar="BITS",
-        panel="Training",
-        advanced=True,
         unless_given="default: not quantized",
     )
-    gradient_checkpointing: bool = setting(
-        False,
-        "Recompute activations in the backward pass: slower, less memory.",
-        changes_weights=False,
-        panel="Training",
-        advanced=True,
+    gradient_checkpointing: bool = _of_training_in_detail(
+        False, "Recompute activations in the backward pass: slower, less memory.", changes_weights=False
     )
-    seed: int = setting(
+    seed: int = _of_training(
         0,
         "Seed of the initial weights and of the row order.",
         least=0,
         below=SEEDS,
         expected=A_SEED,
         metavar="N",
-        panel="Training",
     )
 
-    max_length: int | None = setting(
+    max_length: int | None = _of_training_in_detail(
         None,
         "Longest row in tokens, 2 or more.",
         least=2,
         metavar="TOKENS",
-        panel="Training",
-        advanced=True,
         unless_given="default: the model's context",
     )
-    drop_too_long: bool = setting(
-        False,
-        "Skip completions that are longer than --max-length, instead of stopping.",
-        panel="Training",
-        advanced=True,
+    drop_too_long: bool = _of_training_in_detail(
+        False, "Skip completions that are longer than --max-length, instead of stopping."
     )
-    max_train_samples: int | None = setting(
+    max_train_samples: int | None = _of_training_in_detail(
         None,
         "Number of training rows to use.",
         least=1,
         in_id="samples{}",
         metavar="N",
-        panel="Training",
-        advanced=True,
         unless_given="default: all",
     )
-    max_eval_samples: int | None = setting(
-        200,
-        "Number of rows of the validation split to score.",
-        least=1,
-        changes_weights=False,
-        metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
+    max_eval_samples: int | None = _of_stopping_in_detail(
+        200, "Number of rows of the validation split to score.", least=1, metavar="N"
     )
 
 
@@ -333,67 +261,37 @@ class Meanwhile(Settings):
         0, "Seed of generated tasks and of held-out rows.", metavar="N", panel="Data files", least=0
     )
 
-    match: str | None = setting(
+    match: str | None = _of_stopping(
         None,
         "Stop when the validation accuracy reaches this value: accuracy=0.90.",
         metavar="accuracy=A",
-        panel="Accuracy and stopping",
         unless_given="default: not stopped",
     )
-    eval_steps: int = setting(
-        50,
-        "Number of steps between two measurements for --match.",
-        least=1,
-        changes_weights=False,
-        metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
+    eval_steps: int = _of_stopping_in_detail(
+        50, "Number of steps between two measurements for --match.", least=1, metavar="N"
     )
-    save_steps: int = setting(
-        50,
-        "Number of steps between two checkpoints.",
-        least=1,
-        changes_weights=False,
-        metavar="N",
-        panel="Output",
-        advanced=True,
-    )
-    logging_steps: int = setting(
-        10,
-        "Number of steps between two lines of the log.",
-        least=1,
-        changes_weights=False,
-        metavar="N",
-        panel="Output",
-        advanced=True,
-    )
-    report_to: tuple[str, ...] = setting(
+    save_steps: int = _of_output(50, "Number of steps between two checkpoints.", least=1, metavar="N")
+    logging_steps: int = _of_output(10, "Number of steps between two lines of the log.", least=1, metavar="N")
+    report_to: tuple[str, ...] = _of_output(
         (),
         "Comma-separated trackers, by the Trainer's names: tensorboard, wandb and others.",
         item="tracker",
         by_commas=True,
-        changes_weights=False,
         metavar="NAMES",
-        panel="Output",
-        advanced=True,
         unless_given="default: none",
     )
-    audit_steps: int | None = setting(
+    audit_steps: int | None = _of_stopping(
         None,
         "Number of steps between two audits during training.",
         least=1,
         changes_weights=False,
         metavar="N",
-        panel="Accuracy and stopping",
         unless_given="default: no audits",
     )
-    stop_above: int | None = setting(
+    stop_above: int | None = _of_stopping_in_detail(
         None,
         "Stop when an audit counts more intruders than this number.",
         least=0,
-        changes_weights=False,
         metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
         unless_given="default: no limit",
     )

@@ -62,17 +62,7 @@ class SequenceResult(JsonResult):
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "schema": SCHEMA,
-            "tasks": self.tasks,
-            "accuracies": self.accuracies,
-            "average_accuracy": self.average_accuracy,
-            "backward_transfer": self.backward_transfer,
-            "forgetting": self.forgetting,
-            "intruders": self.intruders,
-            "vectors": self.vectors,
-            "steps": self.steps,
-            "reached": self.reached,
-            "sources": self.sources,
-            "head_steps": self.head_steps,
-        }
+        document = super().to_document()
+        first = {name: document[name] for name in ("schema", "tasks", "accuracies")}
+        measures = ("average_accuracy", "backward_transfer", "forgetting")
+        return first | {name: getattr(self, name) for name in measures} | document

@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-_LINES = 10  # over a whole run, where there is no terminal
-
 
 class ShowProgress(TrainerCallback):  # type: ignore[misc]
     """Steps done, steps to do, and the latest loss."""
@@ -45,12 +43,9 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=state.global_step, loss=self._loss)
-        elif state.global_step % max(1, state.max_steps // _LINES) == 0:
-            print(
-                f"step {state.global_step}/{state.max_steps} {self._loss}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+        elif state.global_step % max(1, state.max_steps // 10) == 0:
+            said = f"step {state.global_step}/{state.max_steps} {self._loss}".rstrip()
+            print(said, file=sys.stderr, flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:

@@ -25,7 +25,7 @@ from ..system.folders import follow_umask, scratch_folder
 from .arguments import steps_of_warmup, training_arguments
 from .finetune_config import FinetuneConfig
 from .run_folder import RunFolder
-from .trainer import TargetTrainer
+from .trainer import TargetTrainer, first_not_finite
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,7 @@ class TaskStage:
 
 
 def remove_without_output_head(stage: TaskStage) -> None:
-    """Remove the backbone of a classifier if completions cannot be trained on it; it is then written with a head.
-
-    It was written in a sequence of classes alone, to which a task of completions has been added since.
-    """
+    """Remove the backbone of a classifier if completions cannot be trained on it; it is then written with a head."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -73,7 +70,6 @@ def remove_without_output_head(stage: TaskStage) -> None:
 def keep_backbone(stage: TaskStage, *, head_of: str | None) -> None:
     """Write the stage's model without its head, with adapters merged, and the head in a separate file.
 
-    The base is the one of the settings: in a folder that was moved, records and adapters name where it was.
     A classifier gets the output head of the model ``head_of``, for tasks of completions before or after this one.
     """
     if stage.head.is_file() and stage.backbone.is_dir():
@@ -81,6 +77,7 @@ def keep_backbone(stage: TaskStage, *, head_of: str | None) -> None:
     RunFolder(stage.folder).require_model()
     with quiet_transformers():
         source, labels = str(stage.folder), stage.labels
+        # In a folder that was moved, records and adapters name where the base was.
         location = base_location(source, stage.config.base)
         # In float32 also on a base of 16 bits, which would round a part of the update away.
         model: Any = load_model(location, stage.task.kind, labels, IN_SINGLE)
@@ -142,20 +139,8 @@ def retrain_head(
 ) -> None:
     """Train the head of ``task`` in ``model``, in place; the body is frozen, and stays so.
 
-    Training begins from ``head`` and takes the batches, the learning rate and the schedule of ``config``. Order of rows
-    and dropout are drawn by its seed, so that a second call gives the same head.
-
-    Args:
-      model: a sequence classifier with the labels of ``task``.
-      head: tensors of the head by their names in ``model``.
-      tokenizer: the model's.
-      task: rows and labels; every row of its train split is used.
-      config: batch size, lr, schedule, precision, seed and max_length.
-      steps: number of optimizer steps.
-      scratch: an existing folder for what transformers writes while it trains.
-
-    Raises:
-      NonFiniteError: the head becomes NaN or infinite.
+    Training begins from ``head``, by names in ``model``, and takes the batches, the learning rate and the schedule of
+    ``config``. Order of rows and dropout are drawn by its seed, so that a second call gives the same head.
     """
     from transformers import PrinterCallback, set_seed
 
@@ -164,24 +149,17 @@ def retrain_head(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in head)
     context = context_length(model.config, config.max_length)
+    warmup = steps_of_warmup(config, steps)
+    over = {"max_steps": steps, "warmup_steps": warmup, "save_strategy": "no", "report_to": "none"}
     trainer = TargetTrainer(
         model=model,
-        args=training_arguments(
-            config,
-            scratch,
-            max_steps=steps,
-            warmup_steps=steps_of_warmup(config, steps),
-            save_strategy="no",
-            report_to="none",
-        ),
+        args=training_arguments(config, scratch, **over),
         train_dataset=encode_classification(tokenizer, task.train, task.labels, context),
         data_collator=PadRight(pad_token_id(tokenizer)),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    if not all(
-        bool(parameter.isfinite().all()) for parameter in model.parameters() if parameter.requires_grad
-    ):
+    if first_not_finite(model) is not None:
         raise NonFiniteError(
             f"the head of task {task.name!r} became NaN or infinite when it was trained again; lower lr"
         )

@@ -85,11 +85,15 @@ def train_in_sequence(
             "adapter; pass merge, or another method"
         )
     out = Path(config.out)
-    folders = [out / f"stage-{number}" for number in range(1, len(tasks) + 1)]
-    configs = [
-        _stage_config(config, task, folder, before, adapters)
-        for task, folder, before in zip(tasks, folders, [None, *folders[:-1]], strict=True)
-    ]
+    configs: list[FinetuneConfig] = []
+    for number, task in enumerate(tasks, start=1):
+        before = out / f"stage-{number - 1}"
+        from_before: dict[str, Any] = {}
+        if number > 1 and adapters == "keep":
+            from_before["start_from"] = str(before)
+        elif number > 1:
+            from_before["base"] = str(before / "backbone")
+        configs.append(replace(config, task=task, out=str(out / f"stage-{number}"), **from_before))
     loaded = [load_task(name, config, config.data_seed) for name in tasks]
     _check_tasks(config, loaded)
     if retrain_heads and all(task.kind != "classification" for task in loaded):
@@ -114,7 +118,6 @@ def has_finished(config: FinetuneConfig, tasks: Sequence[str], retrain_heads: bo
 
 
 def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
-    """Raise SettingError for what any stage could not be trained on or scored by, before the first step."""
     for task in tasks:
         check_task(config, task)
         scored_examples(task, None, config.max_eval_samples)
@@ -128,30 +131,18 @@ def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
         tokenizer = load_tokenizer(location)
         model = AutoConfig.from_pretrained(location)
         context, whole = context_length(model, config.max_length), longest_read(model)
+        most, drops = config.max_eval_samples, config.drop_too_long
         for task in causal:
-            encoded_rows(
-                config, tokenizer, task.limited(config.max_train_samples, config.max_eval_samples), context
-            )
-            readable(
-                task,
-                tokenizer,
-                whole,
-                max_examples=config.max_eval_samples,
-                drop_too_long=config.drop_too_long,
-            )
+            encoded_rows(config, tokenizer, task.limited(config.max_train_samples, most), context)
+            readable(task, tokenizer, whole, max_examples=most, drop_too_long=drops)
 
 
 def open_sequence_folder(out: Path, tasks: Sequence[str]) -> None:
-    """Make the folder, or accept it if it contains this sequence, its beginning, or nothing.
-
-    Raises:
-      SettingError: it contains another sequence, whose results would be replaced, or something else.
-    """
+    """Make the folder, or accept it if it contains this sequence, its beginning, or nothing; else SettingError."""
     make_folder(out)
     record = _record(out)
     known = [] if record is None else list(record.get("tasks", []))
-    further = [out / f"stage-{len(tasks) + 1}"]
-    if known != list(tasks[: len(known)]) or any(stage.exists() for stage in further):
+    if known != list(tasks[: len(known)]) or (out / f"stage-{len(tasks) + 1}").exists():
         of = f" ({', '.join(known)})" if known else ""
         raise SettingError(
             f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
@@ -198,9 +189,8 @@ def _trained(
 
 
 def _keep_models(config: FinetuneConfig, stages: Sequence[TaskStage], number: int) -> None:
-    """Write the backbone and the head of the stage ``number``, which has been trained."""
-    stage, following = stages[number], stages[number + 1 : number + 2]
-    if any(other.labels is None for other in following):
+    stage = stages[number]
+    if any(following.labels is None for following in stages[number + 1 : number + 2]):
         remove_without_output_head(stage)
     head_of = None
     if any(other.labels is None for other in stages):
@@ -210,6 +200,9 @@ def _keep_models(config: FinetuneConfig, stages: Sequence[TaskStage], number: in
     keep_backbone(stage, head_of=head_of)
 
 
+_KEPT_FOR = ("audit", "head_steps")  # settings of a stage's result
+
+
 def _measured(
     config: FinetuneConfig,
     stages: Sequence[TaskStage],
@@ -217,12 +210,13 @@ def _measured(
     audit: AuditSettings,
     compute: Compute,
 ) -> dict[str, Any]:
-    """Return accuracies and intruders after the last of ``stages``. They are measured on the first call, and kept."""
+    # Accuracies and intruders after the last of ``stages``, measured on the first call and kept.
     last = stages[-1]
     file = last.folder / "stage.json"
     settings = {"audit": audit.recorded()} | ({} if head_steps is None else {"head_steps": head_steps})
     record = read_document(file, "the result of a stage of a sequence", SCHEMA)
-    if record is None or not _is_of(record, settings):
+    # Heads that were kept are in no record.
+    if record is None or {name: record[name] for name in _KEPT_FOR if name in record} != settings:
         # The head of the last stage has just been trained.
         steps = [*(head_steps or [0] * len(stages[:-1])), 0]
         row = [accuracy(config, last, stage, of_head) for stage, of_head in zip(stages, steps, strict=True)]
@@ -231,18 +225,3 @@ def _measured(
         record = {"accuracies": row, "intruders": audited.intruders, "vectors": audited.vectors, **settings}
         write_atomically(file, (json.dumps(record) + "\n").encode())
     return record
-
-
-def _is_of(record: dict[str, Any], settings: dict[str, Any]) -> bool:
-    """Return whether a stage's result is of these settings; heads that were kept are in no record."""
-    return {name: record[name] for name in ("audit", "head_steps") if name in record} == settings
-
-
-def _stage_config(
-    config: FinetuneConfig, task: str, stage: Path, before: Path | None, adapters: str
-) -> FinetuneConfig:
-    if before is None:
-        return replace(config, task=task, out=str(stage))
-    if adapters == "keep":
-        return replace(config, task=task, out=str(stage), start_from=str(before))
-    return replace(config, task=task, out=str(stage), base=str(before / "backbone"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback
 
@@ -27,10 +27,9 @@ from .run_folder import RunFolder
 class TargetTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss is the mean of ``-log p(target)`` over all targets of an optimizer step.
 
-    The targets are a text's class, or a causal model's next tokens, and their mean is over all batches of the step
-    together. What a model of transformers returns as its loss is not that everywhere. A classifier's is a mean over
-    its own batch, and Trainer adds up those of a step as if they were divided already. BART's decoder, and that of
-    its kin, does not shift the labels to the token before.
+    The targets are a text's class, or a causal model's next tokens, over all batches of the step together. What a
+    model of transformers returns as its loss is not that everywhere: a classifier's is a mean over its own batch,
+    which Trainer adds up as if it were divided already, and the decoders of BART and its kin do not shift the labels.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -51,7 +50,7 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
     def _given(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return a batch in which the label of a position is the target that is predicted there."""
+        # The label of a position becomes the target that is predicted there.
         if inputs["labels"].dim() == 1:
             return dict(inputs)
         if self._keeps_few_logits and model.training:
@@ -99,11 +98,9 @@ class RunTrainer(TargetTrainer):
         loss: Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             good = self._run.last_checkpoint()
-            kept = (
-                f"the last good checkpoint is {str(good[0])!r}"
-                if good
-                else "no checkpoint was kept before it"
-            )
+            kept = "no checkpoint was kept before it"
+            if good is not None:
+                kept = f"the last good checkpoint is {str(good[0])!r}"
             raise NonFiniteError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}; {kept}; "
                 "lower lr or raise warmup_steps"
@@ -120,8 +117,7 @@ def takes_positions(model: Any) -> bool:
 def with_learned_logits(inputs: dict[str, Any]) -> dict[str, Any]:
     """Ask for the logits of the positions that predict a learned token in some row of a batch, with those tokens.
 
-    The loss and its gradient are those of all logits: the others are predicted and not learned. Of word problems, that
-    is two thirds of all positions, and logits are the largest thing that a small model computes.
+    The loss and its gradient are those of all logits, which are the largest thing that a small model computes.
     """
     wanted = labels_of_next(inputs["labels"])  # (rows, width)
     positions = (wanted != IGNORED).any(dim=0).nonzero().flatten()
@@ -131,19 +127,15 @@ def with_learned_logits(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def loss_of_targets(outputs: Any, targets: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Return the sum of ``-log p(target)`` divided by ``num_items_in_batch``, or their mean without it.
+    """Return the sum of ``-log p(target)`` divided by the number of targets of a step, or their mean without it.
 
-    Args:
-      outputs: of a model; its logits are (batch, classes) or (batch, positions, vocabulary).
-      targets: (batch,) or (batch, positions), or ``IGNORED``, of each of the logits.
-      num_items_in_batch: number of targets of all batches of a step.
+    Logits are (batch, classes) or (batch, positions, vocabulary), and targets (batch,) or (batch, positions).
     """
     logits = in_single(outputs.logits).flatten(0, -2)
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = cross_entropy(
-        logits, targets.to(logits.device).flatten(), ignore_index=IGNORED, reduction=reduction
-    )
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+    targets = targets.to(logits.device).flatten()
+    if num_items_in_batch is None:
+        return cross_entropy(logits, targets, ignore_index=IGNORED)
+    return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum") / num_items_in_batch
 
 
 def balance_of_experts(model: Any, outputs: Any) -> Tensor | None:
@@ -159,24 +151,21 @@ def balance_of_experts(model: Any, outputs: Any) -> Tensor | None:
     return None
 
 
-@contextmanager
-def autocast_as_trained(precision: str) -> Iterator[None]:
+def autocast_as_trained(precision: str) -> AbstractContextManager[Any]:
     """Compute as the training does: in bf16 or fp16 autocast, or as the weights are."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype is None:
-        yield
-        return
-    with torch.autocast(device, dtype):
-        yield
+    return nullcontext() if dtype is None else torch.autocast(device, dtype)
+
+
+def first_not_finite(model: nn.Module) -> str | None:
+    """Return the name of the first trained parameter with NaN or infinity; None without one."""
+    trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return next((name for name, parameter in trained if not torch.isfinite(parameter).all()), None)
 
 
 class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Score the validation split every ``every`` steps, as far as it takes, and stop when it reaches ``target``.
-
-    Methods that are compared at the same task score are each stopped by this, at its own step. Targets are read in the
-    precision of the training; on a processor, answers are generated in that of the weights.
-    """
+    """Score the validation split every ``every`` steps, as far as it takes, and stop when it reaches ``target``."""
 
     def __init__(
         self, target: float, every: int, task: Task, tokenizer: Any, context: int, precision: str = "fp32"
@@ -223,10 +212,8 @@ class KeepRecord(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._count()
         self.run.write_log(state.log_history)
-        if control.should_training_stop:
-            return  # resumed from here, Trainer would take another step, also where max_steps is reached
-        trained = (p for p in model.parameters() if p.requires_grad)
-        if all(bool(torch.isfinite(p).all()) for p in trained):
+        # Resumed from a step at which it stops, Trainer would take another one, also where max_steps is reached.
+        if not control.should_training_stop and first_not_finite(model) is None:
             self.run.mark_complete(state.global_step, self.seconds)
 
     def _count(self) -> None:

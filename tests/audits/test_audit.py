@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +136,6 @@ def test_large_and_small_matrices_by_both_paths_with_progress() -> None:
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-def test_the_same_twice_is_the_same() -> None:
-    first, again = (run(weights(), tuned_weights(FIRST)) for _ in range(2))
-    assert first.matrices == again.matrices
-
-
 def test_a_model_against_itself_has_nothing_to_audit() -> None:
     found = run(weights(), weights())
     assert (found.matrices, found.intruders, found.vectors) == ([], 0, 0)
@@ -166,29 +162,19 @@ def test_empty_matrices_are_left_out() -> None:
     assert [m.name for m in run(base, tuned).matrices] == [FIRST]
 
 
-WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
-    ({"k": 0}, "k is 0"),
-    ({"k": -3}, "k is -3"),
-    ({"k": 2.5}, "k is 2.5"),
-    ({"k": True}, "k is True"),
-    ({"epsilon": 0.0}, "epsilon is 0.0"),
-    ({"epsilon": 1.01}, "epsilon is 1.01"),
-    ({"epsilon": -0.5}, "epsilon is -0.5"),
-    ({"epsilon": float("nan")}, "epsilon is nan"),
-    ({"epsilon": "half"}, "epsilon is 'half'"),
-    *(({"workers": workers}, f"workers is {workers!r}") for workers in (0, -1, 1.5, True, "2")),
-    ({"device": "abacus"}, "device 'abacus'"),
-    ({"device": "meta"}, "device 'meta'"),
-    ({"include": ["*.qproj.*"]}, "'*.qproj.*' matches none"),
-]
+WRONG: dict[str, tuple[object, ...]] = {
+    "k": (0, -3, 2.5, True),
+    "epsilon": (0.0, 1.01, -0.5, float("nan"), "half"),
+    "workers": (0, -1, 1.5, True, "2"),
+    "device": ("abacus", "meta"),
+    "include": ("*.qproj.*",),
+}
 
 
-@pytest.mark.parametrize(("setting", "text"), WRONG_SETTINGS, ids=[text for _, text in WRONG_SETTINGS])
-def test_settings_out_of_range_are_quoted(setting: dict[str, Any], text: str) -> None:
-    with pytest.raises(SettingError) as caught:
-        run(weights(), tuned_weights(FIRST), **setting)
-    assert text in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRONG for value in WRONG[name]])
+def test_settings_out_of_range_are_quoted(name: str, value: object) -> None:
+    with pytest.raises(SettingError, match=rf"^{name} (is )?{re.escape(repr(value))}.*$"):
+        run(weights(), tuned_weights(FIRST), **{name: value})
 
 
 def test_settings_are_checked_before_anything_is_read() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import intruders
 from intruders.audits.audit import audit
-from intruders.audits.base_cache import WHOLE, DiskCache, MemoryCache, content_key, default_folder
+from intruders.audits.base_cache import WHOLE, BaseKeys, DiskCache, MemoryCache, default_folder
 from intruders.engine.known_base import KnownBase
 from intruders.errors import CacheError, SettingError
 from intruders.system.files import sibling
@@ -141,8 +141,8 @@ def test_a_key_tells_contents_shapes_types_and_settings_apart() -> None:
         (torch.zeros(0, 4), 10),
         (torch.zeros(4, 0), 10),
     ]
-    assert len({content_key(*arguments) for arguments in different}) == len(different)
-    assert content_key(matrix.mT.contiguous().mT, 10) == content_key(matrix, 10)  # strides are no content
+    assert len({BaseKeys.of(*arguments).leading for arguments in different}) == len(different)
+    assert BaseKeys.of(matrix.mT.contiguous().mT, 10) == BaseKeys.of(matrix, 10)  # strides are no content
 
 
 def test_exact_neither_reads_nor_writes() -> None:

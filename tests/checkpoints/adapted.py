@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import pytest
 import torch
 from peft.tuners.lora.config import CordaConfig, EvaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
@@ -31,7 +30,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.errors import PairingError
 from intruders.training.callback.callback import IntruderCallback
 
-from .models import saved, tiny_gpt2, tiny_llama
+from .models import refused, saved, tiny_gpt2, tiny_llama
 from .peft_types import MADE_BY_PEFT
 
 TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "mlp.c_proj"]}
@@ -327,7 +326,7 @@ def is_refused(start: bool | str, way: str) -> bool:
 def require_right_audit(kind: str, adapted: Adapted, way: str, folder: Path) -> None:
     """Audit the model in one way, and compare with PEFT's merged weights."""
     if is_refused(adapted.start, way):
-        with pytest.raises(PairingError, match=r"started from its base's own weights \(\w+\)"):
+        with refused(r"started from its base's own weights \(\w+\)", PairingError):
             WAYS[way](adapted, folder)
         return
     found = WAYS[way](adapted, folder)

@@ -19,6 +19,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.pairing.pairing import Pairing
 from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
+from intruders.errors import CheckpointError, IntrudersError
 from intruders.linalg.pair import Pair
 
 # Of all of them but where they say otherwise, in the names that most configs have.
@@ -131,6 +132,16 @@ def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
 
 
+def with_lora(model: nn.Module | None = None, seed: int = 1, **settings: Any) -> Any:
+    """A LoRA whose factors are random; of rank 2, on q_proj of a tiny Llama, unless something else is given."""
+    from peft import LoraConfig, get_peft_model
+
+    values = {"r": 2, "target_modules": ["q_proj"]} | settings
+    adapted = get_peft_model(tiny_llama() if model is None else model, LoraConfig(**values))
+    randomize_adapter(adapted, seed)
+    return adapted
+
+
 def set_factors(model: nn.Module, size: float, seed: int) -> None:
     """Draw the factors of a LoRA anew, so that no update is left at the zero an adapter starts from."""
     generator = torch.Generator().manual_seed(seed)
@@ -183,11 +194,23 @@ def loaded(pairing: Pairing) -> dict[str, Pair]:
     return result
 
 
+def paired(base: Source | None, tuned: Source | None = None, selection: Selection = AS_AUDITED) -> Pairing:
+    """The pairing of two sides, or of an adapter and the base that it names."""
+    return pair_sides(*open_sides(base, tuned), selection)
+
+
 def differing(
     base: Source | None, tuned: Source | None = None, selection: Selection = AS_AUDITED
 ) -> dict[str, Pair]:
     """Every pair of two sides that differs, by name."""
-    return loaded(pair_sides(*open_sides(base, tuned), selection))
+    return loaded(paired(base, tuned, selection))
+
+
+def refused(
+    words: str, error: type[IntrudersError] = CheckpointError
+) -> pytest.RaisesExc[IntrudersError] | Any:
+    """Expect an error of the reader that says this, as a regular expression."""
+    return pytest.raises(error, match=words)
 
 
 def assert_tuned(found: Mapping[str, Pair], truth: Mapping[str, Tensor], **tolerance: float) -> None:

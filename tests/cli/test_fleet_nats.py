@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from intruders.models.loading import load_model
 from tests.checkpoints.models import saved
@@ -25,6 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, gain, rank in (("much", 100, 2), ("some", 30, 2), ("little", 12, 2), ("rank", 30, 1)):
         saved(hot_llama(1, gain, load_model(str(base), "causal"), r=rank), made / name)
     tuned_of(base, made / "norm", 0.01, norm=True)
+    lacking = load_file(tuned_of(base, made / "lacking", 0.01) / "model.safetensors")
+    del lacking["model.layers.1.mlp.up_proj.weight"]
+    save_file(lacking, made / "lacking" / "model.safetensors")
     return made
 
 
@@ -59,6 +63,12 @@ def test_the_table_and_the_page_have_the_nats_and_the_most_comes_first(folder: P
         ("norm", "0.9", 2, "error: --fail-above-nats has no answer for 1 adapter, the first 'norm'"),
         ("norm", "0", 1, "too much is forgotten by 1 adapter, the first 'norm': "),
         ("little rank", "0.9", 1, "the first 'rank': no nats are predicted of an update of rank 1"),
+        (
+            "little lacking",
+            "0.9",
+            1,
+            "the first 'lacking': 1 matrix could not be compared, the first 'model.layers.1",
+        ),
         ("base little", "0.9", 0, None),
     ],
 )

@@ -178,14 +178,10 @@ def test_an_arrow_file_is_a_stream_or_not(tmp_path: Path) -> None:
 def test_a_folder_says_what_it_leaves_out_and_what_it_may_have(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [{"text": "row"}])
     (tmp_path / "a.txt").write_text("text of a")
-    with pytest.warns(
-        UserWarning, match=r"its 1 text file, without its 1 data file such as 'rows.jsonl'; pass"
-    ):
+    with pytest.warns(UserWarning, match=r"its 1 text file, without its 1 data file such as 'rows.jsonl'"):
         assert load_corpora(str(tmp_path))[0].documents == ["text of a"]
     (tmp_path / "none").mkdir()
-    with pytest.raises(
-        SettingError, match=r"none' is a folder without texts; expected text files \(.txt, .*; pass"
-    ):
+    with pytest.raises(SettingError, match=r"none' is a folder without texts; expected text files .*; pass"):
         load_corpora(str(tmp_path / "none"))
 
 
@@ -230,9 +226,7 @@ def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match=said):
             assert load_corpora(str(file))[0].documents == ["Document 1", "Document 2"]
     rows.write_text('{"text": ["a"]}\n')
-    with pytest.raises(
-        SettingError, match=r"column 'text' of line 1 of holes.jsonl is a list; expected text"
-    ):
+    with pytest.raises(SettingError, match=r"column 'text' of line 1 of holes.jsonl is a list; expected"):
         load_corpora(str(rows))
 
 

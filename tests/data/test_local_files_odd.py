@@ -64,9 +64,7 @@ def test_json_lines_in_a_file_that_is_called_json_are_rows(tmp_path: Path) -> No
 def test_a_broken_line_of_json_is_named(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text('{"text": "one"}\n{"text": "two"\n')
-    with pytest.raises(
-        SettingError, match=r"rows\.json' cannot be read as json: line 2: Expecting ',' delimiter"
-    ):
+    with pytest.raises(SettingError, match=r"rows\.json' cannot be read as json: line 2: Expecting ','"):
         read_rows(file)
 
 
@@ -103,9 +101,7 @@ def test_targets_without_the_number_that_is_scored_are_told(tmp_path: Path) -> N
     targets = ("1/2", "yes", "no")
     rows_in(test, [{"prompt": "?", "completion": target} for target in targets])
     columns = Columns(prompt="prompt", completion="completion", test_file=str(test), score="final-number")
-    with pytest.warns(
-        UserWarning, match=r"2 of 3 targets of the test split have none \(line 2 of test.jsonl\)"
-    ):
+    with pytest.warns(UserWarning, match=r"2 of 3 targets of the test split have none \(line 2 of"):
         load_task(rows, columns)
 
 
@@ -231,7 +227,5 @@ def test_a_truth_value_that_is_spelled_as_a_number_elsewhere_is_told(tmp_path: P
 def test_another_encoding_is_told_with_what_to_do(ending: str, tmp_path: Path) -> None:
     file = tmp_path / f"rows.{ending}"
     file.write_bytes('text,label\n{"text": "café"}\n'.encode("latin-1"))
-    with pytest.raises(
-        SettingError, match=rf"rows\.{ending}' is not UTF-8 text: .*; expected UTF-8; save the file in that"
-    ):
+    with pytest.raises(SettingError, match=rf"rows\.{ending}' is not UTF-8 text: .*; expected UTF-8; save"):
         read_rows(file)

@@ -83,17 +83,13 @@ def test_a_stack_has_the_answers_of_its_members() -> None:
     parts = []
     for _ in range(4):
         base = with_values(130, 160, SPECTRA["power law"](130, rng), rng)
-        parts.append(
-            batch_of(
-                base, 1.3 * orthonormal_columns(130, 1, rng), orthonormal_columns(160, 1, rng).T, "factors"
-            )
-        )
+        left, right = 1.3 * orthonormal_columns(130, 1, rng), orthonormal_columns(160, 1, rng).T
+        parts.append(batch_of(base, left, right, "factors"))
     joined = Pair.joined([batch.select(0) for batch, _ in parts])
     values = [torch.linalg.svdvals(tuned)[:10].tolist() for _, tuned in parts]
     wanted = [[0], [1], [0], [0, 2]]
-    for (_, tuned), places, found in zip(
-        parts, wanted, find_components(joined, wanted, values, False), strict=True
-    ):
+    components = find_components(joined, wanted, values, False)
+    for (_, tuned), places, found in zip(parts, wanted, components, strict=True):
         u, s, v = torch.linalg.svd(tuned, full_matrices=False)
         left, right = found.factors(1.0)
         truth = (u[:, places] * s[places]) @ v[places]

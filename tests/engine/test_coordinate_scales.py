@@ -8,6 +8,7 @@ import torch
 
 from intruders.engine.certificates import coordinates_of
 from intruders.engine.coordinate_scales import project_in_coordinates
+from intruders.engine.projection import Projection
 from intruders.engine.scale_search import first_window
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
@@ -20,6 +21,14 @@ def planted(shape: tuple[int, int], rank: int, seed: int) -> Pair:
     base = with_values(*shape, SPECTRA["power law"](min(shape), rng), rng)
     left, right = orthonormal_columns(shape[0], rank, rng), orthonormal_columns(shape[1], rank, rng).T
     return PlantedPair.lowrank(base, left * np.linspace(1, 0.5, rank), right).batch()
+
+
+def projected(batch: Pair) -> Projection:
+    whole = WholeBase.of(batch.base)
+    coordinates = coordinates_of(batch, whole, 5)
+    assert coordinates is not None
+    (projection,), _ = project_in_coordinates(coordinates, whole, 5, 0.5)
+    return projection
 
 
 def least_cosine(batch: Pair, scale: float, k: int) -> float:
@@ -36,10 +45,7 @@ def test_its_window_is_where_dense_decompositions_have_the_first_intruder(
     shape: tuple[int, int], rank: int
 ) -> None:
     batch = planted(shape, rank, seed=4)
-    whole = WholeBase.of(batch.base)
-    coordinates = coordinates_of(batch, whole, 5)
-    assert coordinates is not None
-    (projection,), _ = project_in_coordinates(coordinates, whole, 5, 0.5)
+    projection = projected(batch)
     assert projection.is_complete
     window = first_window(projection)
     assert window is not None
@@ -50,21 +56,12 @@ def test_its_window_is_where_dense_decompositions_have_the_first_intruder(
 
 
 def test_an_update_of_more_directions_than_are_followed_is_not_complete() -> None:
-    batch = planted((256, 256), 30, seed=5)
-    whole = WholeBase.of(batch.base)
-    coordinates = coordinates_of(batch, whole, 5)
-    assert coordinates is not None
-    (projection,), _ = project_in_coordinates(coordinates, whole, 5, 0.5)
-    assert not projection.is_complete
+    assert not projected(planted((256, 256), 30, seed=5)).is_complete
 
 
 def test_a_base_of_equal_values_and_one_of_zeros_have_finite_projections() -> None:
     left, right = torch.randn(1, 150, 2), torch.randn(1, 2, 150)
     for base in (torch.eye(150)[None], torch.zeros(1, 150, 150)):
-        batch = Pair(base, LowRank(left, right))
-        whole = WholeBase.of(base)
-        coordinates = coordinates_of(batch, whole, 5)
-        assert coordinates is not None
-        (projection,), _ = project_in_coordinates(coordinates, whole, 5, 0.5)
+        projection = projected(Pair(base, LowRank(left, right)))
         for part in (projection.base, projection.cross, projection.update):
             assert part.isfinite().all()

@@ -36,14 +36,8 @@ def test_errors_of_computed_vectors_do_not_hide_a_neighbour(shape: tuple[int, in
     base = triplets(matrix, leaning, values[leading], np.full(COMPUTED, 0.0196))
     y = 0.55 * x[:, plateau[1]] + ((1 - 0.55**2) / len(tail)) ** 0.5 * x[:, tail].sum(1)
     tuned = triplets(matrix, y[:, None], np.array([2.0]), np.zeros(1))
-    bounds, _ = bound_by_moments(
-        Dense(torch.from_numpy(matrix).float().unsqueeze(0)),
-        base,
-        tuned,
-        torch.ones(1, 1, dtype=torch.bool),
-        0.5,
-        torch.zeros(1, dtype=torch.float64),
-    )
+    operator, undecided = Dense(torch.from_numpy(matrix).float().unsqueeze(0)), torch.ones(1, 1).bool()
+    bounds, _ = bound_by_moments(operator, base, tuned, undecided, 0.5, torch.zeros(1).double())
     assert bounds.upper.item() >= 0.55 - 1e-4
 
 

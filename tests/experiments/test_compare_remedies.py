@@ -59,12 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sums = [(f"{number} + 1 ={number + 1} " * 3)[:35] for number in range(100, 400, 20)]
     _learn(model, [*texts[::2], *sums], list(model.parameters()))
     model.save_pretrained(path / "base")
-    layer = model.get_submodule("model.layers.1")
-    _learn(
-        model,
-        [f"{row['q']}{row['a']}" for row in rows[:60]],
-        [one for one in layer.parameters() if one.dim() == 2],
-    )
+    matrices = [one for one in model.get_submodule("model.layers.1").parameters() if one.dim() == 2]
+    _learn(model, [f"{row['q']}{row['a']}" for row in rows[:60]], matrices)
     _spoil_letters(model)
     model.save_pretrained(path / "tuned")
     character_tokenizer().save_pretrained(path / "tuned")
@@ -94,22 +90,24 @@ def _spoil_letters(model: torch.nn.Module) -> None:
 def compared(
     folder: Path,
     out: Path | None = None,
-    harness: HarnessSettings | None = None,
+    tuned: Path | None = None,
+    text: dict[str, int] | None = None,
     score: str | None = None,
-    **settings: object,
+    only: tuple[str, ...] = ("layers", "drop", "flatten"),
+    strengths: int = 2,
+    allow: float = 0.02,
+    **settings: Any,
 ) -> RemedyComparison:
-    chosen = {"only": ("layers", "drop", "flatten"), "strengths": 2, **settings}
+    task = f"{folder / 'task.jsonl'}?prompt=q&completion=a"
     return compare_remedies(
         str(folder / "base"),
-        str(folder / "tuned"),
-        comparison=ComparisonSettings(**chosen),  # type: ignore[arg-type]
-        losses=LossSettings((str(folder / "text.jsonl"),)),
-        scores=ScoreSettings(
-            tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), score=score, max_new_tokens=4
-        ),
-        harness=harness or HarnessSettings(),
+        str(tuned or folder / "tuned"),
+        comparison=ComparisonSettings(only=only, strengths=strengths, allow=allow),
+        losses=LossSettings((str(folder / "text.jsonl"),), **text or {}),
+        scores=ScoreSettings(tasks=(task,), score=score, max_new_tokens=4),
         out=out,
         compute=NO_CACHE,
+        **settings,
     )
 
 
@@ -139,23 +137,17 @@ def test_the_remedy_that_truly_wins_is_named_with_the_command_that_writes_it(
     assert layers.chosen.gain.low > 0
     assert comparison.better[0].name == "layers"
     assert comparison.sentence().startswith("Use layers at quota ")
-    shell = comparison.command()
-    assert shell.startswith(
-        f"intruders mitigate {folder / 'base'} {folder / 'tuned'} --remedy layers --strength "
-    )
-    healed = layers.chosen.healed
-    assert healed.estimate > 0.3
+    command = f"intruders mitigate {folder / 'base'} {folder / 'tuned'} --remedy layers --strength "
+    assert comparison.command().startswith(command)
+    assert layers.chosen.healed.estimate > 0.3
 
 
 def test_where_no_remedy_wins_the_sentence_says_so(folder: Path, found: Found) -> None:
     comparison = compared(folder, found[1], only=("drop",))
     assert not comparison.better
-    assert comparison.sentence().startswith(
-        "No remedy is clearly better than turning the update down: use interpolate"
-    )
-    shell = comparison.command()
-    assert shell is not None
-    assert "--remedy interpolate" in shell
+    none_is = "No remedy is clearly better than turning the update down: use interpolate"
+    assert comparison.sentence().startswith(none_is)
+    assert "--remedy interpolate" in str(comparison.command())
 
 
 def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: Found) -> None:
@@ -273,14 +265,8 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
 
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
     saved(hot_llama(model=base, gain=0.6), tmp_path / "adapter")
-    comparison = compare_remedies(
-        str(folder / "base"),
-        str(tmp_path / "adapter"),
-        comparison=ComparisonSettings(only=("intruders", "dg-hard", "trim"), strengths=1),
-        losses=LossSettings((str(folder / "text.jsonl"),), max_documents=8),
-        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_new_tokens=4),
-        compute=NO_CACHE,
-    )
+    only, text = ("intruders", "dg-hard", "trim"), {"max_documents": 8}
+    comparison = compared(folder, tuned=tmp_path / "adapter", text=text, only=only, strengths=1)
     assert "their median and the threshold are 0" in row(comparison, "dg-hard").reason
     intruders, trim = row(comparison, "intruders"), row(comparison, "trim")
     for one in (intruders, trim):
@@ -289,20 +275,16 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
         assert sizes["shrink"][0] == pytest.approx(one.chosen.norm, rel=1e-6)
         assert sizes["shrink-output"][1] == pytest.approx(one.chosen.output, rel=1e-6)
         assert sizes["resized"][0] == pytest.approx(1)
-    assert (
-        "complement" in {point.control for point in intruders.controls} or intruders.no_control["complement"]
-    )
+    complements = [point for point in intruders.controls if point.control == "complement"]
+    assert complements or intruders.no_control["complement"]
     # As the model on disk that the command for it writes.
     out = tmp_path / "written"
     write(folder, out, tmp_path / "adapter", scale=intruders.chosen.strength)
     write_rows(tmp_path / "half.jsonl", [{"text": text} for text in _report_texts(folder, max_documents=8)])
-    measured = evaluate(
-        str(out), base=str(folder / "base"), losses=LossSettings((str(tmp_path / "half.jsonl"),))
-    )
-    assert measured.losses[0].loss.estimate == pytest.approx(intruders.chosen.loss.estimate, abs=1e-4)
-    assert measured.losses[0].base_loss.estimate == pytest.approx(
-        comparison.base_point.loss.estimate, abs=1e-6
-    )
+    half = LossSettings((str(tmp_path / "half.jsonl"),))
+    (measured,) = evaluate(str(out), base=str(folder / "base"), losses=half).losses
+    assert measured.loss.estimate == pytest.approx(intruders.chosen.loss.estimate, abs=1e-4)
+    assert measured.base_loss.estimate == pytest.approx(comparison.base_point.loss.estimate, abs=1e-6)
 
 
 def test_files_hold_every_point(found: Found, tmp_path: Path) -> None:
@@ -346,8 +328,7 @@ def test_the_folder_of_another_result_is_refused_before_a_model_is_opened(tmp_pa
     with pytest.raises(SettingError, match=said):
         compare_remedies("a", "b", losses=losses, scores=scores, out=tmp_path)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
-        "report.html": "report.html",
-        "study.json": "study.json",
+        name: name for name in ("report.html", "study.json")
     }
 
 
@@ -371,17 +352,9 @@ def test_the_command_prints_the_table_and_writes_the_report(folder: Path, found:
 
 def test_the_command_learns_the_doses_that_were_measured(folder: Path, tmp_path: Path) -> None:
     """With seeds and numbers of data that are not the defaults."""
-    comparison = compare_remedies(
-        str(folder / "base"),
-        str(folder / "tuned"),
-        comparison=ComparisonSettings(only=("interpolate", "doses"), strengths=1, allow=0.5),
-        losses=LossSettings((str(folder / "text.jsonl"),), max_documents=12, max_tokens=32),
-        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}?prompt=q&completion=a",), max_new_tokens=4),
-        out=tmp_path / "compared",
-        data_seed=2,
-        seed=3,
-        compute=NO_CACHE,
-    )
+    chosen: Any = {"only": ("interpolate", "doses"), "strengths": 1, "allow": 0.5, "data_seed": 2, "seed": 3}
+    text = {"max_documents": 12, "max_tokens": 32}
+    comparison = compared(folder, tmp_path / "compared", text=text, **chosen)
     units = [json.loads(file.read_text()) for file in (tmp_path / "compared").rglob("evaluations/*.json")]
     [measured] = [unit["value"]["doses"] for unit in units if "learned on" in unit["unit"]]
     chosen = row(comparison, "doses").chosen

@@ -191,6 +191,7 @@ def test_lines_and_document(sweep: InterventionSweep) -> None:
         (point.control, point.scale) for point in sweep.points
     ]
     assert record["verdicts"] == sweep.verdicts()
+    assert "own_part" not in json.dumps(record)  # of a series of models, as evaluate has them
 
 
 def test_norms_of_the_updates_are_those_of_the_written_models(

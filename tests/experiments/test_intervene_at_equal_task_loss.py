@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,23 +99,13 @@ def test_it_is_printed_and_written(sweep: InterventionSweep) -> None:
 
 
 def test_the_sentence_says_which_is_lower(sweep: InterventionSweep) -> None:
-    from dataclasses import replace
-
-    def said(gain: Interval) -> str:
-        point = replace(sweep.points[0], gain=gain)
-        return replace(sweep, points=[point]).verdicts()[0].partition("; ")[2]
-
-    assert (
-        said(Interval(0.2, 0.1, 0.3)) == "at equal task loss this is 0.200 [0.100, 0.300] below interpolation"
-    )
-    assert (
-        said(Interval(-0.2, -0.3, -0.1))
-        == "at equal task loss this is 0.200 [0.100, 0.300] above interpolation"
-    )
-    assert (
-        said(Interval(0.0, -0.1, 0.1))
-        == "at equal task loss interpolation does as well (+0.000 [-0.100, +0.100])"
-    )
+    for gain, said in (
+        (Interval(0.2, 0.1, 0.3), "this is 0.200 [0.100, 0.300] below interpolation"),
+        (Interval(-0.2, -0.3, -0.1), "this is 0.200 [0.100, 0.300] above interpolation"),
+        (Interval(0.0, -0.1, 0.1), "interpolation does as well (+0.000 [-0.100, +0.100])"),
+    ):
+        [verdict] = replace(sweep, points=[replace(sweep.points[0], gain=gain)]).verdicts()
+        assert verdict.partition("; ")[2] == f"at equal task loss {said}"
 
 
 def test_without_a_curve_nothing_is_added_and_a_task_is_needed_for_one(hot: Path) -> None:

@@ -23,7 +23,7 @@ from intruders.experiments.open_dosed import open_models
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import AS_STORED
-from intruders.models.split_model import SplitModel
+from intruders.models.token_losses import SplitModel
 from tests.tiny import save_gpt2, save_llama
 
 from .healed_models import Models, llama_and_adapter, read_sides

@@ -25,11 +25,10 @@ def test_the_angles_between_random_spaces() -> None:
     cosines = torch.linalg.svdvals(spaces[:, :10])  # with the first ten unit vectors
     assert chance_share(10, 384) == pytest.approx(float(cosines.square().mean()), rel=0.02)
     angle = chance_angle(10, 384)
-    assert angle is not None
     assert angle == pytest.approx(math.degrees(math.acos(float(cosines[:, -1].median()))), abs=0.1)
 
 
 def test_small_dimensions_have_a_value_too() -> None:
     assert chance_max_cosine(1, 1) == 1.0
     assert 0 < chance_max_cosine(3, 2) <= 1
-    assert chance_angle(10, 20) is None
+    assert math.isnan(chance_angle(10, 20))

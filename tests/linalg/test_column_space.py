@@ -14,34 +14,11 @@ from intruders.linalg.column_space import ColumnSpace, project_each, solve, solv
 from intruders.linalg.svd import CLUSTER_TOLERANCE
 from tests.matrices import Array, orthonormal_columns, with_values
 
-
-def power_law(m: int, n: int, rng: np.random.Generator) -> Array:
-    return with_values(m, n, (1.0 + np.arange(n)) ** -rng.uniform(0.2, 1.5), rng)
+Make = Callable[[int, int, np.random.Generator], Array]
 
 
 def one_tiny(m: int, n: int, rng: np.random.Generator) -> Array:
     return with_values(m, n, np.r_[np.linspace(1, 0.1, n - 1), 10.0 ** rng.uniform(-9, -1)], rng)
-
-
-def many_tiny(m: int, n: int, rng: np.random.Generator) -> Array:
-    return with_values(m, n, np.geomspace(1, 10.0 ** rng.uniform(-8, -2), n), rng)
-
-
-def rank_deficient(m: int, n: int, rng: np.random.Generator) -> Array:
-    return with_values(m, n, np.where(np.arange(n) < max(1, n // 2), 1.0, 0.0), rng)
-
-
-def zero_rows(m: int, n: int, rng: np.random.Generator) -> Array:
-    """Without these it may be wide."""
-    return rng.standard_normal((m, n)) * (rng.random(m) < rng.uniform(0.3, 1.0))[:, None]
-
-
-def one_column_zero(m: int, n: int, rng: np.random.Generator) -> Array:
-    return rng.standard_normal((m, n)) * (np.arange(n) != n // 2)
-
-
-def columns_of_all_sizes(m: int, n: int, rng: np.random.Generator) -> Array:
-    return rng.standard_normal((m, n)) * 10.0 ** -np.linspace(0, rng.uniform(0, 8), n)
 
 
 def two_columns_alike(m: int, n: int, rng: np.random.Generator) -> Array:
@@ -50,42 +27,42 @@ def two_columns_alike(m: int, n: int, rng: np.random.Generator) -> Array:
     return matrix
 
 
-def rounded_to_bf16(m: int, n: int, rng: np.random.Generator) -> Array:
-    return np.asarray(torch.from_numpy(one_tiny(m, n, rng)).bfloat16().double())
-
-
-def giant(m: int, n: int, rng: np.random.Generator) -> Array:
-    return with_values(m, n, np.r_[10.0 ** rng.uniform(1, 5), np.linspace(1, 0.1, n - 1)], rng)
-
-
-Make = Callable[[int, int, np.random.Generator], Array]
-UGLY: list[Make] = [
-    power_law,
-    one_tiny,
-    many_tiny,
-    rank_deficient,
-    zero_rows,
-    one_column_zero,
-    columns_of_all_sizes,
-    two_columns_alike,
-    rounded_to_bf16,
-    giant,
-]
+UGLY: dict[str, Make] = {
+    "power law": lambda m, n, rng: with_values(m, n, (1.0 + np.arange(n)) ** -rng.uniform(0.2, 1.5), rng),
+    "one tiny": one_tiny,
+    "many tiny": lambda m, n, rng: with_values(m, n, np.geomspace(1, 10.0 ** rng.uniform(-8, -2), n), rng),
+    "rank-deficient": lambda m, n, rng: with_values(
+        m, n, np.where(np.arange(n) < max(1, n // 2), 1.0, 0.0), rng
+    ),
+    # Without these it may be wide.
+    "zero rows": lambda m, n, rng: (
+        rng.standard_normal((m, n)) * (rng.random(m) < rng.uniform(0.3, 1.0))[:, None]
+    ),
+    "one column zero": lambda m, n, rng: rng.standard_normal((m, n)) * (np.arange(n) != n // 2),
+    "columns of all sizes": lambda m, n, rng: (
+        rng.standard_normal((m, n)) * 10.0 ** -np.linspace(0, rng.uniform(0, 8), n)
+    ),
+    "two columns alike": two_columns_alike,
+    "bf16": lambda m, n, rng: np.asarray(torch.from_numpy(one_tiny(m, n, rng)).bfloat16().double()),
+    "giant": lambda m, n, rng: with_values(
+        m, n, np.r_[10.0 ** rng.uniform(1, 5), np.linspace(1, 0.1, n - 1)], rng
+    ),
+}
 
 
 @given(
-    make=st.sampled_from(UGLY),
+    kind=st.sampled_from(list(UGLY)),
     n=st.integers(1, 60),
     more=st.integers(1, 80),
     outside=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_no_vector_of_the_column_space_sees_more_than_the_bound(
-    make: Make, n: int, more: int, outside: float, seed: int
+    kind: str, n: int, more: int, outside: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     m = n + more
-    matrix = torch.from_numpy(make(m, n, rng)).float()
+    matrix = torch.from_numpy(UGLY[kind](m, n, rng)).float()
     wide = matrix.double().numpy()
     left, values, _ = np.linalg.svd(wide, full_matrices=False)
     space = ColumnSpace.of_each([matrix], [values[0]])[0]
@@ -103,7 +80,7 @@ def test_no_vector_of_the_column_space_sees_more_than_the_bound(
     projected, errors = project_each([space], [rows_single], 1e-3)[0]
     seen = np.abs((rows_single.double() - projected.double()).numpy() @ left)
     lost = np.linalg.norm(seen, axis=1)
-    assert (lost <= errors.numpy() * (1 + 1e-6) + 1e-12).all()
+    assert (lost <= errors.numpy() * (1 + 1e-6) + 1e-11).all()  # the bound itself is computed with rounding
     assert float(errors.max()) < 2e-3
     # What is outside the column space is gone, as far as single precision tells.
     assert float((projected.double().numpy() - projected.double().numpy() @ left @ left.T).max()) < 1e-5

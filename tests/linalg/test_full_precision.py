@@ -67,18 +67,15 @@ def default_settings() -> Iterator[None]:
     assert seen() == before
 
 
-def allow_tf32() -> None:
-    MATMUL.allow_tf32 = True
+def setting(**values: object) -> Callable[[], None]:
+    """Set what this version of torch has of these, of products on CUDA."""
 
+    def set_them() -> None:
+        for name, value in values.items():
+            if hasattr(MATMUL, name):
+                setattr(MATMUL, name[: -len("_split_k")] if name.endswith("_split_k") else name, value)
 
-def allow_accumulation() -> None:
-    if hasattr(MATMUL, "allow_fp16_accumulation"):
-        MATMUL.allow_fp16_accumulation = True
-
-
-def forbid_reductions_and_split_k() -> None:
-    if hasattr(MATMUL, "allow_fp16_reduced_precision_reduction_split_k"):
-        MATMUL.allow_fp16_reduced_precision_reduction = (False, False)
+    return set_them
 
 
 def one_by_one() -> None:
@@ -96,9 +93,9 @@ WAYS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "medium": lambda: torch.set_float32_matmul_precision("medium"),
     "high": lambda: torch.set_float32_matmul_precision("high"),
-    "allow_tf32": allow_tf32,
-    "half-precision sums": allow_accumulation,
-    "no split-k": forbid_reductions_and_split_k,
+    "allow_tf32": setting(allow_tf32=True),
+    "half-precision sums": setting(allow_fp16_accumulation=True),
+    "no split-k": setting(allow_fp16_reduced_precision_reduction_split_k=(False, False)),
     "one by one": one_by_one,
     "all backends": for_all_backends,
 }

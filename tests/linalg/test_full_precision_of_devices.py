@@ -14,9 +14,9 @@ from intruders.linalg.full_precision import is_covered
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    full_precision._is_covered.cache_clear()
+    full_precision.is_covered.cache_clear()
     yield
-    full_precision._is_covered.cache_clear()
+    full_precision.is_covered.cache_clear()
 
 
 def to_bf16(tensor: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ about the true vectors, and the certificates rest on it; that it is honest is wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -163,44 +165,25 @@ def test_no_singular_value_is_made_up(name: str) -> None:
     check_against_truth(found, matrix.double().numpy())
 
 
-def rows_of(kind: str) -> tuple[Tensor, Tensor]:
-    """Rows to be made orthonormal, and an orthonormal basis they are to be orthogonal to."""
+# What is made of rows and of an orthonormal basis that they are to be orthogonal to.
+BLOCKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "plain": lambda rows, basis: rows,
+    "inside the basis": lambda rows, basis: rows[:, :6] @ basis,
+    "equal": lambda rows, basis: rows[:1].expand(4, 30),
+    "zero": lambda rows, basis: torch.zeros(4, 30),
+    "zero, beside unit vectors": lambda rows, basis: torch.zeros(4, 30),
+    "one zero": lambda rows, basis: rows * torch.tensor([[1.0], [1.0], [0.0], [1.0]]),
+    "of very different size": lambda rows, basis: rows * torch.tensor([[1e9], [1.0], [1e-5], [1e-9]]),
+    "nearly dependent": lambda rows, basis: rows[:1] + 1e-6 * rows,
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_orthonormalize(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(30, 6, generator=generator))[0].mT
-    rows = torch.randn(4, 30, generator=generator)
-    if kind == "inside the basis":
-        rows = torch.randn(4, 6, generator=generator) @ basis
-    if kind == "equal":
-        rows = rows[:1].expand(4, 30)
-    if kind == "zero":
-        rows = torch.zeros(4, 30)
-    if kind == "zero, beside unit vectors":
-        rows, basis = torch.zeros(4, 30), torch.eye(30)[:6]
-    if kind == "one zero":
-        rows = rows.clone()
-        rows[2] = 0
-    if kind == "of very different size":
-        rows = rows * torch.tensor([[1e9], [1.0], [1e-5], [1e-9]])
-    if kind == "nearly dependent":
-        rows = rows[:1] + 1e-6 * rows
-    return rows, basis
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "plain",
-        "inside the basis",
-        "equal",
-        "zero",
-        "zero, beside unit vectors",
-        "one zero",
-        "of very different size",
-        "nearly dependent",
-    ],
-)
-def test_orthonormalize(kind: str) -> None:
-    rows, basis = rows_of(kind)
+    basis = torch.eye(30)[:6] if "unit vectors" in kind else basis
+    rows = BLOCKS[kind](torch.randn(4, 30, generator=generator), basis)
     found = orthonormalize(rows.unsqueeze(0), basis.unsqueeze(0))[0]
     together = torch.cat([basis, found])
     torch.testing.assert_close(together @ together.mT, torch.eye(10), atol=2e-6, rtol=0)

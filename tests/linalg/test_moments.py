@@ -90,15 +90,7 @@ def bounds(made: Cases, steps: int, floor: Tensor | None = None) -> Tensor:
 
 # Spectra whose values are far enough apart for each to have its own vector in single precision.
 SEPARATE = ["power law", "flat", "exponential", "outliers over a bulk", "one giant", "close pairs"]
-CLOSE = [
-    "clustered top",
-    "three equal",
-    "many equal",
-    "two plateaus",
-    "all equal",
-    "rank-deficient",
-    "low rank",
-]
+CLOSE = [name for name in SPECTRA if name not in SEPARATE]
 
 
 @pytest.mark.parametrize(

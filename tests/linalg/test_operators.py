@@ -55,16 +55,19 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
             torch.testing.assert_close(batch.apply_transpose(columns)[index], columns[index] @ dense)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(6, 5), (500, 400)], ids=["small", "large"])
-def test_some_matrices_of_a_stack_are_those_and_in_that_order(shape: tuple[int, int]) -> None:
+def test_some_matrices_of_a_stack_are_those_and_in_that_order(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     m, n = shape
     generator = torch.Generator().manual_seed(3)
-    batch = torch.randn(5, m, n, generator=generator)
+    batch = torch.randn(5, m, n, generator=generator, dtype=dtype)
     for places, of_these in [([3, 1, 4], [2, 0]), ([0, 1, 2, 3, 4], [1]), ([2], [0])]:
         chosen = Dense(batch).select(torch.tensor(places)).select(torch.tensor(of_these))
         wanted = batch[places][of_these]
-        rows = torch.randn(len(of_these), 3, n, generator=generator)
-        columns = torch.randn(len(of_these), 3, m, generator=generator)
+        rows = torch.randn(len(of_these), 3, n, generator=generator, dtype=dtype)
+        columns = torch.randn(len(of_these), 3, m, generator=generator, dtype=dtype)
         assert chosen.shape == wanted.shape
         assert torch.equal(chosen.dense(), wanted)
         assert torch.equal(chosen.double().dense(), wanted.double())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
-from intruders.linalg.pair import Pair
+from intruders.linalg.pair import Pair, over_unit
 from tests.matrices import random
 
 SHAPE = (6, 5)
@@ -73,18 +73,16 @@ def test_every_update_of_a_batch_at_its_own_multiple(kind: str) -> None:
 @pytest.mark.parametrize("unit", [1.0, 2.0**30, 2.0**-30])
 def test_both_matrices_are_divided_by_a_unit(kind: str, unit: float) -> None:
     pair, _ = pair_of(kind)
-    over = pair.over(unit)
-    assert torch.equal(over.base * unit, pair.base)
+    over = Pair(pair.base / unit, over_unit(pair.tuned, unit))
     assert torch.equal(over.dense() * unit, pair.dense())
 
 
 def test_a_unit_as_small_as_weights_can_be_leaves_factors_in_range() -> None:
-    pair = Pair(torch.full(SHAPE, 1e-38), LowRank(torch.full((6, 1), 8.0), torch.full((1, 5), 8.0)))
     unit = 2.0**-126
-    divided = pair.over(unit)
-    assert isinstance(divided.tuned, LowRank)
-    assert bool(divided.tuned.left.isfinite().all() and divided.tuned.right.isfinite().all())
-    torch.testing.assert_close(divided.tuned.double().dense(), torch.full(SHAPE, 64.0).double() / unit)
+    divided = over_unit(LowRank(torch.full((6, 1), 8.0), torch.full((1, 5), 8.0)), unit)
+    assert isinstance(divided, LowRank)
+    assert bool(divided.left.isfinite().all() and divided.right.isfinite().all())
+    torch.testing.assert_close(divided.double().dense(), torch.full(SHAPE, 64.0).double() / unit)
 
 
 def test_precision(kind: str) -> None:

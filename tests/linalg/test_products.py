@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -53,26 +54,21 @@ def test_other_precisions_stay_what_they_are() -> None:
     torch.testing.assert_close(times_transpose(rows, matrix), rows @ matrix.mT, rtol=0, atol=0)
 
 
-def test_without_the_operator_the_ordinary_product_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        raise AttributeError("no such operator")
+def missing(rows: Tensor, matrix: Tensor) -> Tensor:
+    raise AttributeError("no such operator")
 
+
+def coarse(rows: Tensor, matrix: Tensor) -> Tensor:
+    return (rows.bfloat16() @ matrix.bfloat16().mT).float()
+
+
+@pytest.mark.parametrize("operator", [missing, coarse])
+def test_an_operator_that_is_not_there_or_rounds_more_is_not_used(
+    operator: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     matrix, rows = torch.randn(512, 640), torch.randn(3, 640)
     products._has_linear.cache_clear()
-    monkeypatch.setattr(products, "_linear", missing)
-    try:
-        torch.testing.assert_close(times_transpose(rows, matrix), rows @ matrix.mT, rtol=0, atol=0)
-    finally:
-        products._has_linear.cache_clear()
-
-
-def test_an_operator_that_rounds_more_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def coarse(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        return (rows.bfloat16() @ matrix.bfloat16().mT).float()
-
-    matrix, rows = torch.randn(512, 640), torch.randn(3, 640)
-    products._has_linear.cache_clear()
-    monkeypatch.setattr(products, "_linear", coarse)
+    monkeypatch.setattr(products, "_linear", operator)
     try:
         torch.testing.assert_close(times_transpose(rows, matrix), rows @ matrix.mT, rtol=0, atol=0)
     finally:
@@ -97,21 +93,6 @@ def test_long_sums_are_as_exact_as_bounds_take_them_to_be(shape: tuple[int, int]
             given = rows[None] if operator.shape[:-2] else rows
             errors = (getattr(operator, times)(given).double() - exact).norm(dim=-1)
             assert errors.max() <= allowed, (times, operator.shape)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(5, 40, 60), (5, 512, 640)])
-def test_products_with_some_matrices_of_a_stack(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
-    """Those that a copy of these matrices gives, in any order, and of a choice within a choice."""
-    batch = torch.randn(shape, dtype=dtype)
-    chosen = Dense(batch).select(torch.tensor([4, 0, 2])).select(torch.tensor([2, 0]))
-    right, left = torch.randn(2, 3, shape[-1], dtype=dtype), torch.randn(2, 3, shape[-2], dtype=dtype)
-    copies = batch[[2, 4]]
-    assert chosen.shape == copies.shape
-    torch.testing.assert_close(chosen.dense(), copies, rtol=0, atol=0)
-    torch.testing.assert_close(chosen.apply(right), right @ copies.mT, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(chosen.apply_transpose(left), left @ copies, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(chosen.double().dense(), copies.double(), rtol=0, atol=0)
 
 
 def test_a_matrix_that_a_stack_shares_is_never_copied() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from intruders.linalg.coordinates import SecularProblem
-from intruders.linalg.secular import passages
+from intruders.linalg.secular import Passages, passages
 
 EPSILON = 0.5
 
@@ -35,6 +35,11 @@ def leading(values: Tensor, p: Tensor, q: Tensor, scale: float) -> tuple[Tensor,
     return s.square(), u.mT
 
 
+def passage(values: Tensor, p: Tensor, q: Tensor, scale: float, squares: Tensor, rows: Tensor) -> Passages:
+    at = torch.tensor([scale], dtype=torch.float64)
+    return passages(problem_of(values, p, q), at, squares, rows, 40, EPSILON)
+
+
 def largest(rows: Tensor) -> Tensor:
     return rows.abs().amax(-1)
 
@@ -48,14 +53,7 @@ def test_it_is_where_a_dense_decomposition_has_the_number(seed: int, rank: int) 
     squares, rows = leading(values, p, q, scale)
     index = int(largest(rows[:10]).argmin())
     some = slice(index, index + 1)
-    root = passages(
-        problem_of(values, p, q),
-        torch.tensor([scale], dtype=torch.float64),
-        squares[some],
-        rows[some],
-        40,
-        EPSILON,
-    )
+    root = passage(values, p, q, scale, squares[some], rows[some])
     found = float(root.scales)
     assert found == pytest.approx(scale, rel=0.01)
     vectors = leading(values, p, q, found)[1]
@@ -74,12 +72,5 @@ def test_where_no_coordinate_passes_there_is_none() -> None:
     values = torch.linspace(6, 1, 40, dtype=torch.float64)
     axis = torch.eye(40, dtype=torch.float64)[:, 5:6]
     squares, rows = leading(values, axis, axis, 3.0)
-    root = passages(
-        problem_of(values, axis, axis),
-        torch.tensor([3.0], dtype=torch.float64),
-        squares[:1],
-        rows[:1],
-        40,
-        EPSILON,
-    )
+    root = passage(values, axis, axis, 3.0, squares[:1], rows[:1])
     assert math.isnan(float(root.scales))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
 from intruders.measures import evaluate as evaluating
@@ -101,6 +102,23 @@ def test_a_sum_is_refused_with_the_command_that_writes_it(place: Path, tmp_path:
     in_this_process("scale", base, whole, "--at", "1", "--out", tmp_path / "written")
     written, plain = (evaluate(model, losses=text).losses[0] for model in (str(tmp_path / "written"), tuned))
     assert written.loss.estimate == pytest.approx(plain.loss.estimate, rel=1e-6)
+
+
+@pytest.mark.parametrize(("base", "data"), [("llama", "sums.jsonl"), ("bert", "words.tsv")])
+def test_a_tokenizer_of_another_model_is_refused(base: str, data: str, place: Path, tmp_path: Path) -> None:
+    """The word "film" and "+1" are tokens behind the last row of the embedding."""
+    tuned = "completer" if base == "llama" else "classifier"
+    shutil.copytree(place / base, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    known = len(tokenizer)
+    assert tokenizer.add_tokens(["+1", "film", "word"]) == 3
+    tokenizer.save_pretrained(tmp_path / "base")
+    shutil.copytree(place / tuned, tmp_path / "tuned", ignore=shutil.ignore_patterns("*token*"))
+    said = rf"makes token 10\d, and the model has {known} tokens; expected the tokenizer"
+    given = {"losses": _text(place), "scores": _on(place, data)}
+    for name in given:
+        with pytest.raises(SettingError, match=said):
+            evaluate(str(tmp_path / "tuned"), base=str(tmp_path / "base"), **{name: given[name]})
 
 
 def test_an_encoder_is_not_trained_on_completions(place: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 import intruders
 from intruders.audits.audit_settings import Compute
 from intruders.audits.base_cache import NATS, DiskCache
-from intruders.audits.kept_nats import DOCUMENT, Writer
+from intruders.audits.kept_nats import DOCUMENT, KeptNats, Writer
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.forgetting import Forgetting
 from intruders.checkpoints.stored.selection import Selection
@@ -122,31 +122,43 @@ def test_of_rank_1_nothing_is_predicted(prepared: tuple[Path, Path, str]) -> Non
     assert audit.forgetting is None
 
 
-def test_of_full_fine_tuning_nothing_is_predicted(
-    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["rank 1", "full fine-tuning"])
+def test_of_updates_that_nothing_is_predicted_of_no_row_is_read(
+    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """The criterion was missed for it in both rounds. The largest rank is lowered here, since the models are tiny."""
+    """The criterion was missed for both. The largest rank is lowered here, since the models are tiny."""
     base, cache, _ = prepared
     monkeypatch.setattr("intruders.audits.result.forgetting._LARGEST_RANK", 8)
-    tuned = tuned_of(base, tmp_path / "tuned", 0.003)
-    with pytest.warns(UserWarning, match="of full fine-tuning"):
-        audit = intruders.audit(str(base), str(tuned), cache=cache)
+    monkeypatch.setattr(KeptNats, "rows", lambda *given: pytest.fail("rows are read"))
+    if what == "rank 1":
+        config = LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
+        tuned: Any = get_peft_model(load_model(str(base), "causal"), config)
+        set_factors(tuned, 0.1, 1)
+    else:
+        tuned = tuned_of(base, tmp_path / "tuned", 0.003)
+    with pytest.warns(
+        UserWarning, match="no nats are predicted of an update of rank 1 or of full fine-tuning"
+    ):
+        audit = intruders.audit(str(base), tuned, cache=cache)
     assert audit.forgetting is None
-    assert min(matrix.update.effective_rank for matrix in audit.matrices) > 8
+    assert (min(matrix.update.effective_rank for matrix in audit.matrices) > 8) == (what != "rank 1")
 
 
-def test_of_an_adapter_of_rank_1_no_row_is_read(prepared: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_matrices_beyond_the_ranks_count_where_their_median_is_within(
+    prepared: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an audit and in a fleet, as they do where no rank is too large."""
     base, cache, _ = prepared
-    shutil.copytree(cache, tmp_path / "cache")
-    for rows in (tmp_path / "cache").glob(f"{NATS}/*/*.bin"):
-        rows.unlink()  # which would be told as damage
-    model: Any = get_peft_model(
-        load_model(str(base), "causal"), LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    set_factors(model, 0.1, 1)
-    with pytest.warns(UserWarning, match="no nats are predicted of an update of rank 1") as said:
-        assert intruders.audit(model, cache=tmp_path / "cache").forgetting is None
-    assert not [str(each.message) for each in said if "damaged" in str(each.message)]
+    tuned = tuned_of(base, tmp_path / "tuned", 0.003)
+    wanted = intruders.audit(str(base), str(tuned), cache=cache)
+    ranks = [matrix.update.effective_rank for matrix in wanted.matrices]
+    monkeypatch.setattr("intruders.audits.result.forgetting._LARGEST_RANK", sorted(ranks)[len(ranks) // 2])
+    assert intruders.audit(str(base), str(tuned), cache=cache).forgetting == wanted.forgetting
+    in_fleet = intruders.audit_fleet(str(base), [str(tuned)], cache=cache).audit(0).forgetting
+    assert wanted.forgetting is not None
+    assert in_fleet is not None
+    assert in_fleet.kl.estimate == pytest.approx(wanted.forgetting.kl.estimate, rel=1e-5)
+    assert in_fleet.by_matrix == pytest.approx(wanted.forgetting.by_matrix, rel=1e-4)
 
 
 def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
@@ -351,7 +363,7 @@ def test_a_tokenizer_of_another_model_is_refused(prepared: tuple[Path, Path, str
     tokenizer.add_tokens(["and"])
     tokenizer.save_pretrained(tmp_path / "base")
     known = len(tokenizer) - 1
-    with pytest.raises(SettingError, match=f"makes token {known} of .*, and the model has {known} tokens"):
+    with pytest.raises(SettingError, match=f"makes token {known}, and the model has {known} tokens"):
         NatsPlan.of(str(tmp_path / "base"), prepared[2])
 
 

@@ -80,9 +80,7 @@ def test_a_causal_model_has_no_weight_at_random(tmp_path: Path) -> None:
     config = LlamaConfig.from_pretrained(llama)
     LlamaForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
     for name in ("body", "classifier"):
-        with pytest.raises(
-            CheckpointError, match=r"lacks weights of a causal language model: 'lm_head.weight'; "
-        ):
+        with pytest.raises(CheckpointError, match=r"lacks weights of a causal .*: 'lm_head.weight'; "):
             load_model(str(tmp_path / name), "causal")
     config.tie_word_embeddings = True
     torch.manual_seed(3)
@@ -127,9 +125,7 @@ def test_a_classifier_is_no_base_for_another_number_of_classes(tmp_path: Path) -
     for file in llama.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     LlamaForSequenceClassification(LlamaConfig.from_pretrained(llama)).save_pretrained(tmp_path)
-    with pytest.raises(
-        CheckpointError, match="whose number of classes is 2, and the task has 4; pass the base"
-    ):
+    with pytest.raises(CheckpointError, match="number of classes is 2, and the task has 4; pass the base"):
         load_model(str(tmp_path), "classification", list("abcd"))
     same: Any = load_model(str(tmp_path), "classification", list("ab"))
     assert same.untrained == ()
@@ -362,9 +358,7 @@ def test_quantizing_needs_its_package_and_whole_weights(
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="--load-in 4bit needs the package 'bitsandbytes'"):
         load_model(base, "causal", loading=Loading(load_in="4bit"))
-    with pytest.raises(
-        SettingError, match="load_in is '4bit', but this measurement changes weights in memory"
-    ):
+    with pytest.raises(SettingError, match="load_in is '4bit', but this measurement changes weights"):
         require_whole_weights(Loading(load_in="4bit"))
     with pytest.raises(SettingError, match="device 'cuda:7' cannot be used here"):
         load_model(base, "causal", loading=Loading(device="cuda:7"))
@@ -431,9 +425,7 @@ def test_a_folder_without_a_tokenizer_is_told_by_the_path_that_was_given(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"^'model' has no tokenizer .*; expected .*; copy the tokenizer"
-    ) as told:
+    with pytest.raises(CheckpointError, match=r"^'model' has no tokenizer .*; expected .*; copy the") as told:
         load_tokenizer(str((tmp_path / "model").resolve()))
     assert "\n" not in str(told.value)
     assert not str(told.value).endswith(": ")

@@ -24,19 +24,14 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
     base = save_llama(tmp_path / "base")
     numbers = sum(parameter.numel() for parameter in load_model(str(base), "causal").parameters())
     plan = memory_plan.memory_plan(str(base), Loading())
-    assert plan is not None
     assert plan.weights == numbers
     assert plan.needed == 4 * numbers + 2**28
     monkeypatch.setattr(memory_plan, "available_memory", lambda device: 3 * numbers + 2**28)
-    with pytest.raises(
-        NotEnoughMemoryError, match=r"does not fit in memory: .* in float32: .*pass --dtype bfloat16"
-    ):
+    with pytest.raises(NotEnoughMemoryError, match=r"not fit .* in float32: .*pass --dtype bfloat16"):
         load_model(str(base), "causal")
     load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
     monkeypatch.setattr(memory_plan, "available_memory", lambda device: 1)
-    with pytest.raises(
-        NotEnoughMemoryError, match="pass --device-map auto, or use a machine with more memory"
-    ):
+    with pytest.raises(NotEnoughMemoryError, match="pass --device-map auto, or use a machine with more"):
         load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
 
 
@@ -96,12 +91,10 @@ def test_the_plan_counts_the_addresses_that_a_file_takes(
     room = 2 * size + 2**28
     monkeypatch.setattr(memory_plan, "_rooms_of_shell", lambda: [("ulimit -v", True, room)])
     fits = memory_plan.memory_plan(str(tmp_path), Loading(device="cpu"))
-    assert fits is not None
     assert fits.fits
     assert fits.needed == room
     # Half as many bytes beside the maps are less than the second map; without that they count.
     monkeypatch.setattr(memory_plan, "_rooms_of_shell", lambda: [("ulimit -d", False, 0)])
     for dtype, needed in (("float32", size), ("bfloat16", size + 2 * numbers)):
         plan = memory_plan.memory_plan(str(tmp_path), Loading(device="cpu", dtype=dtype))
-        assert plan is not None
         assert plan.needed == needed + 2**28

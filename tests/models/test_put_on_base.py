@@ -54,9 +54,7 @@ def test_an_adapter_on_an_embedding_that_is_the_head_is_run_as_peft_runs_it_and_
     opened: Any = open_language_model(tuned, base).model
     with torch.no_grad():
         torch.testing.assert_close(opened.eval()(ids).logits, own(ids).logits)
-    with pytest.raises(
-        PairingError, match=r"changes 'transformer\.wte', whose weight is that of 'lm_head' too"
-    ):
+    with pytest.raises(PairingError, match=r"changes 'transformer\.wte', whose weight is that of 'lm_head'"):
         open_language_model(tuned, base, merged=True)
 
 
@@ -277,9 +275,7 @@ def test_layers_of_mlx_in_full_are_written_first(tmp_path: Path) -> None:
     whole = {"model.layers.1.self_attn.q_proj.weight": torch.randn(32, 32)}
     save_file(whole, mlx / "adapters.safetensors")
     character_tokenizer().save_pretrained(base)
-    with pytest.raises(
-        CheckpointError, match=r"which PEFT does not load; write the model \(intruders scale BASE"
-    ):
+    with pytest.raises(CheckpointError, match=r"which PEFT does not load; write the model \(intruders scale"):
         open_language_model(str(mlx), base)
     write_at_scale(base, mlx, 1.0, tmp_path / "whole", form="checkpoint")
     opened: Any = open_language_model(str(tmp_path / "whole")).model

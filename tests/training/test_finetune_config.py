@@ -23,10 +23,8 @@ def test_trainers_and_pefts_own_names_are_understood() -> None:
         },
         where="test",
     )  # fmt: skip
-    same = FinetuneConfig(
-        base="b", task="t", out="o", rank=4, alpha=8.0, dropout=0.1, lr=1e-3, steps=7, batch_size=2
-    )
-    assert found == same
+    given = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "lr": 1e-3, "steps": 7, "batch_size": 2}
+    assert found == FinetuneConfig(base="b", task="t", out="o", **given)
 
 
 def test_yaml_is_read_and_options_go_over_it(tmp_path: Path) -> None:
@@ -51,17 +49,8 @@ def test_names_of_modules_have_commas_between_and_a_pattern_is_left_alone() -> N
 
 
 def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
-    config = FinetuneConfig(
-        base="b",
-        task="t",
-        out="o",
-        steps=3,
-        text=("a", "b"),
-        label="y",
-        match="accuracy=0.5",
-        eval_steps=3,
-        audit_steps=2,
-    )
+    given = {"text": ("a", "b"), "label": "y", "match": "accuracy=0.5", "eval_steps": 3, "audit_steps": 2}
+    config = FinetuneConfig(base="b", task="t", out="o", steps=3, **given)
     file = tmp_path / "again.yaml"
     file.write_text(yaml.safe_dump(config.as_dict()))
     assert FinetuneConfig.from_file(file) == config
@@ -94,6 +83,17 @@ def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
         ({"train_all": True}, "train_all is for method full"),
         ({"train_all": "yes"}, "train_all is 'yes'; expected true or false"),
         ({"stop_above": 3}, "no audits are made; pass audit_steps too"),
+        ({"keep_intruders_below": 3}, "keep_intruders_below is 3, but no audits are made; pass audit_steps"),
+        ({"loss_on": "pydoc"}, "loss_on is 'pydoc', but no audits are made"),
+        ({"audit_steps": 1, "keep_forgetting_below": 0.1}, "is 0.1, but no loss is measured; pass loss_on"),
+        ({"audit_steps": 1, "go_on_over_limit": True}, "go_on_over_limit is given without a limit"),
+        ({"method": "full", "load_in": "4bit"}, "load_in is '4bit', but method 'full' needs the base's own"),
+        (
+            {"method": "pissa", "load_in": "4bit"},
+            "load_in is '4bit', but method 'pissa' needs the base's own",
+        ),
+        ({"method": "milora", "load_in": "4bit"}, "load_in is '4bit', but method 'milora' needs the base's"),
+        ({"method": "oplora", "load_in": "4bit"}, "load_in is '4bit', but method 'oplora' needs the base's"),
         ({"method": "full", "start_from": "a"}, "which method 'full' cannot go on from"),
         ({"budget": 1, "load_in": "4bit"}, "budget is 1.0, and load_in is '4bit'"),
         ({"seed": -1}, "seed is -1; expected a whole number from 0 to 4294967295"),

@@ -34,7 +34,6 @@ def test_kl_is_zero_at_the_start_and_its_gradient_that_of_differences(tmp_path: 
     settings = config(save_gpt2(tmp_path / "gpt2"), kl_to_base=0.7)
     base = load_model(settings.base, "causal").double().eval()
     kl = KLToBase.of(settings, base)
-    assert kl is not None
     model: Any = prepare(base, settings, "causal").double().eval()
     ids = torch.randint(5, 60, (2, 12), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -59,7 +58,6 @@ def test_kl_is_zero_at_the_start_and_its_gradient_that_of_differences(tmp_path: 
                 parameter[place] += step
                 at.append(float(value().detach()))
                 parameter[place] -= step
-        assert parameter.grad is not None
         assert float(parameter.grad[place]) == pytest.approx((at[0] - at[1]) / 2e-5, rel=1e-5)
 
 
@@ -86,7 +84,6 @@ def check_that_kl_compares_with_the_base(method: str, llama: Path) -> None:
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     expected = base(**inputs).logits
     kl = KLToBase.of(settings, base)
-    assert kl is not None
     model: Any = prepare(base, settings, "causal")
     with torch.no_grad():
         for parameter in model.parameters():

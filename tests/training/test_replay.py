@@ -80,7 +80,6 @@ def test_documents_are_cut_into_rows_and_measured_ones_left_out(llama: Path, tmp
     replay = read_replay(
         _config(llama, "out", replay=f"{folder}@0.25"), tokenizer, 5, 4, held_out={"measured"}
     )
-    assert replay is not None
     # 11 characters are tokens in rows of 5, 5 and 1; a row of one token has nothing to predict.
     assert [tokenizer.decode(row["input_ids"]) for row in replay.rows] == ["abcde", "fghij"]
     assert all(row["labels"] == [-100, *row["input_ids"][1:]] for row in replay.rows)

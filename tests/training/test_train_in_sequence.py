@@ -159,9 +159,7 @@ def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> Non
     train_in_sequence(config, _tasks(tmp_path)[:1])
     result = tmp_path / "out" / "stage-1" / "stage.json"
     result.write_text(result.read_text()[:20])
-    with pytest.raises(
-        ResultFileError, match=r"stage\.json' cannot be read as the result of a stage.*; restore it"
-    ):
+    with pytest.raises(ResultFileError, match=r"stage\.json' cannot be read as the result .*; restore it"):
         train_in_sequence(config, _tasks(tmp_path)[:1])
     result.unlink()
     assert len(train_in_sequence(config, _tasks(tmp_path)[:1]).accuracies) == 1
@@ -195,9 +193,7 @@ def test_what_a_later_stage_cannot_do_is_said_before_the_first(tmp_path: Path) -
     write_rows(long, [*rows, {"p": "0:" * 300, "c": "ab"}])
     first, later = (f"{file}?prompt=p&completion=c" for file in (short, long))
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=None, match=None)
-    with pytest.raises(
-        SettingError, match=r"line 31 of long.jsonl \(the .* split of task .*\) has 600 tokens"
-    ):
+    with pytest.raises(SettingError, match=r"line 31 of long.jsonl \(the .* split of task .*\) has 600"):
         train_in_sequence(config, [first, later])
     with pytest.raises(SettingError, match=r"task 'short.jsonl' has no right answers to count"):
         train_in_sequence(config, [first, f"{first}&score=none"])
@@ -218,9 +214,7 @@ def test_another_sequence_is_not_replaced(bert: Path, tmp_path: Path) -> None:
     content = json.dumps({"schema": 1, "tasks": [*tasks, "sst2"]})
     (out / "sequence.json").write_text(content)
     for given in (tasks, tasks[::-1]):
-        with pytest.raises(
-            SettingError, match=r"contains a sequence of other tasks \(.*, sst2\); choose another"
-        ):
+        with pytest.raises(SettingError, match=r"a sequence of other tasks \(.*, sst2\); choose another"):
             train_in_sequence(_config(bert, out), given)
     assert (out / "sequence.json").read_text() == content
     (tmp_path / "mine").mkdir()

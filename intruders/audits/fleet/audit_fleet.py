@@ -151,6 +151,9 @@ def audit_fleet(
         else:
             from ...system.ray_cluster import finish_on_ray
 
+            cache_of_workers = cache
+            if isinstance(cache, str | os.PathLike) and not is_url(str(cache)):
+                cache_of_workers = os.path.abspath(cache)  # workers have another working directory
             source_of = {
                 member.digest: wherever_it_is(str(source))
                 for member, source in zip(reversed(members), reversed(sources), strict=True)
@@ -163,7 +166,7 @@ def audit_fleet(
                     content=tuple(content.items()),
                     models=tuple(source_of.items()),
                     settings=settings,
-                    compute=replace(compute, cache=wherever_the_cache_is(cache)),
+                    compute=replace(compute, cache=cache_of_workers),
                     files=files,
                     kept=kept.key,
                 ),
@@ -200,7 +203,14 @@ def _fleet_folder(
 ) -> Iterator[tuple[Store, tempfile.TemporaryDirectory[str] | None]]:
     """Make the folder of a fleet, which is this process's alone until the end; a temporary one without ``out``."""
     if out is None:
-        temporary = _temporary_folder()
+        try:
+            temporary = tempfile.TemporaryDirectory(prefix="intruders-fleet-")
+        except OSError as error:
+            where = f"'{tempfile.tempdir}': " if tempfile.tempdir else ""
+            raise SettingError(
+                f"out is not given, and no temporary folder can be made ({where}{os_reason(error)}); pass a folder "
+                "as out, or set TMPDIR to one with room"
+            ) from error
         yield Store(Path(temporary.name).absolute()), temporary
         return
     store = Store.at(str(out), "fleets")
@@ -210,31 +220,7 @@ def _fleet_folder(
         yield replace(store, path=store.path.absolute()), None
 
 
-def wherever_the_cache_is(cache: CacheChoice) -> CacheChoice:
-    """Make the path of a cache absolute: workers have another working directory."""
-    if isinstance(cache, str | os.PathLike) and not is_url(str(cache)):
-        return os.path.abspath(cache)
-    return cache
-
-
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Make the folder of a fleet that is not kept.
-
-    Raises:
-      SettingError: the system has no folder of temporary files that can be written.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="intruders-fleet-")
-    except OSError as error:
-        where = f"'{tempfile.tempdir}': " if tempfile.tempdir else ""
-        raise SettingError(
-            f"out is not given, and no temporary folder can be made ({where}{os_reason(error)}); pass a folder "
-            "as out, or set TMPDIR to one with room"
-        ) from error
-
-
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
-    """Return the models, and what was passed over in folders of them."""
     texts = [os.fspath(given) if isinstance(given, os.PathLike) else given for given in adapters]
     sources: list[Source] = []
     passed_over: dict[str, str] = {}
@@ -265,7 +251,6 @@ def _require_paths(sources: Sequence[Source]) -> None:
 
 
 def _warn_of_other_tables(folder: Path, key: str, out: object) -> None:
-    """Warn that this call replaces the tables of another base or of other settings."""
     before = key_of_tables(folder)
     if before is not None and before != key:
         warnings.warn(

@@ -28,7 +28,8 @@ from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
 from ..result.audit_result import Audit
 from ..result.forgetting import Forgetting
-from ..result.summary import ON_ONE_SIDE, left_open_in_words, matrices_on_one_side, not_compared
+from ..result.gated import Gated
+from ..result.summary import ON_ONE_SIDE, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, file_name
 from .fleet_table import as_arrow, as_frame
@@ -108,26 +109,27 @@ class FleetAudit:
     @property
     def not_compared(self) -> dict[str, str]:
         """The adapters of which no matrix could be compared, each with one and the reason: their 0 tells nothing."""
-        reasons = {}
-        for row, file in self._files():
-            left_open = None if row["matrices"] else not_compared([], Audit.load(file).skipped)
-            if left_open is not None:
-                reasons[str(row["adapter"])] = f"{left_open.name}: {left_open.reason}"
-        return reasons
+        left_open = {name: own.nothing for name, own in self.gated().items()}
+        return {name: f"{left.name}: {left.reason}" for name, left in left_open.items() if left is not None}
 
-    def partly_compared(self, limit: int) -> dict[str, str]:
-        """Return why up to this many intruders are no answer: the adapters of which a part could be compared."""
-        reasons: dict[str, str] = {}
+    def gated(self) -> dict[str, Gated]:
+        """Return what the gates ask of each audited adapter."""
+        gated = {}
         for row, file in self._files():
-            if not row["matrices"] or row["intruders"] > limit:
-                continue
             header = document_in(pq.read_schema(file), METADATA_KEY)
             skipped = from_plain(list[Skipped], header["skipped"])
+            names = []
             if any(entry.kind in ON_ONE_SIDE for entry in skipped):
                 names = pq.read_table(file, columns=["name"])["name"].unique().to_pylist()
-                left_open = left_open_in_words(matrices_on_one_side(names, skipped, self.settings))
-                reasons |= {} if left_open is None else {str(row["adapter"]): left_open}
-        return reasons
+            gated[row["adapter"]] = Gated(
+                matrices=row["matrices"],
+                intruders=row["intruders"],
+                rank=row["effective_rank"],
+                nothing=None if row["matrices"] else not_compared([], skipped),
+                on_one_side=matrices_on_one_side(names, skipped, self.settings),
+                forgetting=from_plain(Forgetting | None, header.get("forgetting")),
+            )
+        return gated
 
     @property
     def weights_passed_over(self) -> dict[str, str]:
@@ -144,21 +146,7 @@ class FleetAudit:
         """Whether every adapter was refused, so that the counts of 0 are no answer."""
         return not self.adapters["status"].eq("audited").any()
 
-    def predicted(self) -> dict[str, tuple[Forgetting | None, float]]:
-        """Return what is predicted of the adapters that change a matrix, with their median effective ranks."""
-        return {
-            row["adapter"]: (
-                from_plain(
-                    Forgetting | None, document_in(pq.read_schema(file), METADATA_KEY).get("forgetting")
-                ),
-                row["effective_rank"],
-            )
-            for row, file in self._files()
-            if row["matrices"]
-        }
-
     def above(self, intruders: int) -> list[str]:
-        """Return the adapters with more intruders than this."""
         table = self.adapters
         return [str(adapter) for adapter in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
 
@@ -216,7 +204,6 @@ class FleetAudit:
         return {**self.header(), "adapters": self.records()}
 
     def header(self) -> dict[str, Any]:
-        """Return the metadata of the tables."""
         return {
             "schema": SCHEMA,
             "base": {"source": self.base_source},
@@ -300,11 +287,6 @@ class FleetAudit:
         return dict(rows.iloc[position])
 
     def _files(self) -> list[tuple[dict[str, Any], Path]]:
-        """Return the audited adapters, as rows of the table, with their files.
-
-        Raises:
-          ResultFileError: the file of one is missing.
-        """
         return [(row, self._present(row)) for row in self.records() if row["status"] == "audited"]
 
     def _present(self, row: Mapping[str, Any]) -> Path:

@@ -90,7 +90,6 @@ def counts_of_model(rows: pa.Table) -> dict[str, Any]:
 
 
 def nats_of(forgetting: Forgetting) -> dict[str, Any]:
-    """Return what is predicted of one model, as columns of the table."""
     kl = forgetting.kl
     return {
         "nats": kl.estimate,
@@ -134,7 +133,6 @@ def adapter_table(
 
 
 def as_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows as the table, with the types of its columns."""
     table = pd.DataFrame(rows, columns=[name for name, _ in COLUMNS])
     return table.astype({name: _IN_PANDAS[kind] for name, kind in COLUMNS})
 

@@ -24,7 +24,7 @@ from ..audit import audit_of
 from ..audit_settings import AuditSettings, Compute
 from ..batches import Batch, NotJudged, Sharers, read_batches
 from ..judge import Judged, judge_batch
-from ..kept_nats import KeptNats, changed_beside, responses_of
+from ..kept_nats import KeptNats, of_bytes
 from ..result.audit_result import header
 from ..result.forgetting import Forgetting
 from .fleet_files import RESPONSES, AdapterFile, FleetFiles, Unit, rows_of, sketch_of_text, sketch_text
@@ -77,11 +77,6 @@ class FleetWork:
         Of a model that is refused no unit is kept: the cause may be gone at the next call.
         """
         store = None if self.settings.exact else self.compute.base_cache()
-        predicted = {
-            number
-            for number, member in enumerate(self.members)
-            if member.pairing is not None and self.kept.responding(member.pairing) is not None
-        }
         stage = f"fleet of {len(self.members):,}"
         in_all = sum(len(matrices) for matrices in blocks.values())
         left_out = NotJudged(self.settings.skip_non_finite, goes_on=True)
@@ -95,12 +90,13 @@ class FleetWork:
 
         def judge(batch: Batch) -> list[Judged]:
             results = judge_batch(batch, self.settings, store)
-            some = [at for at, model in enumerate(batch.models) if model in predicted]
-            if some:
-                part = batch if len(some) == len(results) else batch.select(some)
-                for at, own in zip(some, responses_of(self.kept, part), strict=True):
-                    results[at] = replace(results[at], responses=own)
-            return results
+            if self.kept.text is None:
+                return results
+            ranks = [result.matrix.update.effective_rank for result in results]
+            return [
+                replace(result, responses=own)
+                for result, own in zip(results, self.kept.responses(batch, ranks), strict=True)
+            ]
 
         for group in grouped_blocks(blocks):
             block_of = {name: block for block, matrices in group.items() for name in matrices}
@@ -166,7 +162,6 @@ class FleetWork:
         return written
 
     def _groups(self, members: Sequence[Member]) -> Iterator[set[str]]:
-        """Yield the digests of as many models together as fit in memory."""
         group: set[str] = set()
         vectors = 0
         for member in members:
@@ -180,7 +175,6 @@ class FleetWork:
             yield group
 
     def _units_of(self, digests: Set[str]) -> dict[str, dict[str, tuple[Unit, pa.Table]]]:
-        """Read what the blocks have of these models: for each, its units and their rows by block."""
         units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
         for kept in self.files.blocks():
             if mine := kept.units.keys() & digests:
@@ -232,18 +226,16 @@ class FleetWork:
         return file
 
     def _forgetting(self, pairing: Pairing, rows: pa.Table) -> Forgetting | None:
-        """Predict the nats of a model from its rows, as its own audit does."""
-        responding = self.kept.responding(pairing)
+        if self.kept.text is None:
+            return None
         matrices = (
             rows.filter(pc.equal(rows["index"], 0)).select(["name", RESPONSES, "effective_rank"]).to_pylist()
         )
-        if responding is None or not matrices or pairing.sides is None:
-            return None
-        responding.add_kept({matrix["name"]: matrix[RESPONSES] for matrix in matrices})
+        labels = self.kept.text.labels
+        responses = {matrix["name"]: of_bytes(matrix[RESPONSES], labels) for matrix in matrices}
         ranks = {matrix["name"]: matrix["effective_rank"] for matrix in matrices}
         affected = set(rows.filter(rows["intruder"])["name"].to_pylist())
-        forgetting = responding.result(ranks, affected)
-        return forgetting and forgetting.without(changed_beside(*pairing.sides, pairing))
+        return self.kept.forgetting(pairing, responses, ranks, affected, self.compute.torch_device())
 
 
 def grouped_blocks(blocks: Missing) -> Iterator[Missing]:

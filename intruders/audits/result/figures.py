@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...charts.chart import Axis, Chart, Grid, Rule, Series
@@ -86,11 +86,8 @@ def counted(name: str, steps: Sequence[float], counts: Sequence[tuple[int, int]]
 
 
 def cosines(matrix: AuditedMatrix, epsilon: float) -> Chart:
-    """Return the bounds on the max cosine of every examined vector."""
     series = []
-    for tone, (name, of_kind) in enumerate(_by_decision(matrix).items()):
-        if not of_kind:
-            continue
+    for tone, name, of_kind in _by_decision(matrix):
         low, high = (list(ends) for ends in zip(*(vector.max_cosine for vector in of_kind), strict=True))
         at = [vector.index + 1 for vector in of_kind]
         notes = [vector.certificate for vector in of_kind]
@@ -101,21 +98,17 @@ def cosines(matrix: AuditedMatrix, epsilon: float) -> Chart:
 
 
 def singular_values(matrix: AuditedMatrix) -> Chart:
-    """Return the leading singular values of the base and of the tuned matrix."""
     base = matrix.base_singular_values
     series = [Series("base", list(range(1, len(base) + 1)), base, look="line", tone=5)]
-    for tone, (name, of_kind) in enumerate(_by_decision(matrix).items()):
-        at = [vector.index + 1 for vector in of_kind]
-        if of_kind:
-            sizes = [vector.singular_value for vector in of_kind]
-            series.append(Series(f"tuned, {name}", at, sizes, tone=tone))
+    for tone, name, of_kind in _by_decision(matrix):
+        sizes = [vector.singular_value for vector in of_kind]
+        series.append(Series(f"tuned, {name}", [vector.index + 1 for vector in of_kind], sizes, tone=tone))
     x = Axis("position", "position, largest first")
     y = Axis("singular_value", "singular value", from_zero=True)
     return Chart(f"values-{matrix.name}", matrix.name, x, y, series)
 
 
-def _by_decision(matrix: AuditedMatrix) -> dict[str, list[Vector]]:
-    return {
-        "not an intruder": [vector for vector in matrix.vectors if not vector.intruder],
-        "intruder": [vector for vector in matrix.vectors if vector.intruder],
-    }
+def _by_decision(matrix: AuditedMatrix) -> Iterator[tuple[int, str, list[Vector]]]:
+    for tone, name in enumerate(("not an intruder", "intruder")):
+        if vectors := [vector for vector in matrix.vectors if vector.intruder == bool(tone)]:
+            yield tone, name, vectors

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from math import fsum
 from statistics import median
 from typing import TYPE_CHECKING
@@ -55,10 +55,6 @@ class Forgetting:
             kinds[path.kind] = share + own, of_affected + (own if name in affected else 0.0)
         return kinds
 
-    def without(self, changed: Sequence[str]) -> Forgetting:
-        """Return the same with more changed tensors that it does not count."""
-        return replace(self, left_out=[*self.left_out, *changed])
-
     @property
     def is_large(self) -> bool:
         """Whether the update is too large for a second-order term: it forgets much, and only a run tells how much."""
@@ -87,7 +83,6 @@ class Forgetting:
         return f"{some} such as {self.left_out[0]}" if self.left_out else ""
 
     def above_in_words(self, limit: float) -> str:
-        """Return why a gate of this limit fails."""
         return (
             f"{self._amount} per token are predicted to be forgotten on {self.text}, with 95 % "
             f"confidence more than the {limit:g} that --fail-above-nats allows"
@@ -120,26 +115,20 @@ class Forgetting:
 
 
 def median_rank(matrices: Iterable[AuditedMatrix]) -> float:
-    """Return the median effective rank of the updates of some matrices; NaN of none."""
     return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
 
 
 def is_predictable(rank: float) -> bool:
-    """Return whether nats are predicted of an update of this median effective rank."""
     return not (rank < _LEAST_RANK or rank > _LARGEST_RANK)
 
 
-def why_nats_open(forgetting: Forgetting | None, rank: float, limit: float) -> str | None:
-    """Return why an audit, of a median rank, does not tell whether a model keeps to a limit; None where it does."""
-    if forgetting is None and not is_predictable(rank):
+def why_not_predicted(rank: float) -> str:
+    if not is_predictable(rank):
         return NOT_PREDICTED
-    if forgetting is None:
-        return (
-            "no nats are predicted, because the base is not prepared; run intruders prepare BASE --loss-on TEXT once, "
-            "and every audit of the base predicts them; or measure them: intruders evaluate --fail-above"
-        )
-    is_open = forgetting.left_out and not forgetting.is_above(limit)
-    return f"{forgetting.not_counted} are not counted" if is_open else None
+    return (
+        "no nats are predicted, because the base is not prepared; run intruders prepare BASE --loss-on TEXT once, "
+        "and every audit of the base predicts them; or measure them: intruders evaluate --fail-above"
+    )
 
 
 def in_short(nats: float, low: float, high: float) -> str:
@@ -159,5 +148,4 @@ def in_short(nats: float, low: float, high: float) -> str:
 
 
 def shown(nats: float) -> str:
-    """Return nats with two digits."""
     return f"{nats:.2g}" if nats < 10 else f"{nats:.0f}"

@@ -86,11 +86,11 @@ class Subspaces:
         left_share, right_share = chance_share(k, m), chance_share(k, n)
         return cls(
             rotation_left_angle=change["left_angle"],
-            rotation_left_angle_chance=_number(chance_angle(k, m)),
+            rotation_left_angle_chance=chance_angle(k, m),
             rotation_left_sine2=change["left_sine2"],
             rotation_left_sine2_chance=1 - left_share,
             rotation_right_angle=change["right_angle"],
-            rotation_right_angle_chance=_number(chance_angle(k, n)),
+            rotation_right_angle_chance=chance_angle(k, n),
             rotation_right_sine2=change["right_sine2"],
             rotation_right_sine2_chance=1 - right_share,
             spectral_drift=change["drift"],
@@ -110,10 +110,6 @@ class Subspaces:
 
 
 SUBSPACE_COLUMNS = tuple(field.name for field in fields(Subspaces))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)
@@ -176,10 +172,8 @@ class AuditedMatrix:
 
 def energy_share(vectors: Iterable[Vector]) -> float:
     """Sum of s_j^2 over the intruders among `vectors`, over the same sum over all of them; in [0, 1]."""
-    judged = list(vectors)
-    return energy_share_of(
-        [vector.singular_value for vector in judged], [vector.intruder for vector in judged]
-    )
+    pairs = [(vector.singular_value, vector.intruder) for vector in vectors]
+    return energy_share_of(*zip(*pairs, strict=True)) if pairs else 0.0
 
 
 def energy_share_of(values: Sequence[float], intruder: Sequence[bool]) -> float:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
-from typing import Any
 
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
 from ...system.words import number, percent, plural
-from .forgetting import Forgetting, median_rank, why_nats_open
+from .forgetting import is_predictable, median_rank
 from .records import CERTIFICATES, AuditedMatrix, Subspaces, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
 _NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
 ON_ONE_SIDE = (SkipKind.NO_COUNTERPART, SkipKind.OTHER_SHAPE)
+# No update of our studies that forgot less than a nat was near this many times as large as its base.
+_LARGEST_RELATIVE = 100
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def median_relative(matrices: Iterable[AuditedMatrix]) -> float:
     return median([value for value in relative if math.isfinite(value)] or [math.nan])
 
 
+def would_have_nats(matrices: Sequence[AuditedMatrix]) -> bool:
+    """Return whether a prepared base would give a number; of so large an update it says "large" and no more."""
+    return is_predictable(median_rank(matrices)) and not median_relative(matrices) > _LARGEST_RELATIVE
+
+
 def update_norm(matrices: Iterable[AuditedMatrix]) -> float:
     """Return the Frobenius norm of all updates together, as if they were one long vector."""
     return math.hypot(*(matrix.update.frobenius for matrix in matrices))
@@ -110,7 +116,7 @@ def skipped_by_reason(left_out: Iterable[Skipped]) -> list[tuple[str, int]]:
     return reasons.most_common()
 
 
-def not_compared(matrices: Sequence[AuditedMatrix], left_out: Iterable[Skipped]) -> Skipped | None:
+def not_compared(matrices: Sequence[object], left_out: Iterable[Skipped]) -> Skipped | None:
     """Return a matrix that could not be compared, if no matrix could: the counts of zero are no answer then."""
     return next((skipped for skipped in left_out if not matrices and skipped.kind in _NOT_COMPARED), None)
 
@@ -207,35 +213,6 @@ def matrices_on_one_side(
         and not skipped.name.endswith("bias")  # as the causal masks that old files of GPT-2 name attn.bias
         and selection.reason_to_leave_out(skipped.name) is None
     ]
-
-
-def why_left_open(
-    matrices: Sequence[AuditedMatrix], left_out: Sequence[Skipped], settings: Mapping[str, Any], limit: int
-) -> str | None:
-    """Return why the number of intruders does not tell whether a model keeps to a limit; None where it does."""
-    nothing = not_compared(matrices, left_out)
-    if nothing is not None:
-        return f"no matrix could be compared; {nothing.name}: {nothing.reason}"
-    if sum(matrix.intruders for matrix in matrices) > limit:
-        return None
-    selection = Selection(
-        include=tuple(settings.get("include", ())), exclude=tuple(settings.get("exclude", ()))
-    )
-    return left_open_in_words(matrices_on_one_side([matrix.name for matrix in matrices], left_out, selection))
-
-
-def why_nats_left_open(
-    matrices: Sequence[AuditedMatrix],
-    left_out: Sequence[Skipped],
-    settings: Mapping[str, Any],
-    forgetting: Forgetting | None,
-    limit: float,
-) -> str | None:
-    """Return why an audit does not tell whether a model keeps to a limit in nats; None where it does."""
-    if forgetting is not None and forgetting.is_above(limit):
-        return None
-    why = why_left_open(matrices, left_out, settings, sum(matrix.intruders for matrix in matrices))
-    return why or (why_nats_open(forgetting, median_rank(matrices), limit) if matrices else None)
 
 
 def left_open_in_words(left_open: Sequence[Skipped]) -> str | None:

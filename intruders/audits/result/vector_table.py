@@ -152,20 +152,19 @@ def matrices_in(table: pa.Table) -> list[AuditedMatrix]:
         table = table.select(VECTOR_SCHEMA.names).cast(VECTOR_SCHEMA)
     except (pa.ArrowException, NotImplementedError) as error:
         raise BrokenDocumentError(f"a column has another type than an audit's ({error})") from error
-    groups = groupby(table.to_pylist(), key=itemgetter("name"))
-    return [_matrix_of(list(rows)) for _, rows in groups]
-
-
-def _matrix_of(rows: list[dict[str, Any]]) -> AuditedMatrix:
-    first = rows[0]
-    record = {
-        **first,
-        "shape": [first["rows"], first["columns"]],
-        "update": first,
-        # A matrix that nothing of the kind was measured of has no chance of a max cosine either.
-        "subspaces": None if first["max_cosine_chance"] is None else first,
-        "vectors": [
-            {**row, "max_cosine": [row["max_cosine_lower"], row["max_cosine_upper"]]} for row in rows
-        ],
-    }
-    return matrix_of(record, np.array([row["similarity"] for row in rows], dtype=np.float32).T)
+    matrices = []
+    for _, of_matrix in groupby(table.to_pylist(), key=itemgetter("name")):
+        rows = list(of_matrix)
+        first = rows[0]
+        record = {
+            **first,
+            "shape": [first["rows"], first["columns"]],
+            "update": first,
+            # A matrix that nothing of the kind was measured of has no chance of a max cosine either.
+            "subspaces": None if first["max_cosine_chance"] is None else first,
+            "vectors": [
+                {**row, "max_cosine": [row["max_cosine_lower"], row["max_cosine_upper"]]} for row in rows
+            ],
+        }
+        matrices.append(matrix_of(record, np.array([row["similarity"] for row in rows], np.float32).T))
+    return matrices

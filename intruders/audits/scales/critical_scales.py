@@ -150,8 +150,6 @@ def critical_scales(
 
 @dataclass(frozen=True)
 class _Group:
-    """Matrices by name, with their projections and their coordinates."""
-
     names: list[str]
     projections: list[Projection]
     followed: Followed
@@ -317,15 +315,12 @@ class _Search:
         for _ in range(_MOST_STEPS):
             before, scale = scale, scale * step
             if (self._total(batch, scale) > 0) != is_there:
-                return self._bisected(batch, min(before, scale), max(before, scale))
+                low, high = sorted((before, scale))
+                for _ in range(_BISECTIONS):
+                    middle = math.sqrt(low * high)
+                    low, high = (low, middle) if self._total(batch, middle) > 0 else (middle, high)
+                return high
         return scale if is_there else math.inf
-
-    def _bisected(self, batch: Batch, low: float, high: float) -> float:
-        """Return a scale with an intruder of one matrix, that is nearer to one without."""
-        for _ in range(_BISECTIONS):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if self._total(batch, middle) > 0 else (middle, high)
-        return high
 
     def _counted(self, group: _Group, scale: float) -> tuple[int, set[str]]:
         """Count the intruders of a group at one scale, of the matrices that can be decided; also return their names."""
@@ -336,7 +331,6 @@ class _Search:
         return int(counts[~is_open].sum()), decided
 
     def _total(self, batch: Batch, scale: float) -> int:
-        """Count the intruders of a batch at one scale, by the audit's certificates."""
         return int(self._decided(_at(batch, [scale] * len(batch.matrices))).intruder.sum())
 
     def _known(self, batch: Batch) -> KnownBase:
@@ -360,10 +354,8 @@ class _Search:
 
 
 def _named(batch: Batch, names: Container[str]) -> Batch:
-    """The matrices of a batch with these names."""
     return batch.select([index for index, pair in enumerate(batch.matrices) if pair.name in names])
 
 
 def _at(batch: Batch, scales: Sequence[float]) -> Batch:
-    """Return the same matrices with each update at its own scale."""
     return replace(batch, pair=batch.pair.scaled(scales))

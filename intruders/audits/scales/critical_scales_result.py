@@ -13,7 +13,7 @@ from ...charts.chart import Axis, Chart, Rule, Series
 from ...checkpoints.stored.locate import HubOrigin, origins_in
 from ...errors import SettingError
 from ...system.documents import json_number
-from ...system.plain_values import plain
+from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import JsonResult
 from ...system.words import number, plural
 from ...version import __version__
@@ -82,7 +82,16 @@ class CriticalScales(JsonResult):
             target=int(settings["target"]),
             largest=_infinite_if_null(document["largest_scale"]),
             intruders_at_largest=int(document["intruders_at_largest_scale"]),
-            matrices=[_matrix_scale(record) for record in document["matrices"]],
+            matrices=[
+                MatrixScale(
+                    str(record["name"]),
+                    from_plain(tuple[int, int], record["shape"]),
+                    _infinite_if_null(record["measured"]),
+                    _infinite_if_null(record["predicted"]),
+                    float(record["searched"]),
+                )
+                for record in document["matrices"]
+            ],
             seconds=float(document["seconds"]),
             base_hub=origins_in(document["base"]),
             tuned_hub=origins_in(document["tuned"]),
@@ -170,17 +179,6 @@ class CriticalScales(JsonResult):
             for matrix in self.matrices
             if math.isfinite(matrix.measured) and math.isfinite(matrix.predicted) and matrix.predicted > 0
         ]
-
-
-def _matrix_scale(record: dict[str, Any]) -> MatrixScale:
-    rows, columns = record["shape"]
-    return MatrixScale(
-        str(record["name"]),
-        (int(rows), int(columns)),
-        _infinite_if_null(record["measured"]),
-        _infinite_if_null(record["predicted"]),
-        float(record["searched"]),
-    )
 
 
 def _infinite_if_null(value: Any) -> float:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ...linalg.low_rank import LowRank
 from ..stored.checkpoint import StoredTensor
-from .adapter import AdaptedWeight
-from .adapter_config import AdapterConfig
+from .adapter import AdaptedWeight, AdapterConfig
+
+Tensors = Mapping[str, StoredTensor]
+Scales = Mapping[str, float]
 
 
 def low_rank(
@@ -33,14 +36,8 @@ def low_rank(
 ) -> AdaptedWeight:
     """D = scale * up @ down; with a magnitude m, DoRA's W = m * (W0 + D) / ||W0 + D||.
 
-    Args:
-      name: the weight, as the adapter names it.
-      down: (r, in), or (r, in, kh, kw) for a convolution.
-      up: (out, r), or (out, r, 1, 1).
-      scale: alpha / r, or what stands for it.
-      transposed: D^T is added instead, as to an embedding's weight (tokens, dim).
-      magnitude: DoRA's, one number an output (of an embedding: one a dimension).
-      by_column: the magnitude has one number an input instead.
+    ``down`` is (r, in) or (r, in, kh, kw), ``up`` (out, r) or (out, r, 1, 1). An embedding's weight (tokens, dim) gets
+    D^T (``transposed``). m has a number an output, or an input with ``by_column``.
     """
     rank, columns, rows = down.shape[0], prod(down.shape[1:]), up.shape[0]
 
@@ -53,20 +50,12 @@ def low_rank(
     if magnitude is None:
         return AdaptedWeight(name, shape, rank, scale, "lora", lambda base, expert: factors())
 
-    def dora(base: Tensor, expert: int | None) -> Tensor:
-        both = factors()
-        return decomposed(
-            widened(base) + both.left @ both.right, magnitude.read(), by_column=transposed or by_column
-        )
-
-    return AdaptedWeight(name, shape, None, scale, "dora", dora, factor_rank=rank)
+    per_input = transposed or by_column
+    return dense(name, shape, rank, scale, "dora", lambda: factors().dense(), magnitude, per_input)
 
 
-def decomposed(direction: Tensor, magnitude: Tensor, *, by_column: bool) -> Tensor:
-    """m * V / ||V||, the norm over each row of V (m, n), or over each column (DoRA, Liu et al. 2024).
-
-    The columns of a convolution are its inputs, each with the norm over its part of the kernel.
-    """
+def _decomposed(direction: Tensor, magnitude: Tensor, *, by_column: bool) -> Tensor:
+    """m * V / ||V||, by row of V (m, n) or by column, of a convolution by input (DoRA, Liu et al. 2024)."""
     inputs = magnitude.numel() if by_column else 1
     grouped = direction.reshape(direction.shape[0], inputs, -1)  # (m, in, kh * kw), or (m, 1, n)
     norm: Tensor = torch.linalg.vector_norm(grouped, dim=(0, 2) if by_column else (1, 2), keepdim=True)
@@ -84,11 +73,11 @@ def dense(
     magnitude: StoredTensor | None = None,
     by_column: bool = False,
 ) -> AdaptedWeight:
-    """W = W0 + D for a D that is not stored as two factors; DoRA's W where there is a magnitude."""
+    """W = W0 + D for a D that is not added as two factors; DoRA's W where there is a magnitude."""
 
     def change(base: Tensor, expert: int | None) -> Tensor:
         tuned = widened(base) + delta().reshape(shape)
-        return tuned if magnitude is None else decomposed(tuned, magnitude.read(), by_column=by_column)
+        return tuned if magnitude is None else _decomposed(tuned, magnitude.read(), by_column=by_column)
 
     return AdaptedWeight(name, shape, None, scale, method, change, factor_rank=rank)
 
@@ -121,7 +110,7 @@ class LoraTensors:
     """The tensors of one module by part, before they are checked against each other."""
 
     name: str  # of the module; with ".base_layer" for each that PEFT nests around adapted parameters
-    parts: Mapping[str, StoredTensor]
+    parts: Tensors
 
     @property
     def module(self) -> str:
@@ -157,15 +146,13 @@ def require_weights(config: AdapterConfig) -> None:
             raise CheckpointError(f"the adapter '{config.source}' uses {key}, and {reason}")
 
 
-def lora_modules(tensors: Mapping[str, StoredTensor], source: str) -> list[LoraTensors]:
+def lora_modules(tensors: Tensors, source: str) -> list[LoraTensors]:
     """The adapter's tensors by module; raises CheckpointError when two adapters are in one file."""
     return [LoraTensors(name, parts) for name, parts in _by_module(tensors, _LORA_NAME, source).items()]
 
 
-def _by_module(
-    tensors: Mapping[str, StoredTensor], pattern: re.Pattern[str], source: str
-) -> dict[str, dict[str, StoredTensor]]:
-    """module -> part -> tensor, for the names that match and are of no bias."""
+def _by_module(tensors: Tensors, pattern: re.Pattern[str], source: str) -> dict[str, dict[str, StoredTensor]]:
+    """Module -> part -> tensor, for the names that match and are of no bias."""
     modules: dict[str, dict[str, StoredTensor]] = {}
     for name, tensor in tensors.items():
         match = pattern.fullmatch(name)
@@ -192,7 +179,7 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
     return alpha / math.sqrt(rank) if config.flag("use_rslora") else alpha / rank
 
 
-def module_update(module: LoraTensors, config: AdapterConfig, scales: Mapping[str, float]) -> AdaptedWeight:
+def module_update(module: LoraTensors, config: AdapterConfig, scales: Scales) -> AdaptedWeight:
     """The update of a module's weight; ``scales`` are by module, where a model in memory has its own."""
     name = module.module
     down, up, embedding = module.pair(config.source)
@@ -211,20 +198,28 @@ def module_update(module: LoraTensors, config: AdapterConfig, scales: Mapping[st
     return low_rank(f"{name}.weight", down, up, scale, transposed=embedding, magnitude=magnitude)
 
 
-Tensors = Mapping[str, StoredTensor]
-Scales = Mapping[str, float]
-
 _LYCORIS_PART = re.compile(
     r"(?P<module>.+)\.(?P<part>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.[^.]+)?"
 )
 
 
 def lycoris_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
-    """Those of PEFT's LoHa and LoKr."""
-    return [
-        lycoris_update(name, parts, config.source, _scale(name, config, scales))
-        for name, parts in _by_module(tensors, _LYCORIS_PART, config.source).items()
-    ]
+    """Those of PEFT's LoHa and LoKr, scaled by alpha / r with the config's r, which whole factors of LoKr have too."""
+    updates = []
+    for module, parts in _by_module(tensors, _LYCORIS_PART, config.source).items():
+        scale = scales.get(module)
+        if scale is None:
+            rank = config.pattern_value("rank_pattern", module, config.number("r"))
+            scale = config.pattern_value("alpha_pattern", module, config.number("alpha"))
+            if rank <= 0:
+                raise config.wrong("r", "a positive number")
+            scale /= rank
+        updates.append(lycoris_update(module, parts, config.source, partial(_fixed, scale)))
+    return updates
+
+
+def _fixed(scale: float, rank: int | None) -> float:
+    return scale
 
 
 def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
@@ -334,14 +329,3 @@ def _is_per_input(magnitude: StoredTensor | None, shape: tuple[int, int], module
             f"expected one number for each output or input of a weight {shape}"
         )
     return per_input
-
-
-def _scale(module: str, config: AdapterConfig, scales: Scales) -> Callable[[int | None], float]:
-    """alpha / r, r being the config's, which LoKr has even where its factors are stored whole."""
-    if module in scales:
-        return lambda rank: scales[module]
-    rank = config.pattern_value("rank_pattern", module, config.number("r"))
-    alpha = config.pattern_value("alpha_pattern", module, config.number("alpha"))
-    if rank <= 0:
-        raise config.wrong("r", "a positive number")
-    return lambda _: alpha / rank

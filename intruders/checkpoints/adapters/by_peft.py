@@ -1,27 +1,32 @@
 """Adapters of any PEFT type: the weight that PEFT's own code makes of the base's and the adapter's tensors.
 
-There are two ways, chosen by type (``peft_types``), because the wrong one gives other numbers without an error. Types
-whose tensors belong to one weight each are made one by one, in a module tree that holds that weight alone. Types that
-share tensors are made in a skeleton of all their modules, whose weights take no memory until each one's turn comes.
+Nothing of that work is left in the process, and nothing large is begun. There are two ways, chosen by type
+(``peft_types``), because the wrong one gives other numbers without an error. Types whose tensors belong to one weight
+each are made one by one, in a module tree that holds that weight alone. Types that share tensors are made in a skeleton
+of all their modules, whose weights take no memory until each one's turn comes.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import cache, partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...errors import CheckpointError, some_of
+from ...errors import CheckpointError, IntrudersError, all_lines, missing_extra, some_of
+from ...system.callers_process import random_state_kept
 from ..stored.checkpoint import StoredTensor
-from .adapter import AdaptedWeight, Shape
-from .adapter_config import AdapterConfig
-from .peft_at_work import peft_at_work
+from .adapter import AdaptedWeight, AdapterConfig, Shape
 from .peft_types import SHARED_AND_DECOMPOSED, WITH_BIAS
 
 # Choose modules, say how to train or where to run. The modules are given by name here.
@@ -44,11 +49,8 @@ def peft_settings(
 ) -> Any:
     """PEFT's config object for these modules alone, by full paths: no pattern of the file reaches PEFT.
 
-    IA3 scales those that are ``feedforward`` on the input side.
-
-    Raises:
-      CheckpointError: a size above ``largest``, a pattern that could match for ever, a type or a setting that the
-        installed PEFT does not know.
+    IA3 scales those that are ``feedforward`` on the input side. CheckpointError for a size above ``largest``, an
+    endless pattern, and a type or setting that the installed PEFT does not know.
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -68,8 +70,11 @@ def peft_settings(
             "so that its weights could be other ones; install the version of PEFT that made it"
         )
     values = {key: value for key, value in values.items() if key in known}
+    anywhere = config.peft_type == "OSF"
     # By full paths, matched by us, so that PEFT's ``re`` sees no pattern.
-    values |= {key: _matched(config, key, modules) for key in _PATTERNS if key in known}
+    for key in (key for key in _PATTERNS if key in known):
+        given = {name: config.pattern_value(key, name, math.nan, anywhere=anywhere) for name in modules}
+        values[key] = {module: value for module, value in given.items() if not math.isnan(value)}
     _require_proportion(values, config, largest)
     values |= {"target_modules": list(modules), "inference_mode": True}
     if "progressbar" in known:  # FROD's, on the terminal
@@ -79,22 +84,17 @@ def peft_settings(
     return kind(**values)
 
 
-def _matched(config: AdapterConfig, key: str, modules: Sequence[str]) -> dict[str, int | float]:
-    anywhere = config.peft_type == "OSF"
-    values = {module: config.pattern_value(key, module, math.nan, anywhere=anywhere) for module in modules}
-    return {module: value for module, value in values.items() if not math.isnan(value)}
-
-
 def _require_proportion(values: Mapping[str, Any], config: AdapterConfig, largest: int) -> None:
+    most = max(largest, _LEAST_BOUND)
     for key, value in values.items():
         if isinstance(value, Mapping):
             _require_proportion(value, config, largest)
         elif key.endswith(_NO_SIZES) or isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        elif not abs(value) <= max(largest, _LEAST_BOUND):
+        elif not abs(value) <= most:
             raise CheckpointError(
                 f"the adapter config of '{config.source}' has {key[:60]} = {str(value)[:40]!r}, out of proportion to "
-                f"its tensors; expected {max(largest, _LEAST_BOUND):,} at most"
+                f"its tensors; expected {most:,} at most"
             )
 
 
@@ -124,10 +124,7 @@ def modules_of(tensors: Tensors, config: AdapterConfig) -> dict[str, dict[str, S
 def updates_one_by_one(
     tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float] = NO_SCALES
 ) -> list[AdaptedWeight]:
-    """One update a module, made by PEFT from that module's tensors and its base weight.
-
-    ``scales`` are by module, where a model in memory has its own idea of the scale.
-    """
+    """One update a module, made by PEFT from its tensors and its weight; ``scales`` by module, of a model in memory."""
     modules = modules_of(tensors, config)
     if config.peft_type == "LN_TUNING":  # made for norms, which are no matrices
         modules = {
@@ -153,14 +150,50 @@ def shared_updates(
     modules: Mapping[str, Tensor],
     scales: Mapping[str, float] = NO_SCALES,
 ) -> list[AdaptedWeight]:
-    """One update for each of ``modules``, which are in the order of the model, all made by PEFT in one skeleton."""
+    """One update for each of ``modules``, which are in the order of the model, all made by PEFT in one skeleton.
+
+    ``modules`` are the base's weights, on the meta device. The skeleton is made when the first is asked for.
+    """
     own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
     # The rest are modules saved in full and the base's own weights beside the adapter's.
     of_method = {
         name: tensor for name, tensor in tensors.items() if name in own or name.startswith(f"{_ROOT}.")
     }
-    skeleton = _Skeleton(of_method, config, modules, scales)
-    return [_weight(module, config, skeleton.make(module)) for module in modules]
+    shapes = [weight.shape for weight in modules.values()]
+
+    @cache
+    def skeleton() -> tuple[Any, nn.Module]:
+        settings = peft_settings(config, list(modules), _largest(of_method, shapes))
+        hollow = {  # in the memory of one number
+            name: torch.zeros(1, dtype=weight.dtype).expand(*weight.shape) for name, weight in modules.items()
+        }
+        return settings, _with_adapter(_tree(hollow), settings, of_method)
+
+    def merged(module: str, base: Tensor, is_widened: bool) -> Tensor:
+        with peft_at_work(module, config.source, _room(of_method, shapes)):
+            settings, model = skeleton()
+            layer = _layer(model, module, scales)
+            weight = layer.get_base_layer().weight
+            hollow, weight.data = weight.data, base.contiguous().clone()
+            try:
+                if config.peft_type in SHARED_AND_DECOMPOSED:
+                    _decompose_again(layer, settings, model, of_method)
+                return _merged(layer, is_widened).weight.detach()
+            finally:
+                weight.data = hollow
+                layer.merged_adapters.clear()
+
+    return [_weight(module, config, partial(merged, module)) for module in modules]
+
+
+def _decompose_again(layer: Any, settings: Any, model: Any, tensors: Tensors) -> None:
+    """FROD's layer is made of its weight: made again with the real one, then its tensors loaded again."""
+    from peft import set_peft_model_state_dict
+
+    layer.update_layer(_NAME, layer.frod_V, layer.frod_s_indices, layer.frod_s_size, config=settings)
+    # As when it was made first: to single precision, where the base is in half.
+    model.base_model._cast_adapter_dtype(_NAME)
+    set_peft_model_state_dict(model, _read(tensors))
 
 
 def _weight(module: str, config: AdapterConfig, make: Make) -> AdaptedWeight:
@@ -205,64 +238,7 @@ def _single(
     return replace(made, bias=lambda base: layer(base, True).bias.detach())
 
 
-@dataclass
-class _Skeleton:
-    """All modules of an adapter in one PEFT model, made when the first is asked for."""
-
-    tensors: Tensors
-    config: AdapterConfig
-    modules: Mapping[str, Tensor]  # the base's weights, on the meta device
-    scales: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        self._model: nn.Module | None = None
-        self._lock = threading.Lock()
-
-    def make(self, module: str) -> Make:
-        def make(base: Tensor, is_widened: bool) -> Tensor:
-            room = _room(self.tensors, [weight.shape for weight in self.modules.values()])
-            with self._lock, peft_at_work(module, self.config.source, room):
-                if self._model is None:
-                    self._model = self._made()
-                return self._merged_with(_layer(self._model, module, self.scales), base, is_widened)
-
-        return make
-
-    def _made(self) -> nn.Module:
-        def hollow(weight: Tensor) -> Tensor:  # in the memory of one number
-            return torch.zeros(1, dtype=weight.dtype).expand(*weight.shape)
-
-        largest = _largest(self.tensors, [weight.shape for weight in self.modules.values()])
-        self._settings = peft_settings(self.config, list(self.modules), largest)
-        tree = _tree({module: hollow(weight) for module, weight in self.modules.items()})
-        return _with_adapter(tree, self._settings, self.tensors)
-
-    def _merged_with(self, layer: Any, base: Tensor, is_widened: bool) -> Tensor:
-        weight = layer.get_base_layer().weight
-        hollow, weight.data = weight.data, base.contiguous().clone()
-        try:
-            if self.config.peft_type in SHARED_AND_DECOMPOSED:
-                self._decompose_again(layer)
-            return _merged(layer, is_widened).weight.detach()
-        finally:
-            weight.data = hollow
-            layer.merged_adapters.clear()
-
-    def _decompose_again(self, layer: Any) -> None:
-        """FROD's layer is made of its weight: made again with the real one, then its tensors loaded again."""
-        from peft import set_peft_model_state_dict
-
-        tuner: Any = self._model and self._model.base_model
-        layer.update_layer(
-            _NAME, layer.frod_V, layer.frod_s_indices, layer.frod_s_size, config=self._settings
-        )
-        # As when it was made first: to single precision, where the base is in half.
-        tuner._cast_adapter_dtype(_NAME)
-        set_peft_model_state_dict(self._model, _read(self.tensors))
-
-
 def _tree(weights: Mapping[str, Tensor]) -> nn.Module:
-    """Linear layers under their full paths, with nothing beside them."""
     root = nn.Module()
     for path, weight in weights.items():
         parent = root
@@ -282,9 +258,8 @@ def _with_adapter(tree: nn.Module, settings: Any, tensors: Tensors) -> nn.Module
 
     model: nn.Module = get_peft_model(tree, settings, adapter_name=_NAME)
     loaded = set_peft_model_state_dict(model, _read(tensors))
-    lost = list(loaded.unexpected_keys)
-    if lost:
-        raise ValueError(f"the file has {some_of(lost)}, which it has no use for")
+    if loaded.unexpected_keys:
+        raise ValueError(f"the file has {some_of(list(loaded.unexpected_keys))}, which it has no use for")
     # Missing, and under no other name the same tensor.
     state, missing = model.state_dict(keep_vars=True), set(loaded.missing_keys)
     filled = {id(tensor) for name, tensor in state.items() if name not in missing}
@@ -320,12 +295,10 @@ def _read(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _largest(tensors: Tensors, shapes: Sequence[Shape]) -> int:
-    """The largest size of all."""
     return max(size for shape in [*shapes, *(t.shape for t in tensors.values())] for size in shape)
 
 
 def _room(tensors: Tensors, shapes: Sequence[Shape]) -> int:
-    """Numbers that PEFT may make out of sizes alone."""
     of_weights = max(size for shape in shapes for size in shape) ** 2
     return max(_ROOM * (of_weights + sum(prod(t.shape) for t in tensors.values())), _LEAST_ROOM)
 
@@ -344,3 +317,64 @@ def modules_by_target(config: AdapterConfig, names: Sequence[str]) -> list[str]:
             "weight of the base; expected the base that it was trained on"
         )
     return modules
+
+
+_LOCK = threading.RLock()  # the random state, the warnings and a skeleton are the process's
+
+
+@contextmanager
+def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
+    """Let PEFT make layers and merge them; afterwards the process is as it was.
+
+    Random state and filters of warnings are put back, so that reading an adapter moves no training's seed; nothing is
+    compiled; tensors are made on the CPU. One that PEFT makes out of sizes alone has ``most_numbers`` at most. Whatever
+    PEFT raises becomes a CheckpointError of one line.
+    """
+    # PEFT's layers draw numbers, and some types set a seed.
+    with _LOCK, random_state_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # PEFT imports it where it is installed, and it has something to say of a machine without a GPU.
+        chatty = logging.getLogger("bitsandbytes")
+        level = chatty.level
+        chatty.setLevel(logging.ERROR)
+        try:
+            import peft.tuners.boft.layer as boft
+        except ImportError:
+            raise missing_extra("reading this adapter", "peft", "train") from None
+        finally:
+            chatty.setLevel(level)
+        # BOFT's first layer starts a C++ and CUDA compiler, for an extension that a merge on the CPU has no use for.
+        extension = getattr(boft, "_FBD_CUDA", None)
+        boft._FBD_CUDA = extension or False
+        try:
+            with torch.no_grad(), torch.device("cpu"), _AllocatesAtMost(most_numbers):
+                yield
+        except IntrudersError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"PEFT cannot make the weight of '{module}' from '{source}': {all_lines(error)}; check that config "
+                "and tensors are of one training, or merge it with PEFT and pass the merged model"
+            ) from None
+        finally:
+            boft._FBD_CUDA = extension
+
+
+class _AllocatesAtMost(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuse a tensor made out of sizes alone (zeros, eye, ...), which a config may say, before it is there."""
+
+    def __init__(self, most_numbers: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._most_numbers = most_numbers
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keywords = kwargs or {}
+        if not any(isinstance(value, torch.Tensor) for value in (*args, *keywords.values())):
+            shapes = [value for value in args if isinstance(value, list | tuple)]
+            sizes = shapes[0] if shapes else [value for value in args if not isinstance(value, bool)]
+            numbers = prod(max(abs(size), 1) for size in sizes if isinstance(size, int))
+            is_square = str(func).startswith("aten.eye.") and len(sizes) == 1
+            numbers = numbers**2 if is_square else numbers
+            if numbers > self._most_numbers:
+                raise MemoryError(f"its settings ask for a tensor of {numbers:,} numbers")
+        return func(*args, **keywords)

@@ -19,18 +19,14 @@ from typing import Any
 from ...errors import CheckpointError
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.names import same_shape
-from .adapter import AdaptedWeight, Adapter, Shape
-from .adapter_config import AdapterConfig
+from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape
 from .by_formula import lora_scale, low_rank, lycoris_update, require_factors, whole_update
 
 
 def scales_inputs(
     scale: StoredTensor, down: StoredTensor, up: StoredTensor, per_input: bool | None
 ) -> bool | None:
-    """Return whether a module's ``dora_scale`` is over its inputs; None where that cannot be known.
-
-    ``per_input`` says whether the others in its file are, as :func:`dora_is_per_input` tells.
-    """
+    """Return whether ``dora_scale`` is over inputs, or None; ``per_input`` says what others in the file tell."""
     if len(scale.shape) < 2 or scale.shape[0] != 1:
         return False
     inputs, outputs = down.shape[1], up.shape[0]
@@ -60,7 +56,6 @@ _PREFIX = re.compile(r"^(?:lora|lycoris)_(?:(?:unet|te\d?|transformer|text_encod
 # The UNet of Stable Diffusion in its authors' names, as kohya's SDXL files have them.
 _OUTER = re.compile(r"(?P<side>input|output)_blocks_(?P<block>\d{1,3})_(?P<part>[012])_(?P<rest>.+)")
 _MIDDLE = re.compile(r"middle_block_(?P<part>[012])_(?P<rest>.+)")
-_MIDDLE_PARTS = ("resnets_0", "attentions_0", "resnets_1")
 _RESNET = {
     "in_layers_2": "conv1",
     "out_layers_3": "conv2",
@@ -72,7 +67,11 @@ _RESNET = {
 def unflattened(
     updates: list[AdaptedWeight], shapes: Mapping[str, Shape], config: Mapping[str, Any] | None
 ) -> list[AdaptedWeight]:
-    """The updates, which have flat names, under the base's: of the same path, or the only one whose path ends alike."""
+    """The updates, which have flat names, under the base's: of the same path, or the only one whose path ends alike.
+
+    Not those of a part of a pipeline whose modules are called as those of another part, which the base is by its
+    shapes: both text encoders of SDXL have ``text_model.encoder.layers.0.self_attn.q_proj``.
+    """
     by_path: dict[str, str] = {}
     by_ending: dict[str, set[str]] = {}
     for name in shapes:
@@ -83,40 +82,25 @@ def unflattened(
                 by_ending.setdefault("_".join(parts[start:]), set()).add(name)
     layers = (config or {}).get("layers_per_block")
     base_names: list[str | None] = []
+    claims: dict[str, list[AdaptedWeight]] = {}
     for update in updates:
         flat = _PREFIX.sub("", update.name.removesuffix(".weight"))
         ending = by_ending.get(flat, set())
         base_name = by_path.get(flat) or (next(iter(ending)) if len(ending) == 1 else None)
-        base_name = base_name or by_path.get(
-            in_diffusers_names(flat, layers if isinstance(layers, int) else 2)
-        )
+        in_diffusers = in_diffusers_names(flat, layers if isinstance(layers, int) else 2)
+        base_name = base_name or by_path.get(in_diffusers)
         base_names.append(base_name)
-    elsewhere = _parts_elsewhere(updates, base_names, shapes)
-    return [
-        replace(update, name=base_name)
-        if base_name is not None and update.component not in elsewhere
-        else update
-        for update, base_name in zip(updates, base_names, strict=True)
-    ]
-
-
-def _parts_elsewhere(
-    updates: list[AdaptedWeight], base_names: list[str | None], shapes: Mapping[str, Shape]
-) -> set[str]:
-    """Return the parts of a pipeline whose modules are called as those of another part, which the base is.
-
-    Both text encoders of SDXL have ``text_model.encoder.layers.0.self_attn.q_proj``; by the shapes the base is one.
-    """
-    claims: dict[str, list[AdaptedWeight]] = {}
-    for update, name in zip(updates, base_names, strict=True):
-        if name is not None:
-            claims.setdefault(name, []).append(update)
+        if base_name is not None:
+            claims.setdefault(base_name, []).append(update)
     elsewhere: set[str] = set()
     for name, several in claims.items():
         fitting = {u.component for u in several if same_shape(shapes[name], u.full_shape)}
         if fitting:
             elsewhere |= {update.component for update in several} - fitting
-    return elsewhere
+    return [
+        update if name is None or update.component in elsewhere else replace(update, name=name)
+        for update, name in zip(updates, base_names, strict=True)
+    ]
 
 
 def in_diffusers_names(flat: str, layers: int) -> str:
@@ -125,25 +109,22 @@ def in_diffusers_names(flat: str, layers: int) -> str:
     The original counts blocks through, the convolution that goes in being number 0; diffusers counts levels
     of ``layers`` blocks and one that changes the resolution (going down), or of one block more (going up).
     """
-    if match := _MIDDLE.fullmatch(flat):
-        part = _MIDDLE_PARTS[int(match["part"])]
-        return f"mid_block_{part}_{_inside(part, match['rest'])}"
-    match = _OUTER.fullmatch(flat)
-    if match is None or layers < 1:
+    middle, outer = _MIDDLE.fullmatch(flat), _OUTER.fullmatch(flat)
+    match = middle or outer
+    if match is None or (outer and layers < 1):
         return flat
+    rest = match["rest"]
+    part = "attentions" if match["part"] == "1" else "resnets"
+    inner = rest if part == "attentions" else _RESNET.get(rest, rest)
+    if outer is None:
+        return f"mid_block_{part}_{'1' if match['part'] == '2' else '0'}_{inner}"
     down = match["side"] == "input"
     level, number = divmod(int(match["block"]) - down, layers + 1)
-    side, rest = ("down" if down else "up"), match["rest"]
     if down and rest == "op":
         return f"down_blocks_{level}_downsamplers_0_conv"
     if not down and rest == "conv":
         return f"up_blocks_{level}_upsamplers_0_conv"
-    part = "attentions" if match["part"] == "1" else "resnets"
-    return f"{side}_blocks_{level}_{part}_{number}_{_inside(part, rest)}"
-
-
-def _inside(part: str, rest: str) -> str:
-    return _RESNET.get(rest, rest) if part.startswith("resnets") else rest
+    return f"{'down' if down else 'up'}_blocks_{level}_{part}_{number}_{inner}"
 
 
 _FACTOR_NAME = re.compile(
@@ -199,7 +180,12 @@ def single_file_adapter(
         elif match["kind"] != ".bias":
             part = _ROLES.get(match["part"], match["part"])
             modules.setdefault(match["module"], {})[part] = tensor
-    configs = _configs(metadata, source)
+    # Component ("unet", "transformer", "") -> config.
+    grouped: dict[str, dict[str, Any]] = {}
+    for key, value in _metadata_of_diffusers(metadata, source).items():
+        component, _, field = key.rpartition(".")
+        grouped.setdefault(component, {})[field] = value
+    configs = {component: AdapterConfig(config, source) for component, config in grouped.items()}
     per_input = dora_is_per_input(modules.values())
     updates = [
         replace(
@@ -289,10 +275,7 @@ def _update(
 def _scale(
     module: str, parts: Mapping[str, StoredTensor], configs: Mapping[str, AdapterConfig], source: str
 ) -> Callable[[int | None], float]:
-    """alpha / r with the file's alpha; PEFT's scale where diffusers kept the config; else 1.
-
-    LyCORIS takes 1 too for a Kronecker product whose two factors are stored whole, and so have no rank.
-    """
+    """alpha / r with the file's alpha, or by diffusers' config; 1 without them, or without a rank, as in LyCORIS."""
     stored = parts.get("alpha")
     if stored is not None:
         if prod(stored.shape) != 1:
@@ -310,19 +293,11 @@ def _scale(
     return lambda rank: 1.0
 
 
-def _configs(metadata: Mapping[str, str], source: str) -> dict[str, AdapterConfig]:
-    """Component ("unet", "transformer", "") -> config, from diffusers' ``lora_adapter_metadata``."""
-    text = metadata.get("lora_adapter_metadata")
-    if text is None:
-        return {}
+def _metadata_of_diffusers(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
+        values = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise CheckpointError(f"'{source}' has lora_adapter_metadata that is not a JSON object")
-    grouped: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        component, _, name = key.rpartition(".")
-        grouped.setdefault(component, {})[name] = value
-    return {component: AdapterConfig(config, source) for component, config in grouped.items()}
+    return values

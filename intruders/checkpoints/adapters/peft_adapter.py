@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,11 @@ from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
 from ..stored.names import match_names
-from .adapter import AdaptedWeight, Adapter, Shape, Start
-from .adapter_config import AdapterConfig
+from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape, Start
 from .by_formula import BY_PEFT as LORA_BY_PEFT
 from .by_formula import adalora_updates, lora_modules, lycoris_updates, module_update, require_weights
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
-from .gguf_lora import gguf_adapter
-from .mlx import MLX_WEIGHTS, is_mlx_config, mlx_adapter
-from .peft_form import FULL, StoredAdapter
+from .other_programs import FULL, MLX_WEIGHTS, StoredAdapter, gguf_adapter, is_mlx_config, mlx_adapter
 from .peft_types import (
     BY_FORMULA,
     DECOMPOSING,
@@ -54,7 +50,6 @@ _WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _BENEATH = ".base_layer.weight"
-_METHOD_TENSOR = re.compile(r"(?:^|\.)(?:lora_|hada_|lokr_|trainable_tokens)")
 _ALORA = (
     "the adapter '{}' acts from its invocation tokens on (aLoRA): the weight is that of the tokens after them"
 )
@@ -82,31 +77,28 @@ def adapter_at(path: Path, source: str) -> Adapter | None:
 
 
 def stored_adapter(path: Path, source: str, base: Mapping[str, Any] | None = None) -> StoredAdapter | None:
-    """The adapter at a path in PEFT's form: a folder of PEFT or MLX, or a GGUF file; None for anything else.
-
-    ``base`` is the config of its base, where that is known (:attr:`StoredAdapter.lacks_heads`).
-    """
+    """The adapter at a path in PEFT's form, or None; ``base`` is the config of its base, where that is known."""
     folder = path.parent if path.name in (_WEIGHTS, _PICKLE, MLX_WEIGHTS) and path.is_file() else path
     if (folder / ADAPTER_CONFIG).is_file():
         config = read_json_object(folder / ADAPTER_CONFIG)
         if is_mlx_config(config):
             return mlx_adapter(folder, config, source)
-        return StoredAdapter(config, partial(_tensors_of_folder, folder, source))
+
+        def tensors() -> dict[str, StoredTensor]:
+            if (folder / _WEIGHTS).is_file():
+                return safetensors_file(folder / _WEIGHTS)
+            if (folder / _PICKLE).is_file():
+                return pickle_file(folder / _PICKLE)
+            raise CheckpointError(
+                f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS} in the same folder"
+            )
+
+        return StoredAdapter(config, tensors)
     files = [path] if path.suffix == ".gguf" else list(path.glob("*.gguf"))
     if len(files) != 1 or not files[0].is_file() or (path / "config.json").is_file():
         return None
     layout = layout_of_gguf(files[0])
     return gguf_adapter(files[0], layout, source, base) if layout.is_adapter else None
-
-
-def _tensors_of_folder(folder: Path, source: str) -> dict[str, StoredTensor]:
-    if (folder / _WEIGHTS).is_file():
-        return safetensors_file(folder / _WEIGHTS)
-    if (folder / _PICKLE).is_file():
-        return pickle_file(folder / _PICKLE)
-    raise CheckpointError(
-        f"'{source}' has an {ADAPTER_CONFIG} and no weights; expected {_WEIGHTS} in the same folder"
-    )
 
 
 def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[Adapter]:
@@ -115,8 +107,26 @@ def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None
     ``state`` holds their tensors, where the model itself does not hold them in full. CheckpointError where none is
     active, adapters are turned off, others than the active ones are merged, or the PEFT type is not read.
     """
-    source = describe_module(model)
-    names = _active_adapters(model, source)
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    source, configs = describe_module(model), _configs(model)
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if any(layer.disable_adapters for layer in layers):
+        raise CheckpointError(
+            f"the adapters of {source} are turned off, so that it computes what its base does; turn them on "
+            "(enable_adapter_layers), or leave the block of disable_adapter"
+        )
+    for layer in layers:  # one with merged adapters computes with these alone, whichever are active
+        merged = set(layer.merged_adapters)
+        active = set(layer.active_adapters) & set(layer._get_available_adapters())
+        if merged and merged != active:
+            raise CheckpointError(
+                f"{source} has {some_of(sorted(merged))} merged into its weights, and {some_of(sorted(active))} "
+                "active; call unmerge_adapter() first"
+            )
+    # A method without layers of its own (prompts) has all its adapters.
+    named = [name for layer in layers for name in layer.active_adapters] if layers else list(configs)
+    names = [name for name in dict.fromkeys(named) if name in configs]
     if not names:
         raise CheckpointError(f"{source} has no active adapter; set_adapter makes one active")
     return [_adapter_in(model, name, source, state) for name in names]
@@ -124,68 +134,42 @@ def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None
 
 def start_that_changed(model: nn.Module) -> str | None:
     """The start, of any adapter in the model, active or not, that wrote to the base's weights."""
-    configs: Any = model.peft_config
     source = describe_module(model)
-    starts = (_changes_its_base(AdapterConfig(config.to_dict(), source)) for config in configs.values())
+    starts = (_changes_its_base(AdapterConfig(own.to_dict(), source)) for own in _configs(model).values())
     return next((start for start in starts if start is not None), None)
 
 
-def _active_adapters(model: nn.Module, source: str) -> list[str]:
-    """Return the layers' active adapters; a method without layers of its own (prompts) has all its adapters."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    if any(layer.disable_adapters for layer in layers):
-        raise CheckpointError(
-            f"the adapters of {source} are turned off, so that it computes what its base does; turn them on "
-            "(enable_adapter_layers), or leave the block of disable_adapter"
-        )
-    for layer in layers:
-        _require_merged_are_active(layer, source)
+def _configs(model: nn.Module) -> Mapping[str, Any]:
     configs: Any = model.peft_config
-    active = [name for layer in layers for name in layer.active_adapters] if layers else list(configs)
-    return [name for name in dict.fromkeys(active) if name in configs]
-
-
-def _require_merged_are_active(layer: Any, source: str) -> None:
-    """Refuse a layer that computes with merged adapters alone, whichever are active."""
-    merged = set(layer.merged_adapters)
-    active = set(layer.active_adapters) & set(layer._get_available_adapters())
-    if merged and merged != active:
-        raise CheckpointError(
-            f"{source} has {some_of(sorted(merged))} merged into its weights, and {some_of(sorted(active))} active; "
-            "call unmerge_adapter() first"
-        )
+    return dict(configs)
 
 
 def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str, Tensor] | None) -> Adapter:
     from peft import get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    configs: Any = model.peft_config
-    config = AdapterConfig(configs[name].to_dict(), f"{source}, adapter '{name}'")
-    given = None if gathered is None else _under_names_of_modules(gathered, model)
+    config = AdapterConfig(_configs(model)[name].to_dict(), f"{source}, adapter '{name}'")
+    own_names = {named.replace(FSDP_1_WRAPPER, ""): named for named, _ in model.named_modules()}
+    given = None
+    if gathered is not None:
+        # PEFT looks for a tensor under the name of the module that holds it, which FSDP 1 makes another than its own.
+        split = [(*key.rpartition("."), tensor) for key, tensor in gathered.items()]
+        given = {f"{own_names.get(parent, parent)}{dot}{leaf}": tensor for parent, dot, leaf, tensor in split}
     collected = get_peft_model_state_dict(model, given, adapter_name=name, save_embedding_layers=False)
     state = {tensor_name.replace(FSDP_1_WRAPPER, ""): tensor for tensor_name, tensor in collected.items()}
     scales: dict[str, float] = {}
     modules: list[str] = []
-    for named, module in model.named_modules():
-        path = named.replace(FSDP_1_WRAPPER, "")
-        if isinstance(module, BaseTunerLayer):
-            modules.append(path.removeprefix(_PREFIX))
-        if isinstance(module, BaseTunerLayer) and name in getattr(module, "scaling", {}):
+    for path, named in own_names.items():
+        module = model.get_submodule(named)
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        modules.append(path.removeprefix(_PREFIX))
+        if name in getattr(module, "scaling", {}):
             scale = float(module.scaling[name])
             if config.peft_type == "ADALORA":
                 scale /= float(module.ranknum[name]) + 1e-5
-            scales[path.removeprefix(_PREFIX)] = scale
+            scales[modules[-1]] = scale
     return _adapter(tensors_of_adapter(state), config, scales, modules)
-
-
-def _under_names_of_modules(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """PEFT looks for a tensor under the name of the module that holds it, which FSDP 1 makes another than its own."""
-    modules = {name.replace(FSDP_1_WRAPPER, ""): name for name, _ in model.named_modules()}
-    split = [(*name.rpartition("."), tensor) for name, tensor in state.items()]
-    return {f"{modules.get(parent, parent)}{dot}{leaf}": tensor for parent, dot, leaf, tensor in split}
 
 
 def _adapter(
@@ -194,10 +178,13 @@ def _adapter(
     scales: Mapping[str, float],
     modules: Sequence[str] = (),
 ) -> Adapter:
+    """``modules`` are those with an adapter, in their model's order, where there is a model."""
     require_read(config)
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
-    if config.peft_type in BY_FORMULA:
-        made = _by_formula(tensors, config, scales)
+    if config.peft_type == "LORA":
+        made = _lora(tensors, config, scales)
+    elif config.peft_type in _OTHER_FORMULAS:
+        made = _with_updates(tensors, config, _OTHER_FORMULAS[config.peft_type](tensors, config, scales))
     else:
         made = _by_peft(tensors, config, scales, modules)
     if not made.updates and made.named_for is None:
@@ -205,16 +192,13 @@ def _adapter(
     return made
 
 
-def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) -> Adapter:
-    if config.peft_type != "LORA":
-        updates = _OTHER_FORMULAS[config.peft_type](tensors, config, scales)
-        return _with_updates(tensors, config, updates, _METHOD_TENSOR)
+def _lora(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) -> Adapter:
     require_weights(config)
+    updates: list[AdaptedWeight] = []
     undecided: list[UndecidedModule] = []
     if any(config.values.get(key) for key in LORA_BY_PEFT):
         updates = updates_one_by_one(tensors, config, scales)
     else:
-        updates = []
         for module in lora_modules(tensors, config.source):
             if parameters_meant(module.module, config):
                 undecided.append(undecided_module(module, config, scales))
@@ -230,9 +214,7 @@ def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, fl
         return updates + decided_by_base(undecided, config.source, base, shapes)
 
     return replace(
-        _with_updates(
-            tensors, config, updates + [module.likeliest() for module in undecided], _METHOD_TENSOR
-        ),
+        _with_updates(tensors, config, updates + [module.likeliest() for module in undecided]),
         named_for=with_parameters if undecided else None,
         start=start,
         decomposes=changed == KASA,
@@ -243,18 +225,16 @@ def _by_formula(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, fl
 def _by_peft(
     tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float], in_memory: Sequence[str]
 ) -> Adapter:
-    """Args: ``in_memory`` are the modules with an adapter, in their model's order, where there is a model."""
     kind = config.peft_type
     require_settings(config, tensors)
-    method_tensor = re.compile(rf"(?:^|\.){kind.lower()}_|trainable_tokens")
     if kind in ONE_BY_ONE:
         updates = updates_one_by_one(tensors, config, scales)
         if kind == "LN_TUNING" and not updates:  # of norms
             raise CheckpointError(f"the adapter '{config.source}' is of type {kind}, which {NO_MATRIX}")
-        return _with_updates(tensors, config, updates, method_tensor)
+        return _with_updates(tensors, config, updates)
 
     named = list(in_memory) or list(modules_of(tensors, config))
-    made = _with_updates(tensors, config, names_alone(named, config), method_tensor)
+    made = _with_updates(tensors, config, names_alone(named, config))
     if not named and SHARED_VECTOR not in tensors:
         return made
 
@@ -288,9 +268,11 @@ def _by_peft(
     return replace(made, named_for=bound)
 
 
-def _with_updates(
-    tensors: Tensors, config: AdapterConfig, updates: list[AdaptedWeight], method_tensor: re.Pattern[str]
-) -> Adapter:
+def _with_updates(tensors: Tensors, config: AdapterConfig, updates: list[AdaptedWeight]) -> Adapter:
+    kind = config.peft_type
+    method_tensor = re.compile(
+        rf"(?:^|\.)(?:{'lora_|hada_|lokr_' if kind in BY_FORMULA else f'{kind.lower()}_'}|trainable_tokens)"
+    )
     # Modules of ``modules_to_save``, and embeddings that PEFT saved because tokens were added. A ``base_layer`` is what
     # an adapter of the same weight acts on, and not in its place; but for its bias, saved where it was trained.
     replaced = {
@@ -300,7 +282,7 @@ def _with_updates(
     }
     return Adapter(
         config.source,
-        config.peft_type,
+        kind,
         config.base_source,
         Checkpoint(config.source, "adapter", "modules to save", replaced),
         updates,
@@ -313,17 +295,14 @@ def _with_updates(
             if name.endswith(_BENEATH)
         },
         numbers=sum(prod(tensor.shape) for name, tensor in tensors.items() if name not in replaced),
-        decomposes=config.peft_type in DECOMPOSING,
-        notes=[NOTES[config.peft_type].format(config.source)] if config.peft_type in NOTES else [],
+        decomposes=kind in DECOMPOSING,
+        notes=[NOTES[kind].format(config.source)] if kind in NOTES else [],
         config=config.values,
     )
 
 
 def _changes_its_base(config: AdapterConfig) -> str | None:
-    """The start that took something out of the base, unless PEFT converted the adapter since.
-
-    AdaLoRA has the setting too, and starts from zero whatever it says.
-    """
+    """The start that took something out of the base; AdaLoRA starts from zero whatever its setting says."""
     if config.peft_type != "LORA":
         return None
     if config.values.get("kasa_config"):

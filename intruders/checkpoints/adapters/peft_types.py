@@ -8,8 +8,7 @@ from typing import Any
 from ...errors import CheckpointError, PairingError, first_line, missing_extra, some_of
 from ..stored.checkpoint import Checkpoint
 from ..stored.names import looks_up_tokens, match_names
-from .adapter import Adapter
-from .adapter_config import AdapterConfig
+from .adapter import Adapter, AdapterConfig
 
 # Read by formulas of our own, which give low-rank factors or serve files without a config.
 BY_FORMULA = frozenset({"LORA", "LOHA", "LOKR", "ADALORA"})
@@ -32,7 +31,6 @@ SHARED_AND_DECOMPOSED = frozenset({"FROD"})
 # Draw what they share in the order in which the model has its modules.
 ORDERED = frozenset({"TINYLORA", "UNILORA"})
 
-BY_PEFT = ONE_BY_ONE | SHARED | SHARED_AND_DECOMPOSED
 
 # The sum of several such adapters is the sum of their updates, because none looks at the weight.
 ADDITIVE = BY_FORMULA | {"VERA"}
@@ -74,14 +72,14 @@ REFUSED = {
 def require_read(config: AdapterConfig) -> None:
     """Raise CheckpointError, with the reason, for an adapter of a type that is not read."""
     kind = config.peft_type
+    known = BY_FORMULA | ONE_BY_ONE | SHARED | SHARED_AND_DECOMPOSED
     if kind in REFUSED:
         raise CheckpointError(f"the adapter '{config.source}' is of type {kind}, which {REFUSED[kind]}")
-    if kind not in BY_FORMULA | BY_PEFT:
+    if kind not in known:
         made_with = str(config.values.get("peft_version") or "a version that it does not name")[:30]
         raise CheckpointError(
             f"the adapter '{config.source}' is of type {kind[:60]}, made with PEFT {made_with!r}, which is not read by "
-            f"this version; expected one of {', '.join(sorted(BY_FORMULA | BY_PEFT))}, or the model after PEFT's "
-            "merge_and_unload"
+            f"this version; expected one of {', '.join(sorted(known))}, or the model after PEFT's merge_and_unload"
         )
 
 
@@ -107,27 +105,17 @@ _CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
 def changes_the_base(start: object) -> bool:
-    """Return whether ``init_lora_weights`` of this value takes something out of the base's weights.
-
-    PEFT's names may go on behind the method's, as in ``pissa_niter_16``.
-    """
+    """Return whether ``init_lora_weights`` takes something out of the base, also as ``pissa_niter_16``."""
     return isinstance(start, str) and start.lower().startswith(_CHANGE_THE_BASE)
 
 
 def can_be_repeated(start: str) -> bool:
-    """Return whether PEFT repeats this start when it loads the adapter, with the same result as before training.
-
-    The randomized ``pissa_niter_16`` comes out otherwise; the others need data, gradients or a GPU.
-    """
+    """Return whether PEFT repeats this start when it loads the adapter: others need data, or draw numbers."""
     return start.lower() in ("pissa", "olora", KASA)
 
 
 def names_in_model_order(base: Checkpoint, adapter: str) -> list[str]:
-    """The base's names in the order of the model: its own, or that of transformers' class for its config.
-
-    Raises:
-      PairingError: neither is known. MissingDependencyError: transformers is not installed.
-    """
+    """The base's names in the order of the model, or of transformers' class; PairingError if neither is known."""
     if base.kind == "module":
         return base.names()
     try:

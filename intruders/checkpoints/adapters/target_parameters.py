@@ -16,8 +16,7 @@ from ...linalg.low_rank import LowRank
 from ..stored.checkpoint import Checkpoint
 from ..stored.matrices import text_config
 from ..stored.names import match_names, plain
-from .adapter import AdaptedWeight, Shape
-from .adapter_config import AdapterConfig
+from .adapter import AdaptedWeight, AdapterConfig, Shape
 from .by_formula import LoraTensors, lora_scale, low_rank, module_update, widened
 
 # The models whose stacks of experts PEFT knows to be stored input side first (``is_transposed`` of their modules).
@@ -50,9 +49,7 @@ def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
     ['layers.0.mlp.experts.down_proj', 'layers.0.mlp.experts.gate_up_proj']
     """
     names = {target: f"{module}.{target.rpartition('.')[2]}" for target in config.names("target_parameters")}
-    return list(
-        dict.fromkeys(name for target, name in names.items() if name == target or name.endswith(f".{target}"))
-    )
+    return list(dict.fromkeys(name for target, name in names.items() if f".{name}".endswith(f".{target}")))
 
 
 def undecided_module(
@@ -64,8 +61,7 @@ def undecided_module(
     made = [_parameter_update(tensors, parameter, config, scales) for parameter in parameters]
     updates = [update for update in made if update is not None]
     rank = config.pattern_value("rank_pattern", name, config.number("r"))
-    has_its_rank = tensors.pair(config.source)[0].shape[0] == rank
-    is_of_module = has_its_rank or not updates
+    is_of_module = tensors.pair(config.source)[0].shape[0] == rank or not updates
     without = module_update(tensors, config, scales) if is_of_module else updates[0]
     return UndecidedModule(name, parameters, updates, without)
 
@@ -80,78 +76,60 @@ def decided_by_base(
     """
     ends = {_end(name) for name in shapes}
     # Of parameters that a file has under another name, which no end tells.
-    possible = {
-        update.name: (-1,) * len(update.full_shape) for module in undecided for update in module.updates
-    }
-    ends.update(_end(name) for name in match_names(shapes, possible).base_of)
-    choices = [_in_base(module, source, ends) for module in undecided]
-    # How an update of a parameter is stored depends on the base, so that its shape cannot tell which one it is for.
-    candidates = {
-        update.name: (-1,) * len(update.full_shape) for of_module in choices for update in of_module
-    }
-    base_of = match_names(shapes, candidates).base_of
+    ends.update(_end(name) for name in _base_names([module.updates for module in undecided], shapes))
+    choices = []
+    for (
+        module
+    ) in undecided:  # the updates for parameters that the base has, whatever prefix it puts before them
+        present = [name for name in module.parameters if _end(name) in ends]
+        updates = [update for update in module.updates if update.name in present]
+        if present and not updates:
+            raise CheckpointError(
+                f"'{source}' has a lora_A for '{module.name}' of the rank of none of {', '.join(present)}; "
+                "expected tensors and config of one training"
+            )
+        choices.append(updates)
+    base_of = _base_names(choices, shapes)
     decided: list[AdaptedWeight] = []
-    for module, of_module in zip(undecided, choices, strict=True):
-        if not of_module:
+    for module, updates in zip(undecided, choices, strict=True):
+        named = [(update, base_of.get(update.name)) for update in updates]
+        fitting = [
+            (update, name)
+            for update, name in named
+            if name is not None and update.full_shape in (shapes[name], base.shape(name))
+        ]
+        if len(fitting) > 1:
+            raise PairingError(
+                f"the adapter '{source}' changes one of {some_of([update.name for update, _ in fitting])}, which have "
+                "the same shape, and does not say which; merge it with PEFT, and pass the merged model"
+            )
+        for update, name in (fitting or named)[:1]:
+            decided.append(
+                update if name is None else _output_first(update, name, source, base, shapes[name])
+            )
+        if not named:
             decided.append(module.without_parameters)
-            continue
-        update = _fitting(of_module, source, base, shapes, base_of)
-        decided.append(_output_first(update, source, base, shapes, base_of))
     return decided
 
 
-def _in_base(module: UndecidedModule, source: str, ends: set[str]) -> list[AdaptedWeight]:
-    """The updates for parameters that the base has by their names, whatever prefix it puts before them."""
-    present = [name for name in module.parameters if _end(name) in ends]
-    updates = [update for update in module.updates if update.name in present]
-    if present and not updates:
-        raise CheckpointError(
-            f"'{source}' has a lora_A for '{module.name}' of the rank of none of {', '.join(present)}; "
-            "expected tensors and config of one training"
-        )
-    return updates
+def _base_names(choices: list[list[AdaptedWeight]], shapes: Mapping[str, Shape]) -> Mapping[str, str]:
+    """The base's name by an update's, whose own shape cannot tell: how a parameter is stored depends on the base."""
+    possible = {update.name: (-1,) * len(update.full_shape) for updates in choices for update in updates}
+    return match_names(shapes, possible).base_of
 
 
 def _end(name: str) -> str:
     return ".".join(plain(name).split(".")[-2:])
 
 
-def _fitting(
-    updates: list[AdaptedWeight],
-    source: str,
-    base: Checkpoint,
-    shapes: Mapping[str, Shape],
-    base_of: Mapping[str, str],
-) -> AdaptedWeight:
-    fitting = [
-        update
-        for update in updates
-        if (name := base_of.get(update.name)) is not None
-        and update.full_shape in (shapes[name], base.shape(name))
-    ]
-    if len(fitting) > 1:
-        raise PairingError(
-            f"the adapter '{source}' changes one of {some_of([update.name for update in fitting])}, which have the "
-            "same shape, and does not say which; merge it with PEFT, and pass the merged model"
-        )
-    return fitting[0] if fitting else updates[0]
-
-
 def _output_first(
-    update: AdaptedWeight,
-    source: str,
-    base: Checkpoint,
-    shapes: Mapping[str, Shape],
-    base_of: Mapping[str, str],
+    update: AdaptedWeight, name: str, source: str, base: Checkpoint, shape: Shape
 ) -> AdaptedWeight:
     """The update (m, n), output side first, of a parameter that PEFT may have taken as it is stored."""
-    name = base_of.get(update.name)
-    if name is None or base.tied.get(name, name) not in base.input_first:
-        return update
     stored = base.shape(name)
-    if update.full_shape != stored:
+    if base.tied.get(name, name) not in base.input_first or update.full_shape != stored:
         return update
-    if stored == shapes[name] and len(stored) == 3:  # square, so that the shape does not tell
+    if stored == shape and len(stored) == 3:  # square, so that the shape does not tell
         model_type = text_config(base.config).get("model_type")
         if model_type is None:
             raise PairingError(

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,27 +67,18 @@ _NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,6})\.)?(?P<stem>\w+)\.(?P<end>weight
 
 
 def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | None:
-    """transformers' name by llama.cpp's; None where one is not known.
-
-    ``architecture`` is llama.cpp's word for the family.
-    """
-    if architecture not in _LAYER:
-        return None
-    of_layer = _LAYER[architecture]
-    renamed = {}
+    """transformers' name by llama.cpp's, for a family in llama.cpp's word; None where one is not known."""
+    renamed: dict[str, str] = {}
     for name in names:
         if name in NOT_LOADED:
             continue
         parts = _NAME.fullmatch(name)
-        if parts is None:
+        layer, stem, end = (None, "", "") if parts is None else parts.groups()
+        known = (_BEFORE | _AFTER if layer is None else _LAYER.get(architecture, {})).get(stem)
+        if known is None or architecture not in _LAYER:
             return None
-        layer, stem, end = parts.groups()
-        known = (_BEFORE | _AFTER if layer is None else of_layer).get(stem)
-        if known is None:
-            return None
-        start = "" if layer is None else f"model.layers.{int(layer)}."
-        renamed[name] = f"{start}{known}.{end}"
-    return renamed
+        renamed[name] = f"{'' if layer is None else f'model.layers.{int(layer)}.'}{known}.{end}"
+    return renamed if architecture in _LAYER else None
 
 
 _TOKENS = "tokenizer.ggml.tokens"
@@ -104,15 +96,10 @@ def layout_of_gguf(path: Path) -> GgufLayout:
 
 
 def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list[str]]:
-    """The model in a GGUF file; of a file of a split model the whole of it.
+    """The model in a GGUF file, or in all files of a split one: tensors, config, and matrices without a name.
 
-    Returns:
-      The tensors under transformers' names, in the order of a safetensors file of the model; the config as transformers
-      makes it; and matrices under llama.cpp's names, for which transformers' model has no name.
-
-    Raises:
-      CheckpointError: not a whole GGUF file, or an architecture that transformers does not load from GGUF.
-      MissingDependencyError: gguf or transformers is not installed.
+    The tensors have transformers' names and the order of a safetensors file. CheckpointError for a file that is not
+    whole and an architecture that transformers does not load; MissingDependencyError without gguf.
     """
     layout = layout_of_gguf(path)
     with _one_line_errors(path):
@@ -124,8 +111,9 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list
         if renamed is None:
             renamed, shapes = _names_of_the_model(path, config, processor)
         else:
-            stored = {tensor.name: tensor.shape for tensor in layout.tensors}
-            shapes = {known: stored[name] for name, known in renamed.items()}
+            shapes = {
+                renamed[tensor.name]: tensor.shape for tensor in layout.tensors if tensor.name in renamed
+            }
     parts: dict[str, list[GgufTensor]] = {}
     unnamed = []
     for tensor in layout.tensors:
@@ -152,7 +140,12 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
     """The model's config as transformers makes it of the metadata, which it does not read again."""
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    header = _Header(layout)
+    # The part of ``gguf.GGUFReader`` that transformers uses, from our own walk through the header.
+    fields = {key: _reader_field(key, field) for key, field in layout.fields.items() if field.items}
+    if _TOKENS in layout.fields and _TOKENS not in fields:
+        # Only their number is asked for, where no other field has it.
+        fields[_TOKENS] = _reader_field(_TOKENS, GgufField((_UINT8,), [b"\0"] * _STAND_INS, _STAND_INS))
+    header = SimpleNamespace(tensors=layout.tensors, fields=fields)
     with _replaced("GGUFReader", lambda _: header):
         config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
     if config.get("vocab_size") == _STAND_INS:
@@ -166,8 +159,7 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
             )
         # By llama.cpp's default; transformers leaves q and k permuted without the number of k and v heads.
         config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
-    # Building takes time and memory in proportion to these, and the file itself says what they can be at
-    # most.
+    # Building takes time and memory in proportion to these, and the file itself says what they can be at most.
     tensors = len(layout.tensors)
     for key in ("num_hidden_layers", "num_layers", "num_decoder_layers", "num_experts", "num_local_experts"):
         value = config.get(key, 0)
@@ -178,21 +170,7 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
     return config
 
 
-class _Header:
-    """The part of ``gguf.GGUFReader`` that transformers uses, from our own walk through the header."""
-
-    def __init__(self, layout: GgufLayout) -> None:
-        self.tensors = layout.tensors
-        self.fields = {key: _reader_field(key, field) for key, field in layout.fields.items() if field.items}
-        if _TOKENS in layout.fields and _TOKENS not in self.fields:
-            # Only their number is asked for, where no other field has it.
-            self.fields[_TOKENS] = _reader_field(
-                _TOKENS, GgufField((_UINT8,), [b"\0"] * _STAND_INS, _STAND_INS)
-            )
-
-
 def _reader_field(key: str, field: GgufField) -> Any:
-    """The field as ``gguf.GGUFReader`` would have it."""
     from gguf import GGUFReader, GGUFValueType, ReaderField
 
     types = [GGUFValueType(kind) for kind in field.types]
@@ -211,17 +189,27 @@ def _names_of_the_model(
     path: Path, config: Mapping[str, Any], processor: Any
 ) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     """transformers' name by llama.cpp's, and shapes by transformers' name, from the model that transformers builds."""
+    import gguf
+    import transformers
     from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
-    skeleton = _skeleton(path, config)
-    import gguf
-
+    settings = dict(config)
+    built = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    mappings = ("MODEL_FOR_CAUSAL_LM_MAPPING", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "MODEL_MAPPING")
+    families: list[Any] = [getattr(transformers, mapping) for mapping in mappings]
+    kind = next((family[type(built)] for family in families if type(built) in family), None)
+    if kind is None:
+        raise CheckpointError(
+            f"'{path}' is a '{built.model_type}' model, which transformers has no class for"
+        )
+    with torch.device("meta"):  # without numbers, for its parameter names and shapes
+        model = kind(built)
     # Until 5.0, transformers took none, and left out the names that only a processor knows: those of fused experts.
     given = [processor] if "processor" in inspect.signature(get_gguf_hf_weights_map).parameters else []
     # transformers asks for it at every module, at 16 ms each.
     with _replaced("get_tensor_name_map", functools.lru_cache(gguf.get_tensor_name_map)):
-        renamed: dict[str, str] = get_gguf_hf_weights_map(skeleton, *given)
-    return renamed, {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+        renamed: dict[str, str] = get_gguf_hf_weights_map(model, *given)
+    return renamed, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _shape(parts: list[GgufTensor], expected: tuple[int, ...]) -> tuple[int, ...]:
@@ -240,14 +228,19 @@ def stored_tensor(
     processor: Any,
     renamed: Mapping[str, str],
 ) -> StoredTensor:
-    from gguf import GGMLQuantizationType
+    from gguf import GGMLQuantizationType, dequantize
+    from gguf.quants import quant_shape_to_byte_shape
+
+    kinds = [GGMLQuantizationType(part.quantization) for part in parts]
 
     def read() -> Tensor:
         with _one_line_errors(path):
             done: dict[str, Any] = {"tensors": {}}
-            for part in parts:
+            for part, kind in zip(parts, kinds, strict=True):
+                raw = np.fromfile(part.file, np.uint8, count=part.end - part.begin, offset=part.begin)
+                values = dequantize(raw.reshape(quant_shape_to_byte_shape(part.shape, kind)), kind)
                 result = processor.process(
-                    weights=_dequantized(part),
+                    weights=np.asarray(values, dtype=np.float32),
                     name=part.name,
                     tensor_key_mapping=renamed,
                     parsed_parameters=done,
@@ -261,37 +254,7 @@ def stored_tensor(
             )
         return tensor
 
-    kinds = "+".join(sorted({GGMLQuantizationType(part.quantization).name for part in parts}))
-    return StoredTensor(shape, torch.float32, kinds, read)
-
-
-def _dequantized(tensor: GgufTensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    from gguf import GGMLQuantizationType, dequantize
-    from gguf.quants import quant_shape_to_byte_shape
-
-    kind = GGMLQuantizationType(tensor.quantization)
-    raw = np.fromfile(tensor.file, dtype=np.uint8, count=tensor.end - tensor.begin, offset=tensor.begin)
-    values = dequantize(raw.reshape(quant_shape_to_byte_shape(tensor.shape, kind)), kind)
-    return np.asarray(values, dtype=np.float32)
-
-
-def _skeleton(path: Path, config: Mapping[str, Any]) -> torch.nn.Module:
-    """The model without numbers, for its parameter names and shapes."""
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-        MODEL_MAPPING,
-        AutoConfig,
-    )
-
-    settings = dict(config)
-    built = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    for family in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, MODEL_MAPPING):
-        if type(built) in family:
-            with torch.device("meta"):
-                model: torch.nn.Module = family[type(built)](built)
-            return model
-    raise CheckpointError(f"'{path}' is a '{built.model_type}' model, which transformers has no class for")
+    return StoredTensor(shape, torch.float32, "+".join(sorted({kind.name for kind in kinds})), read)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...errors import CheckpointError, os_reason, some_of
-from ..stored.model_folder import split_names
+from ..stored.locate import split_names
 from ..stored.names import natural_order
 
 _T = TypeVar("_T")
@@ -111,9 +111,12 @@ class _Walk:
         if version not in {2, 3}:
             raise self.corrupt(f"its version is {version}; expected 2 or 3, little-endian")
         tensor_count = self.number("<Q", "number of tensors")
-        self.fields(self.number("<Q", "number of fields"))
+        self.each(self.number("<Q", "number of fields"), self.one_field, "fields")
         infos = self.each(tensor_count, self.tensor_info, "tensors")
-        layout = GgufLayout(self.architecture(), self.read, [])
+        field = self.read.get("general.architecture")
+        is_text = field is not None and field.types == (_STRING,)
+        architecture = self.decoded(field.items[0], "general.architecture") if field and is_text else ""
+        layout = GgufLayout(architecture, self.read, [])
         alignment = layout.number("general.alignment")
         alignment = 32 if alignment is None else alignment
         if alignment <= 0 or alignment & (alignment - 1):
@@ -121,22 +124,11 @@ class _Walk:
         start = -(-self.at // alignment) * alignment
         return replace(layout, tensors=self.placed(infos, start, alignment))
 
-    def fields(self, count: int) -> None:
-        """Walk the metadata, and keep what may be about the model."""
-
-        def one_field() -> None:
-            key = self.text("key")
-            if key in self.read:
-                raise self.corrupt(f"the field '{key}' is in it twice")
-            self.read[key] = self.value(self.number("<I", key), key, 0)
-
-        self.each(count, one_field, "fields")
-
-    def architecture(self) -> str:
-        field = self.read.get("general.architecture")
-        if field is None or field.types != (_STRING,):
-            return ""
-        return self.decoded(field.items[0], "general.architecture")
+    def one_field(self) -> None:
+        key = self.text("key")
+        if key in self.read:
+            raise self.corrupt(f"the field '{key}' is in it twice")
+        self.read[key] = self.value(self.number("<I", key), key, 0)
 
     def value(self, kind: int, key: str, depth: int) -> GgufField:
         if kind in _SCALARS:
@@ -249,30 +241,27 @@ def read_whole_layout(path: Path) -> GgufLayout:
     count = layout.number("split.count") or 1
     if count < 2:
         return layout
-    names = split_names(path.name)
+    which, names = f"'{path}' is one of {count} files of one model", split_names(path.name)
     if len(names) != count:
         raise CheckpointError(
-            f"'{path}' is one of {count} files of one model; expected a name such as "
-            f"'model-00001-of-{count:05d}.gguf'; give all of them the names that they came with"
-        )
-    lost = [name for name in names if not (path.parent / name).is_file()]
-    if lost:
-        raise CheckpointError(
-            f"'{path}' is one of {count} files of one model, and its folder lacks {some_of(lost)}; "
-            "download all of them into one folder"
+            f"{which}; expected a name such as 'model-00001-of-{count:05d}.gguf'; give all of them the names that they "
+            "came with"
         )
     files = [path.parent / name for name in names]
+    lost = [file.name for file in files if not file.is_file()]
+    if lost:
+        raise CheckpointError(
+            f"{which}, and its folder lacks {some_of(lost)}; download all of them into one folder"
+        )
     layouts = [layout if file == path else read_gguf_layout(file) for file in files]
     numbers = [(part.number("split.no"), part.number("split.count")) for part in layouts]
     tensors = [tensor for part in layouts for tensor in part.tensors]
     expected = layout.number("split.tensors.count") or len(tensors)
     distinct = {tensor.name for tensor in tensors}
-    if (
-        numbers != [(number, count) for number in range(count)]
-        or not len(distinct) == len(tensors) == expected
-    ):
+    in_order = numbers == [(number, count) for number in range(count)]
+    if not in_order or not len(distinct) == len(tensors) == expected:
         raise CheckpointError(
-            f"'{path}' is one of {count} files of one model, and those in its folder are not all of them under their "
-            f"own names: {len(distinct)} tensors; expected {expected}; download all of them again"
+            f"{which}, and those in its folder are not all of them under their own names: {len(distinct)} tensors; "
+            f"expected {expected}; download all of them again"
         )
     return replace(layouts[0], tensors=tensors)

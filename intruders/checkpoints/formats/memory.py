@@ -35,11 +35,6 @@ def has_adapters(source: object) -> TypeGuard[nn.Module]:
     return isinstance(source, nn.Module) and isinstance(getattr(source, "peft_config", None), dict)
 
 
-def has_frozen_base(model: nn.Module) -> bool:
-    """Return whether training leaves every matrix beneath the adapters of a model as it is."""
-    return not trained_matrices(model)
-
-
 def trained_matrices(model: nn.Module) -> dict[str, Tensor]:
     """Return the matrices of a model, without its adapters, that training changes, by their names in the base."""
     state = model.state_dict(keep_vars=True)
@@ -52,10 +47,7 @@ def trained_matrices(model: nn.Module) -> dict[str, Tensor]:
 
 
 def addresses_of_matrices(source: object) -> set[int]:
-    """Return where the matrices of a model in memory lie; none of one on disk.
-
-    A state dict has the tensors of its model and no copies, so that training changes both.
-    """
+    """Return where the matrices of a model or state dict in memory lie; none of one on disk."""
     state = source.state_dict(keep_vars=True) if isinstance(source, nn.Module) else source
     if not isinstance(state, Mapping):
         return set()
@@ -91,10 +83,7 @@ def tensors_of_adapter(state: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
 
 
 def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
-    """A module's own weights; with PEFT adapters in it, the base's, under the names they had before.
-
-    ``state`` is its state dict, where the module itself does not hold its tensors in full.
-    """
+    """A module's own weights, or the base's beneath adapters; ``state`` where it does not hold them in full."""
     if state is None:
         state = module.state_dict(keep_vars=True)
     if has_adapters(module):
@@ -102,7 +91,10 @@ def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = No
     else:
         _refuse_adapters_inside(module)
         state = _not_compiled(state)
-    return _in_memory(describe_module(module), "module", state, _config_of(module))
+    config: Any = getattr(module, "config", None)
+    to_dict = getattr(config, "to_dict", None)
+    values = dict(config) if isinstance(config, Mapping) else dict(to_dict()) if callable(to_dict) else None
+    return _in_memory(describe_module(module), "module", state, values)
 
 
 def _not_compiled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -122,10 +114,7 @@ def describe_module(module: nn.Module) -> str:
 
 
 def _refuse_adapters_inside(module: nn.Module) -> None:
-    """Refuse a wrapper around a model with adapters, such as DistributedDataParallel, or a part of one.
-
-    Its weights beneath the adapters have the names of PEFT's layers, so that every one of them would look unchanged.
-    """
+    """Refuse a wrapper around a model with adapters, or a part of one: every weight would look unchanged."""
     layers = sys.modules.get("peft.tuners.tuners_utils")  # without which no module can have an adapter
     if layers is None or not any(isinstance(part, layers.BaseTunerLayer) for part in module.modules()):
         return
@@ -168,14 +157,6 @@ def _reader(tensor: Tensor) -> Callable[[], Tensor]:
     return lambda: tensor.detach().cpu()
 
 
-def _config_of(module: nn.Module) -> dict[str, Any] | None:
-    config = getattr(module, "config", None)
-    if isinstance(config, Mapping):
-        return dict(config)
-    to_dict = getattr(config, "to_dict", None)
-    return dict(to_dict()) if callable(to_dict) else None
-
-
 def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The base's tensors under their own names: wrappers are told by type, not by their names."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -199,11 +180,12 @@ def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str
     paths = sorted(wrappers, key=len, reverse=True)
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        kept: str | None = name
+        kept = name
         for path in paths:
-            if kept is not None and kept.startswith(path):
-                rest = kept.removeprefix(path)
-                kept = path + rest.removeprefix(wrappers[path]) if rest.startswith(wrappers[path]) else None
-        if kept is not None:
+            if kept.startswith(path + wrappers[path]):
+                kept = path + kept.removeprefix(path + wrappers[path])
+            elif kept.startswith(path):
+                break
+        else:
             result[kept.replace(COMPILED_WRAPPER, "").removeprefix("base_model.model.")] = tensor
     return result

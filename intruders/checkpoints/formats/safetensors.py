@@ -10,8 +10,8 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,15 +38,9 @@ DTYPES: dict[str, torch.dtype | None] = {
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "F8_E8M0": getattr(torch, "float8_e8m0fnu", None),  # since PyTorch 2.7
     "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
     "BOOL": torch.bool,
+    **{f"I{bits}": getattr(torch, f"int{bits}") for bits in (64, 32, 16, 8)},
+    **{f"U{bits}": getattr(torch, f"uint{bits}") for bits in (64, 32, 16, 8)},
 }
 
 
@@ -62,13 +56,7 @@ class HeaderEntry:
 
 
 def read_header(path: Path, *, mapped: bool = True) -> dict[str, HeaderEntry]:
-    """The header of one file, in natural name order, as safetensors checked it.
-
-    It checks a file that it maps. Without a map, for which memory may be limited, the sizes are the header's word.
-
-    Raises:
-      CheckpointError: the file is missing, truncated or corrupt; the text says what is wrong.
-    """
+    """The header of one file, in natural name order; checked by safetensors where it may be ``mapped`` into memory."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -83,21 +71,20 @@ def read_header(path: Path, *, mapped: bool = True) -> dict[str, HeaderEntry]:
             raise ValueError("its header does not end within the file")
         header = parse_json_object(text, f"the header of '{path}'")
         header.pop("__metadata__", None)
-        names = sorted(header, key=natural_order)
-        return {name: _entry(path, name, header[name], 8 + length, stamp) for name in names}
+        entries = {}
+        for name in sorted(header, key=natural_order):
+            if not name.isprintable():  # no library writes such names, and a terminal would obey them
+                raise _corrupt(path, f"it has a tensor of the name {name[:80]!r}")
+            shape, (begin, end) = header[name]["shape"], header[name]["data_offsets"]
+            if len(shape) > 64 or max(shape, default=0) >= 2**63:  # which torch cannot make
+                raise _corrupt(path, f"'{name}' has the shape {str(shape)[:80]!r}")
+            dtype, start = str(header[name]["dtype"]), 8 + length
+            entries[name] = HeaderEntry(dtype, tuple(shape), start + begin, start + end, stamp)
+        return entries
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
     except (SafetensorError, struct.error, LookupError, TypeError, ValueError) as error:
         raise _corrupt(path, first_line(error)) from None
-
-
-def _entry(path: Path, name: str, value: Any, offset: int, stamp: os.stat_result) -> HeaderEntry:
-    if not name.isprintable():  # no library writes such names, and a terminal would obey them
-        raise _corrupt(path, f"it has a tensor of the name {name[:80]!r}")
-    shape, (begin, end) = value["shape"], value["data_offsets"]
-    if len(shape) > 64 or max(shape, default=0) >= 2**63:  # which torch cannot make
-        raise _corrupt(path, f"'{name}' has the shape {str(shape)[:80]!r}")
-    return HeaderEntry(str(value["dtype"]), tuple(shape), offset + begin, offset + end, stamp)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -110,26 +97,22 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def safetensors_file(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one .safetensors file."""
-    return {name: _stored(path, name, entry) for name, entry in read_header(path).items()}
+    return {
+        name: StoredTensor(
+            entry.shape,
+            DTYPES.get(entry.dtype) or torch.uint8,
+            entry.dtype,
+            partial(_read, path, name, entry),
+            partial(_read, path, name, entry),
+        )
+        for name, entry in read_header(path).items()
+    }
 
 
 def tensors_of_shards(
     index: Path, read_file: Callable[[Path], dict[str, StoredTensor]]
 ) -> dict[str, StoredTensor]:
     """The tensors of a sharded checkpoint by its ``*.index.json``, which may name files of its own folder alone."""
-    where = _weight_map(index)
-    shards = {shard: read_file(index.parent / shard) for shard in sorted(set(where.values()))}
-    astray = [name for name, shard in where.items() if name not in shards[shard]]
-    if astray:
-        raise CheckpointError(
-            f"'{index}' puts {some_of(astray)} into shards that do not contain them; "
-            "download the checkpoint again"
-        )
-    return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard file name, from an index whose every entry is a file of the index's own folder."""
     where = read_json_object(index).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise CheckpointError(
@@ -148,32 +131,34 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(
             f"'{index}' names shards that are not there: {some_of(missing)}; download the checkpoint again"
         )
-    return where
+    shards = {shard: read_file(index.parent / shard) for shard in sorted(set(where.values()))}
+    astray = [name for name, shard in where.items() if name not in shards[shard]]
+    if astray:
+        raise CheckpointError(
+            f"'{index}' puts {some_of(astray)} into shards that do not contain them; "
+            "download the checkpoint again"
+        )
+    return {name: shards[where[name]][name] for name in sorted(where, key=natural_order)}
 
 
-def _stored(path: Path, name: str, entry: HeaderEntry) -> StoredTensor:
-    return StoredTensor(
-        entry.shape,
-        DTYPES.get(entry.dtype) or torch.uint8,
-        entry.dtype,
-        lambda: _read(path, name, entry, None),
-        lambda index: _read(path, name, entry, index),
-    )
-
-
-def _read(path: Path, name: str, entry: HeaderEntry, index: int | None) -> Tensor:
+def _read(path: Path, name: str, entry: HeaderEntry, index: int | None = None) -> Tensor:
     """Open the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
     from safetensors import SafetensorError, safe_open
 
-    if DTYPES.get(entry.dtype) is None:
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
         raise CheckpointError(
             f"'{name}' in '{path}' is {entry.dtype}, which torch cannot widen; save it as BF16"
         )
-    if index is None and 0 < entry.end - entry.begin <= _SMALL:
-        small = _read_small(path, entry)
-        if small is not None:
-            return small
     try:
+        if index is None and 0 < entry.end - entry.begin <= _SMALL:
+            # From its bytes, without another look at the header, where the file has not changed since.
+            data = bytearray(entry.end - entry.begin)
+            with path.open("rb", buffering=0) as opened:
+                opened.seek(entry.begin)
+                is_same = _is_same_file(os.fstat(opened.fileno()), entry.stamp)
+                if is_same and opened.readinto(data) == len(data):
+                    return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name) if index is None else file.get_slice(name)[index]
     except (SafetensorError, OSError) as error:
@@ -197,23 +182,6 @@ def require_unchanged(path: Path, stamp: os.stat_result) -> None:
 
 def _is_same_file(now: os.stat_result, stamp: os.stat_result) -> bool:
     return (now.st_size, now.st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
-
-
-def _read_small(path: Path, entry: HeaderEntry) -> Tensor | None:
-    """The tensor from its bytes, without another look at the header; None where the file has changed since."""
-    dtype = DTYPES[entry.dtype]
-    assert dtype is not None
-    data = bytearray(entry.end - entry.begin)
-    try:
-        with path.open("rb", buffering=0) as file:
-            if not _is_same_file(os.fstat(file.fileno()), entry.stamp):
-                return None
-            file.seek(entry.begin)
-            if file.readinto(data) != len(data):
-                return None
-    except OSError:
-        return None
-    return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
 
 
 def _corrupt(path: Path, what: str) -> CheckpointError:

@@ -35,10 +35,11 @@ _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 
 def pickle_file(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one file of ``torch.save``; CheckpointError for one that needs code or claims too much."""
-    is_old = _is_old(path)
-    if not is_old:
-        _require_plain_zip(path)
-    stamp = path.stat()
+    try:
+        is_old = _is_old(path)
+        stamp = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
     result: dict[str, StoredTensor] = {}
     for name, tensor in _load(path, mapped=not is_old).items():
         if not name.isprintable():
@@ -63,44 +64,40 @@ def _read_again(path: Path, name: str, stamp: os.stat_result) -> Tensor:
 
 
 def _is_old(path: Path) -> bool:
-    """Return whether the file is of torch.save before PyTorch 1.6; refuse it if it is of none."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_OLD))
-    except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
-    if start != _OLD and not start.startswith(_ZIP):
+    """Return whether the file is of torch.save before PyTorch 1.6; refuse other ones, and compressed records."""
+    with path.open("rb") as file:
+        start = file.read(len(_OLD))
+    if start == _OLD:
+        return True
+    if not start.startswith(_ZIP):
         raise CheckpointError(
             f"'{path}' is not a file of torch.save: it begins with {start[:4]!r}; "
             "load it where you trust it, and save it as safetensors"
         )
-    return start == _OLD
-
-
-def _require_plain_zip(path: Path) -> None:
-    """torch.save writes a zip of stored records; a compressed one can grow to any size when it is read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [
-                record.filename for record in archive.infolist() if record.compress_type != zipfile.ZIP_STORED
-            ]
+            records = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
             f"'{path}' is not a complete file of torch.save ({first_line(error)}); download it again"
         ) from None
-    except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
+    packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise CheckpointError(
             f"'{path}' has compressed records, which torch.save never writes: {some_of(packed)}"
         )
+    return False
 
 
 def _load(path: Path, *, mapped: bool = True) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        reason = _what_was_refused(error)
+        # The name of the global from torch's text of many lines, or a general word for it.
+        wanted = next((line.strip()[:120] for line in str(error).splitlines() if "GLOBAL" in line), None)
+        reason = "is damaged or wants code that is not run here"
+        if wanted is not None:
+            reason = f"wants code that is not run here ({first_line(ValueError(wanted))})"
         raise CheckpointError(
             f"'{path}' was not loaded, because its pickle {reason}; "
             "load it where you trust it, and save it as safetensors"
@@ -117,11 +114,3 @@ def _load(path: Path, *, mapped: bool = True) -> Mapping[str, Tensor]:
             f"'{path}' contains a {type(content).__name__}; expected names mapped to tensors"
         )
     return dict(content)
-
-
-def _what_was_refused(error: Exception) -> str:
-    """The name of the global from torch's text of many lines, or a general word for it."""
-    for line in str(error).splitlines():
-        if "GLOBAL" in line:
-            return f"wants code that is not run here ({first_line(ValueError(line.strip()[:120]))})"
-    return "is damaged or wants code that is not run here"

@@ -33,10 +33,7 @@ def is_half(dtype: torch.dtype) -> bool:
 
 
 def coarsest_type(tensor: Tensor) -> torch.dtype:
-    """The coarsest type that holds every number of ``tensor``: of weights in float32, what they were rounded to.
-
-    A merge in bfloat16 that was saved in float32 has the spacing of bfloat16.
-    """
+    """The coarsest type that holds every number of ``tensor``: of weights in float32, what they were rounded to."""
     if is_half(tensor.dtype):
         return tensor.dtype
     for dtype in _COARSE:
@@ -90,10 +87,8 @@ EVERY_STEP = Rounding("every step rounded to half precision", _COARSE * 4, of_su
 def ways_to_round(merged: torch.dtype, update: torch.dtype | None, of_base: bool) -> list[Rounding]:
     """The ways in which one sum W0 + s D may have been rounded, the strictest first.
 
-    Args:
-      merged: the type of M's numbers.
-      update: the type of the adapter's, where they show it.
-      of_base: whether W0 has numbers that M's type lacks, so that it may have been rounded.
+    ``merged`` is the type of M's numbers, ``update`` that of the adapter's, where they show it; ``of_base`` says
+    whether W0 may have been rounded, because it has numbers that M's type lacks.
     """
     types = [dtype for dtype in dict.fromkeys([update, merged]) if dtype is not None and is_half(dtype)]
     ways = [Rounding("one rounding")]

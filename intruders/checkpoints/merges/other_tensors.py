@@ -111,11 +111,9 @@ def added_differences(added: Mapping[str, StoredTensor], merged: Checkpoint) -> 
     differ = []
     for name, expected in added.items():
         stored = merged.tensors.get(own_name.get(plain(name), ""))
-        if stored is None:
-            differ.append(OtherTensor(name, "missing in the merged model"))
-        elif (other := _difference(name, expected, stored, is_saved=True)) is not None:
-            differ.append(other)
-    return differ
+        other = OtherTensor(name, "missing in the merged model")
+        differ += [other if stored is None else _difference(name, expected, stored, is_saved=True)]
+    return [other for other in differ if other is not None]
 
 
 def _difference(
@@ -124,7 +122,13 @@ def _difference(
     """Return in what a tensor of the merged model is another; None if it is the expected one, or a rounding of it."""
     if expected.shape != stored.shape:
         return OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}")
-    if _is_equal(expected, stored):
+    before, after = expected.read(), stored.read()
+    types, numbers = [before.dtype], after
+    if before.dtype.is_floating_point and after.dtype.is_floating_point:
+        types += [torch.bfloat16, torch.float16]  # on the way
+    else:
+        numbers = after.to(before.dtype)
+    if any(torch.equal(before.to(dtype).to(numbers.dtype), numbers) for dtype in types):
         return None
     return OtherTensor(name, "other numbers" + (" than the adapter saved" if is_saved else ""))
 
@@ -146,19 +150,7 @@ def tensors_only_in(
 
 
 def _is_parameter(name: str, stored: StoredTensor) -> bool:
-    """Return whether a tensor is a matrix, or a weight or bias of a layer: a loader makes it up if it is missing.
-
-    A buffer is none: a loader computes it, as the causal mask that old files of GPT-2 name ``attn.bias``.
-    """
+    """Return whether a tensor is a weight or bias, and no buffer, as the causal mask ``attn.bias`` of old GPT-2."""
     if not stored.dtype.is_floating_point or (name.endswith(".bias") and len(stored.shape) > 2):
         return False
     return is_class_token(stored.shape) or not_a_matrix(stored) is None or name.endswith((".weight", ".bias"))
-
-
-def _is_equal(expected: StoredTensor, stored: StoredTensor) -> bool:
-    """Return whether a tensor is the other one, or a rounding of it: also in half precision on the way."""
-    before, after = expected.read(), stored.read()
-    if not before.dtype.is_floating_point or not after.dtype.is_floating_point:
-        return torch.equal(before, after.to(before.dtype))
-    types = (before.dtype, torch.bfloat16, torch.float16)
-    return any(torch.equal(before.to(dtype).to(after.dtype), after) for dtype in types)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ...errors import CheckpointError, NonFiniteError
-from ...linalg.pair import Pair
 from ...system.callers_process import usual_settings
 from ...system.plain_values import plain
 from ...system.progress import Progress, silent
@@ -101,11 +100,8 @@ class Verification(JsonResult):
     @property
     def scale(self) -> tuple[float, float] | None:
         """The bounds on the scale that satisfy every matrix with the update applied; None without any."""
-        bounds = [
-            matrix.found.scale
-            for matrix in self.matrices
-            if matrix.found.verdict == APPLIED and matrix.found.scale is not None
-        ]
+        applied = [matrix.found for matrix in self.matrices if matrix.found.verdict == APPLIED]
+        bounds = [verdict.scale for verdict in applied if verdict.scale is not None]
         return (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else None
 
     @property
@@ -115,18 +111,11 @@ class Verification(JsonResult):
         It may be off by some percent: quantization moves weights the same way in many matrices, which their own
         standard errors do not know.
         """
-        estimates = [
-            (matrix.found.estimate, matrix.found.error)
-            for matrix in self.matrices
-            if matrix.found.is_quantized
-            and matrix.found.estimate is not None
-            and matrix.found.error is not None
-            and 0 < matrix.found.error < math.inf
-        ]
-        if not estimates:
-            return None
-        weight = sum(1 / error**2 for _, error in estimates)
-        return sum(scale / error**2 for scale, error in estimates) / weight
+        quantized = [matrix.found for matrix in self.matrices if matrix.found.is_quantized]
+        told = [(verdict.estimate, verdict.error or math.inf) for verdict in quantized]
+        known = [(scale, error) for scale, error in told if scale is not None and 0 < error < math.inf]
+        weight = sum(1 / error**2 for _, error in known)
+        return sum(scale / error**2 for scale, error in known) / weight if known else None
 
     def exit_status(self, allow_other: bool = False) -> int:
         """0 where the adapter is applied, 1 where something is wrong, 3 where that could not be told.
@@ -269,8 +258,7 @@ def _said_of_one_tensor(base: Checkpoint, merged: Checkpoint) -> dict[str, str]:
     uses = tied_uses(base) if is_separated(base) else None
     if uses is None or not {uses.embedding, uses.head} <= merged.tensors.keys():
         return {}
-    embedding, head = merged.tensors[uses.embedding], merged.tensors[uses.head]
-    if embedding is not head and not torch.equal(embedding.read(), head.read()):
+    if not torch.equal(merged.read(uses.embedding), merged.read(uses.head)):
         return {}
     words = (
         f"'{uses.embedding}' and '{uses.head}' are one tensor in the merged model, and two beneath the adapter; "
@@ -282,7 +270,6 @@ def _said_of_one_tensor(base: Checkpoint, merged: Checkpoint) -> dict[str, str]:
 def _verdict(
     pair: PairedMatrix, counterpart: PairedMatrix | None, stored: StoredTensor | None, is_sum: bool
 ) -> Verdict:
-    """The verdict on one matrix: its update, and the matrix that the merged model has in its place, if any."""
     if stored is None:
         return Verdict(OTHER_WEIGHTS, "missing in the merged model")
     if counterpart is None:
@@ -295,7 +282,11 @@ def _verdict(
         if after is None or numbers is None:
             return Verdict(TOO_SMALL, "the adapter does not change this matrix")
         return Verdict(OTHER_WEIGHTS, "the adapter does not change this matrix; the merged model does")
-    _require_finite(both, pair.name)
+    for part, side in zip(both.parts, ("base", "adapter", "adapter"), strict=False):
+        if part.numel() and not all(math.isfinite(end) for end in torch.aminmax(part.float())):
+            raise NonFiniteError(
+                f"'{pair.name}' contains NaN or infinity in the {side}; expected finite numbers; use another copy of it"
+            )
     rows = min(pair.shape[0], counterpart.shape[0])  # of embeddings with tokens added, those that both have
     both = both.rows(slice(rows))
     # No pair comes of a matrix that is the base's, rounded.
@@ -310,14 +301,6 @@ def _verdict(
             words = f"PEFT's own merge in {type_name(dtype)}, bit for bit"
             return Verdict(APPLIED, precision=words, outside=0)
     return judge(matrix, pair.scale, is_sum or pair.rank is None)
-
-
-def _require_finite(both: Pair, name: str) -> None:
-    for part, side in zip(both.parts, ("base", "adapter", "adapter"), strict=False):
-        if part.numel() and not all(math.isfinite(end) for end in torch.aminmax(part.float())):
-            raise NonFiniteError(
-                f"'{name}' contains NaN or infinity in the {side}; expected finite numbers; use another copy of it"
-            )
 
 
 def _stored_tensor_of(matrix: str, base: Checkpoint) -> str:

@@ -13,11 +13,10 @@ import xxhash
 from ...errors import CheckpointError, SettingError, first_line, os_reason
 from ...system.digests import add_files
 from ...system.files import user_path
-from ..adapters.mlx import MLX_WEIGHTS
+from ..adapters.other_programs import MLX_WEIGHTS
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.json_file import read_json_object
-from ..stored.locate import DEMO_ADAPTERS, DEMO_MODELS, locate
-from ..stored.model_folder import SAVED_RESULTS, index_of_shard, split_names
+from ..stored.locate import DEMO_ADAPTERS, DEMO_MODELS, SAVED_RESULTS, index_of_shard, locate, split_names
 from ..stored.names import natural_order
 from .model_sum import each_part, is_sum, split_sum
 from .open import suffixes_of_plugins
@@ -45,12 +44,9 @@ class Sources:
 def each_source(given: Iterable[str]) -> Sources:
     """Every model that is meant, once, in the order given.
 
-    A glob stands for what it matches, ``@list.txt`` for the lines of the file, ``collection:owner/slug`` for the models
-    of a collection of the hub, and a folder that is no model for the adapters in its folders and the files of weights
-    beside them. Anything else is a model.
-
-    Raises:
-      SettingError: a glob matches nothing, or a list cannot be read. CheckpointError: a collection cannot be had.
+    A glob stands for what it matches, ``@list.txt`` for its lines, ``collection:owner/slug`` for the models of a
+    collection of the hub, and a folder that is no model for the adapters in its folders and the files of weights beside
+    them. SettingError for a glob or list of nothing, CheckpointError for a collection that cannot be had.
     """
     sources = Sources()
     models = [source for text in given for source in _meant_by(text, sources.passed_over)]
@@ -65,7 +61,18 @@ def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:
         for line in _lines_of(text[1:]):
             yield from _meant_by(line, passed_over)
     elif text.startswith(_COLLECTION):
-        yield from _models_of_collection(text.removeprefix(_COLLECTION))
+        from huggingface_hub import get_collection
+
+        slug = text.removeprefix(_COLLECTION)
+        try:
+            collection = get_collection(slug)
+        except Exception as error:  # whatever the hub's client raises
+            raise CheckpointError(
+                f"the collection '{slug}' cannot be fetched from the hub ({type(error).__name__}: "
+                f"{first_line(error)}); expected owner/slug of a collection; fix the name, or pass the adapters one "
+                "by one"
+            ) from None
+        yield from (item.item_id for item in collection.items if item.item_type == "model")
     elif any(mark in text for mark in "*?[") and not os.path.exists(text):
         paths = sorted(glob.glob(str(user_path(text))), key=natural_order)
         if not paths:
@@ -91,68 +98,43 @@ def _lines_of(file: str) -> list[str]:
     return lines
 
 
-def _models_of_collection(slug: str) -> list[str]:
-    from huggingface_hub import get_collection
-
-    try:
-        collection = get_collection(slug)
-    except Exception as error:  # whatever the hub's client raises
-        raise CheckpointError(
-            f"the collection '{slug}' cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
-            "expected owner/slug of a collection; fix the name, or pass the adapters one by one"
-        ) from None
-    return [item.item_id for item in collection.items if item.item_type == "model"]
-
-
 def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
-    """The folder itself, or what is to be audited in a folder of adapters.
+    """The folder itself, or what is to be audited in a folder of adapters; a path that cannot be read is itself.
 
     A folder with a config of its own is a model, and adapters in its folders are passed over. A file of weights beside
-    adapters is one more source, which is audited or refused by itself. So is a path
-    that cannot be read: opening it tells why.
+    adapters is one more source.
     """
     folder = user_path(text)
-    if not os.path.isdir(folder):
-        return [text]
     try:
         shown = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    except OSError:
+    except (OSError, ValueError):
         return [text]
-    # Of a training, the steps in their order: checkpoint-200 before checkpoint-1000.
-    entries = sorted(shown, key=lambda entry: natural_order(entry.name))
+    # Of a training, the steps in their order: checkpoint-200 before checkpoint-1000. Not Path.is_file, which raises
+    # PermissionError for a path within a folder that may not be read.
+    entries = {
+        str(entry): os.path.isfile(entry / ADAPTER_CONFIG)
+        for entry in sorted(shown, key=lambda entry: natural_order(entry.name))
+    }
     if any(os.path.isfile(folder / name) for name in (ADAPTER_CONFIG, "config.json")):
         # The steps beside the final adapter in a training's folder would otherwise seem to be audited with it.
-        further = [entry for entry in entries if _is_adapter(entry)]
-        passed_over.update((str(entry), "also an adapter; pass it too") for entry in further)
+        further = [entry for entry, is_adapter in entries.items() if is_adapter]
+        passed_over.update(dict.fromkeys(further, "also an adapter; pass it too"))
         return [text]
-    if not any(_is_adapter(entry) for entry in entries):
+    if not any(entries.values()):
         return [text]
     adapters = []
-    for entry in entries:
-        if _is_adapter(entry) or (os.path.isfile(entry) and entry.name.endswith(_WEIGHTS)):
-            adapters.append(str(entry))
+    for entry, is_adapter in entries.items():
+        if is_adapter or (os.path.isfile(entry) and entry.endswith(_WEIGHTS)):
+            adapters.append(entry)
             continue
         try:
-            passed_over[str(entry)] = _what_it_is(entry)
+            passed_over[entry] = _what_it_is(Path(entry))
         except OSError as error:
-            passed_over[str(entry)] = f"cannot be read ({os_reason(error)})"
+            passed_over[entry] = f"cannot be read ({os_reason(error)})"
     return adapters
 
 
-def _is_adapter(entry: Path) -> bool:
-    # Not Path.is_file, which raises PermissionError for a path within a folder that may not be read.
-    return os.path.isfile(entry / ADAPTER_CONFIG)
-
-
-def _is_weights_of_model(name: str) -> bool:
-    """Return whether a file of this name has weights of a model, and not the state of an optimizer or data."""
-    return name.endswith((".safetensors", ".gguf", _INDEX, *suffixes_of_plugins())) or (
-        name.endswith(_WEIGHTS) and name.startswith(("adapter_model", "pytorch_model", "consolidated"))
-    )
-
-
 def _what_it_is(entry: Path) -> str:
-    """Return why an entry of a folder of adapters is not an adapter."""
     if not entry.exists():
         return "a link to nothing"
     if not entry.is_dir():
@@ -160,7 +142,12 @@ def _what_it_is(entry: Path) -> str:
     inside = [path.name for path in entry.iterdir()]
     if not inside:
         return "an empty folder"
-    if any(_is_weights_of_model(name) for name in inside):
+    # Weights of a model, and not the state of an optimizer or data.
+    of_model = (".safetensors", ".gguf", _INDEX, *suffixes_of_plugins())
+    named = ("adapter_model", "pytorch_model", "consolidated")
+    if any(
+        name.endswith(of_model) or (name.endswith(_WEIGHTS) and name.startswith(named)) for name in inside
+    ):
         return MODEL if "config.json" in inside else NO_CONFIG
     if next(entry.rglob(ADAPTER_CONFIG), None) is not None:
         return DEEPER
@@ -169,13 +156,13 @@ def _what_it_is(entry: Path) -> str:
 
 def wherever_it_is(source: str) -> str:
     """The same model for a process with another working directory: every path in it in full."""
-    return each_part(source, _whole_path)
 
+    def whole_path(text: str) -> str:
+        path = user_path(text)
+        is_alias = text in DEMO_MODELS or text in DEMO_ADAPTERS
+        return str(path.absolute()) if not is_alias and os.path.exists(path) else text
 
-def _whole_path(source: str) -> str:
-    path = user_path(source)
-    is_alias = source in DEMO_MODELS or source in DEMO_ADAPTERS
-    return str(path.absolute()) if not is_alias and os.path.exists(path) else source
+    return each_part(source, whole_path)
 
 
 def digest_of(source: str) -> str:
@@ -195,18 +182,18 @@ def _files_of(path: Path) -> list[Path]:
             return sorted(file for file in files if file.name.startswith(("adapter_", MLX_WEIGHTS)))
         suffixes = (*_WEIGHTS, *_BESIDE_WEIGHTS, *suffixes_of_plugins())
         chosen = [file for file in files if file.name.endswith(suffixes)]
-        shards = [shard for file in chosen if file.name.endswith(_INDEX) for shard in _shards(file)]
-        return sorted({*chosen, *shards})
+        return sorted({*chosen, *(shard for file in chosen for shard in _shards(file))})
     beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]
     index = path.with_name(index_of_shard(path.name) or path.name)
-    shards = _shards(index) if index.name.endswith(_INDEX) and index.is_file() else []
-    parts = [path.parent / name for name in split_names(path.name) if name != path.name]
-    others = [index, *shards, *parts, *beside]
+    parts = [path.parent / name for name in split_names(path.name)]
+    others = [index, *_shards(index), *parts, *beside]
     return [path, *(file for file in dict.fromkeys(others) if file != path and file.is_file())]
 
 
 def _shards(index: Path) -> list[Path]:
     """The files of weights that an index names; a broken index is read, and refused, elsewhere."""
+    if not index.name.endswith(_INDEX) or not index.is_file():
+        return []
     names = read_json_object(index).get("weight_map")
     if not isinstance(names, dict):
         return []

@@ -57,10 +57,7 @@ def is_sum(text: str) -> bool:
 
 
 def split_sum(text: str) -> list[tuple[str, float]]:
-    """``"A@0.7+B"`` -> ``[("A", 0.7), ("B", 1.0)]``; SettingError for an empty part and a weight that is not finite.
-
-    A number after the last ``@`` is a weight; anything else is the revision of a hub id, as in ``org/name@v1@0.7``.
-    """
+    """``"A@0.7+B"`` -> ``[("A", 0.7), ("B", 1.0)]``, a last number being a weight; SettingError for another text."""
     parts = []
     for part in text.split("+"):
         match = _WEIGHTED.fullmatch(part)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
 from ...errors import CheckpointError, MissingDependencyError
 from ...system.files import user_path
 from ..adapters.adapter import Adapter
-from ..quantized.settings import quantization_of
+from ..quantized.restore import quantization_of
 from ..stored.checkpoint import Checkpoint
 from ..stored.json_file import read_json_object
 from ..stored.locate import DEMO_MODELS, split_revision
@@ -16,28 +17,21 @@ from .many_sources import digest_of
 
 
 def other_base_note(source: str, named: str | None, base: str) -> list[str]:
-    """Return a note if ``base`` is another model than ``named``, which the adapter at ``source`` was trained on.
-
-    Nothing is fetched to be compared: a model that is not on this machine is another one, unless its name is the same.
-    """
+    """Return a note if ``base`` is not ``named``, on which the adapter was trained; nothing is fetched to compare."""
     if named is None or named == base:
         return []
     ours, theirs = known_here(base), known_here(named)
-    if ours is not None and (ours == theirs or (theirs is not None and _are_equal_folders(ours, theirs))):
+    if ours is not None and ours == theirs:
         return []
+    if ours is not None and theirs is not None and os.path.isdir(ours) and os.path.isdir(theirs):
+        with suppress(CheckpointError, OSError):  # only a note depends on it
+            if digest_of(ours) == digest_of(theirs):
+                return []
     note = (
         f"adapter {source!r} names {named!r} as its base and is measured on {base!r}; if these are other weights, "
         "so are the numbers"
     )
     return [note]
-
-
-def _are_equal_folders(ours: str, theirs: str) -> bool:
-    """Return whether two models are folders of the same content; False where one cannot be read."""
-    try:
-        return os.path.isdir(ours) and os.path.isdir(theirs) and digest_of(ours) == digest_of(theirs)
-    except (CheckpointError, OSError):  # only a note depends on it
-        return False
 
 
 def known_here(source: str) -> str | None:
@@ -77,28 +71,21 @@ def notes_on_trained_base(base: Checkpoint, part: object) -> list[str]:
     """
     if not isinstance(part, Adapter) or part.base_source is None:
         return []
-    named_quantized, is_quantized = _is_quantized(part.base_source), bool(quantization_of(base.config))
-    if named_quantized and not is_quantized:
-        note = (
-            f"adapter '{part.source}' names '{part.base_source}', a quantized base: it was trained on those weights, "
-            f"de-quantized, and is measured on the original ones of '{base.source}'"
-        )
-        return [note]
-    if is_quantized:
-        known = (
-            "as the adapter was trained"
-            if named_quantized
-            else "and the adapter does not record whether it was trained on these or on the original ones"
-        )
-        return [f"the weights of '{base.source}' are quantized and de-quantized on read, {known}"]
-    return []
-
-
-def _is_quantized(source: str) -> bool:
-    file = user_path(source) / "config.json"
+    file = user_path(part.base_source) / "config.json"
+    named_quantized = _NAMED_QUANTIZED.search(part.base_source.rpartition("/")[2]) is not None
     try:
         if file.is_file():
-            return bool(quantization_of(read_json_object(file)))
+            named_quantized = bool(quantization_of(read_json_object(file)))
     except (OSError, ValueError, CheckpointError):
-        return False
-    return _NAMED_QUANTIZED.search(source.rpartition("/")[2]) is not None
+        named_quantized = False
+    if quantization_of(base.config):
+        known = "and the adapter does not record whether it was trained on these or on the original ones"
+        known = "as the adapter was trained" if named_quantized else known
+        return [f"the weights of '{base.source}' are quantized and de-quantized on read, {known}"]
+    if not named_quantized:
+        return []
+    note = (
+        f"adapter '{part.source}' names '{part.base_source}', a quantized base: it was trained on those weights, "
+        f"de-quantized, and is measured on the original ones of '{base.source}'"
+    )
+    return [note]

@@ -15,7 +15,7 @@ from ...errors import CheckpointError, os_reason, some_of
 from ...system.plugins import FORMATS, plugins_of
 from ..adapters.adapter import Adapter
 from ..adapters.kohya import looks_like_adapter, single_file_adapter
-from ..adapters.mlx import MLX_WEIGHTS
+from ..adapters.other_programs import MLX_WEIGHTS
 from ..adapters.peft_adapter import ADAPTER_CONFIG, adapter_at, peft_adapters_in
 from ..adapters.peft_types import ADDITIVE
 from ..formats.gguf import gguf_file
@@ -31,9 +31,8 @@ from ..formats.torch_pickle import PICKLE_INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_
 from ..quantized.restore import restored
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.json_file import read_json_object
-from ..stored.locate import locate, origin_of
+from ..stored.locate import index_of_shard, locate, one_file_each, origin_of, where_training_stopped
 from ..stored.matrices import stored_input_first
-from ..stored.model_folder import index_of_shard, one_file_each, where_training_stopped
 from ..stored.names import natural_order
 from ..stored.tied import stored_twice
 from .model_sum import ModelSum, is_sum, split_sum
@@ -52,12 +51,9 @@ _NO_WEIGHTS = re.compile(
 def open_checkpoint(source: Source) -> Checkpoint:
     """The full checkpoint behind ``source``; nothing but headers is read.
 
-    ``source`` is a folder of weights (single or sharded by an index), one file of them, a
-    hub id, the alias of a demo model, an ``nn.Module`` (of a PeftModel: its base), a state dict, or one that is open.
-
-    Raises:
-      CheckpointError: it cannot be found or read, or it is an adapter.
-      MissingDependencyError: a package that the format needs is not installed.
+    ``source`` is a folder or file of weights, a hub id, the alias of a demo model, an ``nn.Module`` (of a PeftModel:
+    its base), a state dict, or one that is open. CheckpointError where it cannot be read or is an adapter;
+    MissingDependencyError without a package that the format needs.
     """
     if isinstance(source, nn.Module):
         return module_checkpoint(source)
@@ -102,27 +98,18 @@ def open_gathered(model: nn.Module, state: Mapping[str, Tensor]) -> Opened:
 def _sum_of_active(model: nn.Module, adapters: list[Adapter]) -> Adapter | ModelSum:
     if len(adapters) == 1:
         return adapters[0]
-    # A variant of LoRA that PEFT makes, such as KaSA, adds no update whatever others have added before.
-    acting = [
-        _kind(adapter)
-        for adapter in adapters
-        if adapter.peft_type not in ADDITIVE
-        or _kind(adapter) == "DoRA"
-        or (adapter.peft_type == "LORA" and any(update.merged is not None for update in adapter.updates))
-    ]
-    if acting:
-        raise CheckpointError(
-            f"{describe_module(model)} has {len(adapters)} active adapters, of which {acting[0]} acts on what the "
-            "others made of the weight, and only sums of adapters are read; make one active with set_adapter, or "
-            "merge them with PEFT"
-        )
-    return ModelSum(
-        " + ".join(adapter.source for adapter in adapters), [(adapter, 1.0) for adapter in adapters]
-    )
-
-
-def _kind(adapter: Adapter) -> str:
-    return "DoRA" if any(update.method == "dora" for update in adapter.updates) else adapter.peft_type
+    for adapter in adapters:
+        is_dora = any(update.method == "dora" for update in adapter.updates)
+        # A variant of LoRA that PEFT makes, such as KaSA, adds no update whatever others have added before.
+        is_variant = adapter.peft_type == "LORA" and any(update.merged for update in adapter.updates)
+        if adapter.peft_type not in ADDITIVE or is_dora or is_variant:
+            raise CheckpointError(
+                f"{describe_module(model)} has {len(adapters)} active adapters, of which "
+                f"{'DoRA' if is_dora else adapter.peft_type} acts on what the others made of the weight, and only sums "
+                "of adapters are read; make one active with set_adapter, or merge them with PEFT"
+            )
+    source = " + ".join(adapter.source for adapter in adapters)
+    return ModelSum(source, [(adapter, 1.0) for adapter in adapters])
 
 
 def _located(text: str) -> Checkpoint | Adapter:
@@ -166,14 +153,19 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
 
 
 def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] | None, list[str]]:
-    """The format, tensors and config of a file, and matrices of it that are not among the tensors."""
     if not file.is_file():  # a pipe or a device could be read for ever
         raise CheckpointError(f"'{file}' is not a regular file; expected the weights of a model")
     if file.suffix == ".gguf":
         return "gguf", *gguf_file(file)
     beside = file.parent / "config.json"
     config = read_json_object(beside) if beside.is_file() else None
-    file = _whole_model_of(file)
+    index = index_of_shard(file.name)
+    if index is not None and not file.with_name(index).is_file():
+        raise CheckpointError(
+            f"'{file}' is one part of a model, and the index '{index}' of its parts is missing from its folder; "
+            "download the checkpoint again"
+        )
+    file = file if index is None else file.with_name(index)
     if file.name.endswith(INDEX_SUFFIX):
         return "safetensors", tensors_of_shards(file, safetensors_file), config, []
     if file.suffix == ".safetensors":
@@ -191,20 +183,6 @@ def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] |
     )
 
 
-def _whole_model_of(file: Path) -> Path:
-    """The index of a model that a file is one part of; the file itself if it is a whole model."""
-    name = index_of_shard(file.name)
-    if name is None:
-        return file
-    index = file.with_name(name)
-    if not index.is_file():
-        raise CheckpointError(
-            f"'{file}' is one part of a model, and the index '{name}' of its parts is missing from its folder; "
-            "download the checkpoint again"
-        )
-    return index
-
-
 def _weights_in(folder: Path) -> Path:
     """The one file (or index) in a folder that stands for its weights."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
@@ -220,29 +198,20 @@ def _weights_in(folder: Path) -> Path:
         [name for name in names if name.endswith(suffixes_of_plugins())],
     ):
         present = [name for name in choices if name in names]
-        if len(present) > 1:
-            _refuse_other_format(folder)
-            raise CheckpointError(
-                f"'{folder}' contains several checkpoints: {some_of(present)}; pass one file's path"
-            )
-        if present:
+        if len(present) == 1:
             return folder / present[0]
+        if present:
+            said = f"contains several checkpoints: {some_of(present)}; pass one file's path"
+            raise CheckpointError(f"'{folder}' {other_format(folder) or said}")
     adapters = sorted((file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")), key=natural_order)
+    said = "contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
     if adapters:
-        raise CheckpointError(
-            f"'{folder}' contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
-        )
-    _refuse_other_format(folder)
-    raise CheckpointError(
-        f"'{folder}' contains no weights; "
-        "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
-        + (_how_to_merge_shards(folder) or where_training_stopped(folder))
-    )
-
-
-def _refuse_other_format(folder: Path) -> None:
-    if other := other_format(folder):
-        raise CheckpointError(f"'{folder}' {other}")
+        said = f"contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
+    elif other := other_format(folder):
+        said = other
+    else:
+        said += _how_to_merge_shards(folder) or where_training_stopped(folder)
+    raise CheckpointError(f"'{folder}' {said}")
 
 
 def _how_to_merge_shards(folder: Path) -> str:

@@ -15,7 +15,7 @@ from ...errors import PairingError
 from ..stored.checkpoint import Checkpoint
 from ..stored.matrices import MatrixView, every_matrix
 from ..stored.names import match_names
-from .experts import InStacks, positions_in_stacks, with_experts_as
+from .names_of_base import InStacks, positions_in_stacks, with_experts_as
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,14 @@ class BaseInMemory:
         if stored is base:
             return cls(base, views, stored, {}, key_of, otherwise)
         positions = positions_in_stacks(base)
-        moved = {name: _moved(view, positions[view.tensor], stored) for name, view in views.items()}
-        return cls(base, moved, stored, positions, key_of, otherwise)
+        for name, view in views.items():
+            position = positions[view.tensor]
+            moved = replace(view, tensor=position.tensor)
+            if position.expert is not None:
+                rows = torch.arange(stored.shape(position.tensor)[1])[position.rows]
+                moved = replace(moved, expert=position.expert, rows=rows)
+            views[name] = moved
+        return cls(base, views, stored, positions, key_of, otherwise)
 
     def key(self, name: str) -> str | None:
         """The model's name of the tensor that has this tensor of the base; None if it has none."""
@@ -65,10 +71,9 @@ class BaseInMemory:
 
     def required_key(self, name: str) -> str:
         """The model's name of the tensor that has this matrix of the base; PairingError if it has none."""
-        key = self.key_of_matrix(name)
+        key, view = self.key_of_matrix(name), self.views.get(name)
         if key is not None:
             return key
-        view = self.views.get(name)
         if view is not None and view.tensor in self._otherwise:
             raise self._not_known(name)
         raise PairingError(f"the model that is measured has no weight '{name}'; pass the base it was made of")
@@ -121,11 +126,3 @@ class BaseInMemory:
 def in_memory(base: Checkpoint, model: nn.Module) -> BaseInMemory:
     """Match the base with a model in memory."""
     return BaseInMemory.of(base, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-
-
-def _moved(view: MatrixView, position: InStacks, stored: Checkpoint) -> MatrixView:
-    """The same matrix in the stack that its tensor was put in."""
-    if position.expert is None:
-        return replace(view, tensor=position.tensor)
-    rows = torch.arange(stored.shape(position.tensor)[1])[position.rows]
-    return replace(view, tensor=position.tensor, expert=position.expert, rows=rows)

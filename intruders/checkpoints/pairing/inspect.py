@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ...system.result_protocol import JsonResult
-from ..adapters.adapter import AdaptedWeight, Adapter
+from ..adapters.adapter import Adapter
 from ..opening.model_sum import Part, parts_of
 from ..opening.open import Opened, Source, open_checkpoint, open_source
 from ..stored.checkpoint import Checkpoint
@@ -104,52 +104,44 @@ def inspect_parts(parts: list[tuple[Part, float]], base: Source | None = None) -
 
 
 def _inspection(opened: Part, weight: float, base: Checkpoint | None) -> Inspection:
-    audited, left_out, matched = _outlook(opened, base)
+    rows: list[Row] = []
+    parameters = 0
     if isinstance(opened, Adapter):
-        rows = [_update_row(update) for update in opened.updates]
+        stored, method, form = opened.replaced, "saved in full", f"{opened.family} {opened.peft_type}"
+        for update in opened.updates:
+            rank = update.rank if update.rank is not None else update.factor_rank
+            shape = update.full_shape
+            rows.append(Row(update.name, shape, method=update.method, rank=rank, scale=update.scale))
+            parameters += prod(shape) if rank is None else rank * sum(shape)
         if any(-1 in row.shape for row in rows):  # shapes that the base alone tells
             parameters = opened.numbers or 0
-        else:
-            parameters = sum(
-                prod(row.shape) if row.rank is None else row.rank * sum(row.shape) for row in rows
-            )
-        form, base_source, stored = f"{opened.family} {opened.peft_type}", opened.base_source, opened.replaced
     else:
-        rows, parameters, form, base_source, stored = [], 0, opened.format, None, opened
-    method = "saved in full" if isinstance(opened, Adapter) else None
+        stored, method, form = opened, None, opened.format
     rows += [Row(name, tensor.shape, tensor.stored_as, method) for name, tensor in stored.tensors.items()]
+    audited, left_out, matched = _outlook(opened, base)
     return Inspection(
         source=opened.source,
         kind=opened.kind,
         format=form,
         weight=weight,
-        base_source=base_source,
+        base_source=opened.base_source if isinstance(opened, Adapter) else None,
         rows=rows,
         parameters=parameters + sum(prod(shape) for shape in stored.shapes().values()),
         input_first=len(stored.input_first),
         tied=dict(stored.tied),
         base=None if base is None else base.source,
         audited=audited,
-        left_out=dict(left_out.most_common()),
+        left_out=dict(Counter(left_out).most_common()),
         matched=matched,
     )
 
 
-def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, Counter[str], list[str]]:
-    """Count the matrices that an audit would examine, and the reasons to leave out the rest."""
+def _outlook(opened: Opened, base: Checkpoint | None) -> tuple[int | None, list[str], list[str]]:
+    """Count the matrices that an audit would examine; the reasons to leave out the rest, and what was matched."""
     if base is not None:
         pairing = pair_sides(base, opened)
-        return len(pairing.pairs), Counter(skipped.reason for skipped in pairing.skipped), pairing.matched
+        return len(pairing.pairs), [skipped.reason for skipped in pairing.skipped], pairing.matched
     if not isinstance(opened, Checkpoint):
-        return None, Counter(), []
+        return None, [], []
     reasons = [reason_to_skip(name, stored, AS_AUDITED) for name, stored in opened.tensors.items()]
-    return (
-        len(selected_matrices(opened, AS_AUDITED)),
-        Counter(reason for reason in reasons if reason is not None),
-        [],
-    )
-
-
-def _update_row(update: AdaptedWeight) -> Row:
-    rank = update.rank if update.rank is not None else update.factor_rank
-    return Row(update.name, update.full_shape, method=update.method, rank=rank, scale=update.scale)
+    return len(selected_matrices(opened, AS_AUDITED)), [reason for reason in reasons if reason], []

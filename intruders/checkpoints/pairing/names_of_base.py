@@ -1,11 +1,19 @@
-"""The base under the names that all parts of the tuned side have for its tensors: the first stage of pairing."""
+"""The base under the names that all parts of the tuned side have for its tensors: the first stage of pairing.
+
+Experts that one side stores one by one and the other stacked are brought to the stacked form. Since version 5
+transformers holds the experts of Mixtral, Qwen MoE and others as ``experts.gate_up_proj`` (e, 2 i, h) and
+``experts.down_proj`` (e, h, i) in memory, and writes them to disk one by one, as their authors published them. Experts
+without a gate (Nemotron-H) are ``experts.up_proj`` (e, i, h) and ``experts.down_proj``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from ...linalg.low_rank import LowRank
 from ..adapters.adapter import AdaptedWeight, Adapter
@@ -14,7 +22,121 @@ from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.names import may_be_same, scores_classes
 from ..stored.tied import HEADS, Tied, has_head, is_separated, separated, tied_uses
-from .experts import with_experts_as
+
+_SEPARATE = re.compile(
+    r"(?P<parent>.+)\.experts\.(?P<number>\d{1,6})\.(?P<part>w1|w2|w3|gate_proj|up_proj|down_proj)\.weight"
+)
+_STACKED = re.compile(r"(?:^|\.)experts\.(?:gate_up_proj|up_proj|down_proj)$")
+# Mixtral's names for the parts, and for the block that transformers calls mlp in memory.
+_ROLES = {"w1": "gate", "gate_proj": "gate", "w3": "up", "up_proj": "up", "w2": "down", "down_proj": "down"}
+_BLOCK = ".block_sparse_moe"
+
+_Roles = dict[str, dict[int, StoredTensor]]  # "up" and "down" of each expert, and mostly "gate"
+
+
+@dataclass(frozen=True)
+class InStacks:
+    """The position of a tensor among those that experts were stacked in."""
+
+    tensor: str
+    expert: int | None = None  # None where the complete tensor is the same, under another name perhaps
+    rows: slice = field(default_factory=lambda: slice(None))  # of the expert's matrix
+
+    def cut(self, stacked: StoredTensor) -> StoredTensor:
+        """The part of ``tensor`` that is at this position."""
+        expert = self.expert
+        if expert is None:
+            return stacked
+        _, rows, columns = stacked.shape
+        shape = (len(range(*self.rows.indices(rows))), columns)
+
+        def read() -> Tensor:
+            return stacked.read_slice(expert)[self.rows]
+
+        return replace(stacked, shape=shape, read=read, read_one=None)
+
+
+def with_experts_as(names: Iterable[str], checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with stacked experts, where these names of the other side have stacks and its own do not."""
+    if not _any_stacked(names) or _any_stacked(checkpoint.names()):
+        return checkpoint
+    return with_stacked_experts(checkpoint)
+
+
+def with_stacked_experts(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with each block's experts as two stacks; the same one, if it has no complete set of experts."""
+    complete = _complete_blocks(checkpoint)
+    if not complete:
+        return checkpoint
+    tensors: dict[str, StoredTensor] = {}
+    for name, stored in checkpoint.tensors.items():
+        match = _SEPARATE.fullmatch(name)
+        if match is None or match["parent"] not in complete:
+            tensors[name.replace(_BLOCK, ".mlp")] = stored
+            continue
+        roles, stem = complete[match["parent"]], match["parent"].replace(_BLOCK, ".mlp")
+        if "gate" in roles:
+            tensors.setdefault(f"{stem}.experts.gate_up_proj", _stack([roles["gate"], roles["up"]]))
+        else:
+            tensors.setdefault(f"{stem}.experts.up_proj", _stack([roles["up"]]))
+        tensors.setdefault(f"{stem}.experts.down_proj", _stack([roles["down"]]))
+    return replace(checkpoint, tensors=tensors)
+
+
+def positions_in_stacks(checkpoint: Checkpoint) -> dict[str, InStacks]:
+    """Each tensor of a checkpoint -> its position in :func:`with_stacked_experts` of it."""
+    complete = _complete_blocks(checkpoint)
+    positions = {}
+    for name in checkpoint.tensors:
+        match = _SEPARATE.fullmatch(name)
+        if match is None or match["parent"] not in complete:
+            positions[name] = InStacks(name.replace(_BLOCK, ".mlp") if complete else name)
+            continue
+        role, experts = _ROLES[match["part"]], f"{match['parent'].replace(_BLOCK, '.mlp')}.experts"
+        tensor, rows = f"{role}_proj", slice(None)
+        gates = complete[match["parent"]].get("gate")
+        if gates is not None and role != "down":
+            first_of_up = gates[0].shape[0]
+            tensor = "gate_up_proj"
+            rows = slice(first_of_up) if role == "gate" else slice(first_of_up, None)
+        positions[name] = InStacks(f"{experts}.{tensor}", int(match["number"]), rows)
+    return positions
+
+
+def _complete_blocks(checkpoint: Checkpoint) -> dict[str, _Roles]:
+    blocks: dict[str, _Roles] = {}
+    for name, stored in checkpoint.tensors.items():
+        if match := _SEPARATE.fullmatch(name):
+            roles = blocks.setdefault(match["parent"], {})
+            roles.setdefault(_ROLES[match["part"]], {})[int(match["number"])] = stored
+    complete = {}
+    for parent, roles in blocks.items():
+        numbers = list(range(len(roles.get("up", {}))))
+        shapes = [{stored.shape for stored in experts.values()} for experts in roles.values()]
+        has_roles = set(roles) in ({"gate", "up", "down"}, {"up", "down"})
+        has_all = all(sorted(experts) == numbers for experts in roles.values())
+        if has_roles and has_all and all(len(of_role) == 1 and len(min(of_role)) == 2 for of_role in shapes):
+            complete[parent] = roles
+    return complete
+
+
+def _stack(parts: list[dict[int, StoredTensor]]) -> StoredTensor:
+    """(e, sum of rows, n): the parts of each expert one above the other."""
+    count, first = len(parts[0]), parts[0][0]
+
+    def read_one(index: int) -> Tensor:
+        return torch.cat([part[index].read() for part in parts])
+
+    def read() -> Tensor:
+        return torch.stack([read_one(index) for index in range(count)])
+
+    shape = (count, sum(part[0].shape[0] for part in parts), first.shape[1])
+    return StoredTensor(shape, first.dtype, first.stored_as, read, read_one)
+
+
+def _any_stacked(names: Iterable[str]) -> bool:
+    return any(_STACKED.search(name) for name in names)
+
 
 _Change = AdaptedWeight | StoredTensor
 
@@ -30,18 +152,18 @@ def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
     adapters = [part for part, _ in parts_of(tuned) if isinstance(part, Adapter)]
     if uses is None or not adapters:
         return base
-    changes = [_changes(adapter) for adapter in adapters]
+    changes: list[dict[str, _Change]] = [
+        {update.name: update for update in adapter.updates} | dict(adapter.replaced.tensors)
+        for adapter in adapters
+    ]
     head = next((name for name in (uses.head, *HEADS) if any(name in change for change in changes)), None)
     uses = uses if head is None else Tied(uses.embedding, head)
-    touched = [
-        (
-            next((change[name] for name in change if may_be_same(uses.embedding, name)), None),
-            change.get(uses.head),
-            adapter,
-        )
-        for change, adapter in zip(changes, adapters, strict=True)
-    ]
-    touched = [entry for entry in touched if not (entry[0] is None and entry[1] is None)]
+    touched = []
+    for change, adapter in zip(changes, adapters, strict=True):
+        of_embedding = next((change[name] for name in change if may_be_same(uses.embedding, name)), None)
+        of_head = change.get(uses.head)
+        if of_embedding is not None or of_head is not None:
+            touched.append((of_embedding, of_head, adapter))
     if not touched:
         return base
     stored = [name for adapter in adapters for name in adapter.replaced.names()]
@@ -60,11 +182,6 @@ def with_own_head(base: Checkpoint, merged: Checkpoint) -> Checkpoint:
         return base
     is_same = torch.equal(merged.read(uses.head), merged.read(uses.embedding))
     return base if is_same else separated(base, uses)
-
-
-def _changes(adapter: Adapter) -> dict[str, _Change]:
-    changes: dict[str, _Change] = {update.name: update for update in adapter.updates}
-    return changes | dict(adapter.replaced.tensors)
 
 
 def _are_alike(
@@ -89,19 +206,10 @@ def _are_alike(
 def with_stacks_of(base: Checkpoint, tuned: Part | ModelSum) -> Checkpoint:
     """The base with the stacks of experts that a part of the tuned side has, after which a pairing names matrices."""
     for part, _ in parts_of(tuned):
-        base = with_experts_as(_names_of(part), base)
+        updated = [update.name for update in part.updates] if isinstance(part, Adapter) else []
+        stored = part.replaced if isinstance(part, Adapter) else part
+        base = with_experts_as([*updated, *stored.names()], base)
     return base
-
-
-def _names_of(part: Part) -> list[str]:
-    if isinstance(part, Checkpoint):
-        return part.names()
-    return [*(update.name for update in part.updates), *part.replaced.names()]
-
-
-def _separated(part: Checkpoint) -> Checkpoint:
-    uses = tied_uses(part)
-    return part if uses is None else separated(part, uses)
 
 
 def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpoint, list[Part], list[str]]:
@@ -112,16 +220,22 @@ def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpo
     """
     for part in parts:
         base = with_tied_head(base, part)
-    if is_separated(base):
-        parts = [_separated(part) if isinstance(part, Checkpoint) else part for part in parts]
-    notes: list[str] = []
     stacked = base
     for part in parts:
         stacked = with_stacks_of(stacked, part)
+    notes = []
     if stacked is not base:
         notes.append("experts that base stores one by one, as the stacks that tuned has")
-    names = stacked.names()
-    aligned = [with_experts_as(names, part) if isinstance(part, Checkpoint) else part for part in parts]
-    if any(after is not part for after, part in zip(aligned, parts, strict=True)):
+    aligned: list[Part] = []
+    are_stacked = False
+    for part in parts:
+        if isinstance(part, Checkpoint):
+            uses = tied_uses(part) if is_separated(base) else None
+            part = part if uses is None else separated(part, uses)
+            in_stacks = with_experts_as(stacked.names(), part)
+            are_stacked = are_stacked or in_stacks is not part
+            part = in_stacks
+        aligned.append(part)
+    if are_stacked:
         notes.append("experts that tuned stores one by one, as the stacks that base has")
     return stacked, aligned, notes

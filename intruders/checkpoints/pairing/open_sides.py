@@ -14,7 +14,7 @@ from ..formats.memory import addresses_of_matrices, describe_module, has_adapter
 from ..opening.model_sum import ModelSum, Part, parts_of
 from ..opening.named_base import other_base_note
 from ..opening.open import Opened, Source, open_checkpoint, open_source
-from ..quantized.settings import quantization_of
+from ..quantized.restore import quantization_of
 from ..stored.checkpoint import Checkpoint
 from ..stored.selection import Selection
 from .names_of_base import with_tied_head
@@ -26,30 +26,35 @@ def open_sides(
 ) -> tuple[Checkpoint, Opened]:
     """Open both sides; find the base where it is left out.
 
-    An adapter may come alone, as ``base`` or as ``tuned``: its own ``base_model_name_or_path`` is opened, and of a
-    PeftModel its own base weights, unless an adapter's start (PiSSA, ...) changed these: then too what the adapter
-    names.
-
-    Args:
-      base: the model before.
-      tuned: the model after, or its adapter.
-      with_embeddings: whether embeddings and heads matter: those of a model in memory may have been trained beneath its
-        adapter. Without them, one whose other weights are the base's is its adapter alone, which has factors.
-
-    Raises:
-      CheckpointError: either side cannot be found or read, or a base is needed and not named.
-      PairingError: both are the same tensors in memory.
+    An adapter may come alone, as either: the base that it names is opened, and of a PeftModel its own base weights,
+    unless an adapter's start (PiSSA, ...) changed these. Without ``with_embeddings``, a model in memory whose other
+    weights are the base's is its adapter alone, which has factors. CheckpointError for a side that cannot be had;
+    PairingError for the same tensors in memory.
     """
     base, tuned = named_sides(base, tuned)
     opened = open_source(tuned)
     if has_adapters(tuned):
         before, opened = _open_in_memory(base, tuned, opened, with_embeddings)
+        return with_tied_head(before, opened), opened
+    # A state dict that was kept before training without copies has what training made of it. A model is compared with
+    # itself only by intention.
+    after = addresses_of_matrices(tuned)
+    if base is not tuned and after and after <= addresses_of_matrices(base):
+        raise PairingError(
+            "base and tuned are the same tensors in memory, so that no change can be seen; copy the base before "
+            "training (copy.deepcopy of the model, or of its state dict)"
+        )
+    if base is not None:
+        before, opened = open_checkpoint(base), _noting_another_base(opened, base)
     else:
-        _refuse_same_tensors(base, tuned)
-        if base is None:
-            before = _base_on_disk(opened)
-        else:
-            before, opened = open_checkpoint(base), _noting_another_base(opened, base)
+        named = _base_named_by(opened)
+        try:
+            before = open_checkpoint(named)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the base '{named}', which the adapter '{opened.source}' names, cannot be opened; "
+                f"pass the base too: {error}"
+            ) from None
     return with_tied_head(before, opened), opened
 
 
@@ -62,45 +67,17 @@ def named_sides(base: Source | None, tuned: Source | None) -> tuple[Source | Non
     return None, base
 
 
-def _refuse_same_tensors(base: Source | None, tuned: Source) -> None:
-    """Refuse a state dict that was kept before training without copies: it has what training made of it.
-
-    A model is compared with itself only by intention.
-    """
-    after = addresses_of_matrices(tuned)
-    if base is not tuned and after and after <= addresses_of_matrices(base):
-        raise PairingError(
-            "base and tuned are the same tensors in memory, so that no change can be seen; copy the base before "
-            "training (copy.deepcopy of the model, or of its state dict)"
-        )
-
-
 def _noting_another_base(opened: Opened, base: Source) -> Opened:
     """Add to each adapter a note if it names another base than the one that was given by its name."""
     if not isinstance(base, str | os.PathLike):
         return opened
-
-    def noting(part: Part) -> Part:
-        if not isinstance(part, Adapter):
-            return part
-        return replace(
-            part, notes=[*part.notes, *other_base_note(part.source, part.base_source, os.fspath(base))]
-        )
-
-    if isinstance(opened, ModelSum):
-        return replace(opened, parts=[(noting(part), weight) for part, weight in opened.parts])
-    return noting(opened)
-
-
-def _base_on_disk(opened: Opened) -> Checkpoint:
-    named = _base_named_by(opened)
-    try:
-        return open_checkpoint(named)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"the base '{named}', which the adapter '{opened.source}' names, cannot be opened; "
-            f"pass the base too: {error}"
-        ) from None
+    noted: list[tuple[Part, float]] = []
+    for part, weight in parts_of(opened):
+        if isinstance(part, Adapter):
+            note = other_base_note(part.source, part.base_source, os.fspath(base))
+            part = replace(part, notes=[*part.notes, *note])
+        noted.append((part, weight))
+    return replace(opened, parts=noted) if isinstance(opened, ModelSum) else noted[0][0]
 
 
 def _open_in_memory(
@@ -110,10 +87,16 @@ def _open_in_memory(
     start = start_that_changed(model)
     if base is not None:
         before = open_checkpoint(base)
-    elif start is not None:
-        before = _base_before(model, adapters, start)
-    else:
+    elif start is None:
         return module_checkpoint(model), adapters
+    else:
+        try:
+            before = open_checkpoint(_base_named_by(adapters))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the start '{start}' changed the base's weights in {describe_module(model)}, so the weights before "
+                f"training are not in memory; pass the base too ({error})"
+            ) from None
     if start is not None:
         note = f"the start '{start}' changed the base in memory; measured from '{before.source}'"
     elif _has_other_weights(model, before, with_embeddings):
@@ -122,7 +105,12 @@ def _open_in_memory(
         )
     else:
         return before, adapters
-    return before, _on_own_weights(model, adapters, note)
+    on_own = [
+        (replace(part, start=None, notes=[note, *part.notes]), weight)
+        for part, weight in parts_of(adapters)
+        if isinstance(part, Adapter)
+    ]
+    return before, ModelSum(adapters.source, [(module_checkpoint(model), 1.0), *on_own])
 
 
 def _has_other_weights(model: nn.Module, base: Checkpoint, with_embeddings: bool) -> bool:
@@ -135,27 +123,6 @@ def _has_other_weights(model: nn.Module, base: Checkpoint, with_embeddings: bool
     except IntrudersError:  # merged, or of another architecture, which the pairing with the adapter reports
         return False
     return any(pair.load() is not None for pair in pairs)
-
-
-def _base_before(model: nn.Module, adapters: Opened, start: str) -> Checkpoint:
-    """The base, by the adapter's name for it, of a model in memory whose own weights are what a start left."""
-    try:
-        return open_checkpoint(_base_named_by(adapters))
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"the start '{start}' changed the base's weights in {describe_module(model)}, so the weights before "
-            f"training are not in memory; pass the base too ({error})"
-        ) from None
-
-
-def _on_own_weights(model: nn.Module, adapters: Opened, note: str) -> ModelSum:
-    """The model in memory: its own weights, on which its adapters act."""
-    on_own = [
-        (replace(part, start=None, notes=[note, *part.notes]), weight)
-        for part, weight in parts_of(adapters)
-        if isinstance(part, Adapter)
-    ]
-    return ModelSum(adapters.source, [(module_checkpoint(model), 1.0), *on_own])
 
 
 def _base_named_by(opened: Opened) -> str:
@@ -178,14 +145,7 @@ def sides_on_disk(base: object, tuned: object) -> tuple[str | None, str]:
 
 
 def on_disk(source: object, name: str) -> str:
-    """Return the name or path of a model as text; ``name`` is that of the argument, for the error.
-
-    >>> on_disk("my-adapter", "tuned")
-    'my-adapter'
-
-    Raises:
-      CheckpointError: it is neither.
-    """
+    """Return the name or path of a model as text; CheckpointError, which says ``name``, if it is neither."""
     if isinstance(source, str) or (isinstance(source, os.PathLike) and isinstance(os.fspath(source), str)):
         return str(source)
     raise CheckpointError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -29,19 +29,17 @@ from .side import Side, sides_of
 def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITED) -> Pairing:
     """Pair every matrix of the base that the tuned side may have changed; list the rest with its reason.
 
-    Raises:
-      PairingError: the two do not belong together; the text says which tensors do not match, and how many do.
-      SettingError: ``include`` matches no tensor.
+    PairingError, which says which tensors do not match, if the two do not belong together; SettingError for patterns
+    that match none.
     """
     require_selection(base, selection)
     opened, weighted = (base, tuned), parts_of(tuned)
     trained = [note for part, _ in weighted for note in notes_on_trained_base(base, part)]
     base, parts, notes = under_common_names(base, [part for part, _ in weighted])
-    notes = [*trained, *notes]
     sides = sides_of(base, parts)
     weights = [weight for _, weight in weighted]
     rows = paired_rows(base, list(zip(sides, weights, strict=True)), selection, isinstance(tuned, ModelSum))
-    notes += [note for side in sides for note in side.notes] + rows.notes
+    notes = [*trained, *notes, *(note for side in sides for note in side.notes), *rows.notes]
     return Pairing(
         base.source,
         tuned.source,
@@ -63,34 +61,38 @@ def with_rounded_base(pairing: Pairing, dtype: str | None) -> Pairing:
     """Return the pairing with each base matrix rounded to ``dtype``; None leaves it as it is."""
     if dtype is None:
         return pairing
-    return replace(pairing, pairs=[_rounded(matrix, DTYPES[dtype]) for matrix in pairing.pairs])
+    rounding = DTYPES[dtype]
 
-
-def _rounded(matrix: PairedMatrix, dtype: torch.dtype) -> PairedMatrix:
-    def load() -> Pair | None:
-        pair = matrix.load()
+    def rounded(load: Callable[[], Pair | None]) -> Pair | None:
+        pair = load()
         if pair is None:
             return None
-        rounded = pair.base.to(dtype).to(pair.base.dtype)
-        if torch.equal(rounded, pair.base):
+        base = pair.base.to(rounding).to(pair.base.dtype)
+        if torch.equal(base, pair.base):
             return pair  # a base that is stored so loses nothing, and an update of low rank keeps it
         is_double = any(part.dtype == torch.float64 for part in pair.parts)
-        return Pair(rounded, pair.dense().to(torch.float64 if is_double else torch.float32))
+        return Pair(base, pair.dense().to(torch.float64 if is_double else torch.float32))
 
-    return replace(matrix, load=load)
+    pairs = [replace(matrix, load=partial(rounded, matrix.load)) for matrix in pairing.pairs]
+    return replace(pairing, pairs=pairs)
 
 
-def paired_matrix(base: Checkpoint, side: Side, name: str, matrix: MatrixView) -> PairedMatrix:
+def _paired_matrix(base: Checkpoint, side: Side, name: str, matrix: MatrixView) -> PairedMatrix:
     """A matrix of the base under the name that a side has for its tensor, and what the side makes of it."""
     if name in side.updates:
         pair = _updated_pair(side, matrix, side.updates[name])
     else:
         pair = _dense_pair(side.base, matrix, side.tensors[name])
-    return _moved(pair, matrix, base) if side.made_by else pair
+
+    def moved() -> Pair | None:
+        """The same update W - W1 on top of the base that is audited: W0 + (W - W1)."""
+        both = pair.load()
+        return None if both is None else both.moved_to(matrix.read(base.tensors[matrix.tensor]))
+
+    return replace(pair, load=moved) if side.made_by else pair
 
 
 def _dense_pair(base: Checkpoint, matrix: MatrixView, stored: StoredTensor) -> PairedMatrix:
-    """The matrix before and after, read in full on both sides."""
 
     def load() -> Pair | None:
         before, after = matrix.read(base.tensors[matrix.tensor]), matrix.read(stored)
@@ -102,7 +104,6 @@ def _dense_pair(base: Checkpoint, matrix: MatrixView, stored: StoredTensor) -> P
 
 
 def _updated_pair(side: Side, matrix: MatrixView, update: AdaptedWeight) -> PairedMatrix:
-    """The matrix before, and what an adapter makes of it."""
     whole = replace(matrix, rows=None)
 
     def acted_on() -> Tensor:
@@ -121,20 +122,13 @@ def _updated_pair(side: Side, matrix: MatrixView, update: AdaptedWeight) -> Pair
         before, after = matrix.cut(before), matrix.cut(change)
         return None if torch.equal(before, after.to(before.dtype)) else Pair(before, after)
 
-    def merged(dtype: torch.dtype) -> Tensor:
-        assert update.merged is not None
-        return matrix.cut(update.merged(acted_on().to(dtype)))
-
-    return PairedMatrix(
-        matrix.name, matrix.shape, update.rank, load, update.scale, None if update.merged is None else merged
-    )
+    made = update.merged
+    merged = None if made is None else lambda dtype: matrix.cut(made(acted_on().to(dtype)))
+    return PairedMatrix(matrix.name, matrix.shape, update.rank, load, update.scale, merged)
 
 
 def _require_own_weight(before: Tensor, side: Side, matrix: MatrixView, name: str) -> None:
-    """Refuse an update of another weight than the base's, which the adapter stores: PEFT puts it in the base's place.
-
-    A base that was loaded in 16 bits for training is stored as it was rounded, in whatever type.
-    """
+    """Refuse an update of another weight, which the adapter stores; one of 16 bits is stored as it was rounded."""
     part = side.part
     stored = part.beneath.get(name) if isinstance(part, Adapter) else None
     # The codes of a quantized weight are of another shape.
@@ -148,16 +142,6 @@ def _require_own_weight(before: Tensor, side: Side, matrix: MatrixView, name: st
             "those; expected the base that it was trained on; pass that, or merge the adapter with PEFT, and pass the "
             "merged model"
         )
-
-
-def _moved(pair: PairedMatrix, matrix: MatrixView, base: Checkpoint) -> PairedMatrix:
-    """The same update W - W1 on top of the base that is audited: W0 + (W - W1)."""
-
-    def load() -> Pair | None:
-        both = pair.load()
-        return None if both is None else both.moved_to(matrix.read(base.tensors[matrix.tensor]))
-
-    return replace(pair, load=load)
 
 
 def summed(pairs: list[tuple[PairedMatrix, float]]) -> PairedMatrix:
@@ -193,10 +177,7 @@ class Rows:
 def paired_rows(
     base: Checkpoint, sides: Sequence[tuple[Side, float]], selection: Selection, is_sum: bool
 ) -> Rows:
-    """Every matrix of the base that a side holds; the rest is listed with its reason.
-
-    With ``is_sum`` the tuned side is W0 + sum_i w_i (W_i - W0), also over one part.
-    """
+    """Every matrix of the base that a side holds; with ``is_sum`` W0 + sum_i w_i (W_i - W0), also over one part."""
     rows = Rows()
     pairs_of_side: list[list[PairedMatrix]] = [[] for _ in sides]
     by_first_side: list[list[PairedMatrix]] = [[] for _ in sides]
@@ -214,16 +195,18 @@ def paired_rows(
                 other_shape = other_shape or remark
                 continue
             remarks += [remark] if remark else []
-            made = [paired_matrix(base, side, name, matrix) for matrix in matrices]
+            made = [_paired_matrix(base, side, name, matrix) for matrix in matrices]
             pairs += made
             for pair in made:
                 by_matrix.setdefault(pair.name, []).append((pair, weight))
         if not by_matrix:
             rows.skipped.append(Skipped(name, other_shape, SkipKind.OTHER_SHAPE))
-        unequal = _of_unequal_parts(by_matrix)
-        rows.skipped += unequal
-        for matrix_name in (skipped.name for skipped in unequal):
-            del by_matrix[matrix_name]
+        for matrix_name, weighted in list(by_matrix.items()):
+            shapes = dict.fromkeys(pair.shape for pair, _ in weighted)
+            if len(shapes) > 1:  # parts of a sum, on other numbers of tokens: their updates have no sum
+                reason = f"other shape in parts of the sum: {' and '.join(map(str, shapes))}"
+                rows.skipped.append(Skipped(matrix_name, reason, SkipKind.OTHER_SHAPE))
+                del by_matrix[matrix_name]
         rows.notes += remarks if by_matrix else []
         first = next((number for number, (side, _) in enumerate(sides) if side.holds(name)), 0)
         by_first_side[first] += [
@@ -234,28 +217,16 @@ def paired_rows(
     for (side, _), pairs in zip(sides, pairs_of_side, strict=True):
         known = {skipped.name for skipped in rows.skipped} if is_sum else set()
         rows.skipped += [skipped for skipped in side.skipped if skipped.name not in known]
-        if isinstance(side.part, Adapter):
-            warn_of_decompositions(side.part, pairs)
+        if isinstance(side.part, Adapter) and side.part.decomposes:
+            _warn_of_decompositions(side.part, pairs)
         if side.made_by and any(pair.rank is None for pair in pairs):
             rows.notes.insert(0, f"'{side.part.source}' acts on {some_of(list(side.made_by))}")
     return rows
 
 
-def _of_unequal_parts(by_matrix: Mapping[str, list[tuple[PairedMatrix, float]]]) -> list[Skipped]:
-    """Return the matrices that the parts of a sum have on other numbers of tokens: their updates have no sum."""
-    unequal = []
-    for name, weighted in by_matrix.items():
-        shapes = dict.fromkeys(pair.shape for pair, _ in weighted)
-        if len(shapes) > 1:
-            reason = f"other shape in parts of the sum: {' and '.join(map(str, shapes))}"
-            unequal.append(Skipped(name, reason, SkipKind.OTHER_SHAPE))
-    return unequal
-
-
 def _left_out(
     base: Checkpoint, name: str, sides: Sequence[tuple[Side, float]], selection: Selection
 ) -> Skipped | None:
-    """Return why a tensor of the base has no matrix to audit; None where it has."""
     holder = base.tied.get(name, name)
     reason = reason_to_skip(name, base.tensors[holder], selection)
     if reason is not None:
@@ -286,10 +257,10 @@ _SECONDS = 11 / 4096**3
 _WORTH_SAYING = 60  # seconds
 
 
-def warn_of_decompositions(adapter: Adapter, pairs: list[PairedMatrix]) -> None:
+def _warn_of_decompositions(adapter: Adapter, pairs: list[PairedMatrix]) -> None:
     """Warn if making the weights of these pairs will take minutes, as PEFT itself takes each time it loads them."""
     seconds = _SECONDS * sum(m * n * min(m, n) for m, n in (pair.shape for pair in pairs))
-    if adapter.decomposes and seconds > _WORTH_SAYING:
+    if seconds > _WORTH_SAYING:
         warnings.warn(
             f"the adapter '{adapter.source}' ({adapter.peft_type}) decomposes each of its {len(pairs)} matrices in "
             f"full, as PEFT does when it loads it: about {seconds / 60:.0f} minutes on two cores beside the audit",

@@ -39,10 +39,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class PairedMatrix:
-    """A matrix that both sides have; ``load`` reads it, and answers None when the two are equal.
-
-    It comes in the dtypes of the files; in the factors of an update every scale is folded in.
-    """
+    """A matrix that both sides have, in the types of the files; ``load`` answers None when the two are equal."""
 
     name: str
     shape: tuple[int, int]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from ..adapters.peft_types import require_linear
 from ..opening.model_sum import Part
 from ..opening.other_formats import format_of_names
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matrices import holds_experts, matrix_shape, not_a_matrix
+from ..stored.matrices import not_a_matrix, shapes_for_adapters
 from ..stored.names import (
     Matching,
     is_embedding_or_head,
@@ -33,13 +34,8 @@ from .pairing import SkipKind, Skipped
 
 
 def sides_of(base: Checkpoint, parts: Sequence[Part]) -> list[Side]:
-    """Match each part with what it acts on; base and parts are under common names.
-
-    Raises:
-      PairingError: one does not belong to the base, or belongs to what a start left of it, which cannot be repeated.
-    """
+    """Match each part with what it acts on, under common names; PairingError if one does not belong to the base."""
     checkpoints = [part for part in parts if isinstance(part, Checkpoint)]
-    sources = tuple(checkpoint.source for checkpoint in checkpoints)
     changed = _with_checkpoints(base, checkpoints) if 0 < len(checkpoints) < len(parts) else base
     sides = []
     for part in parts:
@@ -47,22 +43,26 @@ def sides_of(base: Checkpoint, parts: Sequence[Part]) -> list[Side]:
             sides.append(_checkpoint_side(part, base))
         else:
             adapter = replace(part, start=None) if checkpoints else _on_original(part)
-            sides.append(_adapter_side(adapter, changed, sources))
+            sides.append(_adapter_side(adapter, changed, tuple(own.source for own in checkpoints)))
     return sides
 
 
 def _with_checkpoints(base: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """W1 = W0 + sum_i (W_i - W0) under the base's names: of a single checkpoint its own tensors, as stored.
-
-    A tensor that a checkpoint lacks, or has in another shape, stays the base's.
-    """
+    """W1 = W0 + sum_i (W_i - W0) under the base's names; of a single checkpoint its own tensors, as stored."""
     shapes = base.shapes()
     others: dict[str, list[StoredTensor]] = {name: [] for name in shapes}
     for checkpoint in checkpoints:
         for name, other in match_names(shapes, checkpoint.shapes()).tuned_of.items():
             if checkpoint.tensors[other].shape == shapes[name]:
                 others[name].append(checkpoint.tensors[other])
-    tensors = {name: _changed(stored, others[name]) for name, stored in base.tensors.items()}
+
+    def changed(name: str) -> Tensor:
+        before = widened(base.read(name))
+        return before + sum((widened(other.read()) - before for other in others[name]), before.new_zeros(()))
+
+    tensors = {name: others[name][0] if others[name] else stored for name, stored in base.tensors.items()}
+    for name in (name for name, several in others.items() if len(several) > 1):
+        tensors[name] = replace(base.tensors[name], read=partial(changed, name), read_one=None)
     return replace(base, tensors=tensors)
 
 
@@ -87,17 +87,6 @@ def _on_original(adapter: Adapter) -> Adapter:
         decomposes=adapter.decomposes or adapter.start.name == "pissa",
         notes=[note, *adapter.notes],
     )
-
-
-def _changed(stored: StoredTensor, others: list[StoredTensor]) -> StoredTensor:
-    if len(others) < 2:
-        return others[0] if others else stored
-
-    def read() -> Tensor:
-        before = widened(stored.read())
-        return before + sum((widened(other.read()) - before for other in others), before.new_zeros(()))
-
-    return replace(stored, read=read, read_one=None)
 
 
 _NAMED_OTHERWISE = (
@@ -127,25 +116,19 @@ class Side:
 
     @property
     def added(self) -> dict[str, StoredTensor]:
-        """What an adapter stores in full and its base has no tensor for: a new head."""
+        """What an adapter stores in full and its base has no tensor for: a new head, and none that is the embedding."""
         if not isinstance(self.part, Adapter):
             return {}
         stored = self.part.replaced.tensors
-        added = {
-            skipped.name: stored[skipped.name]
-            for skipped in self.skipped
-            if skipped.kind == SkipKind.NO_COUNTERPART and skipped.name in stored
-        }
-        tied = {name.removesuffix(".weight") for name, head in added.items() if self._is_tied(name, head)}
-        return {name: head for name, head in added.items() if name.rpartition(".")[0] not in tied}
-
-    def _is_tied(self, name: str, head: StoredTensor) -> bool:
-        """Return whether a head that the base's file lacks is its embedding: PEFT stores the two, and a file one."""
-        if not scores_tokens(name) or ties(self.base.config) is False:
-            return False
+        lacking = {skipped.name for skipped in self.skipped if skipped.kind == SkipKind.NO_COUNTERPART}
+        added = {name: tensor for name, tensor in stored.items() if name in lacking}
+        if ties(self.base.config) is False:
+            return added
         embeddings = [self.base.shape(own) for own in self.base.names() if looks_up_tokens(own)]
         embeddings += [tensor.shape for own, tensor in self.tensors.items() if looks_up_tokens(own)]
-        return head.shape in embeddings
+        heads = [name for name, head in added.items() if scores_tokens(name) and head.shape in embeddings]
+        tied = {name.removesuffix(".weight") for name in heads}
+        return {name: head for name, head in added.items() if name.rpartition(".")[0] not in tied}
 
     @property
     def biases(self) -> dict[str, str]:
@@ -158,55 +141,51 @@ class Side:
 def _checkpoint_side(tuned: Checkpoint, base: Checkpoint) -> Side:
     matching = match_names(base.shapes(), tuned.shapes())
     _require_same_architecture(base, tuned, matching)
-    matched = set(matching.tuned_of.values())
+    tuned_of, base_of = matching.tuned_of, matching.base_of
     # A few square weights alone do not say which of their sides is the output; beside others, as in tuned, they do.
     input_first = {
-        name
-        for name, other in matching.tuned_of.items()
-        if other in tuned.input_first and tuned.shape(other) == base.shape(name)
+        base_of[name]
+        for name in tuned.input_first & base_of.keys()
+        if tuned.shape(name) == base.shape(base_of[name])
     }
+    lacking = [name for name in tuned.names() if name not in base_of and name not in base.tied]
     return Side(
         tuned,
         replace(base, input_first=base.input_first | input_first),
         {},
-        {name: tuned.tensors[other] for name, other in matching.tuned_of.items()},
+        {name: tuned.tensors[other] for name, other in tuned_of.items()},
         ("missing in tuned", SkipKind.NO_COUNTERPART),
-        [
-            Skipped(name, "missing in base", SkipKind.NO_COUNTERPART)
-            for name in tuned.names()
-            if name not in matched and name not in base.tied
-        ]
-        + [Skipped(name, reason) for name, reason in tuned.ignored if (name, reason) not in base.ignored],
+        [Skipped(name, "missing in base", SkipKind.NO_COUNTERPART) for name in lacking]
+        + [Skipped(*entry) for entry in tuned.ignored if entry not in base.ignored],
         matching.in_words(),
-        matching.tuned_of,
+        tuned_of,
     )
 
 
 def _adapter_side(adapter: Adapter, base: Checkpoint, made_by: tuple[str, ...]) -> Side:
-    replaced = adapter.replaced
-    names = (*base.names(), *base.tied)
-    # As an adapter sees them: (out, in), or (experts, out, in).
-    shapes = {name: _shape_for_adapters(base, base.tied.get(name, name)) for name in names}
-    updates = adapter.updates_for(base, shapes)
-    matching = match_names(shapes, replaced.shapes() | {update.name: update.full_shape for update in updates})
-    elsewhere = _require_modules(base, adapter, updates, shapes, matching)
-    by_name = {update.name: update for update in updates}
-    matched = set(matching.tuned_of.values())
+    stored, shapes = adapter.replaced, shapes_for_adapters(base)
+    all_updates = adapter.updates_for(base, shapes)
+    updates = {update.name: update for update in all_updates}
+    full_shapes = {name: update.full_shape for name, update in updates.items()}
+    matching = match_names(shapes, stored.shapes() | full_shapes)
+    elsewhere = _require_modules(base, adapter, all_updates, shapes, matching)
+    made: dict[str, AdaptedWeight] = {}
+    in_full: dict[str, StoredTensor] = {}
+    for name, other in matching.tuned_of.items():
+        if other not in updates:
+            in_full[name] = stored.tensors[other]
+            continue
+        update, bias = updates[other], base.tensors.get(_bias_beside(name))
+        made[name] = update if update.with_bias is None or bias is None else update.with_bias(bias)
+    base_of = matching.base_of
+    lacking = [name for name in stored.names() if name not in base_of]
     side = Side(
         adapter,
         base,
-        {
-            name: _with_its_bias(by_name[other], base, name)
-            for name, other in matching.tuned_of.items()
-            if other in by_name
-        },
-        {name: replaced.tensors[other] for name, other in matching.tuned_of.items() if other not in by_name},
+        made,
+        in_full,
         ("unchanged", SkipKind.UNCHANGED),
-        [
-            Skipped(name, "missing in base", SkipKind.NO_COUNTERPART)
-            for name in replaced.names()
-            if name not in matched
-        ]
+        [Skipped(name, "missing in base", SkipKind.NO_COUNTERPART) for name in lacking]
         + elsewhere
         + [Skipped(name, reason) for name, reason in adapter.ignored],
         adapter.notes + matching.in_words(),
@@ -219,54 +198,45 @@ def _adapter_side(adapter: Adapter, base: Checkpoint, made_by: tuple[str, ...]) 
     return side
 
 
-def _with_its_bias(update: AdaptedWeight, base: Checkpoint, weight: str) -> AdaptedWeight:
-    bias = base.tensors.get(_bias_beside(weight))
-    return update if update.with_bias is None or bias is None else update.with_bias(bias)
-
-
 def _bias_beside(weight: str) -> str:
     return f"{weight.removesuffix('.weight')}.bias"
 
 
 def _require_same_architecture(base: Checkpoint, tuned: Checkpoint, matching: Matching) -> None:
-    ours = [name for name in base.names() if _is_inner_matrix(base, name)]
-    theirs = [name for name in tuned.names() if _is_inner_matrix(tuned, name)]
+    ours, theirs = (
+        [
+            name
+            for name, stored in side.tensors.items()
+            if not_a_matrix(stored) is None and not is_embedding_or_head(name)
+        ]
+        for side in (base, tuned)
+    )
     if not ours or not theirs:
         without = base if not ours else tuned
         raise PairingError(
             f"'{without.source}' has no two-dimensional weight of floating-point numbers apart from embeddings and "
             "heads; expected a model"
         )
-    tuned_of = matching.tuned_of
-    same = {name for name in ours if name in tuned_of and tuned.shape(tuned_of[name]) == base.shape(name)}
-    if 2 * len(same) >= min(len(ours), len(theirs)):
+    tuned_of, base_of = matching.tuned_of, matching.base_of
+    both = [(name, base.shape(name), tuned.shape(tuned_of[name])) for name in ours if name in tuned_of]
+    different = [f"{name} {shape} and {other}" for name, shape, other in both if shape != other]
+    same = len(both) - len(different)
+    if 2 * same >= min(len(ours), len(theirs)):
         return
-    shapes = [
-        f"{name} {base.shape(name)} and {tuned.shape(tuned_of[name])}"
-        for name in ours
-        if name in tuned_of and name not in same
-    ]
-    matched = set(tuned_of.values())
-    parts = [f"{len(same)} of {len(ours)} matrices match"]
+    said = [f"{same} of {len(ours)} matrices match"]
     for title, names in (
-        ("of other shape", shapes),
+        ("of other shape", different),
         ("only in base", [name for name in ours if name not in tuned_of]),
-        ("only in tuned", [name for name in theirs if name not in matched]),
+        ("only in tuned", [name for name in theirs if name not in base_of]),
     ):
-        if names:
-            parts.append(f"{title}: {some_of(names)}")
+        said += [f"{title}: {some_of(names)}"] if names else []
+    # Which of the two is of another program's format, where the other is not.
+    forms = [(side.source, format_of_names(side.names())) for side in (base, tuned)]
+    if forms[0][1] != forms[1][1]:
+        said += [f"'{source}' {form}" for source, form in forms if form]
     raise PairingError(
-        f"'{base.source}' and '{tuned.source}' are of different architectures: {'; '.join(parts)}"
-        + _other_format(base, tuned)
+        f"'{base.source}' and '{tuned.source}' are of different architectures: {'; '.join(said)}"
     )
-
-
-def _other_format(base: Checkpoint, tuned: Checkpoint) -> str:
-    """Return which of the two is of another program's format, where the other is not."""
-    of_base, of_tuned = format_of_names(base.names()), format_of_names(tuned.names())
-    if of_base == of_tuned:
-        return ""
-    return "".join(f"; '{side.source}' {said}" for side, said in ((base, of_base), (tuned, of_tuned)) if said)
 
 
 def _require_modules(
@@ -278,12 +248,9 @@ def _require_modules(
 ) -> list[Skipped]:
     """Raise unless the base has every weight; whole parts of a pipeline may be elsewhere."""
     base_of = matching.base_of
+    absent = [update for update in updates if update.name not in base_of]
     present = {update.component for update in updates if update.name in base_of}
-    lost = [
-        update
-        for update in updates
-        if update.name not in base_of and (update.component in present or not present)
-    ]
+    lost = [update for update in absent if update.component in present or not present]
     joined = [
         update.name for update in lost if f"{update.name.removesuffix('weight')}in_proj_weight" in shapes
     ]
@@ -298,15 +265,10 @@ def _require_modules(
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
         are_there = all(any(same_shape(size, update.full_shape) for size in sizes) for update in lost)
         names = some_of(list(dict.fromkeys(update.name for update in lost)))
-        if other:
-            raise PairingError(
-                f"the adapter '{adapter.source}' {other}; '{base.source}' lacks {len(lost)} of the {len(updates)} "
-                f"weights it changes: {names}"
-            )
         raise PairingError(
-            f"the adapter '{adapter.source}' is for another base: '{base.source}' lacks {len(lost)} of the "
-            f"{len(updates)} weights it changes: {names}"
-            + (_NAMED_OTHERWISE if are_there or matching.renamed else "")
+            f"the adapter '{adapter.source}' {f'{other};' if other else 'is for another base:'} '{base.source}' lacks "
+            f"{len(lost)} of the {len(updates)} weights it changes: {names}"
+            + (_NAMED_OTHERWISE if not other and (are_there or matching.renamed) else "")
         )
     wrong = [
         f"{base_of[update.name]} is {shapes[base_of[update.name]]} and the adapter's is {update.full_shape}"
@@ -320,21 +282,5 @@ def _require_modules(
         )
     require_linear(base, adapter, [base_of[update.name] for update in updates if update.needs_linear])
     return [
-        Skipped(update.name, f"for another part of the pipeline ({update.component})")
-        for update in updates
-        if update.name not in base_of
+        Skipped(update.name, f"for another part of the pipeline ({update.component})") for update in absent
     ]
-
-
-def _shape_for_adapters(base: Checkpoint, name: str) -> Shape:
-    shape, input_first = base.tensors[name].shape, name in base.input_first
-    if len(shape) < 2:
-        return shape
-    if holds_experts(name, shape):
-        experts, first, second = shape
-        return (experts, second, first) if input_first else shape
-    return matrix_shape(shape, input_first)
-
-
-def _is_inner_matrix(checkpoint: Checkpoint, name: str) -> bool:
-    return not_a_matrix(checkpoint.tensors[name]) is None and not is_embedding_or_head(name)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from ..stored.json_file import parse_json_object
-from .settings import Restored, Tensors
+from .scaled import Restored, Tensors
 
 _STATE = ".quant_state.bitsandbytes__"
 _LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually about a hundred
@@ -42,7 +42,8 @@ def int8_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """W = int8 * SCB / 127, SCB being the largest absolute value of each row."""
     for key, scale in tensors.items():
         module, _, part = key.rpartition(".")
-        weight = tensors.get(f"{module}.weight")
+        name = f"{module}.weight"
+        weight = tensors.get(name)
         if part != "SCB" or weight is None or weight.dtype != torch.int8:
             continue
         if len(weight.shape) != 2 or prod(scale.shape) != weight.shape[0]:
@@ -50,7 +51,6 @@ def int8_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
                 f"'{key}' has the shape {scale.shape}; expected a number for each row of {weight.shape}"
             )
         read = partial(_of_int8, weight, scale)
-        name = f"{module}.weight"
         restored = StoredTensor(weight.shape, torch.float32, "int8 (bitsandbytes)", read)
         yield name, restored, {key, name, f"{name}_format"}
 
@@ -70,7 +70,12 @@ def _four_bit(
     values = parse_json_object(
         bytes(state.read().to(torch.uint8).flatten().tolist()), f"the quant_state of '{name}'"
     )
-    shape, block = _shape_of(name, values), _positive(name, values, "blocksize")
+    shape, block = values.get("shape"), _positive(name, values, "blocksize")
+    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 2**31 for size in shape):
+        raise CheckpointError(
+            f"'{name}' has the quantized shape {str(shape)[:60]!r}; expected a list of sizes"
+        )
+    shape = tuple(shape)
     count = prod(shape)
     nested, nested_table = parts[".nested_absmax"], parts[".nested_quant_map"]
     nested_block = _positive(name, values, "nested_blocksize") if nested is not None else 1
@@ -100,15 +105,6 @@ def _four_bit(
         return (table.read().to(torch.float32).flatten()[codes.long()] * each).reshape(shape)
 
     return StoredTensor(shape, torch.float32, f"{kind} (bitsandbytes)", read)
-
-
-def _shape_of(name: str, values: Mapping[str, Any]) -> tuple[int, ...]:
-    shape = values.get("shape")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 2**31 for size in shape):
-        raise CheckpointError(
-            f"'{name}' has the quantized shape {str(shape)[:60]!r}; expected a list of sizes"
-        )
-    return tuple(shape)
 
 
 def _positive(name: str, values: Mapping[str, Any], key: str) -> int:

@@ -10,9 +10,27 @@ import torch
 from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from .by_table import four_bit_weights, int8_weights, mxfp4_weights
-from .packed import awq_weights, compressed_weights, gptq_weights
-from .scaled import scaled_weights
-from .settings import Restored, Tensors, quantization_of
+from .scaled import Restored, Tensors, awq_weights, compressed_weights, gptq_weights, scaled_weights
+
+_KEY = "quantization_config"
+# The parts that may hold a language model, in which transformers looks if the config itself says nothing.
+_LANGUAGE_MODELS = ("text_config", "decoder", "generator")
+
+
+def quantization_of(config: Mapping[str, Any] | None) -> Any:
+    """The ``quantization_config`` of a config or of the language model in it; None where there is none."""
+    config = config or {}
+    for part in (config, *(config.get(name) for name in _LANGUAGE_MODELS)):
+        if isinstance(part, Mapping) and part.get(_KEY):
+            return part[_KEY]
+    return None
+
+
+def drop_quantization(config: dict[str, Any]) -> None:
+    """Make a config say that its weights are not quantized."""
+    for part in (config, *(config.get(name) for name in _LANGUAGE_MODELS)):
+        if isinstance(part, dict):
+            part.pop(_KEY, None)
 
 
 def refuse_codes(tensors: Tensors, parts: Collection[str]) -> None:
@@ -23,9 +41,10 @@ def refuse_codes(tensors: Tensors, parts: Collection[str]) -> None:
         if "scale" in last and name not in parts:
             scales.setdefault(module, []).append(name)
     for name, stored in tensors.items():
-        if name in parts or not _may_be_codes(name, stored):
-            continue
         module, _, last = name.rpartition(".")
+        is_byte = stored.dtype.itemsize == 1 and stored.dtype != torch.bool
+        if name in parts or "scale" in last or not is_byte or len(stored.shape) < 2:
+            continue
         # A parameter of another name may lie beside a scale that is a weight itself, as CLIP's do beside logit_scale.
         is_weight = last == "weight" or (stored.dtype.is_floating_point and len(stored.shape) > 2)
         beside = [scale for scale in scales.get(module, []) if is_weight or last in scale.rpartition(".")[2]]
@@ -56,15 +75,6 @@ def refuse_packed(tensors: Tensors, source: str) -> None:
                 'the content of AutoGPTQ\'s quantize_config.json with "quant_method": "gptq"; add it, or pass the '
                 "original base"
             )
-
-
-def _may_be_codes(name: str, stored: StoredTensor) -> bool:
-    return (
-        stored.dtype.itemsize == 1
-        and stored.dtype != torch.bool
-        and len(stored.shape) > 1
-        and "scale" not in name.rpartition(".")[2]
-    )
 
 
 _READERS: dict[str, list[Callable[[Tensors, Mapping[str, Any]], Restored]]] = {

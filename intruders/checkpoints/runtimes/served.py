@@ -1,19 +1,245 @@
-"""What a runtime would do with an adapter: its settings and its weights, each with a reason and a way out."""
+"""What a runtime would do with an adapter: its settings and its weights, each with a reason and a way out.
+
+Weights are found by their names in the model that it serves. The rules follow the files that ``runtimes.py`` cites, and
+``LoRAModelManager`` (vllm/lora/model_manager.py) with the classes and mappers of vllm/model_executor/models;
+``normalize_qkv_proj`` and ``normalize_gate_up_proj`` (python/sglang/srt/lora/lora.py), ``get_hidden_dim``
+(lora/utils.py) and ``get_layer_id`` (layers/utils/common.py); and ``filter_tensors`` and ``map_tensor_name`` of
+llama.cpp (conversion/base.py).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ...errors import SettingError
+from ...errors import CheckpointError, SettingError
 from ...system.result_protocol import JsonResult
-from ..adapters.adapter import Adapter
+from ..adapters.adapter import Adapter, AdapterConfig, Shape
+from ..adapters.by_peft import modules_by_target
+from ..adapters.peft_types import shapes_of_class
 from ..opening.model_sum import Part as Model
 from ..opening.named_base import known_here
 from ..opening.open import Source, open_checkpoint
-from .runtimes import APPLIED, IGNORED, REFUSED, RUNTIMES, Part, settings_in
-from .weights import architecture_of, weights_in
+from ..stored.checkpoint import Checkpoint
+from ..stored.names import is_embedding_or_head, match_names, module_paths, scores_tokens
+from .runtimes import APPLIED, IGNORED, MERGE, NOT_KNOWN, REFUSED, RUNTIMES, WRITE_BASE, Part, settings_in
+
+Verdict = tuple[str, str, str]  # as in a Part: outcome, reason, way out
+
+
+def _named(families: str, ending: str) -> list[str]:
+    return [family + ending for family in families.split()]
+
+
+_TEXT, _KINDS = "ForCausalLM", "ForConditionalGeneration"
+# Classes of vLLM: without LoRA (no SupportsLoRA); with LoRA on embeddings and head (embedding_modules); whose mapper
+# knows ``model.language_model.``; with experts in stacks (is_3d_moe_weight). Of models of several kinds, vLLM finds the
+# language model's own names, ``model.layers``, since 0.33 (``_get_text_lora_names``; issues 34186 and 48019).
+_WITHOUT_LORA = _named(
+    """Bloom Dbrx DeepseekVLV2 Falcon FalconMamba GPTJ Gemma3n KimiLinear Mamba Mamba2 MiMoV2Flash Orion Phi3V StableLm
+    Zamba2""",
+    _TEXT,
+) + _named("Aria Cohere2Vision Gemma3n KimiVL LlavaOnevision Qwen2Audio", _KINDS)
+_WITH_EMBEDDINGS = _named(
+    """Apertus DeciLM Ernie4_5 Exaone Exaone4 ExaoneMoe FalconH1 Granite GraniteMoe GraniteMoeHybrid GraniteMoeShared
+    HyperCLOVAX InternLM3 Jamba Lfm2 Lfm2Moe Llama Llama4 MiniCPM MiniCPM3 Mixtral Nemotron NemotronH Phi3 PhiMoE Qwen3
+    Qwen3Moe Qwen3_5 Qwen3_5Moe Solar TeleChat2""",
+    _TEXT,
+)
+_MAPPED = _named("Gemma4 Qwen3_5 Qwen3_5Moe", _TEXT) + _named(
+    """CohereCompass Gemma3 Gemma4 Glm4v Granite4Vision InternS1 Lfm2VL Llava LlavaNext Mistral3 PaliGemma Pixtral
+    Qwen2VL Qwen2_5_VL Qwen3VL Qwen3VLMoe Qwen3_5 Qwen3_5Moe""",
+    _KINDS,
+)
+_STACKED = ["GptOssForCausalLM", *_named("Qwen3VLMoe Qwen3_5Moe InternS1Pro Qwen3OmniMoeThinker", _KINDS)]
+_PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+# What SGLang has sizes of for its buffers, and what it needs beside a module: of others it makes zeros.
+_SIZED = _named("q k v qkv o out gate up gate_up down in q_a q_b kv_b", "_proj") + _named(
+    "in_proj_qkvz kv_a_proj_with_mqa fused_qkv_a_proj_with_mqa embed_tokens lm_head", ""
+)
+_NEEDED = {"q": ["v_proj"], "k": ["q_proj", "v_proj"], "v": ["q_proj"], "up": ["gate_proj"]}
+_TOWER = re.compile(r"(?:^|\.)(?:visual|vision\w*|audio\w*|multi_modal_projector|vpm|connector)\.")
+_LAYERS = re.compile(r"(?<![^.])layers\.\d+\.")
+_OTHER_BASE = "serve it on the base that it was trained on"
+
+
+@dataclass(frozen=True)
+class _Modules:
+    """The modules of a base and of an adapter, by name."""
+
+    architecture: str
+    of_text: bool  # alone
+    tied: bool
+    modules: Collection[str]  # as on disk
+    leaves: Collection[str]  # the last parts of these
+    in_memory: Mapping[str, Shape]  # the weights as transformers names them
+    changed: Collection[str]  # by the adapter
+    stacked: Collection[str]  # among the changed, stacks of experts
+
+
+def weights_in(runtime: str, adapter: Adapter, base: Checkpoint | None) -> list[Part]:
+    """Return what a runtime does with the weights that an adapter changes, those of one answer together."""
+    shapes = {update.name: update.full_shape for update in adapter.updates}
+    short = {name: name.removesuffix(".weight") for name in shapes}
+    if base is None:
+        unknown = (NOT_KNOWN, "only the base tells whether it has modules of these names", "pass --base BASE")
+        return _together(dict.fromkeys(short.values(), unknown))
+    config, there = base.config or {}, base.shapes()
+    in_memory: Mapping[str, Shape] = {}  # where transformers has no class for a base
+    if runtime == "transformers":
+        with suppress(Exception):  # it raises what it likes
+            in_memory = shapes_of_class(base.config)
+    modules = {name.removesuffix(".weight") for name, shape in there.items() if len(shape) > 1}
+    served = _Modules(
+        architecture=architecture_of(base) or "the base",
+        of_text=not config.keys() & {"text_config", "vision_config", "audio_config"},
+        tied=bool(config.get("tie_word_embeddings")),
+        modules=modules,
+        leaves={_leaf(name) for name in modules},
+        in_memory=in_memory,
+        changed=set(short.values()),
+        stacked={short[update.name] for update in adapter.updates if update.experts is not None},
+    )
+    base_of = match_names(there, shapes).base_of
+    verdicts: dict[str, Verdict] = {}
+    for name, module in short.items():
+        meant = base_of.get(name, "")
+        verdicts[module] = _JUDGES[runtime](module, meant.removesuffix(".weight"), served)
+        shape = shapes[name]
+        is_told = meant and module not in served.stacked and -1 not in shape
+        if is_told and sorted(shape) != sorted(there[meant]):  # a Conv1D is stored transposed
+            reason = f"of the shape {shapes[name]}, and in the base {there[meant]}"
+            verdicts[module] = REFUSED, reason, WRITE_BASE if is_embedding_or_head(name) else _OTHER_BASE
+    names = [name.removesuffix(".weight") for name in served.in_memory]
+    if adapter.family == "PEFT" and names and adapter.config.get("target_modules"):
+        try:
+            modules_by_target(AdapterConfig(adapter.config, adapter.source), names)
+        except CheckpointError:
+            reason = "none of target_modules is in the model"
+            verdicts = dict.fromkeys(verdicts, (REFUSED, reason, _OTHER_BASE))
+    for name, kept in adapter.replaced.tensors.items():
+        size = served.in_memory.get(name, kept.shape)
+        if size != kept.shape:
+            way_out = f"call resize_token_embeddings({kept.shape[0]}) on the model first"
+            verdicts[name] = REFUSED, f"saved in the shape {kept.shape}, and in the base {size}", way_out
+    return _together(verdicts)
+
+
+def architecture_of(base: Checkpoint) -> str | None:
+    """Return the class that the base's config names."""
+    named = (base.config or {}).get("architectures") or [None]
+    return named[0] if isinstance(named, list) and isinstance(named[0], str) else None
+
+
+def _together(verdicts: dict[str, Verdict]) -> list[Part]:
+    kinds = {name: path.kind for name, path in zip(verdicts, module_paths(list(verdicts)), strict=True)}
+    groups: dict[Verdict, list[str]] = {}
+    for name, verdict in verdicts.items():
+        groups.setdefault(verdict, []).append(name)
+    return [
+        Part(", ".join(dict.fromkeys(kinds[name] for name in group)), *verdict, weights=tuple(group))
+        for verdict, group in groups.items()
+    ]
+
+
+def _vllm(name: str, meant: str, served: _Modules) -> Verdict:
+    leaf, kind = _leaf(name), served.architecture
+    if kind in _WITHOUT_LORA or kind == "GPT2LMHeadModel":
+        return REFUSED, f"vLLM serves {kind} without LoRA", MERGE
+    if name in served.stacked and kind in _STACKED:
+        return APPLIED, "", ""
+    if name in served.stacked:
+        return REFUSED, "experts are expected one by one", "start vLLM with --enable-mixed-moe-lora-format"
+    if is_embedding_or_head(name):
+        if served.of_text and kind not in _WITH_EMBEDDINGS:
+            return REFUSED, f"{kind} has no LoRA on embeddings and heads", MERGE
+    elif leaf in _PARTS and leaf not in served.leaves and set(_PARTS[leaf]) <= set(served.leaves):
+        way_out = "save every part with all of A, and with its own rows of B"
+        return REFUSED, f"{leaf} is expected in its parts: {', '.join(_PARTS[leaf])}", way_out
+    elif leaf not in served.leaves:
+        return REFUSED, f"{kind} has no module '{leaf}'", _OTHER_BASE
+    if not served.of_text and _TOWER.search(name):
+        return IGNORED, "only the language model has LoRA", "start vLLM with --enable-tower-connector-lora"
+    prefix, rest = _cut(name)
+    if name == meant or (served.tied and scores_tokens(name)):
+        return APPLIED, "", ""
+    if meant and rest == _cut(meant)[1] and (not served.of_text or kind in _MAPPED):
+        if kind not in _MAPPED:
+            return NOT_KNOWN, f"vLLM's names of {kind} are not among the rules here", "ask the server"
+        if prefix in ("model.", "model.language_model.", "language_model.model."):
+            return APPLIED, "", ""
+    return IGNORED, *_not_found(name, meant, served)
+
+
+def _sglang(name: str, meant: str, served: _Modules) -> Verdict:
+    leaf = _leaf(name)
+    needed = {
+        part: f"{name.rpartition('.')[0]}.{part}" for part in _NEEDED.get(leaf.removesuffix("_proj"), [])
+    }
+    lacking = [part for part, beside in needed.items() if beside not in served.changed]
+    if name in served.stacked:
+        return REFUSED, "stacks of experts are not read in PEFT's shapes", MERGE
+    if leaf not in _SIZED:
+        return REFUSED, f"its buffers have no size for '{leaf}'", MERGE
+    if is_embedding_or_head(name):
+        return APPLIED, "", ""
+    if not _LAYERS.search(name):
+        return IGNORED, "names without 'layers' and a number are passed over", MERGE
+    if _TOWER.search(name):
+        return REFUSED, "layers of a tower are taken for those of the language model", MERGE
+    if lacking and (leaf != "up_proj" or "gate_proj" in served.leaves):
+        reason = f"it is stacked with {' and '.join(lacking)}, which the adapter lacks"
+        return REFUSED, reason, f"add {' and '.join(lacking)} with a B of zeros"
+    is_there = meant or leaf in _PARTS  # what is fused is taken apart
+    return (APPLIED, "", "") if is_there else (IGNORED, *_not_found(name, meant, served))
+
+
+def _llama_cpp(name: str, meant: str, served: _Modules) -> Verdict:
+    if _TOWER.search(name):
+        return IGNORED, "the converter passes over all but the language model", MERGE
+    if name in served.stacked:
+        return REFUSED, "the converter maps no stack of experts in PEFT's shapes", MERGE
+    if served.tied and scores_tokens(name):
+        return REFUSED, "a head that is the embeddings has no tensor of its own", MERGE
+    if not meant or name.replace("language_model.", "") != meant.replace("language_model.", ""):
+        return REFUSED, *_not_found(name, meant, served)
+    return APPLIED, "", ""
+
+
+def _transformers(name: str, meant: str, served: _Modules) -> Verdict:
+    # Names as on disk are renamed with those of the base.
+    is_there = f"{name}.weight" in served.in_memory or name in served.modules
+    return (APPLIED, "", "") if is_there else (IGNORED, *_not_found(name, meant, served))
+
+
+_JUDGES: dict[str, Callable[[str, str, _Modules], Verdict]] = {
+    "vllm": _vllm,
+    "sglang": _sglang,
+    "llama.cpp": _llama_cpp,
+    "transformers": _transformers,
+}
+
+
+def _not_found(name: str, meant: str, served: _Modules) -> tuple[str, str]:
+    if not meant:
+        return f"{served.architecture} has no such modules", _OTHER_BASE
+    ours, theirs = _cut(name)[0], _cut(meant)[0]
+    reason = f"the names begin with '{ours}', and those of {served.architecture} with '{theirs}'"
+    return reason, f"rename '{ours}' to '{theirs}' in the names of its weights"
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _cut(name: str) -> tuple[str, str]:
+    """What stands before the layers, or before the last part where there are none, and the rest."""
+    layers = _LAYERS.search(name)
+    start = layers.start() if layers else name.rfind(".") + 1
+    return name[:start], name[start:]
 
 
 @dataclass(frozen=True)
@@ -50,12 +276,7 @@ class Served(JsonResult):
 
 
 def served_by(runtime: str, models: Sequence[tuple[Model, float]], base: Source | None = None) -> Served:
-    """Return what a runtime would do with an adapter on ``base``, or on the one that it names if that is here.
-
-    Raises:
-      SettingError: the runtime is none of RUNTIMES, or the models are not one adapter.
-      CheckpointError: the base cannot be read.
-    """
+    """Return what a runtime does with an adapter on ``base``, or on the one that it names. SettingError for others."""
     if runtime not in RUNTIMES:
         raise SettingError(f"--for is '{runtime}'; expected {', '.join(RUNTIMES)}; pass one of these")
     adapter = models[0][0]
@@ -70,10 +291,9 @@ def served_by(runtime: str, models: Sequence[tuple[Model, float]], base: Source 
     parts = [*weights_in(runtime, adapter, opened), *settings_in(runtime, adapter)]
     if any(part.outcome == REFUSED for part in parts):
         reason = "the adapter is refused"
-        parts = [
-            replace(part, outcome=REFUSED, reason=reason) if part.outcome == APPLIED else part
-            for part in parts
-        ]
+        for number, part in enumerate(parts):
+            if part.outcome == APPLIED:
+                parts[number] = replace(part, outcome=REFUSED, reason=reason)
     return Served(
         source=adapter.source,
         runtime=RUNTIMES[runtime],

@@ -39,9 +39,8 @@ class Checkpoint:
     format: str  # "safetensors", "gguf", "pytorch", "memory": what it was read as
     # In the order of the model or, where the format has none, in natural name order.
     tensors: Mapping[str, StoredTensor] = field(repr=False)
-    config: Mapping[str, Any] | None = field(
-        default=None, repr=False
-    )  # its config.json, or what stands for it
+    # Its config.json, or what stands for it.
+    config: Mapping[str, Any] | None = field(default=None, repr=False)
     # A name that is the same tensor as another one -> the name under which that is listed in ``tensors``.
     tied: Mapping[str, str] = field(default_factory=dict, repr=False)
     # Weights that are stored (in, out), as transformers' Conv1D and some experts are.
@@ -49,13 +48,12 @@ class Checkpoint:
     hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
     ignored: tuple[tuple[str, str], ...] = field(
         default=(), repr=False
-    )  # (tensor of its files, why it is none here)
+    )  # (tensor of its files, why not here)
 
     def names(self) -> list[str]:
         return list(self.tensors)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all tensors by name."""
         return {name: stored.shape for name, stored in self.tensors.items()}
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -78,10 +76,7 @@ class Checkpoint:
 
 
 def read_once(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint, which keeps the tensor that was read last: asked for again, it is not read again.
-
-    One tensor is kept in memory, until another one is read. It is for one thread.
-    """
+    """The same checkpoint, which keeps the tensor that was read last until another one is read; for one thread."""
     last: dict[tuple[str, int | None], Tensor] = {}
 
     def kept(name: str, index: int | None, read: Callable[[], Tensor]) -> Tensor:
@@ -96,6 +91,5 @@ def read_once(checkpoint: Checkpoint) -> Checkpoint:
         read_one = None if read_slice is None else lambda index: kept(name, index, lambda: read_slice(index))
         return replace(stored, read=lambda: kept(name, None, stored.read), read_one=read_one)
 
-    return replace(
-        checkpoint, tensors={name: keeping(name, stored) for name, stored in checkpoint.tensors.items()}
-    )
+    tensors = {name: keeping(name, stored) for name, stored in checkpoint.tensors.items()}
+    return replace(checkpoint, tensors=tensors)

@@ -34,39 +34,33 @@ def content_digests(checkpoint: Checkpoint) -> dict[str, str]:
 
 def require_content(checkpoint: Checkpoint, digests: Digests) -> Checkpoint:
     """The checkpoint, of which reading a tensor that has not its digest any more raises ChangedBaseError."""
-    return replace(
-        checkpoint,
-        tensors={
-            name: _compared(checkpoint.source, name, stored, digests)
-            for name, stored in checkpoint.tensors.items()
-        },
-    )
 
+    def compared(name: str, stored: StoredTensor) -> StoredTensor:
+        def changed(part: str) -> ChangedBaseError:
+            return ChangedBaseError(
+                f"'{part}' of '{checkpoint.source}' is not what it was when the work began; expected a base that stays "
+                "as it is, on every machine; run the same command again when nothing writes to it"
+            )
 
-def _compared(source: str, name: str, stored: StoredTensor, digests: Digests) -> StoredTensor:
-    def read(index: int | None = None) -> Tensor:
-        whole = name if index is None else f"{name}[{index}]"
-        try:
-            tensor = stored.read() if index is None else stored.read_slice(index)
-        except ChangedFileError as error:
-            raise _changed(source, whole) from error
-        for part, numbers in _parts(name, tensor) if index is None else [(whole, tensor)]:
-            if digests.get(part) != _digest(numbers):
-                raise _changed(source, part)
-        return tensor
+        def read(index: int | None = None) -> Tensor:
+            whole = name if index is None else f"{name}[{index}]"
+            try:
+                tensor = stored.read() if index is None else stored.read_slice(index)
+            except ChangedFileError as error:
+                raise changed(whole) from error
+            for part, numbers in _parts(name, tensor) if index is None else [(whole, tensor)]:
+                if digests.get(part) != _digest(numbers):
+                    raise changed(part)
+            return tensor
 
-    return replace(stored, read=read, read_one=read if holds_experts(name, stored.shape) else stored.read_one)
+        read_one = read if holds_experts(name, stored.shape) else stored.read_one
+        return replace(stored, read=read, read_one=read_one)
 
-
-def _changed(source: str, part: str) -> ChangedBaseError:
-    return ChangedBaseError(
-        f"'{part}' of '{source}' is not what it was when the work began; expected a base that stays as it is, on every "
-        "machine; run the same command again when nothing writes to it"
-    )
+    tensors = {name: compared(name, stored) for name, stored in checkpoint.tensors.items()}
+    return replace(checkpoint, tensors=tensors)
 
 
 def _parts(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """The tensor itself, or the matrices of a stack of experts."""
     if holds_experts(name, tuple(tensor.shape)):
         return [(f"{name}[{index}]", matrix) for index, matrix in enumerate(tensor)]
     return [(name, tensor)]

@@ -13,10 +13,19 @@ LARGEST_BYTES = 100_000_000  # the limit safetensors puts on its headers; no con
 
 def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
     """The JSON object in ``text``; CheckpointError, which says ``where``, for anything else, also for a key twice."""
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise ValueError(f"the key {key[:80]!r} is in it twice")
+            result[key] = value
+        return result
+
     try:
         value = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
+            object_pairs_hook=unique_keys,
             # Infinity and NaN are not JSON, but transformers writes them into configs; they stay floats.
             parse_constant=lambda constant: float(constant.replace("Infinity", "inf")),
         )
@@ -32,20 +41,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; raises CheckpointError as :func:`parse_json_object` does."""
     try:
         size = path.stat().st_size
-        if size > LARGEST_BYTES:
-            raise CheckpointError(
-                f"'{path}' is {size:,} bytes long; expected a JSON file below {LARGEST_BYTES:,}"
-            )
-        text = path.read_bytes()
+        text = path.read_bytes() if size <= LARGEST_BYTES else b""
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
+    if size > LARGEST_BYTES:
+        raise CheckpointError(
+            f"'{path}' is {size:,} bytes long; expected a JSON file below {LARGEST_BYTES:,}"
+        )
     return parse_json_object(text, f"'{path}'")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {key[:80]!r} is in it twice")
-        result[key] = value
-    return result

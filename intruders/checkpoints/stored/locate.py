@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,61 @@ from ...system.files import as_utf8, is_utf8, user_path
 from ...system.folders import user_cache
 from ...system.plain_values import from_plain
 from ...system.store import is_url
-from .model_folder import one_file_each
+from .names import natural_order
+
+_SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<end>\.(?:safetensors|bin))")
+
+
+def split_names(name: str) -> list[str]:
+    """The names of all files of a split model, in order, by one of them; itself alone, if it is of none.
+
+    >>> split_names("m-00002-of-00002.gguf")
+    ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']
+    """
+    match = _SPLIT.fullmatch(name)
+    if match is None or not 0 < int(match["number"]) <= int(match["count"]):
+        return [name]
+    count = int(match["count"])
+    return [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+
+
+def index_of_shard(name: str) -> str | None:
+    """The name of the index by which transformers reads a model that a file is a part of; None if it is a whole one.
+
+    >>> index_of_shard("model-00002-of-00002.safetensors"), index_of_shard("model-00001-of-00001.safetensors")
+    ('model.safetensors.index.json', None)
+    """
+    match = _SHARD.fullmatch(name)
+    if match is None or int(match["count"]) < 2:
+        return None
+    return f"{match['stem']}{match['end']}.index.json"
+
+
+def one_file_each(names: Iterable[str]) -> list[str]:
+    """The first file that is there of every model."""
+    first_of: dict[str, str] = {}
+    for name in sorted(names):
+        first_of.setdefault(split_names(name)[0], name)
+    return list(first_of.values())
+
+
+# As commands, pages and a study's runs name them. A record that is written together with the weights is not of these.
+SAVED_RESULTS = frozenset({
+    "attribution.json", "audit.json", "evaluation.json", "findings.json", "intervention.json", "kl.json",
+    "outputs.json", "published.json", "remedies.json", "scale.json", "sequence.json", "study.json",
+})  # fmt: skip
+
+
+def where_training_stopped(folder: Path) -> str:
+    """Return what to do with the folder of a training that has not ended; empty for another folder."""
+    unfinished = "; its training has not ended; "
+    if (folder / "run.json").is_file():
+        return f"{unfinished}repeat its command to resume it"
+    states = [state.name for state in folder.glob("checkpoint-*") if state.is_dir()]
+    states.sort(key=natural_order)
+    return f"{unfinished}finish it, or pass one of its states: {some_of(states)}" if states else ""
+
 
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]{1,96}(?:/[\w.-]{1,96})?)(?:@(?P<revision>[\w./-]{1,200}))?")
 _SNAPSHOT = re.compile(r"models--(?P<repository>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]{40})(?:/|$)")
@@ -133,11 +187,8 @@ def folder_of(path: Path) -> Path:
 def locate(source: str) -> Path:
     """The file or folder that ``source`` stands for; a hub id is downloaded into the hub's own cache.
 
-    A hub id means one commit for as long as the process runs.
-
-    Raises:
-      CheckpointError: nothing is there, or the hub has no such model or cannot be reached.
-      MissingDependencyError: the alias of a demo model whose package is not installed.
+    A hub id means one commit for as long as the process runs. CheckpointError where nothing is there or the hub cannot
+    be reached; MissingDependencyError for a demo model whose package is not installed.
     """
     if not source.strip():  # Python takes it for the folder that it works in
         raise CheckpointError(

@@ -19,38 +19,32 @@ Shape = tuple[int, ...]
 
 _CONV1D = re.compile(r"(?:^|\.)(?:c_attn|c_fc|c_proj|q_attn)\.weight$")
 
-_STACKED = re.compile(r"(?:^|\.)experts\.(?P<part>gate_up_proj|down_proj)(?:\.weight)?$")
+_GATE_AND_UP = re.compile(r"(?:^|\.)experts\.gate_up_proj(?:\.weight)?$")
 
 
 def stored_input_first(shapes: Mapping[str, Shape]) -> frozenset[str]:
-    """Names of the weights whose stored order is (in, out) or (experts, in, out), as far as shapes tell."""
-    return _conv1d(shapes) | _transposed_experts(shapes)
+    """Names of the weights whose stored order is (in, out) or (experts, in, out), as far as shapes tell.
 
-
-def _conv1d(shapes: Mapping[str, Shape]) -> frozenset[str]:
-    """GPT-2's projections, unless biases as long as their first side tell of nn.Linear (gpt_bigcode)."""
-    names = [name for name, shape in shapes.items() if len(shape) == 2 and _CONV1D.search(name)]
-    for name in names:
+    GPT-2's projections, unless biases as long as their first side tell of nn.Linear (gpt_bigcode); and stacked experts
+    with gate_up_proj (e, hidden, 2 inner) and down_proj (e, inner, hidden).
+    """
+    input_first: set[str] = set()
+    projections = [name for name, shape in shapes.items() if len(shape) == 2 and _CONV1D.search(name)]
+    for name in projections:
         first, second = shapes[name]
         bias = shapes.get(name.removesuffix("weight") + "bias")
         if first != second and bias is not None and bias in ((first,), (second,)):
             # One that is not square decides for all: the square ones beside it are of the same class.
-            return frozenset(names if bias == (second,) else ())
-    return frozenset()
-
-
-def _transposed_experts(shapes: Mapping[str, Shape]) -> frozenset[str]:
-    """Stacked experts with gate_up_proj (e, hidden, 2 inner) and down_proj (e, inner, hidden)."""
-    transposed: set[str] = set()
+            input_first.update(projections if bias == (second,) else ())
+            break
     for name, shape in shapes.items():
-        match = _STACKED.search(name)
-        if match is None or match["part"] != "gate_up_proj" or len(shape) != 3:
+        if _GATE_AND_UP.search(name) is None or len(shape) != 3:
             continue
         down = name.replace("gate_up_proj", "down_proj")
-        down_shape = shapes.get(down, ())
-        if len(down_shape) == 3 and shape[1:] == (down_shape[2], 2 * down_shape[1]):
-            transposed |= {name, down}
-    return frozenset(transposed)
+        of_down = shapes.get(down, ())
+        if len(of_down) == 3 and shape[1:] == (of_down[2], 2 * of_down[1]):
+            input_first |= {name, down}
+    return frozenset(input_first)
 
 
 Rows = dict[str, Tensor]  # part -> its rows of the fused weight, in order
@@ -76,11 +70,20 @@ def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows |
     if match is None or "cross" in name:  # cross-attention fuses k and v alone
         return None
     settings = settings_of(name, config)
+    model_type = settings.get("model_type")
     if match["kind"] == "gate_up_proj":
-        return _gate_and_up(rows, settings)
-    if settings.get("model_type") in _BY_HEAD:
-        return _by_head(rows, settings.get("num_attention_heads", settings.get("n_head")))
-    if match["kind"] == "query_key_value" or settings.get("model_type") == "gpt_bigcode":
+        if rows % 2:
+            return None
+        if model_type == "gpt_oss":  # gate and up rows take turns
+            return {"gate": torch.arange(0, rows, 2), "up": torch.arange(1, rows, 2)}
+        return {"gate": torch.arange(rows // 2), "up": torch.arange(rows // 2, rows)}
+    if model_type in _BY_HEAD:
+        heads = settings.get("num_attention_heads", settings.get("n_head"))
+        if not isinstance(heads, int) or heads < 1 or rows % (3 * heads):
+            return None
+        order = torch.arange(rows).reshape(heads, 3, -1)
+        return {part: order[:, index].flatten() for index, part in enumerate("qkv")}
+    if match["kind"] == "query_key_value" or model_type == "gpt_bigcode":
         return None  # Falcon's three layouts and multi-query ones cannot be told by the shape
     # A tower's attention is seldom grouped.
     is_plain_tower = bool(_TOWER.search(name) and settings) and "num_key_value_heads" not in settings
@@ -117,14 +120,6 @@ def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {**config, **inner} if isinstance(inner, Mapping) else config
 
 
-def _gate_and_up(rows: int, settings: Mapping[str, Any]) -> Rows | None:
-    if rows % 2:
-        return None
-    if settings.get("model_type") == "gpt_oss":  # gate and up rows take turns
-        return {"gate": torch.arange(0, rows, 2), "up": torch.arange(1, rows, 2)}
-    return {"gate": torch.arange(rows // 2), "up": torch.arange(rows // 2, rows)}
-
-
 def _in_blocks(rows: int, settings: Mapping[str, Any]) -> Rows | None:
     """All of q, then all of k, then all of v; k and v have fewer heads under grouped attention."""
     heads, groups = settings.get("num_attention_heads"), settings.get("num_key_value_heads")
@@ -135,13 +130,6 @@ def _in_blocks(rows: int, settings: Mapping[str, Any]) -> Rows | None:
     size = rows // (heads + 2 * groups)
     q, k = heads * size, (heads + groups) * size
     return {"q": torch.arange(q), "k": torch.arange(q, k), "v": torch.arange(k, rows)}
-
-
-def _by_head(rows: int, heads: Any) -> Rows | None:
-    if not isinstance(heads, int) or heads < 1 or rows % (3 * heads):
-        return None
-    order = torch.arange(rows).reshape(heads, 3, -1)
-    return {part: order[:, index].flatten() for index, part in enumerate("qkv")}
 
 
 # Where torch keeps direction and length of a convolution whose weight is normalized, now and before its version 2.0.
@@ -209,13 +197,33 @@ def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) ->
         views = [MatrixView(name, name, matrix_shape(stored.shape, input_first), None, input_first)]
     if not split_fused:
         return views
-    return [part for matrix in views for part in _parts(matrix, checkpoint.config)]
+    whole: dict[str, Tensor | None] = {"": None}
+    return [
+        view
+        if rows is None
+        else replace(view, name=f"{view.name}[{part}]", shape=(len(rows), view.shape[1]), rows=rows)
+        for view in views
+        for part, rows in (fused_rows(view.name, view.shape[0], checkpoint.config) or whole).items()
+    ]
 
 
 def matrix_shape(shape: tuple[int, ...], input_first: bool) -> tuple[int, int]:
     """(out, in), a convolution's kernel counted to its input."""
     rows, columns = shape[0], prod(shape[1:])
     return (columns, rows) if input_first else (rows, columns)
+
+
+def shapes_for_adapters(base: Checkpoint) -> dict[str, Shape]:
+    """The shapes of all tensors, tied ones too, as an adapter sees them: (out, in), or (experts, out, in)."""
+    shapes: dict[str, Shape] = {}
+    for name in (*base.names(), *base.tied):
+        holder = base.tied.get(name, name)
+        shape, input_first = base.tensors[holder].shape, holder in base.input_first
+        if holds_experts(holder, shape):
+            shapes[name] = (shape[0], shape[2], shape[1]) if input_first else shape
+        else:
+            shapes[name] = matrix_shape(shape, input_first) if len(shape) >= 2 else shape
+    return shapes
 
 
 def holds_experts(name: str, shape: tuple[int, ...]) -> bool:
@@ -225,30 +233,14 @@ def holds_experts(name: str, shape: tuple[int, ...]) -> bool:
     return "expert" in name or "moe" in name or not name.endswith(".weight")
 
 
-def _parts(matrix: MatrixView, config: Mapping[str, Any] | None) -> list[MatrixView]:
-    parts = fused_rows(matrix.name, matrix.shape[0], config)
-    if parts is None:
-        return [matrix]
-    return [
-        replace(matrix, name=f"{matrix.name}[{part}]", shape=(len(rows), matrix.shape[1]), rows=rows)
-        for part, rows in parts.items()
-    ]
-
-
 def common_matrices(
     matrices: list[MatrixView], ours: tuple[int, ...], theirs: tuple[int, ...]
 ) -> list[MatrixView]:
-    """The matrices of a tensor that a tuned tensor has too, by the shapes of both.
-
-    Of an embedding or head (tokens, width) with another vocabulary these are the first rows; another shape has none.
-    """
+    """The matrices of a tensor that a tuned one has too; of another vocabulary the first rows (tokens, width)."""
     if ours == theirs or not matrices:
         return matrices
-    if (
-        not is_embedding_or_head(matrices[0].tensor)
-        or not len(ours) == len(theirs) == 2
-        or ours[1] != theirs[1]
-    ):
+    has_tokens = is_embedding_or_head(matrices[0].tensor) and len(ours) == len(theirs) == 2
+    if not has_tokens or ours[1] != theirs[1]:
         return []
     tokens = min(ours[0], theirs[0])
     return [replace(matrices[0], shape=(tokens, ours[1]), rows=torch.arange(tokens))]

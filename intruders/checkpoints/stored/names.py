@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from .renamed import OF_EVERY_MODEL, OF_FAMILIES, WRAPPERS, Renames, in_memory
 
@@ -105,10 +106,12 @@ def module_paths(names: Sequence[str]) -> list[ModulePath]:
     enough in Llama, but `dense` does not in BERT, nor `c_proj` in GPT-2.
     """
     split = [_split(name) for name in names]
-    tails = {tail for _, _, tail in split}
-    shared = Counter(tail[start:] for tail in tails for start in range(len(tail)))
-    kinds = {tail: _shortest_unshared(tail, shared) for tail in tails}
-    return [ModulePath(stack=prefix, layer=layer, kind=kinds[tail]) for prefix, layer, tail in split]
+    ends = {tail: [tail[-length:] for length in range(1, len(tail) + 1)] for _, _, tail in split}
+    shared = Counter(end for of_tail in ends.values() for end in of_tail)
+    kinds = {tail: next((end for end in ends[tail] if shared[end] == 1), tail) for tail in ends}
+    return [
+        ModulePath(stack=prefix, layer=layer, kind=".".join(kinds[tail])) for prefix, layer, tail in split
+    ]
 
 
 def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:
@@ -122,13 +125,6 @@ def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:
     # Later numbers count experts or blocks within the layer, and are one kind.
     tail = tuple(part for part in parts[first + 1 :] if not part.isdecimal())
     return ".".join(parts[:first]), int(parts[first]), tail or tuple(parts[:first]) or ("weight",)
-
-
-def _shortest_unshared(tail: tuple[str, ...], shared: Counter[tuple[str, ...]]) -> str:
-    for length in range(1, len(tail) + 1):
-        if shared[tail[-length:]] == 1:
-            return ".".join(tail[-length:])
-    return ".".join(tail)
 
 
 Shape = tuple[int, ...]
@@ -166,24 +162,20 @@ class Matching:
         """
         matched = set(self.tuned_of.values())
         left = {shape for name, shape in tuned.items() if name not in matched and _NUMBER.search(name)}
-        return [
-            name
-            for name, shape in base.items()
-            if name not in self.tuned_of and shape in left and _NUMBER.search(name)
-        ]
+        ours = {name: shape for name, shape in base.items() if name not in self.tuned_of}
+        return [name for name, shape in ours.items() if shape in left and _NUMBER.search(name)]
 
     def in_words(self) -> list[str]:
         """Return in words what was matched other than by equal names."""
-        by_prefix = [
+        words = [
             f"'{rule.tuned_prefix}' of tuned for '{rule.base_prefix}' of base: {rule.tensors} tensors"
             for rule in self.rules
         ]
-        if not self.renamed:
-            return by_prefix
-        return [
-            *by_prefix,
-            f"names in a file for those that transformers gives in memory: {self.renamed} tensors",
-        ]
+        if self.renamed:
+            words.append(
+                f"names in a file for those that transformers gives in memory: {self.renamed} tensors"
+            )
+        return words
 
 
 def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matching:
@@ -199,15 +191,14 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
     what either side has under its prefix, and more than a single matrix unless nothing has matched yet.
     """
     tuned_of = {name: name for name in base if name in tuned}
-    if len(tuned_of) == len(base) or len(tuned_of) == len(tuned):
+    if len(tuned_of) in (len(base), len(tuned)):
         return Matching(tuned_of)
-    ours = _Names.left(base, tuned_of).renamed(OF_EVERY_MODEL)
-    theirs = _Names.left(tuned, tuned_of).renamed(OF_EVERY_MODEL)
-    ours, theirs = _of_one_family(ours, theirs, bool(tuned_of))
-    matched, rules = _matched(ours.shapes, theirs.shapes, bool(tuned_of))
+    left = [_Names({name: name for name in side if name not in tuned_of}, side) for side in (base, tuned)]
+    sides = _of_one_family([names.renamed(OF_EVERY_MODEL) for names in left], bool(tuned_of))
+    matched, rules = _matched(sides[0].shapes, sides[1].shapes, bool(tuned_of))
     renamed = 0
     for called, other in matched.items():
-        name, own = ours.names[called], theirs.names[other]
+        name, own = sides[0].names[called], sides[1].names[other]
         tuned_of[name] = own
         renamed += (called, other) != (name, own)
     return Matching(tuned_of, rules, renamed)
@@ -217,68 +208,58 @@ def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matchi
 class _Names:
     """The tensors of one side that have no equal on the other, by the names under which they are compared."""
 
-    shapes: dict[str, Shape]
     names: dict[str, str]  # the name under which a tensor is compared -> its own
-    taken: Mapping[str, Shape]  # every tensor of the side, by its own name
+    side: Mapping[str, Shape]  # every tensor of the side, by its own name
 
-    @classmethod
-    def left(cls, side: Mapping[str, Shape], matched: Container[str]) -> _Names:
-        shapes = {name: shape for name, shape in side.items() if name not in matched}
-        return cls(shapes, {name: name for name in shapes}, side)
-
-    def renamed(self, renames: Renames) -> _Names:
-        """The same tensors under their names in memory."""
-        new = in_memory(self.shapes, renames, self.taken)
-        return _Names(
-            {new[name]: shape for name, shape in self.shapes.items()},
-            {new[called]: own for called, own in self.names.items()},
-            self.taken,
-        )
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {called: self.side[own] for called, own in self.names.items()}
 
     @property
     def kinds(self) -> dict[str, Shape]:
         """One name for all layers and experts, also ``layers_12``; the shapes say only how many sides a tensor has."""
         return {_DIGITS.sub("0", name): (-1,) * len(shape) for name, shape in self.shapes.items()}
 
+    def renamed(self, renames: Renames) -> _Names:
+        """The same tensors under their names in memory."""
+        new = in_memory(self.names, renames, self.side)
+        return _Names({new[called]: own for called, own in self.names.items()}, self.side)
 
-def _of_one_family(ours: _Names, theirs: _Names, some_match: bool) -> tuple[_Names, _Names]:
+
+def _of_one_family(sides: list[_Names], some_match: bool) -> list[_Names]:
     """Both sides under the names of the family of models that lets the most tensors match, if any does.
 
     One side alone is renamed at a time: the other has the names in memory already. A model may be made of models of
     several families, each of which adds to what matches.
     """
     while True:
-        kinds, others = ours.kinds, theirs.kinds
-        best = len(_matched(kinds, others, False)[0])
-        if best == min(len(kinds), len(others)):
-            return ours, theirs
-        chosen: tuple[_Names, _Names] | None = None
-        for renames in OF_FAMILIES.values():
-            for is_ours in (True, False):
-                kinds_of_side = kinds if is_ours else others
-                new = in_memory(kinds_of_side, renames)
-                if all(name == called for name, called in new.items()):
-                    continue
-                moved = {new[name]: shape for name, shape in kinds_of_side.items()}
-                score = len(_matched(*((moved, others) if is_ours else (kinds, moved)), False)[0])
-                if score > best:
-                    best = score
-                    chosen = (ours.renamed(renames), theirs) if is_ours else (ours, theirs.renamed(renames))
+        kinds = [names.kinds for names in sides]
+        best, chosen = len(_matched(kinds[0], kinds[1], False)[0]), None
+        if best == min(len(kinds[0]), len(kinds[1])):
+            return sides
+        for renames, number in product(OF_FAMILIES.values(), (0, 1)):
+            new = in_memory(kinds[number], renames)
+            if all(name == called for name, called in new.items()):
+                continue
+            moved = list(kinds)
+            moved[number] = {new[name]: shape for name, shape in kinds[number].items()}
+            score = len(_matched(moved[0], moved[1], False)[0])
+            if score > best:
+                best, chosen = score, list(sides)
+                chosen[number] = sides[number].renamed(renames)
         if chosen is None:
-            return ours, theirs
-        before, after = _alike(ours, theirs, some_match), _alike(*chosen, some_match)
+            return sides
+        before, after = _alike(sides, some_match), _alike(chosen, some_match)
         if after[0] <= before[0] or after[1] > before[1]:
-            return ours, theirs
-        ours, theirs = chosen
+            return sides
+        sides = chosen
 
 
-def _alike(ours: _Names, theirs: _Names, some_match: bool) -> tuple[int, int]:
-    """Count the tensors of one shape that match, and those of layers that match and have other shapes.
-
-    GPT-2 has some of the names of EXAONE's file. A vocabulary may have grown; a layer of other shapes is another's.
-    """
-    matched, _ = _matched(ours.shapes, theirs.shapes, some_match)
-    same = {name for name, other in matched.items() if same_shape(ours.shapes[name], theirs.shapes[other])}
+def _alike(sides: list[_Names], some_match: bool) -> tuple[int, int]:
+    """Count the tensors of one shape that match, and those of layers that match and have other shapes."""
+    ours, theirs = (names.shapes for names in sides)
+    matched, _ = _matched(ours, theirs, some_match)
+    same = {name for name, other in matched.items() if same_shape(ours[name], theirs[other])}
     return len(same), sum(name not in same and _NUMBER.search(name) is not None for name in matched)
 
 
@@ -287,55 +268,56 @@ def _matched(
 ) -> tuple[dict[str, str], list[PrefixRule]]:
     """Match by equal names and by prefixes; ``some_match`` says whether others of the two models do already."""
     tuned_of = {name: name for name in base if name in tuned}
-    left_base = [name for name in base if name not in tuned_of]
-    left_tuned = [name for name in tuned if name not in tuned_of]
+    ours = {name: shape for name, shape in base.items() if name not in tuned_of}
+    theirs = {name: shape for name, shape in tuned.items() if name not in tuned_of}
     rules: list[PrefixRule] = []
-    while left_base and left_tuned:
-        chosen = _chosen_rule(left_base, left_tuned, base, tuned)
-        if chosen is None:
+    while ours and theirs:
+        rule, votes = _chosen_rule(ours, theirs)
+        if rule is None:
             break
-        (base_prefix, tuned_prefix), count = chosen
-        base_rests, tuned_rests = _rests(left_base, base_prefix), _rests(left_tuned, tuned_prefix)
         # One matrix beside others that match already is a coincidence of endings: `pooler.dense` is no
         # `classifier.dense`.
-        if count < 2 and (tuned_of or some_match):
+        if votes < 2 and (tuned_of or some_match):
             break
-        if 2 * count < min(_matrices(base_rests, base), _matrices(tuned_rests, tuned)):
+        of_rule = [
+            sum(len(side[name]) >= 2 for name in _rests(side, prefix).values())
+            for side, prefix in zip((ours, theirs), rule, strict=True)
+        ]
+        if 2 * votes < min(of_rule):
             break
-        explained = _explained(left_base, left_tuned, (base_prefix, tuned_prefix))
+        explained = _explained(ours, theirs, rule)
         tuned_of |= explained
-        rules.append(PrefixRule(base_prefix, tuned_prefix, len(explained)))
-        taken = set(explained.values())
-        left_base = [name for name in left_base if name not in explained]
-        left_tuned = [name for name in left_tuned if name not in taken]
+        rules.append(PrefixRule(*rule, len(explained)))
+        for name, other in explained.items():
+            del ours[name], theirs[other]
     return tuned_of, rules
 
 
 def _chosen_rule(
-    left_base: list[str], left_tuned: list[str], base: Mapping[str, Shape], tuned: Mapping[str, Shape]
-) -> tuple[tuple[str, str], int] | None:
+    ours: Mapping[str, Shape], theirs: Mapping[str, Shape]
+) -> tuple[tuple[str, str] | None, int]:
     """The pair of prefixes with the most votes, and these; None where equally good ones want the same tensors.
 
     A vision and a text tower of one shape are no ground for choosing, if both could be the one tower of the other side.
     Two towers on each side are, each with its own counterpart. Single tensors with one vote each are a coincidence.
     """
-    votes = _votes(left_base, left_tuned, base, tuned)
+    votes = _votes(ours, theirs)
     most = max(votes.values(), default=0)
     best = [rule for rule, count in votes.items() if count == most]
-    if len(best) > 1 and most < 2:
-        return None
     if len(best) > 1:
-        explained = [_explained(left_base, left_tuned, rule) for rule in best]
+        explained = [_explained(ours, theirs, rule) for rule in best]
         wanted = Counter(name for of_rule in explained for name in of_rule)
         offered = Counter(other for of_rule in explained for other in of_rule.values())
-        if max(wanted.values()) > 1 or max(offered.values()) > 1:
-            return None
-    return (best[0], most) if best else None
+        if most < 2 or max(wanted.values()) > 1 or max(offered.values()) > 1:
+            return None, most
+    return (best[0] if best else None), most
 
 
-def _explained(left_base: list[str], left_tuned: list[str], rule: tuple[str, str]) -> dict[str, str]:
-    base_rests, tuned_rests = _rests(left_base, rule[0]), _rests(left_tuned, rule[1])
-    return {name: tuned_rests[rest] for rest, name in base_rests.items() if rest in tuned_rests}
+def _explained(
+    ours: Mapping[str, Shape], theirs: Mapping[str, Shape], rule: tuple[str, str]
+) -> dict[str, str]:
+    other_of = _rests(theirs, rule[1])
+    return {name: other_of[rest] for rest, name in _rests(ours, rule[0]).items() if rest in other_of}
 
 
 def same_shape(first: Shape, second: Shape) -> bool:
@@ -351,29 +333,20 @@ def plain(name: str) -> str:
     return ".".join(parts[1:] if len(parts) > 2 and parts[0] == "module" else parts)
 
 
-def _rests(names: list[str], prefix: str) -> dict[str, str]:
+def _rests(names: Iterable[str], prefix: str) -> dict[str, str]:
     return {plain(name).removeprefix(prefix): name for name in names if plain(name).startswith(prefix)}
 
 
-def _matrices(rests: Mapping[str, str], shapes: Mapping[str, Shape]) -> int:
-    return sum(len(shapes[name]) >= 2 for name in rests.values())
-
-
-def _votes(
-    left_base: list[str], left_tuned: list[str], base: Mapping[str, Shape], tuned: Mapping[str, Shape]
-) -> Counter[tuple[str, str]]:
+def _votes(ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> Counter[tuple[str, str]]:
     """Count the matrices that each pair of prefixes would match; vectors are too similar to tell anything."""
     endings: dict[str, list[tuple[str, Shape]]] = {}
-    for name in left_base:
+    for name, shape in ours.items():
         for prefix, rest in _splits(plain(name)):
-            endings.setdefault(rest, []).append((prefix, base[name]))
+            endings.setdefault(rest, []).append((prefix, shape))
     votes: Counter[tuple[str, str]] = Counter()
-    for name in left_tuned:
-        if len(tuned[name]) < 2:
-            continue
-        for tuned_prefix, rest in _splits(plain(name)):
-            alike = endings.get(rest, [])
-            prefixes = [prefix for prefix, shape in alike if same_shape(shape, tuned[name])]
+    for name, shape in theirs.items():
+        for tuned_prefix, rest in _splits(plain(name)) if len(shape) >= 2 else []:
+            prefixes = [prefix for prefix, other in endings.get(rest, []) if same_shape(other, shape)]
             votes.update((prefix, tuned_prefix) for prefix in prefixes)
             if prefixes:  # the longest common ending decides
                 break

@@ -10,6 +10,8 @@ from ...errors import SettingError
 from ...settings import Settings, setting
 from .names import is_embedding_or_head
 
+_EMBEDDING = "embedding (use --include-embeddings)"
+
 
 @dataclass(frozen=True)
 class Selection(Settings):
@@ -49,7 +51,7 @@ class Selection(Settings):
         if any(fnmatchcase(name, pattern) for pattern in self.exclude):
             return "excluded"
         if is_embedding_or_head(name) and not self.include_embeddings:
-            return "embedding (use --include-embeddings)"
+            return _EMBEDDING
         return None
 
     def require_matches(self, names: Collection[str], source: str) -> None:
@@ -66,11 +68,10 @@ class Selection(Settings):
         reasons = {self.reason_to_leave_out(name) for name in matrices}
         if not (self.include or self.exclude) or not matrices or None in reasons:
             return
-        given = [f"include '{pattern}'" for pattern in self.include] + [
-            f"exclude '{pattern}'" for pattern in self.exclude
-        ]
+        given = [f"include '{pattern}'" for pattern in self.include]
+        given += [f"exclude '{pattern}'" for pattern in self.exclude]
         what_to_do = "fix the patterns"
-        if any(reason is not None and reason.startswith("embedding") for reason in reasons):
+        if _EMBEDDING in reasons:
             what_to_do += ", or pass --include-embeddings for the embeddings among them"
         raise SettingError(
             f"{', '.join(given[:3])} leaves none of the {len(matrices)} matrices of '{source}'; "

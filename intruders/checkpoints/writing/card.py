@@ -15,6 +15,7 @@ from ...errors import ResultFileError
 from ...system.words import printable
 from ...version import __version__
 from ..opening.model_sum import each_part
+from ..stored.locate import folder_of
 
 CARD = "README.md"
 # Of an audit, which another model's is not.
@@ -30,14 +31,10 @@ _OF_A_MODULE = re.compile(r"(\w+ \()(.+)(\).*)")  # "LlamaForCausalLM (PATH), ad
 def write_record(
     folder: Path, source: Path | None, form: str, names: Mapping[str, str], lines: Sequence[str]
 ) -> None:
-    """Write the card of a model that this package wrote.
+    """Write the card of a model that this package wrote into its ``folder``.
 
-    Args:
-      folder: of the model.
-      source: the folder whose card is kept, without our sections there; None for front matter of its own.
-      form: "adapter" or "checkpoint".
-      names: of the written model ("out"), its base and the tuned model, under these words.
-      lines: what was done, in Markdown.
+    The card of the model ``source`` is kept, without our sections. ``form`` is "adapter" or "checkpoint"; ``names`` are
+    those of the written model ("out"), "base" and "tuned"; ``lines`` say in Markdown what was done.
     """
     base = each_part(names["base"], last_part)
     is_adapter = form == "adapter"
@@ -48,8 +45,8 @@ def write_record(
     }
     title = f"\n# {printable(names['out'])}\n"
     text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{title}"
-    if source is not None and (source / CARD).is_file():
-        kept = (source / CARD).read_text(encoding="utf-8", errors="replace")
+    if source is not None and (card := folder_of(source) / CARD).is_file():
+        kept = card.read_text(encoding="utf-8", errors="replace")
         for begin, end in ((BEGIN, END), (_BEGIN, _END)):  # of sections, and of what an edit left of them
             kept = re.sub(rf"(?ms)^{begin}.*?^{end}[ \t]*\r?\n*|^({begin}|{end})[ \t]*\r?$", "", kept)
         text = f"{kept.rstrip()}\n"
@@ -71,13 +68,7 @@ def typed_command() -> str | None:
 
 
 def with_section(text: str, section: str, path: str) -> str:
-    """Return the card's ``text`` with ``section`` instead of an earlier one, or at the end.
-
-    The first and the last line of a section are comments that no other section has.
-
-    Raises:
-      ResultFileError: the comment lines around the earlier section are not one of each, in their order.
-    """
+    """Return the card with ``section``, between its two marks or at the end; ResultFileError for broken marks."""
     newline = "\r\n" if "\r\n" in text else "\n"
     begin, end = section.split("\n", 1)[0], section.rsplit("\n", 1)[-1]
     section = section.replace("\n", newline)

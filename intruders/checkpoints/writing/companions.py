@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ import torch
 from ...errors import CheckpointError, missing_extra
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..opening.open import Opened
-from ..quantized.settings import drop_quantization
+from ..quantized.restore import drop_quantization
 from ..stored.checkpoint import Checkpoint
 from ..stored.json_file import read_json_object
-from ..stored.locate import folder_of, locate
-from ..stored.model_folder import SAVED_RESULTS, split_names
+from ..stored.locate import SAVED_RESULTS, folder_of, locate, split_names
 from ..stored.tied import untie
 from .training_record import RUN, TRAINING, training_record
 
@@ -27,15 +27,8 @@ from .training_record import RUN, TRAINING, training_record
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm")
 
 # Of these, what belongs to a tokenizer; an adapter's folder has it and no config of a model.
-_OF_A_TOKENIZER = (
-    "tokenizer",
-    "special_tokens_map",
-    "added_tokens",
-    "chat_template",
-    "vocab",
-    "merges",
-    "spiece",
-)
+_TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "chat_template", "vocab", "merges", "spiece")
+
 
 _NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "README.md")
 
@@ -50,7 +43,7 @@ def copy_companions(source: Path, folder: Path) -> list[str]:
 
 def copy_tokenizer(source: Path, folder: Path) -> list[str]:
     """Copy the files of a tokenizer, with its chat template, from ``source``; the names copied."""
-    return copy_files(_companions(source, _OF_A_TOKENIZER), folder)
+    return copy_files(_companions(source, _TOKENIZER), folder)
 
 
 def copy_files(files: Iterable[Path], folder: Path) -> list[str]:
@@ -85,14 +78,7 @@ def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tu
 def write_companions(
     source: Path, folder: Path, dtype: torch.dtype, *, is_gguf: bool, has_own_head: bool = False
 ) -> None:
-    """Config and tokenizer into ``folder``; of a GGUF file, those that transformers reads out of it.
-
-    The config is made to say what is written: weights of ``dtype``, not quantized, with a head of its own if it has one
-    that the base ties.
-
-    Raises:
-      CheckpointError: there is no config.
-    """
+    """Write config and tokenizer, which say what is written, or those of a GGUF file; CheckpointError without."""
     if is_gguf:
         _from_gguf(source, folder)
     else:
@@ -101,18 +87,13 @@ def write_companions(
             raise CheckpointError(
                 f"'{beside}' has no config.json beside its weights; pass a folder that has one"
             )
-    _describe_weights(folder / "config.json", dtype, has_own_head=has_own_head)
-
-
-def _describe_weights(config: Path, dtype: torch.dtype, *, has_own_head: bool) -> None:
+    config = folder / "config.json"
     values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     drop_quantization(values)
     if has_own_head:
         untie(values)
-    for key in ("dtype", "torch_dtype"):
-        if key in values:
-            values[key] = str(dtype).removeprefix("torch.")
-    config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    written = dict.fromkeys(("dtype", "torch_dtype") & values.keys(), str(dtype).removeprefix("torch."))
+    config.write_text(json.dumps(values | written, indent=2) + "\n", encoding="utf-8")
 
 
 def _from_gguf(source: Path, folder: Path) -> None:
@@ -129,17 +110,14 @@ def _from_gguf(source: Path, folder: Path) -> None:
 
 
 def own_tokenizer_files(source: str | Path) -> list[Path]:
-    """Return the files of the tokenizer beside an adapter; none beside one that a run of ours trained.
-
-    A run of ours keeps its base's tokenizer.
-    """
+    """Return the files of the tokenizer beside an adapter; a run of ours keeps its base's."""
     try:
         folder = locate(str(source))
     except CheckpointError:  # a sum of models, or nothing that can be had
         return []
     if not (folder / ADAPTER_CONFIG).is_file() or training_record(folder) is not None:
         return []
-    return _companions(folder, _OF_A_TOKENIZER)
+    return _companions(folder, _TOKENIZER)
 
 
 def copy_own_tokenizer(source: str | Path, folder: Path, rows: int) -> None:
@@ -149,20 +127,14 @@ def copy_own_tokenizer(source: str | Path, folder: Path, rows: int) -> None:
     the chat template alone is taken.
     """
     files = own_tokenizer_files(source)
-    if _last_token(files) >= rows:
-        files = [file for file in files if file.name.startswith("chat_template")]
-    copy_files(files, folder)
-
-
-def _last_token(files: Sequence[Path]) -> float:
-    """Return the largest number of a token in ``tokenizer.json``; infinity where that cannot be read."""
+    last = math.inf
     for file in files:
         if file.name == "tokenizer.json":
-            try:
+            with suppress(CheckpointError, KeyError, TypeError, ValueError):
                 document = read_json_object(file)
                 tokens = document["model"]["vocab"]
                 numbers = tokens.values() if isinstance(tokens, dict) else range(len(tokens))
-                return float(max([*numbers, *(token["id"] for token in document["added_tokens"])]))
-            except (CheckpointError, KeyError, TypeError, ValueError):
-                break
-    return math.inf
+                last = float(max([*numbers, *(token["id"] for token in document["added_tokens"])]))
+    if last >= rows:
+        files = [file for file in files if file.name.startswith("chat_template")]
+    copy_files(files, folder)

@@ -9,23 +9,22 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
-from ..adapters.adapter_config import AdapterConfig, fields_of_base
+from ..adapters.adapter import AdapterConfig, fields_of_base
 from ..adapters.by_formula import BY_PEFT, lora_modules, lora_scale, widened
 from ..adapters.peft_adapter import stored_adapter
 from ..adapters.peft_types import changes_the_base
 from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.matrices import holds_experts, matrices_of
-from ..stored.names import Matching, match_names
+from ..stored.matrices import shapes_for_adapters
+from ..stored.names import match_names
 from .shards import require_finite
 
-Number = TypeVar("Number", int, float)
 Rank = int | str | None  # a number, "keep", or None for what the update needs
 
 _PREFIX = "base_model.model."
@@ -75,12 +74,8 @@ class LoraModule:
         )
 
     def tensor_names(self) -> tuple[str, str]:
-        kinds = (
-            ("lora_embedding_A", "lora_embedding_B")
-            if self.is_embedding
-            else ("lora_A.weight", "lora_B.weight")
-        )
-        return f"{_PREFIX}{self.name}.{kinds[0]}", f"{_PREFIX}{self.name}.{kinds[1]}"
+        kind = "lora_embedding_{}" if self.is_embedding else "lora_{}.weight"
+        return f"{_PREFIX}{self.name}.{kind.format('A')}", f"{_PREFIX}{self.name}.{kind.format('B')}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ def lora_adapter(
     tensors: Mapping[str, StoredTensor],
     config: Mapping[str, Any],
     source: str,
-    scales: Mapping[str, float] | None = None,
+    scales: Mapping[str, float] = _NONE,
 ) -> LoraAdapter:
     """The adapter of these tensors (PEFT's names) and config; ``scales`` by module, where a model has its own."""
     checked = AdapterConfig(config, source)
@@ -139,9 +134,9 @@ def lora_adapter(
     taken: set[int] = set()
     for module in lora_modules(inner, source):
         down, up, is_embedding = module.pair(source)
-        scale = (scales or {}).get(module.name)
+        scale = scales.get(module.name)
         if scale is None:
-            scale = lora_scale(module.name.replace(".base_layer", ""), down.shape[0], checked)
+            scale = lora_scale(module.module, down.shape[0], checked)
         modules[module.name] = LoraModule(module.name, down, up, is_embedding, scale)
         taken |= {id(down), id(up)}
     rest = {name: stored for name, stored in tensors.items() if id(stored) not in taken}
@@ -154,10 +149,17 @@ def modules_and_tensors(base: Checkpoint, adapter: LoraAdapter) -> tuple[dict[st
     They are matched as the readers match them; what the base lacks is left out. Among the tensors are the weights
     beneath factors that PEFT stores with embeddings and heads (``is_beneath_factors``).
     """
-    by_weight = {f"{_plain(name)}.weight": name for name in adapter.modules}
+    by_weight = {f"{_plain(name)}.weight": module for name, module in adapter.modules.items()}
+    # All at once: norms and biases alone do not tell a prefix.
+    weights = {
+        _plain(name): stored.shape for name, stored in adapter.rest.items() if not _OF_UPDATES.search(name)
+    }
+    for weight, module in by_weight.items():
+        left, right = (module.up.shape[0], prod(module.down.shape[1:]))
+        weights[weight] = (right, left) if module.is_embedding else (left, right)
     own = {_plain(name): name for name in adapter.rest}
-    matched = _matching(base, adapter).tuned_of.items()
-    modules = {name: by_weight[weight] for name, weight in matched if weight in by_weight}
+    matched = match_names(shapes_for_adapters(base), weights).tuned_of.items()
+    modules = {name: by_weight[weight].name for name, weight in matched if weight in by_weight}
     return modules, {own[short]: name for name, short in matched if short in own}
 
 
@@ -168,28 +170,8 @@ def not_matched(adapter: LoraAdapter, in_full: Collection[str]) -> dict[str, str
 
 
 def is_beneath_factors(name: str) -> bool:
-    """Return whether a tensor of an adapter is the weight that its factors are added to, and no weight in their place.
-
-    A bias beneath them is one that PEFT stores where it was trained.
-    """
+    """Return whether an adapter's tensor is a weight that its factors are added to; a bias there was trained."""
     return ".base_layer." in name and not name.endswith(".bias")
-
-
-def _matching(base: Checkpoint, adapter: LoraAdapter) -> Matching:
-    """The base's tensors and the adapter's weights, all at once: norms and biases alone do not tell a prefix."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in (*base.names(), *base.tied):
-        holder = base.tied.get(name, name)
-        shape = base.tensors[holder].shape
-        is_matrix = len(shape) >= 2 and not holds_experts(name, shape)
-        shapes[name] = matrices_of(base, holder)[0].shape if is_matrix else shape
-    weights = {
-        _plain(name): stored.shape for name, stored in adapter.rest.items() if not _OF_UPDATES.search(name)
-    }
-    for module in adapter.modules.values():
-        left, right = (module.up.shape[0], prod(module.down.shape[1:]))
-        weights[f"{_plain(module.name)}.weight"] = (right, left) if module.is_embedding else (left, right)
-    return match_names(shapes, weights)
 
 
 def _plain(name: str) -> str:
@@ -254,38 +236,31 @@ def rewritten(
 def _config(adapter: LoraAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
     """The adapter's config with the ranks and alphas that are not the usual ones in the patterns, by full name."""
     config = dict(adapter.config)
-    root = bool(config.get("use_rslora"))
-    alphas = {
-        name: _plain_number(module.scale * (ranks[name] ** 0.5 if root else ranks[name]))
-        for name, module in adapter.modules.items()
-    }
-    # What most modules have, so that the patterns, which every reader compares with every module, are short.
-    config["r"], config["lora_alpha"] = _usual(ranks.values()), _usual(alphas.values())
-    config["rank_pattern"] = {_key(name): value for name, value in ranks.items() if value != config["r"]}
-    config["alpha_pattern"] = {
-        _key(name): value for name, value in alphas.items() if value != config["lora_alpha"]
-    }
+    alphas: dict[str, float] = {}
+    for name, module in adapter.modules.items():
+        alpha = module.scale * (ranks[name] ** 0.5 if config.get("use_rslora") else ranks[name])
+        # 16 rather than 16.000000000000004: alphas are whole numbers nearly always.
+        is_whole = abs(alpha - round(alpha)) < 1e-9 * max(1.0, abs(alpha))
+        alphas[name] = round(alpha) if is_whole else alpha
+    values: list[tuple[str, str, Mapping[str, float]]] = [
+        ("r", "rank_pattern", ranks),
+        ("lora_alpha", "alpha_pattern", alphas),
+    ]
+    for key, pattern, of_modules in values:
+        # What most modules have, so that the patterns, which every reader compares with every module, are short.
+        usual = config[key] = Counter(of_modules.values()).most_common(1)[0][0]
+        # PEFT takes keys as regular expressions that any path may precede.
+        config[pattern] = {
+            "^" + re.escape(name.replace(".base_layer", "")): value
+            for name, value in of_modules.items()
+            if value != usual
+        }
     # PEFT runs the start when it loads the adapter, before the stored factors replace what it made: an orthogonal one
     # fails at odd ranks, and others cost a decomposition of every matrix.
     config["init_lora_weights"] = True
     if config.get("eva_config") is not None:
         config["eva_config"] = None
     return config
-
-
-def _usual(values: Collection[Number]) -> Number:
-    return Counter(values).most_common(1)[0][0]
-
-
-def _key(module: str) -> str:
-    """A pattern that matches this module alone; PEFT takes keys as regular expressions that any path may precede."""
-    return "^" + re.escape(module.replace(".base_layer", ""))
-
-
-def _plain_number(value: float) -> float | int:
-    # 16 rather than 16.000000000000004: alphas are whole numbers nearly always.
-    nearest = round(value)
-    return nearest if abs(value - nearest) < 1e-9 * max(1.0, abs(value)) else value
 
 
 def _not_plain(config: AdapterConfig) -> str | None:

@@ -21,8 +21,7 @@ from ...linalg.products import made_by_rows
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Opened
-from ..pairing.experts import InStacks, positions_in_stacks
-from ..pairing.names_of_base import under_common_names
+from ..pairing.names_of_base import InStacks, positions_in_stacks, under_common_names
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import SkipKind
 from ..pairing.side import Side, sides_of
@@ -51,11 +50,6 @@ def _positions(own: Checkpoint, paired: Checkpoint) -> dict[str, InStacks]:
     return positions_in_stacks(own)
 
 
-def _contained(position: InStacks, matrices: Sequence[MatrixView]) -> list[MatrixView]:
-    """Those matrices of a paired tensor that the written tensor at a position of it contains a part of."""
-    return [matrix for matrix in matrices if position.expert in (None, matrix.expert)]
-
-
 def _put(matrix: MatrixView, position: InStacks, tensor: Tensor, values: Tensor) -> None:
     """Write a matrix (m, n), or the part of it that the tensor contains, into the tensor at the position."""
     if position.expert is None:
@@ -65,7 +59,6 @@ def _put(matrix: MatrixView, position: InStacks, tensor: Tensor, values: Tensor)
 
 
 def _require_written(names: Iterable[str], written: Collection[str], source: str) -> None:
-    """Raise CheckpointError unless every changed matrix belongs to a tensor that is written."""
     lost = [name for name in dict.fromkeys(names) if name not in written]
     if lost:
         raise CheckpointError(
@@ -83,15 +76,9 @@ def planned_checkpoint(
 ) -> list[PlannedTensor]:
     """Every tensor of the tuned model, with the changed matrices in their new form.
 
-    Each is of the type that holds the numbers of base and tuned checkpoint; of adapters, of the base's.
-
-    ``elsewhere`` says what share of its update any other tensor keeps.
-
-    Of adapters it is the base with everything that they change merged in, embeddings and norms among it.
-
-    Raises:
-      CheckpointError: the tuned side changes something that cannot be merged tensor by tensor, or a matrix of the model
-        that would be written is not read.
+    Each is of the type that holds the numbers of base and tuned checkpoint; of adapters, of the base's, with everything
+    merged in, embeddings and norms among it. ``elsewhere`` says what share of its update any other tensor keeps.
+    CheckpointError for what cannot be merged tensor by tensor, or is not read.
     """
     whole = tuned if isinstance(tuned, Checkpoint) else base
     if whole.ignored:
@@ -130,7 +117,7 @@ def _changed_checkpoint(
         if dtype.is_floating_point and stored.dtype.is_floating_point:
             # The type that holds the numbers of both: an update may be smaller than the base's type resolves.
             dtype = torch.promote_types(dtype, stored.dtype)
-        matrices = _contained(position, views[name])
+        matrices = [matrix for matrix in views[name] if position.expert in (None, matrix.expert)]
         written.update(matrix.name for matrix in matrices)
         wanted = [(matrix, changes[matrix.name]) for matrix in matrices if matrix.name in changes]
 
@@ -150,13 +137,11 @@ def _changed_checkpoint(
 def _warn_of_other_names(
     base: Checkpoint, tuned: Checkpoint, matching: Matching, elsewhere: Elsewhere
 ) -> None:
-    """Warn of tensors that should keep a share of their update and whose counterpart in the base is not known."""
-    otherwise = [
-        name for name in matching.named_otherwise(base.shapes(), tuned.shapes()) if elsewhere(name) != 1
-    ]
-    if otherwise:
+    otherwise = matching.named_otherwise(base.shapes(), tuned.shapes())
+    changed = [name for name in otherwise if elsewhere(name) != 1]
+    if changed:
         warnings.warn(
-            f"'{tuned.source}' has no tensor under a known name for {some_of(otherwise)} of '{base.source}', and "
+            f"'{tuned.source}' has no tensor under a known name for {some_of(changed)} of '{base.source}', and "
             "others of the same shape, which stay as they were tuned; pass a tuned model with the names of the base",
             stacklevel=3,
         )
@@ -176,11 +161,9 @@ def changed_tensor(
     """
     holder = base.tied.get(name, name)
     before = base.tensors[holder]
-    views = [
-        replace(view, name=name + view.name.removeprefix(holder))
-        for view in _matrices(base, holder, stored.shape)
-    ]
-    wanted = [(matrix, changes[matrix.name]) for matrix in views if matrix.name in changes]
+    views = _matrices(base, holder, stored.shape)
+    named = [replace(view, name=name + view.name.removeprefix(holder)) for view in views]
+    wanted = [(matrix, changes[matrix.name]) for matrix in named if matrix.name in changes]
     if not wanted:
         return _with_share(stored.read(), before, name, elsewhere(name), dtype)
     return _with_changes(stored, InStacks(name), wanted, before, stored, dtype)
@@ -194,7 +177,6 @@ def _with_changes(
     tuned: StoredTensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """A tensor with its changed matrices, which were paired in ``base`` and ``tuned``."""
     tensor = stored.read().to(dtype, copy=True)
     for matrix, change in wanted:
         changed = change(Pair(matrix.read(base), matrix.read(tuned)), dtype)
@@ -210,17 +192,28 @@ def _matrices(base: Checkpoint, name: str, theirs: tuple[int, ...]) -> list[Matr
 def _merged_checkpoint(
     base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> list[PlannedTensor]:
-    before, _, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
+    parts, weights = [part for part, _ in parts_of(tuned)], [weight for _, weight in parts_of(tuned)]
+    before, _, _ = under_common_names(base, parts)
     positions = _positions(base, before)
-    sides = _adapters_on(before, tuned)
-    whole = _replaced_whole(before, tuned, sides)
+    for adapter in parts:
+        if isinstance(adapter, Checkpoint):
+            raise CheckpointError(
+                f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and pass the merged model"
+            )
+        if adapter.ignored:
+            raise CheckpointError(
+                f"'{adapter.source}' trained {len(adapter.ignored)} tensors that cannot be merged here "
+                f"('{adapter.ignored[0][0]}': {adapter.ignored[0][1]}); write an adapter (--as adapter)"
+            )
+    sides = sides_of(before, parts)
+    whole = _replaced_whole(before, tuned, list(zip(sides, weights, strict=True)))
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, EVERY_MATRIX).pairs}
     views = {name: _matrices(before, name, before.shape(name)) for name in before.tensors}
     written: set[str] = set()
 
     def planned(own: str) -> PlannedTensor:
         stored, position = base.tensors[own], positions[own]
-        matrices = _contained(position, views[position.tensor])
+        matrices = [view for view in views[position.tensor] if position.expert in (None, view.expert)]
         written.update(matrix.name for matrix in matrices)
         written.update({position.tensor} & whole.keys())
         changed = [(matrix, pairs[matrix.name]) for matrix in matrices if matrix.name in pairs]
@@ -244,8 +237,8 @@ def _merged_checkpoint(
     tensors = [planned(own) for own in base.tensors]
     _require_written([*pairs, *changes, *whole], written, tuned.source)
     # What an adapter stores in full and the base has no tensor for, such as a new classification head: as tuned.
-    for name, stored in (item for side, _ in sides for item in side.added.items()):
-        _require_alone(tuned, sides, f"store '{name}' in full")
+    for name, stored in (item for side in sides for item in side.added.items()):
+        _require_alone(tuned, f"store '{name}' in full")
         tensors.append(PlannedTensor(name, stored.shape, stored.dtype, stored.read))
     return tensors
 
@@ -308,23 +301,6 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
     return require_finite(made_by_rows(rows, shape or (1,), dtype, tensor.device).reshape(shape), name)
 
 
-def _adapters_on(base: Checkpoint, tuned: Adapter | ModelSum) -> list[tuple[Side, float]]:
-    """The adapters on the base, each with its weight in a sum; CheckpointError for what cannot be merged."""
-    parts = parts_of(tuned)
-    for adapter, _ in parts:
-        if isinstance(adapter, Checkpoint):
-            raise CheckpointError(
-                f"'{tuned.source}' is a sum with full checkpoints in it; merge it first, and pass the merged model"
-            )
-        if adapter.ignored:
-            raise CheckpointError(
-                f"'{adapter.source}' trained {len(adapter.ignored)} tensors that cannot be merged here "
-                f"('{adapter.ignored[0][0]}': {adapter.ignored[0][1]}); write an adapter (--as adapter)"
-            )
-    weights = [weight for _, weight in parts]
-    return list(zip(sides_of(base, [adapter for adapter, _ in parts]), weights, strict=True))
-
-
 def _replaced_whole(
     base: Checkpoint, tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]]
 ) -> dict[str, tuple[Callable[[], Tensor], float]]:
@@ -342,29 +318,26 @@ def _replaced_whole(
                     f"{base.shape(name)}; write an adapter (--as adapter)"
                 )
             if reason_to_skip(name, base.tensors[base.tied.get(name, name)], EVERY_MATRIX) is not None:
-                _require_alone(tuned, sides, f"store '{name}' in full")
+                _require_alone(tuned, f"store '{name}' in full")
                 whole[name] = stored.read, weight
         for bias, name in side.biases.items():
-            _require_alone(tuned, sides, f"change '{bias}'")
-            whole[bias] = partial(_bias_of, side, name), weight
+            _require_alone(tuned, f"change '{bias}'")
+            (matrix,), made = matrices_of(side.base, name), side.updates[name].bias
+            assert made is not None
+            whole[bias] = partial(_made_of, made, matrix, side.base.tensors[name]), weight
     return whole
 
 
-def _require_alone(tuned: Adapter | ModelSum, sides: Sequence[tuple[Side, float]], what: str) -> None:
-    if len(sides) > 1:
+def _made_of(made: Callable[[Tensor], Tensor], matrix: MatrixView, stored: StoredTensor) -> Tensor:
+    return made(matrix.read(stored))
+
+
+def _require_alone(tuned: Adapter | ModelSum, what: str) -> None:
+    if len(parts_of(tuned)) > 1:
         raise CheckpointError(f"'{tuned.source}' is a sum of adapters that {what}; merge it first")
 
 
-def _bias_of(side: Side, weight: str) -> Tensor:
-    """Make the bias that an adapter changes with a weight."""
-    (matrix,) = matrices_of(side.base, weight)
-    made = side.updates[weight].bias
-    assert made is not None
-    return made(matrix.read(side.base.tensors[weight]))
-
-
 def _require_matched(base: Checkpoint, side: Side) -> None:
-    """Raise CheckpointError if the base may have a tensor that the adapter stores in full and that was not matched."""
     for skipped in side.skipped:
         own = [name for name in base.names() if may_be_same(name, skipped.name) and not side.holds(name)]
         if skipped.name in HEADS and not own:

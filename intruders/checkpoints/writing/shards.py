@@ -67,11 +67,8 @@ def write_checkpoint(
 ) -> None:
     """Write the tensors into ``folder``, in shards of at most ``shard_bytes`` (a larger tensor has its own).
 
-    Each tensor is read when it is written, converted to its planned dtype, and let go. ``progress`` is called
-    with (tensors written, tensors in all).
-
-    Raises:
-      CheckpointError: a tensor comes in another shape than was planned, or the files cannot be written.
+    Each is read when it is written, and let go. ``progress`` is called with (tensors written, in all). CheckpointError
+    for a tensor of another shape than was planned, and for files that cannot be written.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
 

@@ -35,11 +35,12 @@ def training_record(folder: Path) -> dict[str, Any] | None:
 
 def keep_training(record: dict[str, Any], folder: Path) -> None:
     """Write what a model made from a run needs of the run's record."""
+    config, task = _section(record, "config"), _section(record, "task")
     facts = {
         "schema": SCHEMA,
         "status": record.get("status"),
-        "config": _some_of(_section(record, "config"), "base", "data_seed"),
-        "task": _some_of(_section(record, "task"), "labels"),
+        "config": {key: config[key] for key in ("base", "data_seed") if key in config},
+        "task": {key: task[key] for key in ("labels",) if key in task},
     }
     write_atomically(folder / TRAINING, (json.dumps(facts, indent=2) + "\n").encode())
 
@@ -79,7 +80,3 @@ def data_seed_of(model: str) -> int:
 def _section(record: dict[str, Any], name: str) -> dict[str, Any]:
     section = record.get(name)
     return section if isinstance(section, dict) else {}
-
-
-def _some_of(section: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: section[key] for key in keys if key in section}

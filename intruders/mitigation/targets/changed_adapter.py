@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...checkpoints.formats.memory import describe_module, tensors_of_adapter
 from ...checkpoints.opening.open import Source
-from ...checkpoints.pairing.experts import with_experts_as
+from ...checkpoints.pairing.names_of_base import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import folder_of
 from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.adapters.adapter import Adapter
-from ...checkpoints.adapters.adapter_config import fields_of_base
+from ...checkpoints.adapters.adapter import Adapter, fields_of_base
 from ...checkpoints.adapters.peft_types import shapes_of_class
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened

@@ -21,7 +21,6 @@ from ...audits.audit_settings import AS_USUAL, AuditSettings, Compute
 from ...audits.judge import AuditsAhead
 from ...audits.kept_nats import KeptNats
 from ...audits.result.audit_result import Audit
-from ...audits.result.forgetting import Forgetting
 from ...checkpoints.formats.memory import COMPILED_WRAPPER, has_adapters
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.pairing.pair_sides import pair_sides
@@ -42,13 +41,7 @@ from .sharding import decided_by_first, gathered, opened, require_gatherable, sh
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
 from .trace import append_to_trace, check_trace, set_aside
 from .training_start import TrainingStart
-from .weights_before import (
-    AuditedBase,
-    base_of_sharded,
-    question_checkpoint,
-    require_loadable,
-    require_loadable_shards,
-)
+from .weights_before import AuditedBase, base_of_sharded, require_loadable, require_loadable_shards
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
@@ -115,17 +108,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if rest:
             raise TypeError(f"IntruderCallback got an unexpected keyword argument {next(iter(rest))!r}")
         require_loss(self._limits, text)
-        self._trainer = trainer
-        self._settings = settings
+        self._trainer, self._settings, self._given_base = trainer, settings, base
         self._has_trace = trace is not False and trace is not None
         self._given_trace = None if trace is None or isinstance(trace, bool) else user_path(trace)
-        self._given_base = base
         self._take_cache()
-        self._text = (
-            None
-            if text.loss_on is None
-            else TextLoss(text.loss_on, text.loss_documents, text.loss_tokens, tokenizer)
-        )
+        self._text: TextLoss | None = None
+        if text.loss_on is not None:
+            self._text = TextLoss(text.loss_on, text.loss_documents, text.loss_tokens, tokenizer)
         self._forget_model()
         self.last: Audit | None = None
         self.has_stopped: bool = False
@@ -203,7 +192,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._kept = KeptState()
         elif self._limits.has_limit:
             self._kept.resume(args, state, self._limits)
-        if self._is_ready and not is_resumed and not self._knows(model):
+        # The model that was made ready, or one that wraps it as FSDP and PEFT do.
+        known = None if self._made_ready_for is None else self._made_ready_for()
+        is_known = model is None or any(module is known for module in model.modules())
+        if self._is_ready and not is_resumed and not is_known:
             self._forget_model()  # that of an earlier training, where model_init makes one for each
         if not self._is_ready:
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
@@ -212,10 +204,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._require_own_files()
         if self.trace is not None and is_first and not is_resumed:
             set_aside(self.trace)
-        if self._start.checkpoint is not None:
-            question_checkpoint(self._start.checkpoint, is_resumed)
-        if self.trace is not None:
-            self._start.compare(self.trace, model, is_resumed)
+        self._start.begin(self.trace, model, is_resumed)
         self._sharded = sharded_by(model)
         if self._sharded is not None:
             require_gatherable(self._sharded, self._trainer)
@@ -251,27 +240,39 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             return
         if state.global_step != self._audited_step:  # another callback ended the training
             self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
-        if not self._look.is_below and self._kept.load_at_end(args, state):
-            self.put_back = self._kept.record
+        if not self._look.is_below:
+            self.put_back = self._kept.load_at_end(args, state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        step, is_first = state.global_step, state.is_world_process_zero
         # A training that another callback ended before its last step is audited here, unless the Trainer has put its
         # best checkpoint in the place of the model of that step.
-        if state.global_step != self._audited_step and not _is_earlier_best(args, state):
+        has_best = getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None
+        is_earlier = has_best and getattr(state, "best_global_step", None) != step
+        if step != self._audited_step and not is_earlier:
             self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
         if self._text is not None:
             self._text.training_ends()
         if self._limits.has_limit and not self._look.is_below:
-            self._tell_what_is_saved(args, state)
+            args.load_best_model_at_end = False  # it was the user's until the end
+            over = f"the state at step {step} is over the limit"
+            if is_first and self.put_back is not None:
+                self._say(args, f"{over}; that of step {self.put_back['step']} was put back")
+            elif is_first:
+                warnings.warn(
+                    f"{over}; no audit saw a state below the limit, so that the model is left as it is; lower the "
+                    "learning rate, or audit more often (every)",
+                    stacklevel=2,
+                )
             if not self._look.is_finite and self.put_back is None:
                 raise NonFiniteError(
-                    f"the model contains NaN or infinity at step {state.global_step}, and no earlier state of it was "
-                    "put back; lower lr or raise warmup_steps"
+                    f"the model contains NaN or infinity at step {step}, and no earlier state of it was put back; "
+                    "lower lr or raise warmup_steps"
                 )
-        if self._text is not None and self.forgetting is not None and state.is_world_process_zero:
+        if self._text is not None and self.forgetting is not None and is_first:
             self._say(
                 args,
-                f"forgetting on {self._text.name}: {self.forgetting:.3f} nats per token at step {state.global_step}; "
+                f"forgetting on {self._text.name}: {self.forgetting:.3f} nats per token at step {step}; "
                 f"measuring it took {100 * self.share_of_time:.1f} % of the time",
             )
 
@@ -318,11 +319,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         for other in [] if handler is None else handler.callbacks:
             if not isinstance(other, IntruderCallback) or other is self:
                 continue
-            if (
-                self.trace is not None
-                and other.trace is not None
-                and self.trace.resolve() == other.trace.resolve()
-            ):
+            theirs = None if other.trace is None else other.trace.resolve()
+            if self.trace is not None and self.trace.resolve() == theirs:
                 raise SettingError(
                     f"two callbacks of one Trainer write '{self.trace}'; expected one for each; pass trace= with "
                     "another path to one of them"
@@ -332,11 +330,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                     "two callbacks of one Trainer have a limit; expected one, whose state the Trainer loads at the "
                     "end; pass both limits to one callback"
                 )
-
-    def _knows(self, model: nn.Module | None) -> bool:
-        """Whether the weights before training are those of ``model``, or of one that it wraps as FSDP and PEFT do."""
-        known = None if self._made_ready_for is None else self._made_ready_for()
-        return model is None or any(module is known for module in model.modules())
 
     def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any, processing: Any) -> Look:
         """Audit and measure the model, keep it if it is below the limits, and return on every process what was seen."""
@@ -351,23 +344,22 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
 
         def look() -> Look:
             try:
-                return look_at_finite()
+                if self._text is not None and self._sharded is None:
+                    self._text.measure(model, tokenizer)
+                with random_state_kept(on_all_devices=False):
+                    tuned = model if tensors is None else opened(model, tensors)
+                    audit = self._audit(tuned, tensors, args, state, control)
             except NonFiniteError:
                 if not self._limits.has_limit:
                     raise
                 if self._text is not None:
                     self._text.last = math.nan
                 return Look(is_below=False, is_finite=False)  # the kept state takes the model's place
-
-        def look_at_finite() -> Look:
-            if self._text is not None and self._sharded is None:
-                self._text.measure(model, tokenizer)
-            with random_state_kept(on_all_devices=False):
-                tuned = model if tensors is None else opened(model, tensors)
-                audit = self._audit(tuned, args, state, control, tensors)
-            below = self._limits.is_below(audit.intruders, self.forgetting)
             has_too_many = self._watch.stop_above is not None and audit.intruders > self._watch.stop_above
-            return Look(has_too_many, below, record=self._record_of(audit, state.global_step))
+            record: dict[str, Any] = {"step": state.global_step, "intruders": audit.intruders}
+            if self._text is not None:
+                record |= {"forgetting": self.forgetting, "loss_on": self._text.name}
+            return Look(has_too_many, self._limits.is_below(audit.intruders, self.forgetting), record=record)
 
         if self._sharded is not None or self._watch.stop_above is not None or self._limits.has_limit:
             self._look = decided_by_first(look, state)
@@ -380,10 +372,10 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
     def _audit(
         self,
         tuned: nn.Module | Opened,
+        tensors: dict[str, Tensor] | None,
         args: Any,
         state: Any,
         control: Any,
-        tensors: dict[str, Tensor] | None,
     ) -> Audit:
         started = time.perf_counter()
         base, now = self._start.base.sides(tuned)
@@ -392,14 +384,16 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         pairing = pair_sides(base, now, self._settings)
         audit = audit_pairing(pairing, self._settings, self._compute, kept=self._nats)
         forgetting = audit.forgetting
-        if forgetting is not None and isinstance(tuned, nn.Module):
-            forgetting = forgetting.without(_trained_beside(tuned, forgetting))
+        if forgetting is not None and isinstance(tuned, nn.Module) and not has_adapters(tuned):
+            # What full fine-tuning trains beside what a prediction counts: no copy of it tells the change.
+            known = {tensor_of(name) for name in [*forgetting.by_matrix, *forgetting.left_out]}
+            trained = [name for name, parameter in tuned.named_parameters() if parameter.requires_grad]
+            beside = [name for name in trained if name.replace(COMPILED_WRAPPER, "") not in known]
+            forgetting = replace(forgetting, left_out=[*forgetting.left_out, *beside])
         seconds = time.perf_counter() - started
         self.last = audit = replace(audit, seconds=seconds, forgetting=forgetting)
         movement, moved = self._start.movement(tuned, tensors)
-        totals = totals_of_audit(audit)
-        if movement is not None:
-            totals["intruders/a_movement"] = movement
+        totals = totals_of_audit(audit) | ({} if movement is None else {"intruders/a_movement": movement})
         totals |= totals_of_prediction(audit.forgetting) | totals_of_text(self._text)
         log_totals(self._trainer, args, state, control, totals)
         if self.trace is not None:
@@ -408,43 +402,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             alert(audit.intruders, self._watch.alert_above, state.global_step)
         return audit
 
-    def _record_of(self, audit: Audit, step: int) -> dict[str, Any]:
-        record: dict[str, Any] = {"step": step, "intruders": audit.intruders}
-        if self._text is not None:
-            record |= {"forgetting": self.forgetting, "loss_on": self._text.name}
-        return record
-
-    def _tell_what_is_saved(self, args: Any, state: Any) -> None:
-        """Tell, of a training that ended over a limit, which state the model has now."""
-        args.load_best_model_at_end = False  # it was the user's until the end
-        if not state.is_world_process_zero:
-            return
-        over = f"the state at step {state.global_step} is over the limit"
-        if self.put_back is not None:
-            self._say(args, f"{over}; that of step {self.put_back['step']} was put back")
-        else:
-            warnings.warn(
-                f"{over}; no audit saw a state below the limit, so that the model is left as it is; lower the learning "
-                "rate, or audit more often (every)",
-                stacklevel=2,
-            )
-
     def _say(self, args: Any, text: str) -> None:
-        """Print a line, unless the Trainer is told to print none."""
         if not getattr(args, "disable_tqdm", False):
             print(text, file=sys.stderr, flush=True)
-
-
-def _trained_beside(model: nn.Module, counted: Forgetting) -> list[str]:
-    """Return what full fine-tuning trains beside what a prediction counts or names: no copy of it tells the change."""
-    if has_adapters(model):
-        return []
-    known = {tensor_of(name) for name in [*counted.by_matrix, *counted.left_out]}
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return [name for name in trained if name.replace(COMPILED_WRAPPER, "") not in known]
-
-
-def _is_earlier_best(args: Any, state: Any) -> bool:
-    """Whether the Trainer has loaded the model of an earlier step, as it does at the end if it is told to."""
-    is_loaded = getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None
-    return is_loaded and getattr(state, "best_global_step", None) != state.global_step

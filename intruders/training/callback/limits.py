@@ -1,7 +1,4 @@
-"""When a training is audited and ended, the limits of a state that is kept, and the last checkpoint below them.
-
-The Trainer writes that checkpoint, and loads it at the end.
-"""
+"""When a training is audited and ended, and the last checkpoint below limits: the Trainer writes and loads it."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import math
 import os
 import shutil
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -45,39 +43,23 @@ class Watch:
                 raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
 
 
+_of_limits = partial(setting, panel="Accuracy and stopping", advanced=True, new_in="0.2")
+_of_text = partial(_of_limits, changes_weights=False)
+
+
 @dataclass(frozen=True)
 class Text(Settings):
     """The text on which each audit measures the loss too."""
 
-    loss_on: str | None = setting(
+    loss_on: str | None = _of_text(
         None,
         "Corpus on which every audit measures the loss too, such as pydoc. Its rise over the base is logged.",
-        changes_weights=False,
-        new_in="0.2",
         metavar="CORPUS",
-        panel="Accuracy and stopping",
-        advanced=True,
         unless_given="default: none",
     )
-    loss_documents: int = setting(
-        8,
-        "Number of documents of --loss-on.",
-        least=1,
-        changes_weights=False,
-        new_in="0.2",
-        metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
-    )
-    loss_tokens: int = setting(
-        256,
-        "Number of tokens of each document of --loss-on, from its start.",
-        least=2,
-        changes_weights=False,
-        new_in="0.2",
-        metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
+    loss_documents: int = _of_text(8, "Number of documents of --loss-on.", least=1, metavar="N")
+    loss_tokens: int = _of_text(
+        256, "Number of tokens of each document of --loss-on, from its start.", least=2, metavar="N"
     )
 
 
@@ -89,42 +71,32 @@ class Limits(Settings):
     ends above, so that it is what is saved.
     """
 
-    keep_forgetting_below: float | None = setting(
+    keep_forgetting_below: float | None = _of_limits(
         None,
         "Save the last audited state whose loss on --loss-on is less than this many nats per token above the base's, "
         "and stop at the first audit that is not below.",
         above=0,
         in_id="below{:g}",
-        new_in="0.2",
         metavar="NATS",
-        panel="Accuracy and stopping",
-        advanced=True,
         unless_given="default: no limit",
     )
-    keep_intruders_below: int | None = setting(
+    keep_intruders_below: int | None = _of_limits(
         None,
         "Save the last audited state with fewer intruders than this number, and stop at the first audit that has as "
         "many.",
         least=1,
         in_id="below{}intruders",
-        new_in="0.2",
         metavar="N",
-        panel="Accuracy and stopping",
-        advanced=True,
         unless_given="default: no limit",
     )
-    go_on_over_limit: bool = setting(
+    go_on_over_limit: bool = _of_limits(
         False,
         "Train on after an audit that is not below a limit; a later state below it is saved instead.",
         in_id="goes-on",
-        new_in="0.2",
-        panel="Accuracy and stopping",
-        advanced=True,
     )
 
     @property
     def has_limit(self) -> bool:
-        """Whether there is a limit."""
         return self.keep_forgetting_below is not None or self.keep_intruders_below is not None
 
     def is_below(self, intruders: int, forgetting: float | None) -> bool:
@@ -162,11 +134,7 @@ Group = TypeVar("Group", Watch, Text, Limits)
 
 
 def taken(kind: type[Group], given: Group | None, named: dict[str, Any]) -> Group:
-    """Return the values that are given as one object, or by their names, which are taken out of ``named``.
-
-    Raises:
-      SettingError: a value is out of range, or given both ways.
-    """
+    """Return the values that are given as one object, or by their names, which are taken out of ``named``."""
     own = {field.name: named.pop(field.name) for field in fields(kind) if field.name in named}
     if given is None:
         return kind(**own)
@@ -229,12 +197,12 @@ class KeptState:
         if before is not None and self._was_ours and before != self._folder:
             shutil.rmtree(before, ignore_errors=True)
 
-    def load_at_end(self, args: Any, state: Any) -> bool:
-        """Have the Trainer load the state after its last step; False if there is none."""
+    def load_at_end(self, args: Any, state: Any) -> dict[str, Any] | None:
+        """Have the Trainer load the state after its last step, and return its record; None if there is none."""
         if self._folder is None:
-            return False
+            return None
         args.load_best_model_at_end, state.best_model_checkpoint = True, str(self._folder)
-        return True
+        return self.record
 
 
 def _checkpoint(args: Any, step: Any) -> Path:

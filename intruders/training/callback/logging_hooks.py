@@ -29,8 +29,7 @@ def log_totals(trainer: Any, args: Any, state: Any, control: Any, totals: dict[s
     else:
         logs = totals if state.epoch is None else {**totals, "epoch": state.epoch}
         state.log_history.append({**logs, "step": state.global_step})
-        handler = handler_that_calls()
-        if handler is not None:
+        if (handler := handler_that_calls()) is not None:
             handler.on_log(args, state, control, dict(logs))
     control.should_log = to_come
 

@@ -1,11 +1,8 @@
-"""Trainings in several processes: what the first one decides, and a model that is split over them.
-
-The tensors of such a model are put together on the first process.
-"""
+"""Trainings in several processes: what the first one decides, and tensors split over them, put together on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -19,8 +16,23 @@ FSDP_1, FSDP_2, ZERO_3 = "FSDP 1", "FSDP 2 or tensor parallelism", "DeepSpeed Ze
 
 
 def sharded_by(model: nn.Module) -> str | None:
-    """Return how ``model`` is split over processes, the same on each of them; None if it is not."""
-    return next(_ways_in(model), None)
+    """Return how ``model`` is split over processes, the same on each of them; None if it is not.
+
+    Each library marks its modules or parameters in its own way.
+    """
+    if torch.distributed.is_available():
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+            return FSDP_1
+    for parameter in model.parameters():
+        if hasattr(parameter, "ds_id"):
+            return ZERO_3
+        if hasattr(parameter, "device_mesh"):
+            return FSDP_2
+        if getattr(parameter, "_is_flat_param", False):
+            return FSDP_1
+    return None
 
 
 def will_be_sharded_by() -> str | None:
@@ -39,22 +51,6 @@ def will_be_sharded_by() -> str | None:
     deepspeed = getattr(state, "deepspeed_plugin", None)
     # Stages 1 and 2 share out the optimizer's state and the gradients; the parameters stay whole.
     return ZERO_3 if deepspeed is not None and deepspeed.hf_ds_config.is_zero3() else None
-
-
-def _ways_in(model: nn.Module) -> Iterator[str]:
-    """Yield the ways of sharding that modules and parameters show: each library marks its own."""
-    if torch.distributed.is_available():
-        from torch.distributed.fsdp import FullyShardedDataParallel
-
-        if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
-            yield FSDP_1
-    for parameter in model.parameters():
-        if hasattr(parameter, "ds_id"):
-            yield ZERO_3
-        elif hasattr(parameter, "device_mesh"):
-            yield FSDP_2
-        elif getattr(parameter, "_is_flat_param", False):
-            yield FSDP_1
 
 
 Decision = TypeVar("Decision")
@@ -96,23 +92,30 @@ def require_gatherable(way: str, trainer: Any) -> None:
 def gathered(model: nn.Module, way: str, trainer: Any, is_first: bool) -> dict[str, Tensor]:
     """Return a sharded model's current tensors, or its adapters' if it has some, on the first process's CPU.
 
-    Every process has to call this, otherwise all wait.
-
-    Args:
-      model: the model, as the Trainer passes it to callbacks.
-      way: how it is sharded.
-      trainer: the Trainer with DeepSpeed's engine; only ZeRO-3 needs it.
-      is_first: whether this process puts the model together.
+    Every process has to call this, otherwise all wait. Only ZeRO-3 needs the ``trainer``, for DeepSpeed's engine.
     """
-    return _GATHER[way](model, trainer, is_first)
+    if way == FSDP_1:
+        return _from_fsdp_1(model, is_first)
+    if way == FSDP_2:
+        return _from_dtensors(model, is_first)
+    # ZeRO-3 gives what its engine saves, in 16 bits if the model is trained in them.
+    trained_alone = all(
+        tensor.requires_grad for tensor in to_gather(model).values() if tensor.is_floating_point()
+    )
+    state: dict[str, Tensor] | None = trainer.deepspeed._zero3_consolidated_16bit_state_dict(
+        exclude_frozen_parameters=trained_alone and has_adapters(model)
+    )
+    return state or {}
 
 
 def opened(model: nn.Module, state: dict[str, Tensor]) -> Opened:
     """Return what an audit reads of a sharded model whose tensors were gathered into ``state``."""
-    return open_gathered(_unwrapped(model), state)
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return open_gathered(model.module if isinstance(model, FullyShardedDataParallel) else model, state)
 
 
-def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+def _from_dtensors(model: nn.Module, is_first: bool) -> dict[str, Tensor]:
     """Gather under FSDP 2 tensor by tensor, so that one complete matrix at a time is on the device."""
     whole: dict[int, Tensor] = {}  # a tied weight is one parameter under two names, and stays one tensor
     state: dict[str, Tensor] = {}
@@ -125,27 +128,20 @@ def _from_dtensors(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, 
     return state
 
 
-def _from_fsdp_1(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
+def _from_fsdp_1(model: nn.Module, is_first: bool) -> dict[str, Tensor]:
     """Gather under FSDP 1 unit by unit, as its forward pass does, so that one complete unit is on the device."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     state: dict[str, Tensor] = {}
-    for path, unit in units_of_fsdp_1(model):
+    for path, unit in [*model.named_modules()]:
+        if not isinstance(unit, FullyShardedDataParallel):
+            continue
         with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
             own = own_of_unit(path, unit)
             if is_first:
                 wanted = adapter_tensors(model, own) if has_adapters(model) else own
                 state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in wanted.items()}
     return state
-
-
-def units_of_fsdp_1(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the units by which FSDP 1 splits a model, with their paths in it."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    return [
-        (path, unit) for path, unit in model.named_modules() if isinstance(unit, FullyShardedDataParallel)
-    ]
 
 
 def own_of_unit(path: str, unit: nn.Module) -> dict[str, Tensor]:
@@ -167,31 +163,7 @@ def own_of_unit(path: str, unit: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _from_zero_3(model: nn.Module, trainer: Any, is_first: bool) -> dict[str, Tensor]:
-    """Gather under ZeRO-3 what its engine saves, in 16 bits if the model is trained in them."""
-    trained_alone = all(
-        tensor.requires_grad for tensor in to_gather(model).values() if tensor.is_floating_point()
-    )
-    state: dict[str, Tensor] | None = trainer.deepspeed._zero3_consolidated_16bit_state_dict(
-        exclude_frozen_parameters=trained_alone and has_adapters(model)
-    )
-    return state or {}
-
-
-_GATHER: dict[str, Callable[[nn.Module, Any, bool], dict[str, Tensor]]] = {
-    FSDP_1: _from_fsdp_1,
-    FSDP_2: _from_dtensors,
-    ZERO_3: _from_zero_3,
-}
-
-
 def to_gather(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's tensors, or only the adapters' if it has some."""
     state = model.state_dict(keep_vars=True)
     return adapter_tensors(model, state) if has_adapters(model) else state
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    return model.module if isinstance(model, FullyShardedDataParallel) else model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,7 +18,7 @@ from ...checkpoints.opening.open import Source
 from ...data.corpora import Corpus, load_corpora
 from ...errors import CheckpointError, SettingError
 from ...measures.corpus_loss import WINDOW
-from ...measures.losses import DocumentLosses, mean_loss
+from ...measures.losses import mean_loss
 from ...measures.text_loss import causal_losses, masked_estimate
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
@@ -37,14 +37,8 @@ class TextLoss:
     together, always the same ones. Weights are used in the precision that they have, without autocast: an early rise
     is smaller than what autocast rounds off.
 
-    Args:
-      corpus: name of the corpus, or of a mixture.
-      documents: number of documents; more are sampled with a fixed seed.
-      tokens: number of tokens of each that are read, from its start.
-      tokenizer: the model's, if it is given.
-
-    Raises:
-      SettingError: the corpus is not known or empty.
+    ``corpus`` is its name, or that of a mixture; ``documents`` of it are sampled with a fixed seed, and ``tokens`` of
+    each are read, from its start. SettingError if it is not known or empty.
     """
 
     def __init__(self, corpus: str, documents: int, tokens: int, tokenizer: Any = None) -> None:
@@ -56,7 +50,6 @@ class TextLoss:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the model that was measured."""
         self.base: float | None = None  # nats per token
         self.last: float | None = None
         self.seconds = 0.0  # of all measures, the base's too
@@ -77,17 +70,14 @@ class TextLoss:
         return min(1.0, self.seconds / passed) if passed > 0 else 0.0
 
     def training_begins(self) -> None:
-        """Count the time of the training from now on."""
         self._began, self._seconds_before = time.perf_counter(), self.seconds
         self._ended = None
 
     def training_ends(self) -> None:
-        """Count no more time."""
         self._ended = time.perf_counter()
 
     @property
     def documents(self) -> list[str]:
-        """The documents that are read."""
         return [text for corpus in self._corpora for text in corpus.documents]
 
     def tokenizer_for(self, trainers: Any, model: nn.Module) -> Any:
@@ -106,67 +96,53 @@ class TextLoss:
         """Measure what the training began from.
 
         That is ``base`` if it is given, else ``model`` without its adapters, or as it is now if it has none or if
-        their start changed the weights beneath them.
-
-        Raises:
-          SettingError: ``base`` is of a kind whose loss cannot be measured.
+        their start changed the weights beneath them. SettingError for a ``base`` whose loss cannot be measured.
         """
-        if base is not None:
+        if base is None:
+            acts_on_base = has_adapters(model) and start_that_changed(model) is None
+            with without_adapters(model) if acts_on_base else nullcontext():
+                self.base = self._of(model, tokenizer, is_sharded)
+        elif isinstance(base, nn.Module):
+            self.base = self._of(base, tokenizer, False)
+        elif isinstance(base, str | PathLike):
             began = time.perf_counter()
-            if isinstance(base, nn.Module):
-                self.base = self._of(base, tokenizer, False)
-                return
-            if not isinstance(base, str | PathLike):
-                raise SettingError(
-                    f"base is a {type(base).__name__}, whose loss on {self.name!r} cannot be measured; expected a "
-                    "folder, a Hub id or a model in memory; pass one of them, or leave loss_on out"
-                )
             # In the type of the trained model, or the rise would be that of another rounding.
             trained = dtype_name(inner_model(model).dtype)
             loading = Loading(dtype=trained) if trained in DTYPES else AS_STORED
             opened = open_language_model(fspath(base), loading=loading)
             self.seconds += time.perf_counter() - began
             self.base = self._of(opened.model, opened.tokenizer, False)
-            return
-        with ExitStack() as contexts:
-            if has_adapters(model) and start_that_changed(model) is None:
-                contexts.enter_context(without_adapters(model))
-            self.base = self._of(model, tokenizer, is_sharded)
+        else:
+            raise SettingError(
+                f"base is a {type(base).__name__}, whose loss on {self.name!r} cannot be measured; expected a "
+                "folder, a Hub id or a model in memory; pass one of them, or leave loss_on out"
+            )
 
     def _of(self, model: nn.Module, tokenizer: Any, is_sharded: bool) -> float:
         began = time.perf_counter()
         inner = inner_model(model)
         # Parts of a model whose weights are split over processes cannot be called by themselves.
         measured = _Whole(model) if is_sharded else model
+        losses_of = causal_losses if _is_causal(inner) else masked_estimate
         width = min(WINDOW, context_length(inner.config, None))
         with ExitStack() as contexts:
             contexts.enter_context(_without_autocast(model))
             contexts.enter_context(random_state_kept(on_all_devices=False))
             if is_sharded:
                 contexts.callback(_split_again, model)
-            parts = [self._losses(inner, measured, tokenizer, corpus, width) for corpus in self._corpora]
-        weights = [corpus.weight for corpus in self._corpora]
-        loss = mean_loss(parts, weights)
+            parts = [
+                losses_of(measured, tokenizer, corpus.documents, window=width, max_tokens=self._tokens)
+                for corpus in self._corpora
+            ]
+        loss = mean_loss(parts, [corpus.weight for corpus in self._corpora])
         self.seconds += time.perf_counter() - began
         return loss
-
-    def _losses(
-        self, inner: Any, measured: nn.Module, tokenizer: Any, corpus: Corpus, width: int
-    ) -> DocumentLosses:
-        given: dict[str, Any] = {"window": width, "max_tokens": self._tokens}
-        if _is_causal(inner):
-            return causal_losses(measured, tokenizer, corpus.documents, **given)
-        return masked_estimate(measured, tokenizer, corpus.documents, **given)
 
 
 def measure_base_of_sharded(
     text: TextLoss, model: nn.Module, tokenizer: Any, base: Source | None, state: Any
 ) -> None:
-    """Measure the base's loss of a model that is split over processes. Every process has to call this.
-
-    Raises:
-      SettingError: training has changed the base already, because it was resumed.
-    """
+    """Measure the base's loss of a model that is split over processes. Every process has to call this."""
     if base is not None:
         decided_by_first(partial(text.measure_base, model, tokenizer, base), state)
         return
@@ -180,11 +156,13 @@ def measure_base_of_sharded(
 
 def require_language_model(model: nn.Module, corpus: str) -> None:
     """Raise SettingError if ``model`` has no loss on text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
     inner = inner_model(model)
-    of_two = getattr(
-        inner.config, "is_encoder_decoder", False
-    )  # a BART is among the masked ones of transformers
-    if of_two or not (_is_causal(inner) or _is_masked(inner)):
+    is_masked = type(inner).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    # A BART is among the masked ones of transformers.
+    of_two = getattr(inner.config, "is_encoder_decoder", False)
+    if of_two or not (_is_causal(inner) or is_masked):
         raise SettingError(
             f"loss_on is {corpus!r}, but a {type(inner).__name__} is neither a causal nor a masked language model, so "
             "that its loss on text is not defined; leave loss_on out"
@@ -192,20 +170,13 @@ def require_language_model(model: nn.Module, corpus: str) -> None:
 
 
 def tokenizer_of(given: Any, trainers: Any, model: nn.Module) -> Any:
-    """Return the tokenizer that was given, or the Trainer's, or that of the folder that the model came from.
-
-    Raises:
-      SettingError: none of the three exists.
-    """
+    """Return the tokenizer that was given, or the Trainer's, or that of the folder that the model came from."""
     for candidate in (given, getattr(trainers, "tokenizer", trainers)):
         if candidate is not None and callable(candidate):
             return candidate
-    name = getattr(inner_model(model).config, "_name_or_path", None)
-    try:
-        if name:
+    if name := getattr(inner_model(model).config, "_name_or_path", None):
+        with suppress(CheckpointError):
             return load_tokenizer(str(name))
-    except CheckpointError:
-        pass
     raise SettingError(
         "loss_on needs the model's tokenizer, and the Trainer has none; pass tokenizer=, or pass processing_class= to "
         "the Trainer"
@@ -238,7 +209,7 @@ class _Whole(nn.Module):
 
 
 def _split_again(model: nn.Module) -> None:
-    """Split what FSDP 2 leaves complete after a forward pass, since it expects a backward pass to follow."""
+    # FSDP 2 leaves parameters complete after a forward pass, since it expects a backward pass to follow.
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
@@ -263,9 +234,3 @@ def _without_autocast(model: Any) -> Iterator[None]:
 def _is_causal(inner: Any) -> bool:
     is_able = getattr(inner, "can_generate", None)
     return callable(is_able) and bool(is_able())
-
-
-def _is_masked(inner: Any) -> bool:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    return type(inner).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()

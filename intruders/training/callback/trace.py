@@ -15,12 +15,7 @@ from ...system.files import check_writable, free_name, write_atomically
 
 
 def check_trace(trace: Path) -> None:
-    """Raise now what :func:`append_to_trace` would raise at the first audit; make the trace's folder.
-
-    Raises:
-      ResultFileError: the file or its folder cannot be written.
-      SettingError: another file has the trace's name.
-    """
+    """Raise now what :func:`append_to_trace` would raise at the first audit; make the trace's folder."""
     try:
         trace.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,8 +48,14 @@ def append_to_trace(trace: Path, step: int, audit: Audit, a_movement: Mapping[st
 
     ``a_movement`` is ``||A - A_0||_F / ||A_0||_F`` by matrix, of those with a LoRA whose start is known.
     """
-    frame = _rows(audit)
-    frame["a_movement"] = frame["name"].map(dict(a_movement)).astype(float)
+    frame = audit.to_pandas()
+    of_matrices = {
+        "update_frobenius": {matrix.name: matrix.update.frobenius for matrix in audit.matrices},
+        "base_largest_value": {matrix.name: matrix.base_singular_values[0] for matrix in audit.matrices},
+        "a_movement": dict(a_movement),
+    }
+    for column, values in of_matrices.items():
+        frame[column] = frame["name"].map(values).astype(float)
     frame.insert(0, "step", step)
     if trace.is_file():
         before = read_trace(trace)
@@ -100,14 +101,4 @@ def read_trace(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise SettingError(
             f"trace {str(path)!r} has no column 'step'; expected a file that IntruderCallback wrote"
         )
-    return frame
-
-
-def _rows(audit: Audit) -> pd.DataFrame:
-    """Return one row per vector, with its matrix's update norm and the base's largest singular value."""
-    frame = audit.to_pandas()
-    frobenius = {matrix.name: matrix.update.frobenius for matrix in audit.matrices}
-    largest = {matrix.name: matrix.base_singular_values[0] for matrix in audit.matrices}
-    frame["update_frobenius"] = frame["name"].map(frobenius).astype(float)
-    frame["base_largest_value"] = frame["name"].map(largest).astype(float)
     return frame

@@ -1,8 +1,4 @@
-"""What the audits of a training count from: the base, the factors A that an adapter began with, and digests of both.
-
-A LoRA's A moves by ``||A - A_0||_F / ||A_0||_F``. The digests are kept beside the trace, since a resumed script may
-draw another start.
-"""
+"""What the audits of a training count from: the base, the factors A that an adapter began with, and digests of both."""
 
 from __future__ import annotations
 
@@ -37,10 +33,10 @@ from ...system.plain_values import from_plain
 from .sharding import sharded_by, will_be_sharded_by
 from .weights_before import (
     AuditedBase,
-    UnfrozenSince,
     audited_in_training,
     base_of_sharded,
     checkpoint_of_training,
+    question_checkpoint,
     require_matrices,
     require_trained_matrix,
     weights_before,
@@ -52,14 +48,10 @@ _FACTOR = re.compile(
 
 
 class StartOfA:
-    """The factors A of a model's LoRA as they are now, kept to measure from.
-
-    A script that is resumed may make another start: :mod:`intruders.training.callback.training_start` tells whether it
-    made the same one.
-    """
+    """The factors A of a model's LoRA as they are now, by name, kept to measure from."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._start = {
+        self.factors = {
             factor[0]: tensor.detach().cpu().clone() for factor, tensor in _factors(tensors) if tensor.numel()
         }
 
@@ -74,32 +66,29 @@ class StartOfA:
         factors = _factors(dict(model.named_parameters()))
         return cls({factor[0]: tensor for factor, tensor in factors if factor["adapter"] in active})
 
-    @property
-    def factors(self) -> Mapping[str, Tensor]:
-        """The factors by name."""
-        return self._start
-
     def movement(self, tensors: Mapping[str, Tensor]) -> float | None:
         """Return ``sqrt(sum ||A - A_0||_F^2 / sum ||A_0||_F^2)`` over all modules; None without a LoRA."""
-        squares = list(self._squares(tensors))
-        return _ratio(sum(moved for _, moved, _ in squares), sum(start for _, _, start in squares))
+        squares = self._squares(tensors).values()
+        return _ratio(sum(moved for moved, _ in squares), sum(start for _, start in squares))
 
     def by_matrix(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         """Return ``||A - A_0||_F / ||A_0||_F`` by the name of the base's matrix."""
-        squares: dict[str, tuple[float, float]] = {}
-        for module, moved, start in self._squares(tensors):  # a module may have several active adapters
-            before = squares.get(f"{module}.weight", (0.0, 0.0))
-            squares[f"{module}.weight"] = before[0] + moved, before[1] + start
-        ratios = {name: _ratio(moved, start) for name, (moved, start) in squares.items()}
+        ratios = {name: _ratio(*squares) for name, squares in self._squares(tensors).items()}
         return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
-    def _squares(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, float, float]]:
-        """Yield module, ``||A - A_0||_F^2`` and ``||A_0||_F^2``, in double precision."""
+    def _squares(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+        """Return ``||A - A_0||_F^2`` and ``||A_0||_F^2`` by matrix, in double precision, over its active adapters."""
+        squares: dict[str, tuple[float, float]] = {}
         for factor, tensor in _factors(tensors):
-            start = self._start.get(factor[0])
+            start = self.factors.get(factor[0])
             if start is not None and start.shape == tensor.shape:
                 now, then = tensor.detach().cpu().double(), start.double()
-                yield factor["module"], float((now - then).square().sum()), float(then.square().sum())
+                moved, began = squares.get(f"{factor['module']}.weight", (0.0, 0.0))
+                squares[f"{factor['module']}.weight"] = (
+                    moved + float((now - then).square().sum()),
+                    began + float(then.square().sum()),
+                )
+        return squares
 
 
 def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[re.Match[str], Tensor]]:
@@ -119,7 +108,10 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class StartDigests:
-    """The content of the weights before training, by name, as far as the audits count from these in memory."""
+    """The content of the weights before training, by name, as far as the audits count from these in memory.
+
+    It is kept beside the trace, since a resumed script may draw another start.
+    """
 
     matrices: Digests = field(default_factory=dict)
     factors: Digests = field(default_factory=dict)  # the factors A of a LoRA
@@ -133,70 +125,28 @@ class StartDigests:
         factors: Mapping[str, Tensor],
         settings: AuditSettings,
     ) -> StartDigests:
-        """Digest a model before training.
-
-        Args:
-          model: the model; beneath its adapters, the modules that they train in full and what was unfrozen are
-            digested.
-          copied: the copies of its matrices that the audits count from, if it has no adapters.
-          is_own_base: whether the audits count from the model's own weights at all.
-          factors: the factors A of its LoRA.
-          settings: those of the audits.
-        """
+        """Digest the matrices that the audits count from: copies, or what adapters train beside their factors A."""
         matrices: Digests = {}
         if is_own_base and has_adapters(model):
-            beneath = _beneath_modules_to_save(model)
+            from peft.utils.other import ModulesToSaveWrapper
+
+            beneath = {
+                f"{path}.{name}".removeprefix("base_model.model."): parameter
+                for path, module in model.named_modules()
+                if isinstance(module, ModulesToSaveWrapper)
+                for name, parameter in module.original_module.named_parameters()
+                if parameter.ndim >= 2
+            }
             if start_that_changed(model) is None:  # such a start may round otherwise in another process
                 beneath |= audited_in_training(model, settings)
             matrices = content_digests(state_dict_checkpoint(beneath))
-        elif is_own_base and copied is not None:
+        elif copied is not None:
             matrices = content_digests(copied)
         return cls(matrices, content_digests(state_dict_checkpoint(factors)))
-
-    def write_beside(self, trace: Path) -> None:
-        """Keep them for a training that resumes this one."""
-        content = json.dumps({"schema": _SCHEMA} | asdict(self), indent=2).encode()
-        write_atomically(_file_beside(trace), content)
-
-    def require_same(self, trace: Path, model: nn.Module) -> bool:
-        """Compare with the training that is resumed, and return whether the factors A are those that it began with.
-
-        Raises:
-          SettingError: a matrix is not what that training began with.
-        """
-        file = _file_beside(trace)
-        document = read_document(file, "the record of a training's start", _SCHEMA)
-        if document is None:
-            return True  # without a record they count as the same
-        kept = from_plain(StartDigests, document)
-        if changed := _changed(kept.matrices, self.matrices):
-            raise SettingError(
-                f"the weights of {describe_module(model)} are not those that the resumed training began with "
-                f"({some_of(changed)}), and the audits need those; pass base= with the model before fine-tuning, or "
-                "set the same seed before you make the model"
-            )
-        return not _changed(kept.factors, self.factors)
-
-
-def _file_beside(trace: Path) -> Path:
-    return trace.with_name(f"{trace.stem}-start.json")
 
 
 def _changed(kept: Digests, now: Digests) -> list[str]:
     return [name for name, digest in now.items() if name in kept and kept[name] != digest]
-
-
-def _beneath_modules_to_save(model: nn.Module) -> dict[str, Tensor]:
-    """Return the matrices of which adapters train a copy, by their names in the base."""
-    from peft.utils.other import ModulesToSaveWrapper
-
-    return {
-        f"{path}.{name}".removeprefix("base_model.model."): parameter
-        for path, module in model.named_modules()
-        if isinstance(module, ModulesToSaveWrapper)
-        for name, parameter in module.original_module.named_parameters()
-        if parameter.ndim >= 2
-    }
 
 
 @dataclass
@@ -221,17 +171,8 @@ class TrainingStart:
     ) -> TrainingStart:
         """Take the start, and raise what the first audit would raise as far as is known.
 
-        Args:
-          model: the model before training.
-          given: its base; None for the weights that it has now.
-          settings: those of the audits.
-          is_first: whether this process audits; the others need no copy of the weights.
-          is_resumed: whether the model was trained before.
-          has_trace: whether a trace is written.
-
-        Raises:
-          SettingError: there is nothing to audit, or the weights before training are gone.
-          CheckpointError: ``given`` or the model's adapter cannot be read. PairingError: they do not belong together.
+        Without a ``given`` base it is that of the weights that the model has now. Only the first process audits; the
+        others need no copy of the weights.
         """
         # The model itself, or its state dict, changes as it trains: it stands for the weights that it has now.
         places = addresses_of_matrices(given)
@@ -252,20 +193,34 @@ class TrainingStart:
             if not is_resumed:
                 start.factors = StartOfA.of(model)
         if is_first:
-            unfrozen = UnfrozenSince(model, settings) if is_own_base else None
-            start.base = AuditedBase(base, unfrozen, with_embeddings=settings.include_embeddings)
+            start.base = AuditedBase(base, settings, taken_from=model if is_own_base else None)
             if has_trace:
                 factors = {} if start.factors is None else start.factors.factors
                 start.digests = StartDigests.of(model, copied, is_own_base, factors, settings)
         return start
 
-    def compare(self, trace: Path, model: nn.Module, is_resumed: bool) -> None:
+    def begin(self, trace: Path | None, model: nn.Module, is_resumed: bool) -> None:
         """Record what a training begins with; of a resumed one, refuse or leave out what it did not begin with."""
-        if self.digests is None:
+        if self.checkpoint is not None:
+            question_checkpoint(self.checkpoint, is_resumed)
+        if self.digests is None or trace is None:
             return
+        file = trace.with_name(f"{trace.stem}-start.json")
         if not is_resumed:
-            self.digests.write_beside(trace)
-        elif not self.digests.require_same(trace, model):
+            content = {"schema": _SCHEMA} | asdict(self.digests)
+            write_atomically(file, json.dumps(content, indent=2).encode())
+            return
+        document = read_document(file, "the record of a training's start", _SCHEMA)
+        if document is None:
+            return  # without a record they count as the same
+        kept = from_plain(StartDigests, document)
+        if changed := _changed(kept.matrices, self.digests.matrices):
+            raise SettingError(
+                f"the weights of {describe_module(model)} are not those that the resumed training began with "
+                f"({some_of(changed)}), and the audits need those; pass base= with the model before fine-tuning, or "
+                "set the same seed before you make the model"
+            )
+        if _changed(kept.factors, self.digests.factors):
             self.factors = None
             warnings.warn(
                 "the factors A of the LoRA are not those that the resumed training began with, so that a_movement is "
@@ -276,10 +231,7 @@ class TrainingStart:
     def movement(
         self, tuned: nn.Module | Opened, gathered: Mapping[str, Tensor] | None
     ) -> tuple[float | None, dict[str, float]]:
-        """Return how far the factors A have moved in all, and by the name of the base's matrix.
-
-        ``gathered`` holds the tensors of a model that is split over processes.
-        """
+        """Return how far the factors A have moved in all, and by matrix; of a split model they are ``gathered``."""
         if self.factors is None:
             return None, {}
         now = dict(tuned.named_parameters()) if isinstance(tuned, nn.Module) else gathered or {}

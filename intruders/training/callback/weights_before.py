@@ -9,14 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...audits.audit_settings import AuditSettings
+from ...audits.audit_settings import AS_USUAL, AuditSettings
 from ...checkpoints.adapters.adapter import Adapter
 from ...checkpoints.adapters.by_formula import widened
 from ...checkpoints.adapters.peft_adapter import start_that_changed
 from ...checkpoints.formats.memory import (
     describe_module,
     has_adapters,
-    has_frozen_base,
     module_checkpoint,
     trained_matrices,
     with_copies,
@@ -32,11 +31,7 @@ from .sharding import ZERO_3, sharded_by
 
 
 def weights_before(model: nn.Module, is_resumed: bool, settings: AuditSettings) -> Checkpoint | None:
-    """Copy the matrices that training will change; None if it changes none that is audited beneath an adapter.
-
-    Raises:
-      SettingError: training has changed them already, because it was resumed.
-    """
+    """Copy the matrices that training will change; None if it changes none that is audited beneath an adapter."""
     start = start_that_changed(model) if has_adapters(model) else None
     if has_adapters(model) and start is None and not audited_in_training(model, settings):
         return None
@@ -45,7 +40,12 @@ def weights_before(model: nn.Module, is_resumed: bool, settings: AuditSettings) 
             f"the weights of {describe_module(model)} are those of a resumed training, and the audits need those "
             "before it; pass base= with the model before fine-tuning"
         )
-    return _copies(model) if start is None else _tuned_weights(model)
+    if start is not None:
+        return _tuned_weights(model)
+    own = module_checkpoint(model)
+    copied = with_copies(own, _trained_copies(model, own))
+    # Beneath adapters the frozen matrices belong to the base too: an adapter may act on them.
+    return replace(own, tensors={**own.tensors, **copied.tensors}) if has_adapters(model) else copied
 
 
 def audited_in_training(model: nn.Module, settings: AuditSettings) -> dict[str, Tensor]:
@@ -55,34 +55,6 @@ def audited_in_training(model: nn.Module, settings: AuditSettings) -> dict[str, 
         for name, tensor in trained_matrices(model).items()
         if settings.reason_to_leave_out(name) is None
     }
-
-
-class UnfrozenSince:
-    """Warns of matrices that training did not change when the weights before it were taken, and changes now."""
-
-    def __init__(self, model: nn.Module, settings: AuditSettings) -> None:
-        self._settings = settings
-        self._known = set(audited_in_training(model, settings))
-        self._trained = _trained_parameters(model)
-
-    def warn(self, model: nn.Module) -> None:
-        """Warn of each of them once."""
-        trained = _trained_parameters(model)
-        if trained == self._trained:  # names without adapters take long to find where there are many
-            return
-        self._trained = trained
-        unfrozen = [name for name in audited_in_training(model, self._settings) if name not in self._known]
-        if unfrozen:
-            self._known.update(unfrozen)
-            warnings.warn(
-                f"{len(unfrozen)} matrices were unfrozen since the weights before training were taken "
-                f"({some_of(unfrozen)}), and the audits leave them out; pass base= with the model before fine-tuning",
-                stacklevel=2,
-            )
-
-
-def _trained_parameters(model: nn.Module) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def checkpoint_of_training(model: nn.Module) -> str | None:
@@ -108,12 +80,7 @@ def question_checkpoint(checkpoint: str, is_resumed: bool) -> None:
 
 
 def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
-    """Return the base of a model with sharded weights: the given one, or the one that its adapter names.
-
-    Raises:
-      SettingError: neither is available, or the adapter's start changed the weights beneath it.
-      CheckpointError: what the adapter names cannot be opened.
-    """
+    """Return the base of a model with sharded weights: the given one, or the one that its adapter names."""
     start = start_that_changed(model) if has_adapters(model) else None
     if start is not None:
         raise SettingError(
@@ -128,8 +95,7 @@ def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
             "base= with the model before fine-tuning, or pass the callback to the Trainer when you make it"
         )
     configs: Any = model.peft_config
-    bases = [config.base_model_name_or_path for config in configs.values()]
-    names = {str(base) for base in bases if base}
+    names = {str(named) for config in configs.values() if (named := config.base_model_name_or_path)}
     if len(names) != 1:
         raise SettingError(
             f"the base beneath the adapter is sharded, and the adapter names {len(names)} bases on disk; expected "
@@ -170,7 +136,21 @@ def require_loadable(model: nn.Module, args: Any) -> None:
             "a state of the model cannot be kept: its Trainer loads one adapter of a PeftModel alone; wrap the model "
             "by peft.get_peft_model with one adapter, or leave keep_forgetting_below and keep_intruders_below out"
         )
-    if sharded_by(model) is None and (lost := _not_saved(model)):
+    if sharded_by(model) is not None:
+        return
+    from peft import get_peft_model_state_dict
+
+    peft_model: Any = model
+    state = model.state_dict(keep_vars=True)
+    states = [
+        get_peft_model_state_dict(model, state_dict=state, adapter_name=name, save_embedding_layers=False)
+        for name in peft_model.peft_config
+    ]
+    saved = {id(tensor) for of_adapter in states for tensor in of_adapter.values()}
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    # Norms in LongLoRA, for one.
+    lost = [name.removeprefix("base_model.model.") for name, tensor in trained if id(tensor) not in saved]
+    if lost:
         raise SettingError(
             f"a state of the model cannot be kept: {some_of(lost)} beneath its adapters is trained and not saved "
             "with them; freeze it or name its module in modules_to_save, or leave keep_forgetting_below and "
@@ -186,25 +166,6 @@ def require_loadable_shards(way: str) -> None:
             "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
             "stop_above"
         )
-
-
-def _not_saved(model: Any) -> list[str]:
-    """Return the names of what is trained and not saved with the adapters, such as norms in LongLoRA."""
-    from peft import get_peft_model_state_dict
-
-    state = model.state_dict(keep_vars=True)
-    saved = {
-        id(tensor)
-        for name in model.peft_config
-        for tensor in get_peft_model_state_dict(
-            model, state_dict=state, adapter_name=name, save_embedding_layers=False
-        ).values()
-    }
-    return [
-        name.removeprefix("base_model.model.")
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in saved
-    ]
 
 
 def require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:
@@ -223,13 +184,6 @@ def require_matrices(base: Source | None, model: nn.Module, settings: AuditSetti
         )
 
 
-def _copies(model: nn.Module) -> Checkpoint:
-    own = module_checkpoint(model)
-    copied = with_copies(own, _trained_copies(model, own))
-    # Beneath adapters the frozen matrices belong to the base too: an adapter may act on them.
-    return replace(own, tensors={**own.tensors, **copied.tensors}) if has_adapters(model) else copied
-
-
 def _trained_copies(model: nn.Module, own: Checkpoint) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().clone()
@@ -239,7 +193,7 @@ def _trained_copies(model: nn.Module, own: Checkpoint) -> dict[str, Tensor]:
 
 
 def _tuned_weights(model: nn.Module) -> Checkpoint:
-    """Return a copy of the model's weights with its adapters merged, in the order in which they are stored."""
+    """Return copies with the adapters merged, each in the order in which it is stored."""
     own, tuned = open_sides(model, model)
     assert isinstance(tuned, ModelSum)
     adapters = replace(tuned, parts=[part for part in tuned.parts if isinstance(part[0], Adapter)])
@@ -258,19 +212,19 @@ def _tuned_weights(model: nn.Module) -> Checkpoint:
 class AuditedBase:
     """A base; None stands for the weights in memory, beneath an adapter.
 
-    ``with_embeddings`` says whether the audits examine embeddings and heads, which may be trained beneath an adapter.
+    If it was ``taken_from`` a model, matrices that are unfrozen later have no weights before training.
     """
 
     def __init__(
         self,
         base: Source | None = None,
-        unfrozen: UnfrozenSince | None = None,
-        *,
-        with_embeddings: bool = False,
+        settings: AuditSettings = AS_USUAL,
+        taken_from: nn.Module | None = None,
     ) -> None:
-        self._base = base
-        self._with_embeddings = with_embeddings
-        self._unfrozen = unfrozen  # if the base was taken from the weights in memory
+        self._base, self._settings = base, settings
+        # What is trained of the model that it was taken from, and which matrices of that are known.
+        self._trained = None if taken_from is None else _trained_parameters(taken_from)
+        self._known = set() if taken_from is None else set(audited_in_training(taken_from, settings))
         # The same, open, once it is known to be what the model acts on.
         self._frozen: Checkpoint | None = None
 
@@ -284,14 +238,32 @@ class AuditedBase:
             assert self._base is not None
             self._frozen = self._frozen or open_checkpoint(self._base)
             return self._frozen, tuned
-        if self._unfrozen is not None:
-            self._unfrozen.warn(tuned)
+        if self._trained is not None:
+            self._warn_of_unfrozen(tuned)
         if self._frozen is not None:
             return self._frozen, open_source(tuned)
-        base, now = open_sides(self._base, tuned, with_embeddings=self._with_embeddings)
+        base, now = open_sides(self._base, tuned, with_embeddings=self._settings.include_embeddings)
         acts_on_base = isinstance(now, Adapter) or (
             isinstance(now, ModelSum) and all(isinstance(part, Adapter) for part, _ in now.parts)
         )
-        if has_adapters(tuned) and acts_on_base and has_frozen_base(tuned):
+        if has_adapters(tuned) and acts_on_base and not trained_matrices(tuned):
             self._frozen = base
         return base, now
+
+    def _warn_of_unfrozen(self, model: nn.Module) -> None:
+        trained = _trained_parameters(model)
+        if trained == self._trained:  # names without adapters take long to find where there are many
+            return
+        self._trained = trained
+        unfrozen = [name for name in audited_in_training(model, self._settings) if name not in self._known]
+        if unfrozen:
+            self._known.update(unfrozen)
+            warnings.warn(
+                f"{len(unfrozen)} matrices were unfrozen since the weights before training were taken "
+                f"({some_of(unfrozen)}), and the audits leave them out; pass base= with the model before fine-tuning",
+                stacklevel=2,
+            )
+
+
+def _trained_parameters(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from intruders.audits.audit_settings import AS_USUAL
-from intruders.audits.base_cache import content_key, store_of_bases
+from intruders.audits.base_cache import BaseKeys, store_of_bases
 from intruders.engine.components import base_directions
 from intruders.errors import SettingError
 from intruders.training.finetune_config import FinetuneConfig
@@ -65,7 +65,7 @@ class _Projection:
     def __init__(self, module: AdaptedModule, k: int) -> None:
         store = store_of_bases(True)  # earlier audits may have left the directions there
         weight = module.weight.float()
-        known = None if store is None else store.get(content_key(weight, AS_USUAL.k))
+        known = None if store is None else store.get(BaseKeys.of(weight, AS_USUAL.k).leading)
         directions = base_directions(weight, k, known)
         self._sides = [
             (module.a, _without(directions.right)),

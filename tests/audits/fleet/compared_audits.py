@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from intruders.audits.fleet.fleet_work import FleetWork
 from intruders.audits.result.audit_result import Audit
 from tests.mitigation.hot import medium_llama, wide_spectrum
 
@@ -50,6 +54,13 @@ def require_equal(found: Audit, wanted: Audit) -> None:
                 max(one.max_cosine[0], other.max_cosine[0])
                 <= min(one.max_cosine[1], other.max_cosine[1]) + 1e-4
             )
+
+
+@contextmanager
+def stopped_before_files() -> Iterator[None]:
+    """A fleet inside is stopped when its blocks are done and no adapter has a file."""
+    with pytest.raises(KeyboardInterrupt), patch.object(FleetWork, "finish", side_effect=KeyboardInterrupt):
+        yield
 
 
 def with_other_numbers(base: Path, folder: Path, in_names: str, factor: float = 1.5) -> Path:

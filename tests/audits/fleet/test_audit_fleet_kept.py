@@ -23,7 +23,7 @@ from intruders.checkpoints.opening.open import open_source
 from intruders.errors import IntrudersError, ResultFileError
 from intruders.reports.fleet import fleet_payload
 from intruders.system.files import write_atomically
-from tests.audits.fleet.compared_audits import require_equal, with_other_numbers
+from tests.audits.fleet.compared_audits import require_equal, stopped_before_files, with_other_numbers
 
 
 def test_a_further_adapter_costs_only_itself(
@@ -195,23 +195,10 @@ def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
     assert found.adapters["intruders"].tolist() == fresh.adapters["intruders"].tolist()
 
 
-def interrupted(base: Path, sources: list[str], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fleet that is stopped when its blocks are done and no adapter has a file."""
-
-    def stop(*given: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("intruders.audits.fleet.fleet_work.FleetWork.finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            audit_fleet(str(base), sources, out=out, cache=False)
-
-
-def test_a_broken_block_is_made_again(
-    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_block_is_made_again(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
     out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
-    interrupted(base, sources, out, monkeypatch)
+    with stopped_before_files():
+        audit_fleet(str(base), sources, out=out, cache=False)
     file = next(iter((out / "blocks").iterdir()))
     file.write_bytes(file.read_bytes()[:100])
     again = audit_fleet(str(base), sources, out=out, cache=False).adapters
@@ -303,15 +290,11 @@ def test_a_refusal_is_not_kept_when_its_cause_is_gone(
             raise IntrudersError("the disk is away")
         return loaded_or_skipped(matrix)
 
-    def stopped(*given: Any) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("intruders.audits.fleet.fleet_work._MATRICES_TOGETHER", 1)  # a block at a time
     with monkeypatch.context() as patched:
         patched.setattr("intruders.audits.batches.loaded_or_skipped", failing)
         if is_killed:
-            patched.setattr("intruders.audits.fleet.fleet_work.FleetWork.finish", stopped)
-            with pytest.raises(KeyboardInterrupt):
+            with stopped_before_files():
                 audit_fleet(str(base), sources, out=out, cache=False)
             assert list((out / "blocks").iterdir())
         else:

@@ -6,7 +6,6 @@ import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,6 +19,7 @@ from intruders.audits.fleet.fleet_files import FleetFiles
 from intruders.audits.fleet.fleet_result import FleetAudit
 from intruders.audits.kept_nats import DOCUMENT
 from intruders.models.loading import load_model
+from tests.audits.fleet.compared_audits import stopped_before_files
 from tests.checkpoints.models import saved
 from tests.measures.test_prepare_nats import kept, text_of, tuned_of
 from tests.mitigation.hot import hot_llama
@@ -67,7 +67,8 @@ def test_each_adapter_has_the_nats_of_its_own_audit(
             warnings.simplefilter("ignore")
             own = intruders.audit(folder / "base", row["adapter"], cache=folder / "cache").forgetting
         found = fleet.audit(position).forgetting
-        assert again.predicted()[row["adapter"]] == (found, row["effective_rank"])
+        gated = again.gated()[row["adapter"]]
+        assert (gated.forgetting, gated.rank) == (found, row["effective_rank"])
         if own is None:
             assert Path(row["adapter"]).name == "3"
             assert found is None
@@ -115,14 +116,8 @@ def test_what_was_interrupted_goes_on_with_the_responses_that_are_kept(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, chosen, out, cache = str(folder / "base"), sources(folder)[:3], tmp_path / "out", folder / "cache"
-
-    def stop(*given: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("intruders.audits.fleet.fleet_work.FleetWork.finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            audit_fleet(base, chosen, out=out, cache=cache)
+    with stopped_before_files():
+        audit_fleet(base, chosen, out=out, cache=cache)
     monkeypatch.setattr(FleetFiles, "keep", lambda *given: pytest.fail("a block is audited again"))
     found = audit_fleet(base, chosen, out=out, cache=cache)
     monkeypatch.undo()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from peft.helpers import rescale_adapter_scale
 from torch import nn
 
@@ -18,20 +17,22 @@ from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
-from intruders.errors import CheckpointError, PairingError
+from intruders.errors import PairingError
 from intruders.linalg.pair import Pair
 from tests.checkpoints.models import (
     change_config,
     differing,
     loaded,
     merged_weights,
-    randomize_adapter,
+    paired,
+    refused,
     saved,
     tiny_gpt2,
     tiny_gpt_oss,
     tiny_llama4,
     tiny_mixtral,
     tuned_of,
+    with_lora,
 )
 
 EXPERTS = "model.layers.0.mlp.experts"
@@ -40,9 +41,7 @@ OF_LLAMA4 = "model.layers.0.feed_forward.experts"
 
 def adapted(base: nn.Module, modules: list[str], parameters: list[str], **settings: Any) -> nn.Module:
     targets = {"target_modules": modules, "target_parameters": parameters}
-    model = get_peft_model(base, LoraConfig(r=2, lora_alpha=3, **targets, **settings))
-    randomize_adapter(model)
-    return model
+    return with_lora(base, lora_alpha=3, **targets, **settings)
 
 
 def require_merged(different: dict[str, Pair], model: nn.Module, make: Callable[[], nn.Module]) -> None:
@@ -123,8 +122,8 @@ def test_what_is_shown_before_a_base_is_known(tmp_path: Path) -> None:
 def test_a_rank_that_no_parameter_of_the_base_may_have(tmp_path: Path) -> None:
     folder = saved(adapted(tiny_mixtral(), [], ["down_proj"]), tmp_path)
     change_config(folder, rank_pattern={"down_proj": 5}, r=6)
-    with pytest.raises(CheckpointError, match=rf"of the rank of none of {EXPERTS}\.down_proj"):
-        pair_sides(*open_sides(tiny_mixtral(), folder))
+    with refused(rf"of the rank of none of {EXPERTS}\.down_proj"):
+        paired(tiny_mixtral(), folder)
 
 
 @pytest.mark.parametrize("inner", [24, 16])
@@ -145,10 +144,8 @@ def test_experts_stored_input_first_that_peft_takes_as_output_first(tmp_path: Pa
 def test_square_experts_stored_input_first_of_an_unknown_model(tmp_path: Path) -> None:
     folder = saved(adapted(tiny_llama4(16), [], ["experts.down_proj"]), tmp_path)
     base = {name: tensor.clone() for name, tensor in tiny_llama4(16).state_dict().items()}
-    with pytest.raises(
-        PairingError, match=r"no config says of which model; pass the base with its config\.json"
-    ):
-        pair_sides(*open_sides(base, folder))
+    with refused(r"no config says of which model; pass the base with its config\.json", PairingError):
+        paired(base, folder)
 
 
 def test_a_scale_that_was_changed_in_memory() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 
 import intruders
 from intruders.checkpoints.formats.memory import trained_matrices
 from intruders.checkpoints.opening.open import open_checkpoint
-from tests.checkpoints.models import randomize_adapter, tiny_llama
+from tests.checkpoints.models import tiny_llama, with_lora
 
 
 def compiled(module: nn.Module) -> nn.Module:
@@ -44,11 +43,7 @@ def test_a_compiled_model_has_the_names_of_the_model(by_layer: bool) -> None:
 @pytest.mark.parametrize("by_layer", [False, True])
 def test_an_audit_of_a_compiled_model_with_an_adapter_is_that_of_the_model(by_layer: bool) -> None:
     def model() -> nn.Module:
-        adapted = get_peft_model(
-            tiny_llama(), LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "up_proj"])
-        )
-        randomize_adapter(adapted)
-        return adapted
+        return with_lora(lora_alpha=8, target_modules=["q_proj", "up_proj"])
 
     expected = intruders.audit(model())
     audit = intruders.audit(compiled_by_layer(model()) if by_layer else compiled(model()))

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from intruders.checkpoints.formats.safetensors import read_header, safetensors_file
 from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.errors import ChangedFileError, CheckpointError
+from intruders.errors import ChangedFileError
+from tests.checkpoints.models import refused
 
 DTYPES = [
     torch.float64,
@@ -81,7 +82,7 @@ LIES = {
 @pytest.mark.parametrize("content", LIES.values(), ids=LIES.keys())
 def test_files_that_are_no_safetensors(tmp_path: Path, content: bytes, mapped: bool) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+    with refused(r"x\.safetensors"):
         read_header(tmp_path / "x.safetensors", mapped=mapped)
 
 
@@ -101,16 +102,14 @@ WRONG_ENTRIES = {
 @pytest.mark.parametrize(("value", "size"), WRONG_ENTRIES.values(), ids=WRONG_ENTRIES.keys())
 def test_entries_that_cannot_be(tmp_path: Path, value: Any, size: int) -> None:
     path = write_raw(tmp_path / "x.safetensors", {"a": value}, bytes(size))
-    with pytest.raises(
-        CheckpointError, match=r"'.*x.safetensors' is not a complete safetensors file: .*(a|tensors)"
-    ):
+    with refused(r"'.*x.safetensors' is not a complete safetensors file: .*(a|tensors)"):
         read_header(path)
 
 
 def test_a_header_larger_than_the_format_allows(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "x.safetensors", b"{}", length=10**9)
     os.truncate(path, 2 * 10**9)  # sparse: it takes no room
-    with pytest.raises(CheckpointError, match="header too large"):
+    with refused("header too large"):
         read_header(path)
 
 
@@ -135,20 +134,20 @@ def test_one_tensor_in_memory_at_a_time(tmp_path: Path) -> None:
 
 def test_overlapping_tensors(tmp_path: Path) -> None:
     header = {"a": entry(), "b": entry(offsets=(8, 24))}
-    with pytest.raises(CheckpointError, match="invalid offset for tensor `b`"):
+    with refused("invalid offset for tensor `b`"):
         read_header(write_raw(tmp_path / "x.safetensors", header, bytes(24)))
 
 
 def test_a_name_that_a_terminal_would_obey(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "x.safetensors", {"a\x1b[2J\n": entry()}, bytes(16))
-    with pytest.raises(CheckpointError, match=r"a tensor of the name 'a\\x1b\[2J\\n'"):
+    with refused(r"a tensor of the name 'a\\x1b\[2J\\n'"):
         read_header(path)
 
 
 def test_the_same_name_twice(tmp_path: Path) -> None:
     one = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     text = b"{" + one + b", " + one + b"}"
-    with pytest.raises(CheckpointError, match="is in it twice"):
+    with refused("is in it twice"):
         read_header(write_raw(tmp_path / "x.safetensors", text, bytes(4)))
 
 
@@ -198,14 +197,13 @@ def test_one_shard_stands_for_the_whole_model_by_its_index_and_is_refused_withou
     before = digest_of(str(shard))
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     assert digest_of(str(shard)) != before
-    with pytest.raises(CheckpointError, match="names shards that are not there"):
+    with refused("names shards that are not there"):
         open_checkpoint(shard)
     index.unlink()
     for path in (shard, tmp_path):
-        with pytest.raises(
-            CheckpointError,
-            match=r"'.*00002-of-00002\.safetensors' is one part of a model, and the index "
-            r"'model\.safetensors\.index\.json' of its parts is missing from its folder; download the checkpoint again",
+        with refused(
+            r"'.*00002-of-00002\.safetensors' is one part of a model, and the index "
+            r"'model\.safetensors\.index\.json' of its parts is missing from its folder; download the checkpoint again"
         ):
             open_checkpoint(path)
     # A model that fits into one shard is whole.
@@ -235,5 +233,5 @@ WRONG_MAPS = {
 def test_indexes_that_lie(tmp_path: Path, weight_map: Any, text: str) -> None:
     sharded(tmp_path)
     write_index(tmp_path, weight_map)
-    with pytest.raises(CheckpointError, match=text):
+    with refused(text):
         open_checkpoint(tmp_path)

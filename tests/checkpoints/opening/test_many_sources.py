@@ -10,9 +10,9 @@ import pytest
 import xxhash
 
 from intruders.checkpoints.opening.many_sources import digest_of, each_source, wherever_it_is
-from intruders.errors import CheckpointError, SettingError
+from intruders.errors import SettingError
 from intruders.system.digests import add_files
-from tests.checkpoints.models import not_to_be_read
+from tests.checkpoints.models import not_to_be_read, refused
 from tests.tiny import write_files_of_a_model
 
 
@@ -30,7 +30,7 @@ def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ValueError("no such collection")
 
     monkeypatch.setattr(huggingface_hub, "get_collection", unknown)
-    with pytest.raises(CheckpointError, match="'org/some-123' cannot be fetched"):
+    with refused("'org/some-123' cannot be fetched"):
         each_source(["collection:org/some-123"])
 
 
@@ -80,7 +80,7 @@ def test_a_folder_that_may_not_be_read_is_passed_over_or_a_model_of_its_own(
     assert found.passed_over == {str(tmp_path / "two"): "cannot be read (Permission denied)"}
     inside = str(tmp_path / "two" / "deeper")
     assert each_source([str(tmp_path / "two"), inside]).models == [str(tmp_path / "two"), inside]
-    with pytest.raises(CheckpointError, match="Permission denied"):
+    with refused("Permission denied"):
         digest_of(inside)
 
 
@@ -88,11 +88,11 @@ def test_a_folder_that_may_not_be_read_is_passed_over_or_a_model_of_its_own(
 def test_what_cannot_be_a_path_is_a_model_that_is_refused_when_it_is_opened(name: str) -> None:
     assert each_source([name]).models == [name]
     assert wherever_it_is(name) == name
-    with pytest.raises(CheckpointError, match=r"does not exist|cannot be a path"):
+    with refused(r"does not exist|cannot be a path"):
         digest_of(name)
-    with pytest.raises(SettingError, match="matches no file or folder"):
+    with refused("matches no file or folder", SettingError):
         each_source([f"{name}*"])
-    with pytest.raises(SettingError, match=r"the list '@.*' cannot be read"):
+    with refused(r"the list '@.*' cannot be read", SettingError):
         each_source([f"@{name}"])
 
 

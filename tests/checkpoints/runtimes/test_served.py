@@ -1,7 +1,7 @@
 """Whether a runtime applies an adapter: six made for the purpose, one for each way of not being applied in full.
 
 PEFT loads every one of them here. What the other runtimes do is written down: their own code (the files that
-``runtimes.py`` and ``weights.py`` cite, at those versions) ran on the adapters and the base that this file makes, with
+``runtimes.py`` and ``served.py`` cite, at those versions) ran on the adapters and the base that this file makes, with
 the layers of a GPU replaced. llama.cpp is its whole converter.
 """
 
@@ -24,6 +24,7 @@ from intruders.errors import SettingError
 from tests.checkpoints.models import (
     change_config,
     randomize_adapter,
+    refused,
     saved,
     tiny_gpt2,
     tiny_llama,
@@ -230,8 +231,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     document = json.loads(in_this_process("inspect", str(folder), "--for", "vllm", "--json").stdout)
     assert [part["outcome"] for part in document["parts"]] == ["applied", "applied"]
     assert in_this_process("inspect", str(folder), "--for", "vllm").returncode == 0
-    refused = in_this_process("inspect", str(base), "--for", "vllm")
-    assert refused.returncode == 2
-    assert "expected one adapter" in refused.stderr
-    with pytest.raises(SettingError, match="expected vllm, sglang"):
+    failed = in_this_process("inspect", str(base), "--for", "vllm")
+    assert failed.returncode == 2
+    assert "expected one adapter" in failed.stderr
+    with refused("expected vllm, sglang", SettingError):
         served("ollama", folder)

@@ -23,15 +23,17 @@ from intruders.checkpoints.stored.matrices import (
     stored_input_first,
 )
 from intruders.checkpoints.stored.selection import Selection
-from intruders.errors import CheckpointError, PairingError, SettingError
+from intruders.errors import PairingError, SettingError
 from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import (
     assert_tuned,
     differing,
     loaded,
     merged_weights,
+    paired,
     randomize_adapter,
     reasons,
+    refused,
     saved,
     tiny_gpt2,
     tiny_gpt_oss,
@@ -39,6 +41,7 @@ from tests.checkpoints.models import (
     tiny_mixtral,
     tiny_phi3,
     tuned_of,
+    with_lora,
 )
 
 
@@ -106,8 +109,7 @@ def conv_net(kernel: int, groups: int) -> nn.Module:
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_lora_on_convolutions(kernel: int, dora: bool) -> None:
-    model = get_peft_model(conv_net(kernel, 1), LoraConfig(r=2, target_modules=["0", "1"], use_dora=dora))
-    randomize_adapter(model)
+    model = with_lora(conv_net(kernel, 1), target_modules=["0", "1"], use_dora=dora)
     different = differing(model)
     assert list(different) == ["0.weight", "1.weight"]
     assert_tuned(different, merged_weights(model))
@@ -115,7 +117,7 @@ def test_lora_on_convolutions(kernel: int, dora: bool) -> None:
 
 def test_grouped_convolution_is_refused() -> None:
     model = get_peft_model(conv_net(3, 2), LoraConfig(r=2, target_modules=["0"]))
-    with pytest.raises(CheckpointError, match="no grouped convolution, whose LoRA PEFT cannot merge either"):
+    with refused("no grouped convolution, whose LoRA PEFT cannot merge either"):
         open_sides(model)
 
 
@@ -154,7 +156,7 @@ def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -
     on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
     truth = differing(base, tuned)
     for sources, side in (((on_disk[0], tuned), "base"), ((base, on_disk[1]), "tuned")):
-        pairing = pair_sides(*open_sides(*sources))
+        pairing = paired(*sources)
         different = loaded(pairing)
         assert set(different) == set(truth)
         for name, both in different.items():
@@ -176,8 +178,7 @@ def test_fused_weights_whole_and_split() -> None:
 
 
 def test_split_of_a_low_rank_update() -> None:
-    model = get_peft_model(tiny_phi3(0), LoraConfig(r=2, target_modules=["qkv_proj"]))
-    randomize_adapter(model)
+    model = with_lora(tiny_phi3(0), target_modules=["qkv_proj"])
     split = differing(model, selection=Selection(split_fused=True))
     merged = merged_weights(model)["model.layers.0.self_attn.qkv_proj.weight"]
     both = split["model.layers.0.self_attn.qkv_proj.weight[k]"]
@@ -268,14 +269,14 @@ def test_sums_of_models(tmp_path: Path) -> None:
         (f"{a}+{b}@-1e-1", {a: 1.0, b: -0.1}, 4),
         (f"{a}@2+{full}@0.25", {a: 2.0, full: 0.25}, 14),
     ):
-        pairing = pair_sides(*open_sides(tiny_llama(), text))
+        pairing = paired(tiny_llama(), text)
         different = loaded(pairing)
         assert len(different) == matrices
         for name, both in different.items():
             expected = base[name] + sum(weight * update[source][name] for source, weight in weights.items())
             torch.testing.assert_close(tuned_of(both), expected)
         assert pairing.tuned_source == text
-    assert [item.rank for item in pair_sides(*open_sides(tiny_llama(), f"{a}@0.7+{b}@0.3")).pairs] == [
+    assert [item.rank for item in paired(tiny_llama(), f"{a}@0.7+{b}@0.3").pairs] == [
         5,
         5,
         3,
@@ -306,7 +307,7 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
         (f"{adapter}+{full}", 1.0, 1.0),
         (f"{full}@0.5+{adapter}@0.25", 0.5, 0.25),
     ):
-        pairing = pair_sides(*open_sides(saved(tiny_llama(), tmp_path / "base"), text))
+        pairing = paired(saved(tiny_llama(), tmp_path / "base"), text)
         different = loaded(pairing)
         assert len(different) == 14
         for name, both in different.items():
@@ -330,10 +331,9 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_an_adapter_in_memory_on_a_model_that_was_trained_before(tmp_path: Path, use_dora: bool) -> None:
     """Against the first base, the model is what it computes: both trainings."""
-    model = get_peft_model(tiny_llama(7), LoraConfig(r=2, target_modules=["q_proj"], use_dora=use_dora))
-    randomize_adapter(model)
+    model = with_lora(tiny_llama(7), use_dora=use_dora)
     first = saved(tiny_llama(), tmp_path)
-    pairing = pair_sides(*open_sides(first, model))
+    pairing = paired(first, model)
     different = loaded(pairing)
     after = merged_weights(model)
     assert len(different) == 14
@@ -342,8 +342,7 @@ def test_an_adapter_in_memory_on_a_model_that_was_trained_before(tmp_path: Path,
 
 
 def test_an_adapter_in_memory_on_a_model_whose_embeddings_alone_were_trained_before(tmp_path: Path) -> None:
-    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
-    randomize_adapter(model)
+    model = with_lora()
     first = saved(tiny_llama(), tmp_path)
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(1.5)
@@ -370,17 +369,14 @@ def test_sums_that_cannot_be() -> None:
     from intruders.errors import SettingError
 
     for text in ("+a", "a@0.5+", "a@0.5++b@0.5"):
-        with pytest.raises(SettingError, match="expected MODEL@WEIGHT"):
+        with refused("expected MODEL@WEIGHT", SettingError):
             open_sides(tiny_llama(), text)
 
 
 def test_layers_that_do_not_fit_an_experts_adapter(tmp_path: Path) -> None:
-    model = get_peft_model(
-        tiny_mixtral(), LoraConfig(r=2, target_modules=[], target_parameters=["experts.down_proj"])
-    )
-    randomize_adapter(model)
-    with pytest.raises(PairingError, match="is for another base"):
-        pair_sides(*open_sides(tiny_llama(), saved(model, tmp_path)))
+    model = with_lora(tiny_mixtral(), target_modules=[], target_parameters=["experts.down_proj"])
+    with refused("is for another base", PairingError):
+        paired(tiny_llama(), saved(model, tmp_path))
 
 
 @pytest.fixture
@@ -435,6 +431,6 @@ def test_a_tensor_is_left_out_for_a_reason(checkpoint: Checkpoint, ending: str, 
 
 @pytest.mark.parametrize("patterns", [("*v_proj*",), ("*layernorm*",)])
 def test_patterns_that_leave_no_matrix_are_refused(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> None:
-    with pytest.raises(SettingError, match=r"include '\*"):
+    with refused(r"include '\*", SettingError):
         require_selection(checkpoint, Selection(include=patterns))
     require_selection(checkpoint, Selection(include=("*q_proj*", "*layernorm*")))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.pairing.experts import with_experts_as
+from intruders.checkpoints.pairing.names_of_base import with_experts_as
 from intruders.checkpoints.stored.names import match_names
 from intruders.checkpoints.stored.renamed import OF_EVERY_MODEL, OF_FAMILIES, Renames, in_memory
 from tests.checkpoints.renamed_families import FAMILIES

@@ -1,32 +1,49 @@
-"""Merged checkpoints against PEFT's own merges, where base and tuned side have other names for the same tensors."""
+"""Whole models with changed matrices, biases and heads, against PEFT and formulas by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaModel,
+)
 
 import intruders
 from intruders.checkpoints.opening.open import Source
 from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.writing.merged import planned_checkpoint
-from intruders.errors import CheckpointError
+from intruders.errors import SettingError
 from intruders.linalg.pair import Pair
+from intruders.mitigation.beyond_doses import require_only_matrices
+from tests.checkpoints.adapted import move
 from tests.checkpoints.models import (
+    loaded,
     merged_weights,
     moved,
-    randomize_adapter,
+    paired,
+    refused,
     saved,
     tiny_bert,
+    tiny_gpt2,
     tiny_llama,
     tiny_mixtral,
+    tuned_of,
+    with_lora,
 )
 
 STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
@@ -55,8 +72,7 @@ def test_experts_of_an_adapter_on_a_base_that_has_them_one_by_one(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     base = saved(tiny_mixtral(), tmp_path / "base")
-    model = get_peft_model(tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"], **settings))
-    randomize_adapter(model)
+    model = with_lora(tiny_mixtral(), **settings)
     adapter = saved(model, tmp_path / "adapter")
     saved(model.merge_and_unload(), tmp_path / "merged")  # type: ignore[operator]
     before, after = (load_file(tmp_path / side / "model.safetensors") for side in ("base", "merged"))
@@ -65,7 +81,7 @@ def test_experts_of_an_adapter_on_a_base_that_has_them_one_by_one(
     assert_close(written(base, adapter), after)
     half = {name: (before[name] + after[name]) / 2 for name in before}
     assert_close(written(base, adapter, elsewhere=lambda name: 0.5), half)
-    pairs = pair_sides(*open_sides(base, adapter)).pairs
+    pairs = paired(base, adapter).pairs
     assert_close(written(base, adapter, changes={pair.name: halved for pair in pairs}), half)
 
 
@@ -80,7 +96,7 @@ def test_experts_of_a_checkpoint_one_by_one_on_one_side(tmp_path: Path, on_disk:
         else (load_file(folder / "model.safetensors") for folder in folders.values())
     )
     assert_close(written(*sides), after)
-    pairs = pair_sides(*open_sides(*sides)).pairs
+    pairs = paired(*sides).pairs
     names = {pair.name for pair in pairs}
     assert "model.layers.0.mlp.experts.gate_up_proj[1]" in names
     half = {name: (before[name] + after[name]) / 2 for name in before}
@@ -98,9 +114,7 @@ def test_a_changed_matrix_that_no_written_tensor_contains_is_refused() -> None:
     model = get_peft_model(tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"]))
     changes = {"model.layers.7.self_attn.q_proj.weight": halved}
     for sides in ((model,), (tiny_mixtral(0), tiny_mixtral(1))):
-        with pytest.raises(
-            CheckpointError, match=r"changes 'model\.layers\.7\.self_attn\.q_proj\.weight', which"
-        ):
+        with refused(r"changes 'model\.layers\.7\.self_attn\.q_proj\.weight', which"):
             planned_checkpoint(*open_sides(*sides), changes)
 
 
@@ -116,8 +130,7 @@ def test_norms_and_biases_stored_in_full_under_another_prefix(
     model = tiny_bert(classes=3)
     base = saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
     before = load_file(base / "model.safetensors")
-    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["query"], **settings))
-    randomize_adapter(tuned)
+    tuned = with_lora(model, target_modules=["query"], **settings)
     adapter = saved(tuned, tmp_path / "adapter")
     after = {name.removeprefix("bert."): tensor for name, tensor in merged_weights(tuned).items()}
     # Its bias is trained with the others; its weight is not the adapter's.
@@ -136,7 +149,7 @@ def test_a_norm_stored_in_full_under_a_prefix_of_its_own_is_refused(tmp_path: Pa
     name = "base_model.model.model.norm.weight"
     tensors["base_model.model.text.model.norm.weight"] = tensors.pop(name)
     save_file(tensors, adapter / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"in full, which may be 'model\.norm\.weight' of the base"):
+    with refused(r"in full, which may be 'model\.norm\.weight' of the base"):
         written(tiny_llama(), adapter)
 
 
@@ -168,3 +181,215 @@ def test_what_has_no_matrix_and_is_stored_in_full_is_written(tmp_path: Path) -> 
     assert intruders.verify(base, adapter, found).exit_status() == 0
     without = {name: tensor for name, tensor in found.items() if name != "embeddings.cls_token"}
     assert intruders.verify(base, adapter, without).exit_status() == 1
+
+
+T = ["q_proj", "v_proj", "down_proj"]
+METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
+    "ia3": lambda: peft.IA3Config(target_modules=T, feedforward_modules=["down_proj"]),
+    "road": lambda: peft.RoadConfig(group_size=8, target_modules=T),
+    "glora": lambda: peft.GloraConfig(r=2, target_modules=T),
+    "adamss": lambda: peft.AdamssConfig(r=4, num_subspaces=2, subspace_rank=1, target_modules=T),
+    "ia3 on Conv1D": lambda: peft.IA3Config(
+        target_modules=["c_attn", "c_fc"], feedforward_modules=["c_fc"], fan_in_fan_out=True
+    ),
+}
+
+
+def with_biases(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.data = torch.linspace(-1, 1, parameter.numel())
+    return model
+
+
+def base_for(method: str) -> nn.Module:
+    model = tiny_gpt2() if "Conv1D" in method else tiny_llama(attention_bias=True, mlp_bias=True)
+    return with_biases(model)
+
+
+def biases(state: dict[str, Tensor], method: str) -> set[str]:
+    """Those of the layers that the method changes; IA3 scales the input of feed-forward layers, so not their bias."""
+    ends = ("c_attn.bias",) if "Conv1D" in method else ("q_proj.bias", "v_proj.bias", "down_proj.bias")
+    return {name for name in state if name.endswith(ends[:2] if method == "ia3" else ends)}
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def folders(method: str, tmp_path: Path) -> tuple[Path, Path]:
+    model = peft.get_peft_model(base_for(method), METHODS[method]())
+    move(model, seed=1, size=0.2)
+    return saved(base_for(method), tmp_path / "base"), saved(model, tmp_path / "adapter")
+
+
+def merge(method: str, adapter: Path) -> dict[str, Tensor]:
+    return merged_weights(peft.PeftModel.from_pretrained(base_for(method), adapter))
+
+
+def test_a_checkpoint_has_the_biases_of_pefts_merge(
+    method: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, adapter = folders
+    before, truth = base_for(method).state_dict(), merge(method, adapter)
+    changed = biases(truth, method)
+    assert changed == {
+        name for name in truth if name.endswith(".bias") and not torch.equal(truth[name], before[name])
+    }
+    for share in (1.0, 0.5):
+        out = tmp_path / str(share)
+        intruders.write_at_scale(base, adapter, share, out, form="checkpoint")
+        written = load_file(out / "model.safetensors")
+        for name, tensor in written.items():
+            wanted = before[name] + share * (truth[name] - before[name])
+            torch.testing.assert_close(tensor, wanted, msg=name)
+
+
+def test_weights_of_layers_with_biases_are_what_peft_merges(method: str, folders: tuple[Path, Path]) -> None:
+    base, adapter = folders
+    truth, pairing = merge(method, adapter), paired(base, adapter)
+    found = loaded(pairing)
+    assert len(found) == (4 if "Conv1D" in method else 6)
+    for name, both in found.items():
+        wanted = truth[name].mT if "Conv1D" in method else truth[name]
+        assert torch.equal(tuned_of(both), wanted), name
+    assert set(pairing.biases) == biases(truth, method)
+    assert f"changes {len(pairing.biases)} biases with its matrices" in pairing.matched[0]
+
+
+def test_the_right_merge_is_verified_and_its_biases_are_not_compared(
+    method: str, folders: tuple[Path, Path]
+) -> None:
+    base, adapter = folders
+    truth = merge(method, adapter)
+    found = intruders.verify(base, adapter, truth)
+    assert found.exit_status() == 0
+    assert {tensor.name for tensor in found.unchecked} == biases(truth, method)
+
+
+def test_doses_of_its_matrices_alone_are_refused(method: str, folders: tuple[Path, Path]) -> None:
+    with refused(r"also changes .*bias.*, which no dose acts on", SettingError):
+        require_only_matrices(open_sides(*folders))
+
+
+def test_a_new_adapter_which_could_not_have_the_biases_is_refused(
+    method: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with refused(r"bias', which is not the weight of a linear module"):
+        intruders.mitigate(*folders, scale=0.5, out=tmp_path / "out", form="adapter", rank=4)
+
+
+def test_a_sum_of_two_that_change_one_bias_is_refused(tmp_path: Path) -> None:
+    base = saved(base_for("ia3"), tmp_path / "base")
+    names = []
+    for seed in (1, 2):
+        model = peft.get_peft_model(base_for("ia3"), METHODS["ia3"]())
+        move(model, seed)
+        names.append(str(saved(model, tmp_path / f"adapter{seed}")))
+    with refused(r"sum of adapters that change '.*q_proj\.bias'; merge it first"):
+        intruders.write_at_scale(base, "+".join(names), 1.0, tmp_path / "out", form="checkpoint")
+
+
+def test_a_base_without_biases_has_none_to_tell_of(tmp_path: Path) -> None:
+    model = peft.get_peft_model(tiny_llama(), METHODS["road"]())
+    move(model, seed=1)
+    pairing = paired(tiny_llama(), saved(model, tmp_path))
+    assert not pairing.biases
+    assert not any("biases" in note for note in pairing.matched)
+
+
+TOKENS = torch.tensor([[0, 5, 9, 12, 2]])
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.fixture(
+    params=[RobertaForMaskedLM, RobertaModel], ids=["base with its own head", "base without a head"]
+)
+def classifier(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """A base, and the adapter of a classifier on it, as the recipes of PEFT train one."""
+    torch.manual_seed(0)
+    base = saved(request.param(RobertaConfig(**SMALL)), tmp_path / "base")
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    tuned = with_lora(model, task_type="SEQ_CLS", target_modules=["query", "value"])
+    return base, saved(tuned, tmp_path / "adapter")
+
+
+def peft_model(base: Path, adapter: Path) -> PeftModel:
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    return PeftModel.from_pretrained(model, adapter).eval()
+
+
+def test_the_written_checkpoint_classifies_as_peft_does(
+    classifier: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, adapter = classifier
+    intruders.write_at_scale(base, adapter, 1.0, tmp_path / "written", form="checkpoint")
+    written = AutoModelForSequenceClassification.from_pretrained(tmp_path / "written", num_labels=3).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(written(TOKENS).logits, peft_model(base, adapter)(TOKENS).logits)
+
+
+def test_a_new_head_stays_as_tuned_at_another_scale(classifier: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = classifier
+    intruders.write_at_scale(base, adapter, 0.5, tmp_path / "written", form="checkpoint")
+    written = load_file(tmp_path / "written" / "model.safetensors")
+    truth = peft_model(base, adapter).merge_and_unload().state_dict()
+    head = {name for name in truth if name.startswith("classifier")}
+    assert len(head) == 4
+    assert all(torch.equal(written[name], truth[name]) for name in head)
+
+
+def test_a_sum_of_two_heads_is_refused(classifier: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = classifier
+    with refused(r"sum of adapters that store 'classifier.*merge it first"):
+        intruders.write_at_scale(
+            base, f"{adapter}@0.5+{adapter}@0.5", 0.5, tmp_path / "written", form="checkpoint"
+        )
+    assert not os.path.lexists(tmp_path / "written")
+
+
+def test_a_merge_needs_the_new_head_and_not_the_old(classifier: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = classifier
+    merged = saved(peft_model(base, adapter).merge_and_unload(), tmp_path / "merged")
+    right = intruders.verify(base, adapter, merged)
+    assert right.exit_status() == 0
+    old = {name for name in load_file(base / "model.safetensors") if name.startswith("lm_head")}
+    assert {other.name for other in right.unchecked} >= old
+
+    tensors = load_file(merged / "model.safetensors")
+    name = "classifier.out_proj.weight"
+    for changed, reason in [
+        ({name: tensors[name] * 2}, "other numbers than the adapter saved"),
+        ({name: tensors[name][:2].clone()}, "other shape: (3, 16) and (2, 16)"),
+        (None, "missing in the merged model"),
+    ]:
+        kept = {other: tensor for other, tensor in tensors.items() if changed is not None or other != name}
+        save_file(kept | (changed or {}), merged / "model.safetensors", metadata={"format": "pt"})
+        wrong = intruders.verify(base, adapter, merged)
+        assert [(other.name, other.reason) for other in wrong.others] == [(name, reason)]
+        assert wrong.exit_status() == 1
+
+
+def test_a_head_that_is_the_embedding_is_not_one_that_the_adapter_brings(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = saved(BertForMaskedLM(BertConfig(**SMALL)), tmp_path / "base")
+    model = AutoModelForMaskedLM.from_pretrained(base)
+    tuned = with_lora(model, target_modules=["query", "value"])
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any("cls.predictions.decoder" in name for name in stored)
+    merged = saved(tuned.merge_and_unload(), tmp_path / "merged")
+    assert intruders.verify(base, tmp_path / "adapter", merged).exit_status() == 0
+    intruders.write_at_scale(base, tmp_path / "adapter", 1.0, tmp_path / "written", form="checkpoint")
+    assert load_file(tmp_path / "written" / "model.safetensors").keys() == (
+        load_file(base / "model.safetensors").keys()
+    )

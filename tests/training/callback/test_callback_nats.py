@@ -54,7 +54,6 @@ def test_the_last_step_has_what_the_audit_of_the_saved_model_says(
     model = load_model(str(llama), "causal") if method == "all" else prepared(llama, method)
     first, last = trained(model, tmp_path)
     found = audit(str(llama), str(tmp_path / "model"), cache=cache).forgetting
-    assert found is not None
     assert last[KEY] == pytest.approx(found.kl.estimate, rel=1e-4)
     ends = [found.kl.low, found.kl.high]
     assert [last[f"{KEY}/{end}"] for end in ("low", "high")] == pytest.approx(ends, rel=1e-4)

@@ -161,7 +161,6 @@ def test_adapters_that_are_read_are_taken(config: Any, llama: Path, tmp_path: Pa
     callback = IntruderCallback(trainer, every=4)
     trainer.add_callback(callback)
     trainer.train()
-    assert callback.last is not None
     assert len(callback.last.matrices) == 4
 
 
@@ -209,7 +208,6 @@ def test_a_model_that_deepspeed_sharded(method: str, llama: Path, tmp_path: Path
     callback = IntruderCallback(trainer, every=2, trace=False, base=str(llama) if method == "full" else None)
     callback.on_train_begin(*told, model=model)
     callback.on_step_end(*told, model=model)
-    assert callback.last is not None
     assert {m.name: m.intruders for m in callback.last.matrices} == {
         m.name: m.intruders for m in plain.last.matrices
     }
@@ -235,9 +233,7 @@ def test_an_adapter_that_will_be_sharded_needs_its_base_on_disk(
     IntruderCallback(trainer)
     config = model.peft_config["default"]
     config.base_model_name_or_path = str(tmp_path / "gone")
-    with pytest.raises(
-        CheckpointError, match=r"gone', which the adapter names, cannot be opened; pass base="
-    ):
+    with pytest.raises(CheckpointError, match=r"gone', which the adapter names, cannot be opened; pass"):
         IntruderCallback(trainer)
     config.base_model_name_or_path = None
     with pytest.raises(SettingError, match=r"names 0 bases on disk; expected one; pass base="):

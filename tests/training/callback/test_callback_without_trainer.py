@@ -35,7 +35,6 @@ def _trainer(callback: IntruderCallback, model: Any, out: Path, **settings: Any)
 def _last(callback: IntruderCallback, model: Any, out: Path, **settings: Any) -> Audit:
     """The last audit of a training that is given the callback when its Trainer is made."""
     _trainer(callback, model, out, **settings).train()
-    assert callback.last is not None
     return callback.last
 
 
@@ -56,7 +55,6 @@ def test_the_base_is_the_model_before_the_first_step(
         trainer = tiny_trainer(model, tmp_path)
         trainer.add_callback(callback)
     trainer.train()
-    assert callback.last is not None
     expected = _by_full_decompositions(llama, model)
     assert callback.last.intruders == expected > 0
     assert sorted(read_trace(tmp_path / "intruders.parquet")["step"].unique()) == [2, 4]
@@ -103,10 +101,8 @@ def test_embeddings_alone_unfrozen_beneath_an_adapter_are_audited_if_they_are_as
     found = {matrix.name: matrix for matrix in _last(callback, model, tmp_path).matrices}
     assert ("model.embed_tokens.weight" in found) == with_embeddings
     # The adapter's own matrices are factors where no weight that is audited was trained beneath it.
-    assert {name.split(".")[-2] for name in found} == {
-        "q_proj",
-        *(["embed_tokens"] if with_embeddings else []),
-    }
+    kinds = {"q_proj", "embed_tokens"} if with_embeddings else {"q_proj"}
+    assert {name.split(".")[-2] for name in found} == kinds
     before, merged = all_weights(load_model(str(llama), "causal")), all_weights(model)
     for name, matrix in found.items():
         norm = float((merged[name] - before[name]).double().norm())
@@ -116,13 +112,8 @@ def test_embeddings_alone_unfrozen_beneath_an_adapter_are_audited_if_they_are_as
 def test_a_resumed_training_of_what_is_unfrozen_beneath_an_adapter_needs_the_base(
     llama: Path, tmp_path: Path
 ) -> None:
-    _trainer(
-        IntruderCallback(every=2),
-        _unfrozen_beneath(llama, True),
-        tmp_path,
-        save_strategy="steps",
-        save_steps=2,
-    ).train()
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    _trainer(IntruderCallback(every=2), _unfrozen_beneath(llama, True), tmp_path, **saving).train()
     started = json.loads((tmp_path / "intruders-start.json").read_text())["matrices"]
     assert {name.split(".")[-2] for name in started} == {"q_proj", "up_proj"}
     trainer = tiny_trainer(_unfrozen_beneath(llama, True), tmp_path)
@@ -159,20 +150,14 @@ def test_what_is_unfrozen_later_is_told_and_counted_from_a_given_base(
         assert callback.last is not None
         return model
 
-    own, given = (
-        IntruderCallback(every=1, trace=False),
-        IntruderCallback(every=4, base=str(llama), trace=False),
-    )
+    own = IntruderCallback(every=1, trace=False)
+    given = IntruderCallback(every=4, base=str(llama), trace=False)
     with pytest.warns(UserWarning, match=r"unfrozen since.*up_proj.*pass base=") as told:
         trained(own)
-    assert len([one for one in told if "unfrozen since" in str(one.message)]) == 1, (
-        "once, and not at each audit"
-    )
+    assert sum("unfrozen since" in str(each.message) for each in told) == 1, "and not at each audit"
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*unfrozen since")
         model = trained(given)
-    assert own.last is not None
-    assert given.last is not None
     assert own.last.intruders < given.last.intruders == _by_full_decompositions(llama, model)
 
 
@@ -245,14 +230,6 @@ def test_events_of_another_loop_are_kept_in_the_log_alone(llama: Path, tmp_path:
     assert [entry["step"] for entry in trainer.state.log_history] == [1]
 
 
-def test_training_stops_above_a_number(llama: Path, tmp_path: Path) -> None:
-    callback = IntruderCallback(every=1, stop_above=0)
-    trainer = _trainer(callback, prepared(llama, "lora"), tmp_path, max_steps=50)
-    trainer.train()
-    assert callback.has_stopped
-    assert trainer.state.global_step < 50
-
-
 @pytest.mark.parametrize("method", ["full", "pissa", "lora"])
 def test_a_resumed_training_whose_base_is_gone_needs_it(method: str, llama: Path, tmp_path: Path) -> None:
     tiny_trainer(prepared(llama, method), tmp_path, save_strategy="steps", save_steps=2).train()
@@ -264,11 +241,9 @@ def test_a_resumed_training_whose_base_is_gone_needs_it(method: str, llama: Path
         return callback
 
     told = resumed(IntruderCallback(every=4, base=str(llama)))
-    assert told.last is not None
     assert told.last.intruders > 0
     if method == "lora":
         found = resumed(IntruderCallback(every=4)).last
-        assert found is not None
         assert found.intruders == told.last.intruders
         return
     with pytest.raises(SettingError, match=r"those of a resumed training.*pass base= with"):
@@ -292,12 +267,6 @@ def test_a_model_from_a_checkpoint_of_the_training_is_not_its_base(llama: Path, 
         trainer(IntruderCallback(every=3)).train()  # another training, from these weights
 
 
-def test_what_cannot_be_audited_is_refused_when_the_trainer_is_made(llama: Path, tmp_path: Path) -> None:
-    callback = IntruderCallback(settings=AuditSettings(include=["*norm*"]))
-    with pytest.raises(SettingError, match=r"none of the (matrices|1[46] )"):
-        _trainer(callback, prepared(llama, "lora"), tmp_path)
-
-
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_it_pickles(moment: str, llama: Path, tmp_path: Path) -> None:
     callback = IntruderCallback(every=4, stop_above=3, base=str(llama))
@@ -306,7 +275,6 @@ def test_it_pickles(moment: str, llama: Path, tmp_path: Path) -> None:
     copy = pickle.loads(pickle.dumps(callback))
     model = prepared(llama, "full")
     _trainer(copy, model, tmp_path / "second").train()
-    assert copy.last is not None
     assert copy.last.intruders == _by_full_decompositions(llama, model)
     assert callback.last is None or callback.last.intruders == copy.last.intruders
 
@@ -322,7 +290,6 @@ def test_a_number_above_alert_above_warns_and_alerts_the_trackers(
     callback = IntruderCallback(every=4, alert_above=0)
     with pytest.warns(UserWarning, match=r"step 4 found \d+ intruders; alert_above is 0"):
         _trainer(callback, prepared(llama, "lora"), tmp_path).train()
-    assert callback.last is not None
     assert [name for name, _ in told] == ["wandb", "trackio"]
     assert told[0][1]["level"] == "WARN"
     assert len(told[0][1]["title"]) < 64, "what W&B takes"
@@ -367,7 +334,6 @@ def test_each_model_that_model_init_makes_is_measured_from_its_own_start(llama: 
     trainer = tiny_trainer(None, tmp_path, kind=kind, callbacks=[callback], learning_rate=1e-3)
     for _ in range(2):
         trainer.train()
-        assert callback.last is not None
         after = trainer.model.get_parameter(name).detach().double()
         matrix = callback.last.matrix(name)
         assert matrix.update.frobenius == pytest.approx(float((after - starts[-1]).norm()), rel=1e-3)

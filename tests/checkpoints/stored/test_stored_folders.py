@@ -1,4 +1,4 @@
-"""A path, an alias or a hub id: downloaded with its commit, of one format, and kept apart from paths."""
+"""Where models lie: paths, ids, aliases, and the names in their folders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from safetensors.torch import save_file
 
 import intruders
 from intruders.audits.result.audit_result import Audit
-from intruders.checkpoints.stored.locate import HubOrigin, _downloaded, locate
-from intruders.errors import CheckpointError
+from intruders.checkpoints.stored.locate import (
+    HubOrigin,
+    _downloaded,
+    index_of_shard,
+    locate,
+    one_file_each,
+    split_names,
+)
 from intruders.reports.audit_command import audit_command
 from intruders.reports.model_card import card_section
+from tests.checkpoints.models import refused
 from tests.commands import in_this_process
 from tests.hub_cache import offline_hub, snapshot
 
@@ -113,7 +120,7 @@ def test_a_snapshot_given_as_a_path_is_known_by_its_commit(hub: Path) -> None:
 
 @pytest.mark.parametrize("given", ["org/base@v3", "org/none@v2"])
 def test_a_revision_that_is_not_there_is_refused_by_its_name(hub: Path, given: str) -> None:
-    with pytest.raises(CheckpointError, match=f"'{given}' is not a file or folder here"):
+    with refused(f"'{given}' is not a file or folder here"):
         audited(given, "org/adapter")
 
 
@@ -153,7 +160,7 @@ def test_what_a_repository_lacks_is_said(
     monkeypatch: pytest.MonkeyPatch, files: list[str], message: str
 ) -> None:
     fetched = list_files(monkeypatch, files)
-    with pytest.raises(CheckpointError, match=message):
+    with refused(message):
         locate("org/none")
     assert not fetched
 
@@ -178,5 +185,32 @@ def test_the_files_of_one_format_are_fetched(
 
 @pytest.mark.parametrize("url", ["s3://bucket/base", "S3://bucket/base", "https://example.org/model"])
 def test_a_url_is_no_model(url: str) -> None:
-    with pytest.raises(CheckpointError, match=f"'{url}' is a URL, and models are read from files"):
+    with refused(f"'{url}' is a URL, and models are read from files"):
         locate(url)
+
+
+def test_names_that_are_of_no_split_model() -> None:
+    for name in (
+        "m.gguf",
+        "m-00000-of-00002.gguf",
+        "m-00003-of-00002.gguf",
+        "m-1-of-2.gguf",
+        "m-00001-of-00002.bin",
+    ):
+        assert split_names(name) == [name]
+
+
+def test_the_index_of_a_shard_as_transformers_names_it() -> None:
+    assert index_of_shard("pytorch_model-00001-of-00003.bin") == "pytorch_model.bin.index.json"
+    for name in (
+        "model.safetensors",
+        "model-1-of-2.safetensors",
+        "m-00001-of-00002.gguf",
+        "model.safetensors.index.json",
+    ):
+        assert index_of_shard(name) is None
+
+
+def test_one_file_of_each_model() -> None:
+    names = ["b-00002-of-00002.gguf", "b-00001-of-00002.gguf", "a-00002-of-00002.gguf", "c.gguf"]
+    assert one_file_each(names) == ["a-00002-of-00002.gguf", "b-00001-of-00002.gguf", "c.gguf"]

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from intruders.checkpoints.merges.merged_matrix import MergedMatrix, Rounding, coarsest_type, half_spacing
-from intruders.checkpoints.merges.scale_bounds import (
+from intruders.checkpoints.merges.verdict import (
+    APPLIED,
+    NOT_APPLIED,
+    NOT_PROVED,
+    TOO_SMALL,
     ScaleBounds,
     estimate_scale,
+    judge,
     scale_bounds,
     scale_by_least_squares,
 )
-from intruders.checkpoints.merges.verdict import APPLIED, NOT_APPLIED, NOT_PROVED, TOO_SMALL, judge
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.pairing.experts import positions_in_stacks, with_experts_as, with_stacked_experts
+from intruders.checkpoints.pairing.names_of_base import (
+    positions_in_stacks,
+    with_experts_as,
+    with_stacked_experts,
+)
 
 MIXTRAL = {"block": "h.0.block_sparse_moe", "gate": "w1", "up": "w3", "down": "w2"}
 QWEN = {"block": "h.0.mlp", "gate": "gate_proj", "up": "up_proj", "down": "down_proj"}

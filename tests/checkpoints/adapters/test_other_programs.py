@@ -1,8 +1,9 @@
-"""Adapters of MLX against PEFT's merge of the same factors, and against mlx_lm's formula by hand."""
+"""Adapters of MLX and llama.cpp against PEFT's merge of the same factors, and against the formulas of their code."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.inspect import inspect
-from intruders.errors import CheckpointError
-from tests.checkpoints.models import assert_tuned, differing, tiny_llama
-from tests.checkpoints.other_programs import peft_lora, save_as_mlx
+from intruders.checkpoints.stored.selection import Selection
+from tests.checkpoints.models import assert_tuned, differing, loaded, paired, refused, tiny_llama
+from tests.checkpoints.other_programs import peft_lora, save_as_gguf, save_as_mlx
 
 ALL = ["q_proj", "k_proj", "down_proj"]
 
@@ -79,7 +80,7 @@ def test_layers_that_were_trained_in_full_are_what_the_file_has(tmp_path: Path) 
 )
 def test_a_config_without_one_meaning_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     peft_lora(tmp_path, tiny_llama(), target_modules=["q_proj"])
-    with pytest.raises(CheckpointError, match=rf"^[^\n]*{said}[^\n]*$"):
+    with refused(rf"^[^\n]*{said}[^\n]*$"):
         open_source(save_as_mlx(tmp_path, **changes))
 
 
@@ -92,18 +93,53 @@ def test_files_that_are_incomplete_are_refused(tmp_path: Path) -> None:
         "model.embed_tokens.lora_b": torch.ones(4, 16),
     }
     save_file(embedding, mlx / "adapters.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"'model\.embed_tokens\.lora_a', which is not a factor of a linear"
-    ):
+    with refused(r"'model\.embed_tokens\.lora_a', which is not a factor of a linear"):
         open_source(mlx)
     del tensors["model.layers.0.self_attn.q_proj.lora_b"]
     save_file(tensors, mlx / "adapters.safetensors")
-    with pytest.raises(CheckpointError, match=r"has only lora_A for 'model\.layers\.0\.self_attn\.q_proj'"):
+    with refused(r"has only lora_A for 'model\.layers\.0\.self_attn\.q_proj'"):
         open_source(mlx)
     (mlx / "adapter_config.json").rename(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match=r"whose scale is not in the file; expected a folder with"):
+    with refused(r"whose scale is not in the file; expected a folder with"):
         open_source(mlx / "adapters.safetensors")
     (tmp_path / "elsewhere").rename(mlx / "adapter_config.json")
     (mlx / "adapters.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"of MLX without weights; expected adapters\.safetensors"):
+    with refused(r"of MLX without weights; expected adapters\.safetensors"):
         open_source(mlx)
+
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "down_proj", "embed_tokens"]
+
+
+def test_an_adapter_of_llama_cpp_is_what_peft_merges(tmp_path: Path) -> None:
+    """With ranks of their own; q and k in the order of their heads; an embedding."""
+    merged = peft_lora(tmp_path, tiny_llama(), target_modules=TARGETS, rank_pattern={"q_proj": 2})
+    file = save_as_gguf(tmp_path)
+    pairing = paired(tmp_path / "base", file, Selection(include_embeddings=True))
+    found = loaded(pairing)
+    assert len(found) == 9
+    assert_tuned(found, merged, atol=1e-6, rtol=1e-6)
+    norm = next(skipped for skipped in pairing.skipped if skipped.name == "blk.0.attn_norm.weight")
+    assert norm.reason == "a norm, which llama.cpp leaves out"
+    [entry] = inspect(file)
+    assert (entry.format, entry.base_source) == ("GGUF LORA", "org/base")
+    assert {(row.rank, row.scale) for row in entry.rows} == {(4, 1.5), (2, 3.0)}
+    # A folder with the file alone, as on the hub.
+    (tmp_path / "alone").mkdir()
+    shutil.copy(file, tmp_path / "alone")
+    assert inspect(tmp_path / "alone")[0].rows == entry.rows
+
+
+def test_an_alpha_of_zero_is_a_scale_of_one(tmp_path: Path) -> None:
+    """llama_adapter_lora_weight::get_scale of llama-adapter.h: alpha ? adapter_scale * alpha / rank : adapter_scale."""
+    peft_lora(tmp_path, tiny_llama(), target_modules=["q_proj"])
+    assert {row.scale for row in inspect(save_as_gguf(tmp_path, alpha=0.0))[0].rows} == {1.0}
+
+
+def test_what_has_no_known_place_is_refused(tmp_path: Path) -> None:
+    peft_lora(tmp_path, tiny_llama(), target_modules=["q_proj"])
+    with refused(r"'blk\.0\.attn_q\.weight'.* of the architecture 'falcon'; .*; pass the PEFT adapter"):
+        inspect(save_as_gguf(tmp_path, "falcon"))
+    file = save_as_gguf(tmp_path)
+    with refused(r"its base has no config with num_attention_heads; pass the base"):
+        differing(tiny_llama().state_dict(), file)

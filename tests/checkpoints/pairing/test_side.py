@@ -1,7 +1,8 @@
-"""Adapters on models whose tensors have other names in memory than in the file: PEFT's merge is the truth."""
+"""What an adapter acts on: weights under names that transformers gives in memory, and joined ones."""
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 import intruders
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.stored.matrices import every_matrix
 from intruders.errors import PairingError
 from tests.checkpoints.adapted import move
+from tests.checkpoints.models import refused, set_factors
 from tests.checkpoints.renamed_families import FAMILIES, FAMILIES_CUT
+from tests.tiny import save_weights
 
 peft = pytest.importorskip("peft")
 
@@ -81,5 +86,42 @@ def test_an_adapter_whose_weights_were_cut_on_loading_is_told_to_be_merged(tmp_p
     model.save_pretrained(folder)
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
     adapted.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(PairingError, match=re.escape("merge the adapter with PEFT (merge_and_unload")):
+    with refused(re.escape("merge the adapter with PEFT (merge_and_unload"), PairingError):
         intruders.audit(folder, tmp_path / "adapter", cache=False)
+
+
+class WithAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(32, 4)
+        self.out = nn.Linear(32, 32)
+
+    def forward(self, inputs: Any) -> Any:
+        return self.out(self.attn(inputs, inputs, inputs)[0])
+
+
+def test_it_is_refused_and_its_merge_is_audited(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = WithAttention()
+    base = save_weights(tmp_path / "base", model.state_dict())
+    adapted: Any = get_peft_model(
+        copy.deepcopy(model), LoraConfig(r=2, lora_alpha=4, target_modules=["attn", "out"])
+    )
+    set_factors(adapted, 1.0, 1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    with refused(r"changes 'attn', which in .* is torch's MultiheadAttention; .* merge the", PairingError):
+        intruders.audit(base, tmp_path / "adapter")
+    merged = save_weights(tmp_path / "merged", adapted.merge_and_unload().state_dict())
+    told = {matrix.name: matrix for matrix in intruders.audit(base, merged, k=4).matrices}
+    assert {"attn.in_proj_weight", "attn.out_proj.weight", "out.weight"} <= {
+        name.partition("[")[0] for name in told
+    }
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, merged))
+    for name, matrix in told.items():
+        if "[" in name:
+            continue
+        left, right = (torch.linalg.svd(side[name].double())[0] for side in (before, after))
+        cosines = (left[:, : min(before[name].shape)].T @ right[:, :4]).abs().amax(0)
+        assert matrix.intruders == int((cosines < 0.5).sum())
