@@ -138,7 +138,9 @@ def audit_findings(
     counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
     largest = max(sizes, default=(0.0, ""))
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
-    return findings + ([] if fail_above_nats is None else _on_nats(audit.tuned_source, gated, fail_above_nats))
+    return findings + (
+        [] if fail_above_nats is None else _on_nats(audit.tuned_source, gated, fail_above_nats)
+    )
 
 
 def _on_nats(source: str, gated: Gated, limit: float) -> list[GateFinding]:
