@@ -22,7 +22,7 @@ from ..errors import ResultFileError, SettingError
 from ..settings import shown
 from ..system.documents import read_document
 from ..system.files import write_atomically
-from ..system.folders import locked_folder, make_folder, other_entries
+from ..system.folders import locked_folder, other_entries
 from ..system.plain_values import from_plain
 from ..system.result_protocol import json_bytes
 from .runs import Run
@@ -101,16 +101,11 @@ class StudyFolder:
                 ) from error
         return document
 
-    def open_for(self, study: Study, *, must_exist: bool) -> None:
-        """Make the folder, or accept it if it contains a study of the same name; SettingError for any other.
+    def require_is_for(self, study: Study, *, must_exist: bool) -> None:
+        """Raise SettingError unless the folder is new, empty, or that of a study of the same name.
 
         A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
         """
-        self.require_is_for(study, must_exist=must_exist)
-        make_folder(self.path)
-
-    def require_is_for(self, study: Study, *, must_exist: bool) -> None:
-        """Raise SettingError as :meth:`open_for` does, without making the folder or writing in it."""
         why = None
         if must_exist and not self.is_study:
             why = "contains no study to resume; remove --resume, or pass its folder"

@@ -62,14 +62,11 @@ def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str, shown
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_json_on_standard_output_keeps_every_name(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", forgiving_to(written, encoding))
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="intruders.readable")
+    monkeypatch.setattr(sys, "stdout", stream)
     assert put_json({"base": "m\xf6del \u03b5"}, "-")
     sys.stdout.flush()
     assert json.loads(written.getvalue().decode(encoding)) == {"base": "m\xf6del \u03b5"}
-
-
-def forgiving_to(written: io.BytesIO, encoding: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(written, encoding=encoding, errors="intruders.readable")
 
 
 def test_prose_is_folded_and_rows_are_not(

@@ -276,7 +276,7 @@ def test_data_or_a_base_that_change_between_two_calls_are_refused(llama: Path, t
     runs, inputs = expand(study), digests_of_inputs(expand(study))
     assert set(inputs) == {str(rows), str(base)}
     folder = StudyFolder(tmp_path / "out")
-    folder.open_for(study, must_exist=False)
+    folder.path.mkdir()
     folder.keep(study, runs, inputs)
     RunRecord(folder.run(runs[0].id)).begin(runs[0])
     content = rows.read_text()

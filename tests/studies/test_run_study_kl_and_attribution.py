@@ -9,7 +9,6 @@ import pytest
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
-from intruders.errors import SettingError
 from intruders.measures.kl_on_task import kl_on_task
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
@@ -106,8 +105,3 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     ]
     assert len(on_task[0]) == 11
     assert on_task[0] == pytest.approx(on_task[1])
-
-
-def test_an_attribution_needs_a_text(llama: Path) -> None:
-    with pytest.raises(SettingError, match="attribute is given, but no loss_on gives the text"):
-        parsed(tiny_study(llama, measure=BRIEF | {"attribute": {"nodes": 5}}))

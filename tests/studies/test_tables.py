@@ -380,7 +380,7 @@ def test_a_value_of_another_type_in_the_record_of_a_study_is_quoted(
     said = rf"study\.json' is damaged: its {key} is {re.escape(repr(value))}; .*restore the file, or"
     for read in (
         lambda: load_results(tmp_path),
-        lambda: StudyFolder(tmp_path).open_for(STUDY, must_exist=False),
+        lambda: StudyFolder(tmp_path).require_is_for(STUDY, must_exist=False),
     ):
         with pytest.raises(ResultFileError, match=said):
             read()
