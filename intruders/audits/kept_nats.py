@@ -224,10 +224,8 @@ class KeptNats:
             inputs, gradients = (
                 _read(self._folder / file, kept.digests[file]) for file in (layer.inputs, layer.gradients)
             )
-            return KeptRows(
-                inputs.view(sequences, kept.tokens, -1),
-                gradients.view(sequences, kept.labels, kept.tokens, -1),
-            )
+            of_gradients = gradients.view(sequences, kept.labels, kept.tokens, -1)
+            return KeptRows(inputs.view(sequences, kept.tokens, -1), of_gradients)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             self.text = None
             self._refuse(self._folder, os_reason(error) if isinstance(error, OSError) else str(error))

@@ -111,10 +111,10 @@ def _verdict(
 
     has_limit = fail_above is not None or fail_above_nats is not None
     uncounted = result.not_compared if has_limit or fail_refused else {}
-    compared = [own for own in result.gated().items() if own[0] not in uncounted] if has_limit else []
-    of_count, of_nats = ([] if limit is None else compared for limit in (fail_above, fail_above_nats))
-    most, limit = fail_above or 0, fail_above_nats or 0.0
-    partly = {name: why for name, own in of_count if (why := own.why_open(most))}
+    compared = [(name, own) for name, own in result.gated().items() if own.nothing is None and has_limit]
+    of_nats, limit = [] if fail_above_nats is None else compared, fail_above_nats or 0.0
+    left_open = [] if fail_above is None else [(name, own.why_open(fail_above)) for name, own in compared]
+    partly = {name: why for name, why in left_open if why}
     unpredicted = {name: why for name, own in of_nats if (why := own.why_nats_open(limit))}
     predicted = [(name, own.forgetting) for name, own in of_nats]
     too_much = {name: own.above_in_words(limit) for name, own in predicted if own and own.is_above(limit)}

@@ -1,9 +1,8 @@
 """Single singular triplets of tuned matrices, to the accuracy that changing the weights needs, and of a base.
 
-An audit knows which of the k leading vectors are wanted and their singular values, but it computed the vectors
-only as well as its decisions needed. Here they are computed again. An intruder is mostly the update's doing,
-so a Krylov space that starts from the update's own directions finds it in some ten narrow products, where the whole
-set of leading vectors takes hundreds. Which Ritz triplet is the wanted one is told by its singular value.
+An audit computed the vectors only as well as its decisions needed. Here they are computed again, and told by the
+singular values that it found. An intruder is mostly the update's doing: a Krylov space that starts from the update's
+own directions finds it in some ten narrow products, where the whole set of leading vectors takes hundreds.
 """
 
 from __future__ import annotations

@@ -63,14 +63,9 @@ def measure_update(batch: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
         svd = dense_svd(update.matrix) if exact else gram_svd(update.matrix)
         values, left, right = svd.values, svd.left[:, :k], svd.right[:, :k]
     dtype = batch.base.dtype
-    return MeasuredUpdate(
-        values.square().sum(-1).sqrt(),
-        values[:, 0],
-        effective_rank(values),
-        torch.zeros_like(values[:, 0]),
-        left.to(dtype),
-        right.to(dtype),
-    )
+    frobenius, spectral = values.square().sum(-1).sqrt(), values[:, 0]
+    rank, error = effective_rank(values), torch.zeros_like(spectral)
+    return MeasuredUpdate(frobenius, spectral, rank, error, left.to(dtype), right.to(dtype))
 
 
 @dataclass(frozen=True)

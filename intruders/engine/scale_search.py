@@ -1,12 +1,10 @@
 """The first scale with an intruder on a projection, by a search that is fine where it matters.
 
-As the scale grows, a vector that the update brings among the k leading ones passes by base vectors; while it does, it
-may resemble them, so that counts go up and down, in windows of a few per cent. But once it is there, one of the k
-vectors always leans away from the base's: of two vectors that mix, one has a cosine of at most 0.71 with either. So
-coarse steps tell where to look closely.
-
-Decompositions of many small matrices cost far less in one call than one by one. So a search is a generator: it yields
-the scales that it asks for, is sent the least cosines there, and searches of a group run side by side.
+As the scale grows, a vector that the update brings among the k leading ones passes by base vectors, so that counts go
+up and down, in windows of a few per cent. But once it is there, one of the k vectors always leans away from the
+base's: of two vectors that mix, one has a cosine of at most 0.71 with either. So coarse steps tell where to look
+closely. A search is a generator, which yields the scales that it asks for and is sent the least cosines there:
+decompositions of many small matrices cost far less in one call than one by one.
 """
 
 from __future__ import annotations

@@ -51,42 +51,45 @@ def exact_cosines(
     """
     is_shortcut = decompose is not dense_svd or base_svd is not None
     base = base.double()
-    base_svd = decompose(base) if base_svd is None else base_svd
+    before = decompose(base) if base_svd is None else base_svd
     tuned_svd = decompose(tuned)
     if tuned_svd.values[min(k, len(tuned_svd.values)) - 1] <= CLUSTER_TOLERANCE * tuned_svd.values[0]:
         tuned_svd = dense_svd(tuned)  # vectors of zero singular values are examined: no shortcut gives them
-    left = settle_clusters(tuned_svd, k, base)
-    cosines = base_svd.left @ left.mT  # (p, k)
-    ids = cluster_ids(base_svd.values)
-    projections = _with_null_space(cluster_projections(cosines, ids), base_svd, left)
-    max_cosines = projections.amax(0).clamp_max(1.0)
+    ids, is_free = cluster_ids(before.values), _is_free(before).unsqueeze(-1)
 
+    def beside(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines ``(p, c)`` of unit rows with the base's vectors, and those with the spaces of their clusters."""
+        cosines = before.left @ rows.mT
+        # The thin decomposition of a rank-deficient tall matrix takes some directions of the left null space as x_i,
+        # and which ones is arbitrary: the projection on the whole of it is what counts.
+        outside = (1 - torch.where(is_free, 0.0, cosines).square().sum(0)).clamp_min(0).sqrt()
+        return cosines, torch.where(is_free, outside, cluster_projections(cosines, ids))
+
+    left = settle_clusters(tuned_svd, k, base)
+    cosines, projections = beside(left)
+    max_cosines = projections.amax(0).clamp_max(1.0)
     sizes = cluster_projections(torch.ones_like(cosines), ids)  # square roots of the cluster sizes
     # Of a left null space that has more dimensions than the base has vectors there, all can avoid y.
-    worst = torch.where(_is_free(base_svd).unsqueeze(-1), 0.0, projections / sizes).amax(0)
+    worst = torch.where(is_free, 0.0, projections / sizes).amax(0)
     if is_shortcut and bool(((torch.stack([max_cosines, worst]) - epsilon).abs() < _SHORTCUT).any()):
         return exact_cosines(base, tuned, k, epsilon)
     ambiguous = (max_cosines >= epsilon) & (worst < epsilon)
-    ambiguous |= _ambiguous_for_tuned_clusters(base_svd, tuned_svd, base, k, epsilon)
+    # So are those whose cluster in the tuned matrix has unit vectors with different decisions.
+    tuned_ids = cluster_ids(tuned_svd.values)
+    for cluster in torch.unique(tuned_ids[:k]).tolist():
+        members = (tuned_ids == cluster).nonzero().squeeze(-1)
+        if len(members) > 1:
+            cosines, projections = beside(tuned_svd.left[members])
+            largest = projections.square().sum(-1).sqrt().max()
+            # max_i |<x_i, u>| >= |G u| / sqrt(rows of G), with G the cosines with as many base vectors as it has.
+            cosines = torch.where(is_free, 0.0, cosines)
+            strongest = cosines.square().sum(-1).topk(len(members)).indices
+            smallest = torch.linalg.svdvals(cosines[strongest])[-1] / len(members) ** 0.5
+            if largest >= epsilon and smallest < epsilon:
+                ambiguous[members[members < k]] = True
     next_value = tuned_svd.values[k] if k < len(tuned_svd.values) else tuned_svd.values.new_zeros(())
     values = tuned_svd.values[:k]
-    return ExactCosines(max_cosines, ambiguous, values, next_value, left, base_svd.values, base_svd.left)
-
-
-def _with_null_space(projections: Tensor, base: DenseSVD, left: Tensor) -> Tensor:
-    """Correct the projections on the cluster of zero singular values for matrices with more rows than
-    columns.
-
-    The thin decomposition of a rank-deficient tall matrix takes some directions of the left null space as
-    x_i, and which ones is arbitrary. Any of them can be chosen, so the projection on the whole left null
-    space is what counts.
-    """
-    is_free = _is_free(base)
-    if not is_free.any():
-        return projections
-    inside = (base.left[~is_free] @ left.mT).square().sum(0)  # mass in the column space
-    outside = (1 - inside).clamp_min(0).sqrt()
-    return torch.where(is_free.unsqueeze(-1), outside, projections)
+    return ExactCosines(max_cosines, ambiguous, values, next_value, left, before.values, before.left)
 
 
 def _is_free(base: DenseSVD) -> Tensor:
@@ -98,29 +101,3 @@ def _is_free(base: DenseSVD) -> Tensor:
     is_zero = (base.values <= CLUSTER_TOLERANCE * base.values[:1]) & (m > p)
     ids = cluster_ids(base.values)
     return torch.zeros_like(is_zero).index_put((ids[is_zero],), torch.tensor(True, device=ids.device))[ids]
-
-
-def _ambiguous_for_tuned_clusters(
-    base_svd: DenseSVD, tuned_svd: DenseSVD, base: Tensor, k: int, epsilon: float
-) -> Tensor:
-    """Return a mask of the k leading tuned vectors whose cluster has unit vectors with different decisions."""
-    ids = cluster_ids(tuned_svd.values)
-    base_ids = cluster_ids(base_svd.values)
-    ambiguous = torch.zeros(k, dtype=torch.bool, device=base.device)
-    for cluster in torch.unique(ids[:k]).tolist():
-        members = (ids == cluster).nonzero().squeeze(-1)
-        if len(members) == 1:
-            continue
-        cosines = base_svd.left @ tuned_svd.left[members].mT  # (p, c)
-        projections = _with_null_space(
-            cluster_projections(cosines, base_ids), base_svd, tuned_svd.left[members]
-        )
-        largest = projections.square().sum(-1).sqrt().max()
-        # max_i |<x_i, u>| >= |G u| / sqrt(rows of G), with G the cosines with as many base vectors as the
-        # cluster has.
-        cosines = torch.where(_is_free(base_svd).unsqueeze(-1), 0.0, cosines)
-        strongest = cosines.square().sum(-1).topk(len(members)).indices
-        smallest = torch.linalg.svdvals(cosines[strongest])[-1] / len(members) ** 0.5
-        if largest >= epsilon and smallest < epsilon:
-            ambiguous[members[members < k]] = True
-    return ambiguous

@@ -1,11 +1,9 @@
 """Products in the precision that the proofs speak of, whatever the process has set, and the devices that have it.
 
-torch computes single-precision products in TF32 or bfloat16 where a process allows it: on GPUs and, by oneDNN, on
-processors with AMX. Products of half precision may be summed in half precision, and autocast turns single precision
-into half. Training scripts set these for speed, and an audit may run inside of one.
-
-docs/concepts/engine.md has the argument for processors and for CUDA. Whether the libraries of a machine keep to it is
-looked at once per process and device, for an environment variable can make them compute in less.
+torch computes single-precision products in TF32 or bfloat16 where a process allows it, on GPUs and, by oneDNN, on
+processors with AMX; training scripts set that for speed, and an audit may run inside of one. docs/concepts/engine.md
+has the argument for processors and for CUDA. Whether the libraries of a machine keep to it is looked at once per
+process and device, for an environment variable can make them compute in less.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Leading singular triplets from a few passes over a matrix: block Lanczos on the Gram matrix of its shorter side.
 
 A :class:`KrylovSpace` holds an orthonormal basis V (as rows) of vectors of the shorter side, their products P = V W^T
-and the products N = P W of those (W^T for W in a matrix with more columns than rows). The eigenvectors of the small
-matrix P P^T give Ritz triplets, whose residuals follow from N without touching W again. A step multiplies by W and by
-W^T, as one of block Golub-Kahan (Musco and Musco 2015) does for the same triplets, but keeps one basis orthonormal
-instead of two, and that with the shorter rows. The space grows from a random block at first, then by residuals of those
-triplets that have not converged, so that one that starts from good vectors needs few products and stops early.
+and N = P W of those (W^T for W in a matrix with more columns than rows). The eigenvectors of the small matrix P P^T
+give Ritz triplets, whose residuals follow from N without touching W again. A step costs as much as one of block
+Golub-Kahan (Musco and Musco 2015), but keeps one basis orthonormal instead of two, and that with the shorter rows.
+The space grows from a random block at first, then by residuals of those triplets that have not converged.
 """
 
 from __future__ import annotations
@@ -205,10 +204,8 @@ class KrylovSpace:
             core[..., :known, known:] = strip[..., :known].mT
             self._core = core
             squares, vectors = eigh(core)
-            self._decomposed = (
-                vectors.mT.flip(-2).to(self.basis.dtype),
-                squares.flip(-1).clamp_min(0.0).sqrt(),
-            )
+            rows = vectors.mT.flip(-2).to(self.basis.dtype)
+            self._decomposed = rows, squares.flip(-1).clamp_min(0.0).sqrt()
         a, values = self._decomposed
         return a[..., :count, :], values[..., :count]
 

@@ -124,12 +124,7 @@ class LowRank:
 
     def padded(self, rank: int) -> LowRank:
         """The same with columns of zeros up to ``rank``."""
-        missing = rank - self.rank
+        missing, pad = rank - self.rank, torch.nn.functional.pad
         if missing <= 0:
             return self
-        left, right = self.left, self.right
-        zeros = (
-            left.new_zeros(*left.shape[:-1], missing),
-            right.new_zeros(*right.shape[:-2], missing, right.shape[-1]),
-        )
-        return LowRank(torch.cat([left, zeros[0]], -1), torch.cat([right, zeros[1]], -2))
+        return LowRank(pad(self.left, (0, missing)), pad(self.right, (0, 0, 0, missing)))

@@ -1,12 +1,10 @@
 """Random directions: the generator that draws them, and sketches of matrices by them.
 
-Estimates from random vectors need vectors that are independent of the matrices. Users draw noise from small seeds, and
-``torch.manual_seed(0)`` gives the same numbers to a matrix of noise and to probes of that seed. So the package has a
-generator of its own, the same in every call.
-
-With Gaussian u and v, ``u^T D v`` has the mean square ``||D||_F^2``, and the product of two matrices' numbers has their
-Frobenius inner product as its mean (Johnson and Lindenstrauss 1984; the random projections are of rank one here). Sums
-over the matrices of a model, each with directions of its own, do the same for the whole models.
+Estimates need vectors that are independent of the matrices, and ``torch.manual_seed(0)`` gives the same numbers to a
+user's matrix of noise and to probes of that seed. So the package has a generator of its own. With Gaussian u and v,
+``u^T D v`` has the mean square ``||D||_F^2``, and the product of two matrices' numbers has their Frobenius inner
+product as its mean (Johnson and Lindenstrauss 1984; the random projections are of rank one here). Sums over the
+matrices of a model, each with directions of its own, do the same for the whole models.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The dense singular value decomposition, clusters of singular values, and eigenvalues of small matrices.
 
 Within a cluster of equal singular values the vectors are not defined by the matrix: any rotation of them is as good.
-Two decompositions of one matrix, or one by two algorithms, then give different vectors. What is defined is their common
-space, and everything here that must not depend on such a choice works with that space.
+What is defined is their common space, and everything here that must not depend on such a choice works with that
+space.
 
 On a GPU torch decomposes batches of matrices beyond a side of 32 one after another, each with several launches and
-waits (pytorch issues 174674 and 175585). A processor is done with all of them before: they go there in one transfer,
-and come back in one. A matrix that is alone, or large enough to fill a GPU by itself, stays.
+waits (pytorch issues 174674 and 175585). They go to the processor in one transfer, and come back in one. A matrix
+that is alone, or large enough to fill a GPU by itself, stays.
 """
 
 from __future__ import annotations

@@ -92,11 +92,8 @@ def test_units_are_those_of_the_checkpoint(scale: float) -> None:
     scaled = run({n: scale * t for n, t in base.items()}, {n: scale * t for n, t in tuned.items()})
     for one, other in zip(plain.matrices, scaled.matrices, strict=True):
         assert [v.intruder for v in one.vectors] == [v.intruder for v in other.vectors]
-        np.testing.assert_allclose(
-            [v.singular_value for v in other.vectors],
-            [scale * v.singular_value for v in one.vectors],
-            rtol=1e-4,
-        )
+        values = [scale * v.singular_value for v in one.vectors]
+        np.testing.assert_allclose([v.singular_value for v in other.vectors], values, rtol=1e-4)
         assert other.update.frobenius == pytest.approx(scale * one.update.frobenius, rel=1e-4)
         assert other.update.spectral == pytest.approx(scale * one.update.spectral, rel=1e-4)
         assert other.update.stable_rank == pytest.approx(one.update.stable_rank, rel=1e-4)

@@ -23,11 +23,7 @@ QUIET = ("unchanged", "one-dimensional", "the same tensor as", "numbers of type"
 
 # A few matrices of each: square, tall and wide, from the first layers and the last.
 CHOSEN = {
-    "smollm2-135m": [
-        "*.layers.0.self_attn.q_proj.*",
-        "*.layers.13.mlp.up_proj.*",
-        "*.layers.29.mlp.down_proj.*",
-    ],
+    "smollm2-135m": ["*.layers.0.self_attn.q_proj.*", "*.layers.13.mlp.up_proj.*", "*.29.mlp.down_proj.*"],
     "minilm-l6": [
         "*.0.attention.self.query.weight",
         "*.3.intermediate.dense.weight",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from intruders.audits.update_alone import compare_updates, inspect_update
 from intruders.errors import CheckpointError, PairingError, SettingError
 from intruders.reports.inspection import lora_config_text, overlap_lines, update_lines
+from tests.checkpoints.models import randomize_adapter, tiny_llama
+from tests.checkpoints.models import saved as by_peft
+from tests.commands import in_this_process
 from tests.tiny import save_lora
 
 ROWS, COLUMNS, RANK, SCALE = 40, 24, 6, 2.0
@@ -75,10 +79,8 @@ def test_every_number_equals_that_of_a_dense_svd(tmp_path: Path, energy: float) 
 def test_a_rank_above_the_matrix() -> None:
     adapter = {"q.lora_A.weight": torch.randn(9, 4), "q.lora_B.weight": torch.randn(5, 9)}
     (module,) = inspect_update(adapter).modules
-    values = np.linalg.svd(
-        adapter["q.lora_B.weight"].double().numpy() @ adapter["q.lora_A.weight"].double().numpy(),
-        compute_uv=False,
-    )
+    down, up = (factor.double().numpy() for factor in adapter.values())
+    values = np.linalg.svd(up @ down, compute_uv=False)
     assert module.spectral == pytest.approx(values[0], rel=1e-12)
     assert module.energy_rank <= 4
 
@@ -116,11 +118,6 @@ def test_module_types_are_those_of_an_audit(tmp_path: Path) -> None:
 
 def test_an_update_that_needs_the_base_is_named(tmp_path: Path) -> None:
     """DoRA's update depends on the norms of W0 + B A."""
-    import peft
-
-    from tests.checkpoints.models import randomize_adapter, tiny_llama
-    from tests.checkpoints.models import saved as by_peft
-
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
     randomize_adapter(model)
     update = inspect_update(by_peft(model, tmp_path))
@@ -131,11 +128,6 @@ def test_an_update_that_needs_the_base_is_named(tmp_path: Path) -> None:
 
 def test_peft_reads_the_patterns_as_they_are_meant(tmp_path: Path) -> None:
     """The printed text, run as Python, gives PEFT the ranks and scales that were found."""
-    import peft
-
-    from tests.checkpoints.models import randomize_adapter, tiny_llama
-    from tests.checkpoints.models import saved as by_peft
-
     targets = ["q_proj", "v_proj", "down_proj"]
     model = peft.get_peft_model(
         tiny_llama(), peft.LoraConfig(r=4, lora_alpha=6, target_modules=targets, alpha_pattern={"v_proj": 10})
@@ -179,11 +171,8 @@ def test_two_adapters_beside_dense_svds(tmp_path: Path) -> None:
         assert module.right == pytest.approx(((v[:i] @ y[:j].T) ** 2).sum() / min(i, j), rel=1e-9)
         assert module.left_chance == pytest.approx(max(i, j) / ROWS)
         assert module.right_chance == pytest.approx(max(i, j) / COLUMNS)
-        inner, squares, others = (
-            inner + (one * other).sum(),
-            squares + (one**2).sum(),
-            others + (other**2).sum(),
-        )
+        inner, squares = inner + (one * other).sum(), squares + (one**2).sum()
+        others += (other**2).sum()
     assert overlap.cosine == pytest.approx(inner / np.sqrt(squares * others), rel=1e-10)
     assert "3 modules in common" in overlap_lines(overlap)[0]
 
@@ -215,10 +204,7 @@ def test_what_two_adapters_do_not_share(tmp_path: Path) -> None:
     alien = saved(tmp_path / "c", factors(1, ("h.0.attn",)))
     with pytest.raises(PairingError, match="no module in common"):
         compare_updates(first, alien)
-    other_shape = {
-        "layers.0.q_proj.lora_A.weight": torch.ones(1, 3),
-        "layers.0.q_proj.lora_B.weight": torch.ones(4, 1),
-    }
+    other_shape = saved(tmp_path / "d", {"layers.0.q_proj": (torch.ones(4, 1), torch.ones(1, 3))})
     with pytest.raises(PairingError, match=r"is \(40, 24\) in .* and \(4, 3\)"):
         compare_updates(first, other_shape)
 
@@ -236,8 +222,6 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    from tests.commands import in_this_process
-
     first, second = saved(tmp_path / "a", factors(0)), saved(tmp_path / "b", factors(1))
     done = in_this_process("inspect", str(first))
     assert done.returncode == 0

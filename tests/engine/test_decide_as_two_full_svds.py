@@ -382,12 +382,8 @@ def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int
     for i, (pair, size) in enumerate(zip(pairs, sizes, strict=True)):
         truth = truth_of(pair, 10)
         alone = check(pair, 10, 0.5, truth)
-        looked_at = [
-            (found, i),
-            (again, i),
-            *((once_more, at) for at, lane in enumerate((3, 1, 0)) if lane == i),
-        ]
-        for detection, at in looked_at:
+        others = [(once_more, at) for at, lane in enumerate((3, 1, 0)) if lane == i]
+        for detection, at in [(found, i), (again, i), *others]:
             assert detection.intruder[at].tolist() == alone.intruder[0].tolist()
             told = truth.defined
             assert (detection.upper[at].double().numpy() >= truth.least - COSINE)[told].all()

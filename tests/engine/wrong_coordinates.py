@@ -151,11 +151,8 @@ def search(seeds: range) -> Counter[str]:
         )
         whole = WholeBase.of(torch.stack([pair.base for _, pair in made]))
         coordinates = Coordinates.of(whole, joined.svd())
-        cosines = coordinate_cosines(
-            coordinates,
-            leading_vectors(coordinates.problem(), VECTORS, allowed=far_below(coordinates.off)),
-            whole.off,
-        )
+        leading = leading_vectors(coordinates.problem(), VECTORS, allowed=far_below(coordinates.off))
+        cosines = coordinate_cosines(coordinates, leading, whole.off)
         for at, (kind, pair) in enumerate(made):
             truth = truth_of(pair)
             lower, upper = cosines.lower[at].numpy(), cosines.upper[at].numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,14 @@ from intruders.linalg.whole_base import WholeBase, columns_times, times_columns
 from tests.matrices import SPECTRA, Array, ugly, with_values
 
 SHAPES = [(40, 40), (60, 40), (40, 60)]
+SEEDS = st.integers(0, 2**32 - 1)
+# Of random_problem.
+RANDOM: dict[str, Any] = {
+    "shape": st.sampled_from(SHAPES),
+    "spectrum": st.sampled_from(list(SPECTRA)),
+    "rank": st.integers(1, 5),
+    "seed": SEEDS,
+}
 
 
 def in_coordinates(base: Array, left: Array, right: Array) -> Coordinates:
@@ -29,12 +39,7 @@ def random_problem(m: int, n: int, spectrum: str, rank: int, seed: int) -> tuple
     return base, rng.standard_normal((m, rank)), rng.standard_normal((rank, n)) * 10.0 ** rng.uniform(-3, 1)
 
 
-@given(
-    shape=st.sampled_from(SHAPES),
-    spectrum=st.sampled_from(list(SPECTRA)),
-    rank=st.integers(1, 5),
-    seed=st.integers(0, 2**32 - 1),
-)
+@given(**RANDOM)
 def test_the_matrix_in_coordinates_has_the_singular_values_of_the_tuned_one(
     shape: tuple[int, int], spectrum: str, rank: int, seed: int
 ) -> None:
@@ -52,9 +57,7 @@ def test_the_matrix_in_coordinates_has_the_singular_values_of_the_tuned_one(
     np.testing.assert_allclose(squares, values**2, atol=1e-10 * values[0] ** 2)
 
 
-@given(
-    shape=st.sampled_from(SHAPES), small=st.sampled_from([1e-3, 2e-4, 5e-5]), seed=st.integers(0, 2**32 - 1)
-)
+@given(shape=st.sampled_from(SHAPES), small=st.sampled_from([1e-3, 2e-4, 5e-5]), seed=SEEDS)
 def test_what_rounding_leaves_of_a_cancelled_direction_is_within_the_bounds(
     shape: tuple[int, int], small: float, seed: int
 ) -> None:
@@ -80,26 +83,15 @@ def test_what_rounding_leaves_of_a_cancelled_direction_is_within_the_bounds(
     assert (cosines.upper[0].numpy() >= truth - 1e-9).all()
 
 
-@given(
-    shape=st.sampled_from(SHAPES),
-    spectrum=st.sampled_from(list(SPECTRA)),
-    rank=st.integers(1, 5),
-    seed=st.integers(0, 2**32 - 1),
-)
+@given(**RANDOM)
 def test_counts_that_are_sure_are_right(shape: tuple[int, int], spectrum: str, rank: int, seed: int) -> None:
     """At shifts anywhere, near eigenvalues, and at poles."""
     base, left, right = random_problem(*shape, spectrum, rank, seed)
     problem = in_coordinates(base, left, right).problem()
     squares = np.linalg.svd(base + left @ right, compute_uv=False) ** 2
     rng = np.random.default_rng(seed)
-    shifts = np.concatenate(
-        [
-            squares[0] * rng.random(10),
-            squares[:10] * (1 + 1e-9),
-            problem.poles[0, :10].numpy(),
-            problem.poles[0, :10].numpy() * (1 + 1e-12),
-        ]
-    )
+    near, poles = squares[:10] * (1 + 1e-9), problem.poles[0, :10].numpy()
+    shifts = np.concatenate([squares[0] * rng.random(10), near, poles, poles * (1 + 1e-12)])
     counts, sure = problem.counts(torch.from_numpy(shifts).unsqueeze(0))
     for shift, count, is_sure in zip(shifts, counts[0].tolist(), sure[0].tolist(), strict=True):
         clear = np.abs(squares - shift).min() > 1e-11 * squares[0]
@@ -133,9 +125,9 @@ def test_a_shift_away_from_everything_is_sure() -> None:
     assert problem.counts((squares[3:4] + squares[4:5]).unsqueeze(0) / 2)[1].all()
 
 
-@given(seed=st.integers(0, 2**32 - 1), spectrum=st.sampled_from(list(SPECTRA)), shape=st.sampled_from(SHAPES))
-def test_shifted_solves(seed: int, spectrum: str, shape: tuple[int, int]) -> None:
-    base, left, right = random_problem(*shape, spectrum, 3, seed)
+@given(**RANDOM)
+def test_shifted_solves(shape: tuple[int, int], spectrum: str, rank: int, seed: int) -> None:
+    base, left, right = random_problem(*shape, spectrum, rank, seed)
     problem = in_coordinates(base, left, right).problem()
     a = problem.poles.shape[-1]
     rng = np.random.default_rng(seed)
@@ -148,12 +140,7 @@ def test_shifted_solves(seed: int, spectrum: str, shape: tuple[int, int]) -> Non
     assert float((again * wanted).sum(-1).abs().min()) > 1 - 1e-6
 
 
-@given(
-    shape=st.sampled_from(SHAPES),
-    spectrum=st.sampled_from(list(SPECTRA)),
-    rank=st.integers(1, 4),
-    seed=st.integers(0, 2**32 - 1),
-)
+@given(**RANDOM)
 def test_proved_vectors_are_the_leading_ones(
     shape: tuple[int, int], spectrum: str, rank: int, seed: int
 ) -> None:

@@ -45,10 +45,7 @@ def test_against_the_product(name: str) -> None:
 
 def test_small_values_of_factors_keep_their_digits() -> None:
     """Each value comes out to rounding of the largest, in double precision though the factors are single."""
-    left, right = (
-        torch.from_numpy(RNG.standard_normal((50, 2))).float(),
-        torch.from_numpy(RNG.standard_normal((2, 40))).float(),
-    )
+    left, right = (torch.from_numpy(RNG.standard_normal(shape)).float() for shape in ((50, 2), (2, 40)))
     left[:, 1] *= 1e-5
     expected = np.linalg.svd((left.double() @ right.double()).numpy(), compute_uv=False)[:2]
     np.testing.assert_allclose(LowRank(left, right).svd().values, expected, rtol=1e-9)

@@ -57,11 +57,10 @@ def estimated(matrix: Array, seed: int = 0, steps: int = STEPS) -> tuple[float, 
 def test_estimate_agrees_with_the_decomposition(name: str, shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)
     m, n = shape
-    values = (
-        np.linalg.svd(rng.standard_normal(shape), compute_uv=False)
-        if name == "gaussian"
-        else SPECTRA[name](min(shape), rng)
-    )
+    if name == "gaussian":
+        values = np.linalg.svd(rng.standard_normal(shape), compute_uv=False)
+    else:
+        values = SPECTRA[name](min(shape), rng)
     rank, error = estimated(with_values(m, n, values, rng))
     # Products are in single precision: 1e-3 for spectra whose noise of rounding counts.
     assert abs(rank - entropy_rank(values)) <= 4 * error + 1e-3 * entropy_rank(values)

@@ -1,12 +1,10 @@
 """The folder of a fleet: what is done of it, block by block, and a Parquet file per finished adapter.
 
 A block is what one layer's matrices are in each of the models. A file in ``blocks`` holds the rows of some models in
-one block, and says in its metadata which models these are. The unit that is kept is thus a block of one model, named by
-the digest of the model's files: a further model costs only itself.
-
-A file in ``vectors`` is a saved audit with the adapter in front. A further adapter adds a file and rewrites none. What
-a table of the fleet needs besides the rows is in the metadata of each file. Files of adapters that a call does not
-list, and of other settings, wait in the folder ``others``, so that ``vectors`` as a whole is the table of the call.
+one block, by the digests of the models' files: a further model costs only itself. A file in ``vectors`` is a saved
+audit with the adapter in front, and what a table of the fleet needs besides the rows in its metadata. Files of
+adapters that a call does not list, and of other settings, wait in the folder ``others``, so that ``vectors`` as a
+whole is the table of the call.
 """
 
 from __future__ import annotations
@@ -115,12 +113,7 @@ class FleetFiles:
 
     def keep(self, block: str, units: Mapping[str, Unit], rows: pa.Table) -> None:
         """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
-        header = {
-            "schema": _SCHEMA_OF_BLOCKS,
-            "key": self.key,
-            "block": block,
-            "units": plain(units),
-        }
+        header = {"schema": _SCHEMA_OF_BLOCKS, "key": self.key, "block": block, "units": plain(units)}
         readable = re.sub(r"[^\w.-]+", "-", block)[:60]
         name = f"{self.key[:12]}_{readable}_{_hash(block)[:6]}_{_hash(' '.join(sorted(units)))[:12]}.parquet"
         self.folder.put(f"{BLOCKS}/{name}", parquet_bytes(rows, {METADATA_KEY: header}))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,12 +32,18 @@ from .fleet_files import RESPONSES, AdapterFile, FleetFiles, Unit, rows_of, sket
 from .fleet_members import Member, block_of, open_members
 from .fleet_table import counts_of_model, nats_of
 
+Item = TypeVar("Item")
 Missing = dict[str, dict[str, Sharers]]  # block -> matrix -> the models that it is to be judged for
 
 # Matrices that are judged before what is finished is kept: as many of a few models as fill batches.
 _MATRICES_TOGETHER = 60
 # Vectors of which the rows are in memory at a time, with their columns of the similarity matrix.
 _VECTORS_AT_ONCE = 200_000
+
+
+def matrices_of(block: tuple[str, Mapping[str, Sharers]]) -> int:
+    """Return how many matrices a block has to judge: one of three models counts three times."""
+    return sum(len(sharers) for sharers in block[1].values())
 
 
 @dataclass
@@ -98,8 +105,9 @@ class FleetWork:
                 for result, own in zip(results, self.kept.responses(batch, ranks), strict=True)
             ]
 
-        for group in grouped_blocks(blocks):
-            block_of = {name: block for block, matrices in group.items() for name in matrices}
+        for several in grouped(blocks.items(), matrices_of, _MATRICES_TOGETHER):
+            group = dict(several)
+            block_of = {name: block for block, matrices in several for name in matrices}
             judged_of: dict[str, list[Judged]] = {block: [] for block in group}
             matrices = chain.from_iterable(of_block.values() for of_block in group.values())
             works = counted(read_batches(matrices, self.compute.torch_device(), left_out))
@@ -150,8 +158,12 @@ class FleetWork:
         of_digest = {file.digest: file for file in earlier.values()}
         audited = [member for member in self.members if member.reason is None]
         new = {member.digest: member for member in reversed(audited) if not member.is_finished}
-        for group in self._groups(list(new.values())):
-            for digest, units in self._units_of(group).items():
+
+        def vectors_of(member: Member) -> int:
+            return self.settings.k * len(member.pairing.pairs if member.pairing is not None else ())
+
+        for group in grouped(new.values(), vectors_of, _VECTORS_AT_ONCE):
+            for digest, units in self._units_of({member.digest for member in group}).items():
                 of_digest[digest] = self._write(new[digest], units, seconds)
         written: dict[tuple[str, str], AdapterFile] = {}
         for member in audited:
@@ -160,19 +172,6 @@ class FleetWork:
         self.files.arrange({file.path.name for file in written.values()})
         self.files.forget({*of_digest, *refused})
         return written
-
-    def _groups(self, members: Sequence[Member]) -> Iterator[set[str]]:
-        group: set[str] = set()
-        vectors = 0
-        for member in members:
-            own = self.settings.k * len(member.pairing.pairs if member.pairing is not None else ())
-            if group and vectors + own > _VECTORS_AT_ONCE:
-                yield group
-                group, vectors = set(), 0
-            group.add(member.digest)
-            vectors += own
-        if group:
-            yield group
 
     def _units_of(self, digests: Set[str]) -> dict[str, dict[str, tuple[Unit, pa.Table]]]:
         units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
@@ -238,15 +237,16 @@ class FleetWork:
         return self.kept.forgetting(pairing, responses, ranks, affected, self.compute.torch_device())
 
 
-def grouped_blocks(blocks: Missing) -> Iterator[Missing]:
-    """Yield blocks that are judged and then kept together: of a few models, several fill batches."""
-    group: Missing = {}
-    for block, matrices in blocks.items():
-        group[block] = matrices
-        to_judge = sum(len(sharers) for of_block in group.values() for sharers in of_block.values())
-        if to_judge >= _MATRICES_TOGETHER:
+def grouped(items: Iterable[Item], size: Callable[[Item], int], full: int) -> Iterator[list[Item]]:
+    """Yield items in groups; one is closed when the sizes in it come to ``full``."""
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= full:
             yield group
-            group = {}
+            group, total = [], 0
     if group:
         yield group
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -118,7 +119,11 @@ class Audit:
         for matrix in self.matrices:
             if matrix.name == name:
                 return matrix
-        raise SettingError(f"no audited matrix is named '{name}'; {self._nearest(name)}")
+        names = [matrix.name for matrix in self.matrices]
+        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+        quoted = ", ".join(f"'{near}'" for near in nearest)
+        what = f"the nearest are {quoted}" if nearest else "it audited none"
+        raise SettingError(f"no audited matrix is named '{name}'; {what}")
 
     def count(self, k: int | None = None, epsilon: float | None = None) -> tuple[int, int]:
         """Count the intruders among the first `k` vectors at `epsilon`, as (at least, at most).
@@ -231,15 +236,6 @@ class Audit:
 
         sources = f"{self.base_source} → {self.tuned_source} ({self.tuned_kind})"
         return audit_as_html(sources, self.matrices, self.k, self.epsilon)
-
-    def _nearest(self, name: str) -> str:
-        import difflib
-
-        names = [matrix.name for matrix in self.matrices]
-        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
-        return (
-            "the nearest are " + ", ".join(f"'{near}'" for near in nearest) if nearest else "it audited none"
-        )
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:

@@ -120,18 +120,19 @@ class CriticalScales(JsonResult):
     @property
     def within_factor_two(self) -> float:
         """Share of the matrices with a measured scale whose prediction is within a factor of two of it."""
-        both = self._both()
-        return sum(0.5 <= p / m <= 2 for m, p in both) / len(both) if both else math.nan
+        both = self._with_both()
+        near = sum(0.5 <= matrix.predicted / matrix.measured <= 2 for matrix in both)
+        return near / len(both) if both else math.nan
 
     @property
     def rank_correlation(self) -> float:
         """Spearman's between measured and predicted scales, over the matrices that have both."""
-        both = self._both()
+        both = self._with_both()
         if len(both) < 2:
             return math.nan
         from ...linalg.rank_correlation import spearman
 
-        return float(spearman(*zip(*both, strict=True)))
+        return float(spearman(*zip(*((own.measured, own.predicted) for own in both), strict=True)))
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; null for an infinite or undefined number."""
@@ -151,11 +152,7 @@ class CriticalScales(JsonResult):
 
     def chart(self) -> Chart:
         """Draw predicted against measured scales, one point per matrix that has both."""
-        known = [
-            matrix
-            for matrix in self.matrices
-            if 0 < matrix.measured < math.inf and 0 < matrix.predicted < math.inf
-        ]
+        both = self._with_both()
         return Chart(
             "critical-scales",
             "Critical scale, predicted and measured",
@@ -164,21 +161,18 @@ class CriticalScales(JsonResult):
             [
                 Series(
                     "matrix",
-                    [matrix.predicted for matrix in known],
-                    [matrix.measured for matrix in known],
-                    notes=[matrix.name for matrix in known],
+                    [matrix.predicted for matrix in both],
+                    [matrix.measured for matrix in both],
+                    notes=[matrix.name for matrix in both],
                     in_legend=False,
                 )
             ],
             [Rule("diagonal"), Rule("y", 1.0, "scale as trained")],
         )
 
-    def _both(self) -> list[tuple[float, float]]:
-        return [
-            (matrix.measured, matrix.predicted)
-            for matrix in self.matrices
-            if math.isfinite(matrix.measured) and math.isfinite(matrix.predicted) and matrix.predicted > 0
-        ]
+    def _with_both(self) -> list[MatrixScale]:
+        known = [matrix for matrix in self.matrices if 0 < matrix.measured < math.inf]
+        return [matrix for matrix in known if 0 < matrix.predicted < math.inf]
 
 
 def _infinite_if_null(value: Any) -> float:

@@ -50,10 +50,8 @@ def require_equal(found: Audit, wanted: Audit) -> None:
         for name in ("frobenius", "spectral", "effective_rank", "stable_rank"):
             assert getattr(mine.update, name) == pytest.approx(getattr(theirs.update, name), rel=1e-4), name
         for one, other in zip(mine.vectors, theirs.vectors, strict=True):  # both hold the one true value
-            assert (
-                max(one.max_cosine[0], other.max_cosine[0])
-                <= min(one.max_cosine[1], other.max_cosine[1]) + 1e-4
-            )
+            lower, upper = zip(one.max_cosine, other.max_cosine, strict=True)
+            assert max(lower) <= min(upper) + 1e-4
 
 
 @contextmanager

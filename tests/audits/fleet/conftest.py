@@ -48,6 +48,11 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.fixture
+def two(adapters: dict[str, str]) -> list[str]:
+    return [adapters["strong"], adapters["weak"]]
+
+
+@pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each tensor of a base was read."""
     counts: Counter[str] = Counter()

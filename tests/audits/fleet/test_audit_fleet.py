@@ -92,11 +92,8 @@ def test_each_adapter_is_what_an_audit_of_its_own_finds(
             assert (row["status"], row["reason"]) == ("refused", wanted), name
             continue
         assert row["status"] == "audited", name
-        assert (row["intruders"], row["vectors"], row["matrices"]) == (
-            wanted.intruders,
-            wanted.vectors,
-            len(wanted.matrices),
-        ), name
+        counts = wanted.intruders, wanted.vectors, len(wanted.matrices)
+        assert (row["intruders"], row["vectors"], row["matrices"]) == counts, name
         if wanted.vectors:
             close = 1e-6 if wanted.exact else 0.01  # as for the singular values
             assert row["energy_share"] == pytest.approx(wanted.intruder_energy_share, abs=close), name
@@ -159,19 +156,17 @@ def test_the_nearest_adapter_is_the_one_with_the_largest_cosine(base: Path, tmp_
     np.testing.assert_allclose(again["nearest_cosine"], table["nearest_cosine"], rtol=1e-4)
 
 
-def test_tables_mean_what_those_of_an_audit_mean(
-    base: Path, adapters: dict[str, str], tmp_path: Path
-) -> None:
+def test_tables_mean_what_those_of_an_audit_mean(base: Path, two: list[str], tmp_path: Path) -> None:
     """The same columns after the adapter, and a file is a saved audit."""
-    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
-    fleet = audit_fleet(str(base), sources, out=out, cache=False)
-    audits = [fleet.audit(source) for source in sources]
+    out = tmp_path / "out"
+    fleet = audit_fleet(str(base), two, out=out, cache=False)
+    audits = [fleet.audit(source) for source in two]
     assert fleet.vectors == sum(audit.vectors for audit in audits)
     for of_fleet, of_audits in (
         (fleet.to_pandas(), [audit.to_pandas() for audit in audits]),
         (fleet.matrices_to_pandas(), [audit.matrices_to_pandas() for audit in audits]),
     ):
-        frames = [frame.assign(adapter=source) for frame, source in zip(of_audits, sources, strict=True)]
+        frames = [frame.assign(adapter=source) for frame, source in zip(of_audits, two, strict=True)]
         wanted = pd.concat(frames, ignore_index=True)[["adapter", *of_audits[0]]]
         pd.testing.assert_frame_equal(of_fleet, wanted, check_dtype=False, check_exact=False, rtol=1e-12)
     loaded = intruders.FleetAudit.load(out)
@@ -181,12 +176,12 @@ def test_tables_mean_what_those_of_an_audit_mean(
     assert copy.to_document() == fleet.to_document()
     assert copy.audit(1) == audits[1]
     files = (out / "vectors").iterdir()
-    assert sorted(Audit.load(file).tuned_source for file in files) == sorted(sources)
+    assert sorted(Audit.load(file).tuned_source for file in files) == sorted(two)
 
 
-def test_an_adapter_is_named_by_its_source_or_its_position(base: Path, adapters: dict[str, str]) -> None:
+def test_an_adapter_is_named_by_its_source_or_its_position(base: Path, two: list[str]) -> None:
     """A position may come from NumPy, as the row with the most intruders does, and a source may be a path."""
-    sources = [adapters["weak"], adapters["strong"]]
+    sources = two[::-1]
     fleet = audit_fleet(str(base), sources, cache=False)
     most = fleet.adapters["intruders"].to_numpy(float).argmax()
     assert isinstance(most, np.integer)
@@ -198,17 +193,19 @@ def test_an_adapter_is_named_by_its_source_or_its_position(base: Path, adapters:
 
 
 def test_a_fleet_that_is_saved_over_a_larger_one_has_its_own_files_alone(
-    base: Path, adapters: dict[str, str], tmp_path: Path
+    base: Path, two: list[str], tmp_path: Path
 ) -> None:
     """``vectors`` is read as one table; what is no longer of it is kept beside it."""
-    sources = [adapters["weak"], adapters["strong"]]
-    larger = audit_fleet(str(base), sources, cache=False)
+
+    def adapters_in(folder: str) -> list[str]:
+        return list(pd.read_parquet(tmp_path / folder)["adapter"].unique())
+
+    larger = audit_fleet(str(base), two, cache=False)
     larger.save(tmp_path)
-    audit_fleet(str(base), sources[:1], cache=False).save(tmp_path)
-    assert pd.read_parquet(tmp_path / "vectors")["adapter"].unique().tolist() == sources[:1]
-    assert pd.read_parquet(tmp_path / "others")["adapter"].unique().tolist() == sources[1:]
+    audit_fleet(str(base), two[:1], cache=False).save(tmp_path)
+    assert (adapters_in("vectors"), adapters_in("others")) == (two[:1], two[1:])
     larger.save(tmp_path)
-    assert pd.read_parquet(tmp_path / "vectors")["adapter"].unique().tolist() == sorted(sources)
+    assert adapters_in("vectors") == sorted(two)
     assert not list((tmp_path / "others").iterdir())
 
 

@@ -17,7 +17,7 @@ import intruders
 from intruders.audits.batches import loaded_or_skipped
 from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.fleet.fleet_files import FleetFiles
-from intruders.audits.fleet.fleet_work import grouped_blocks
+from intruders.audits.fleet.fleet_work import grouped, matrices_of
 from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.opening.open import open_source
 from intruders.errors import IntrudersError, ResultFileError
@@ -114,39 +114,34 @@ def test_of_what_is_finished_no_header_and_no_row_is_read(
     assert files.items() < {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}.items()
 
 
-def test_a_broken_file_of_an_adapter_is_made_again(
-    base: Path, adapters: dict[str, str], tmp_path: Path
-) -> None:
-    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
-    first = audit_fleet(str(base), sources, out=out, cache=False)
-    wanted = first.audit(0)
-    [file] = [file for file in (out / "vectors").iterdir() if "strong" in file.name]
+def test_a_broken_file_of_an_adapter_is_made_again(base: Path, two: list[str], tmp_path: Path) -> None:
+    wanted = audit_fleet(str(base), two, out=tmp_path, cache=False).audit(0)
+    [file] = [file for file in (tmp_path / "vectors").iterdir() if "strong" in file.name]
     file.write_bytes(file.read_bytes()[:200])
-    again = audit_fleet(str(base), sources, out=out, cache=False)
-    require_equal(again.audit(0), wanted)
+    require_equal(audit_fleet(str(base), two, out=tmp_path, cache=False).audit(0), wanted)
 
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_what_has_moved_is_named_where_it_is_now(
-    base: Path, adapters: dict[str, str], tmp_path: Path, waits: bool
+    base: Path, two: list[str], tmp_path: Path, waits: bool
 ) -> None:
     """A base and an adapter, whose file may wait beside those of the last call; their content tells what they are."""
-    out, moved = tmp_path / "out", str(tmp_path / "moved")
-    shutil.copytree(adapters["strong"], moved)
+    out, (strong, weak) = tmp_path / "out", two
+    moved = str(shutil.copytree(strong, tmp_path / "moved"))
     moved_base = str(shutil.copytree(base, tmp_path / "base"))
-    audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+    audit_fleet(str(base), two, out=out, cache=False)
     _, before = tables(out)
     if waits:
-        audit_fleet(str(base), [adapters["weak"]], out=out, cache=False)
-    audit_fleet(moved_base, [moved, adapters["weak"]], out=out, cache=False)
+        audit_fleet(str(base), [weak], out=out, cache=False)
+    audit_fleet(moved_base, [moved, weak], out=out, cache=False)
     table, after = tables(out)
-    assert table["adapter"].tolist() == [moved, adapters["weak"]]
-    back = after.assign(adapter=after["adapter"].replace(moved, adapters["strong"]))
+    assert table["adapter"].tolist() == [moved, weak]
+    back = after.assign(adapter=after["adapter"].replace(moved, strong))
     back = back.sort_values(["adapter", "name", "index"], ignore_index=True)
     pd.testing.assert_frame_equal(back, before, check_exact=True)
     times = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
     assert [Audit.load(file).base_source for file in times] == [moved_base] * 2
-    audit_fleet(moved_base, [moved, adapters["weak"]], out=out, cache=False)
+    audit_fleet(moved_base, [moved, weak], out=out, cache=False)
     assert {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()} == times
 
 
@@ -173,7 +168,7 @@ def test_an_adapter_that_changes_while_its_fleet_is_audited_is_refused(
 
 @pytest.mark.parametrize("is_dated", [True, False])
 def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
-    base: Path, adapters: dict[str, str], tmp_path: Path, is_dated: bool
+    base: Path, two: list[str], tmp_path: Path, is_dated: bool
 ) -> None:
     """Nothing of the other numbers is kept, and no adapter is refused for them, whatever the file's time says."""
     changing, out = tmp_path / "base", tmp_path / "out"
@@ -186,28 +181,26 @@ def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
         if not is_dated:
             os.utime(changing / "model.safetensors", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
-    sources = [adapters["strong"], adapters["weak"]]
     with pytest.raises(IntrudersError, match="is not what it was when the work began"):
-        audit_fleet(str(changing), sources, out=out, cache=False, progress=change)
-    found = audit_fleet(str(changing), sources, out=out, cache=False)
-    fresh = audit_fleet(str(other), sources, cache=False)
+        audit_fleet(str(changing), two, out=out, cache=False, progress=change)
+    found = audit_fleet(str(changing), two, out=out, cache=False)
+    fresh = audit_fleet(str(other), two, cache=False)
     assert found.refused == {}
     assert found.adapters["intruders"].tolist() == fresh.adapters["intruders"].tolist()
 
 
-def test_a_broken_block_is_made_again(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
-    out, sources = tmp_path / "out", [adapters["strong"], adapters["weak"]]
+def test_a_broken_block_is_made_again(base: Path, two: list[str], tmp_path: Path) -> None:
     with stopped_before_files():
-        audit_fleet(str(base), sources, out=out, cache=False)
-    file = next(iter((out / "blocks").iterdir()))
+        audit_fleet(str(base), two, out=tmp_path, cache=False)
+    file = next(iter((tmp_path / "blocks").iterdir()))
     file.write_bytes(file.read_bytes()[:100])
-    again = audit_fleet(str(base), sources, out=out, cache=False).adapters
-    fresh = audit_fleet(str(base), sources, cache=False).adapters
+    again = audit_fleet(str(base), two, out=tmp_path, cache=False).adapters
+    fresh = audit_fleet(str(base), two, cache=False).adapters
     assert again["intruders"].tolist() == fresh["intruders"].tolist()
 
 
 def test_a_model_of_which_a_block_was_lost_is_not_written(
-    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its counts would be too small."""
     keep = FleetFiles.keep
@@ -217,27 +210,26 @@ def test_a_model_of_which_a_block_was_lost_is_not_written(
             keep(files, block, *given)
 
     monkeypatch.setattr(FleetFiles, "keep", lose_one)
-    with pytest.raises(
-        ResultFileError, match=r"lack 7 of its 14 matrices: 'model\.layers\.1\..*; run the same command again"
-    ):
-        audit_fleet(str(base), [adapters["strong"]], out=tmp_path / "out", cache=False)
+    said = r"lack 7 of its 14 matrices: 'model\.layers\.1\..*; run the same command again"
+    with pytest.raises(ResultFileError, match=said):
+        audit_fleet(str(base), two[:1], out=tmp_path / "out", cache=False)
     assert not (tmp_path / "out" / "vectors").exists()
 
 
 def test_blocks_are_done_together_up_to_a_number_of_matrices() -> None:
     """A matrix of three models counts three times."""
     matrix: Any = None
-    blocks = {str(block): {f"m{at}": [(0, matrix)] for at in range(25)} for block in range(7)}
-    assert [len(group) for group in grouped_blocks(blocks)] == [3, 3, 1]  # full from 60 matrices on
-    shared = {
-        block: {name: [(model, matrix) for model in range(3)] for name in blocks[block]} for block in blocks
-    }
-    assert [list(group) for group in grouped_blocks(shared)] == [[block] for block in blocks]
-    assert list(grouped_blocks({})) == []
+    for models, lengths in ((1, [3, 3, 1]), (3, [1] * 7)):
+        sharers = [(model, matrix) for model in range(models)]
+        blocks = [(str(block), {f"m{at}": sharers for at in range(25)}) for block in range(7)]
+        groups = list(grouped(blocks, matrices_of, 60))
+        assert [len(group) for group in groups] == lengths
+        assert [block for group in groups for block in group] == blocks
+    assert list(grouped([], matrices_of, 60)) == []
 
 
 def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
-    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, two: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is audited is kept: the same call with room for its tables reads no adapter again."""
 
@@ -246,25 +238,23 @@ def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
             return write_atomically(path, content)
         raise ResultFileError(f"cannot write '{path}': no space left on device")
 
-    sources = [adapters["strong"], adapters["weak"]]
+    said = r"parquet': no space left on device; what is audited is kept"
     with monkeypatch.context() as patched:
         patched.setattr("intruders.system.store.write_atomically", full)
-        with pytest.raises(
-            IntrudersError, match=r"parquet': no space left on device; what is audited is kept"
-        ):
-            audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
+        with pytest.raises(IntrudersError, match=said):
+            audit_fleet(str(base), two, out=tmp_path / "out", cache=False)
     assert not list((tmp_path / "out").rglob("*.part"))
     assert len(list((tmp_path / "out" / "blocks").iterdir())) == 2
     monkeypatch.setattr(FleetFiles, "keep", lambda *given: pytest.fail("a block is audited again"))
-    audit_fleet(str(base), sources, out=tmp_path / "out", cache=False)
+    audit_fleet(str(base), two, out=tmp_path / "out", cache=False)
     assert not list((tmp_path / "out" / "blocks").iterdir())
 
 
-def test_a_url_is_a_folder_too(base: Path, adapters: dict[str, str]) -> None:
+def test_a_url_is_a_folder_too(base: Path, two: list[str]) -> None:
     fsspec = pytest.importorskip("fsspec")
     out = "memory://fleet"
-    audit_fleet(str(base), [adapters["strong"]], out=out, cache=False)
-    found = audit_fleet(str(base), [adapters["strong"], adapters["weak"]], out=out, cache=False)
+    audit_fleet(str(base), two[:1], out=out, cache=False)
+    found = audit_fleet(str(base), two, out=out, cache=False)
     names = {Path(name).name for name in fsspec.filesystem("memory").find("/fleet")}
     assert "adapters.parquet" in names
     assert len(names) == 1 + 2  # of two adapters

@@ -104,13 +104,8 @@ def test_experts_of_one_layer_are_summed_where_they_are_counts(is_count: bool, c
 
 
 def test_an_encoder_and_a_decoder_have_rows_of_their_own() -> None:
-    made = grid(
-        {
-            "encoder.block.0.layer.0.SelfAttention.q.weight": 4.0,
-            "decoder.block.0.layer.0.SelfAttention.q.weight": 1.0,
-            "shared.weight": 2.0,
-        }
-    )
+    name = "block.0.layer.0.SelfAttention.q.weight"
+    made = grid({f"encoder.{name}": 4.0, f"decoder.{name}": 1.0, "shared.weight": 2.0})
     assert made.rows == ["encoder.block.0", "decoder.block.0", "-"]
     assert [[cell for cell in row if math.isfinite(cell)] for row in made.values] == [[4], [1], [2]]
 

@@ -24,10 +24,8 @@ def test_the_median_relative_update_is_of_the_matrices_that_have_one(zero: int) 
     base = {
         name: torch.randn(40, 40, generator=generator) * (layer != zero) for layer, name in enumerate(names)
     }
-    updates = {
-        name: size * torch.eye(40)[:, :1] @ torch.eye(40)[1:2]
-        for name, size in zip(names, (50.0, 3.0, 1.0, 20.0, 9.0), strict=True)
-    }
+    direction = torch.eye(40)[:, :1] @ torch.eye(40)[1:2]
+    updates = {name: s * direction for name, s in zip(names, (50.0, 3.0, 1.0, 20.0, 9.0), strict=True)}
     audit = intruders.audit(base, {name: base[name] + updates[name] for name in names}, cache=False)
     relative = [
         np.linalg.norm(updates[name].numpy(), 2) / np.linalg.norm(base[name].numpy(), 2)
@@ -74,12 +72,7 @@ def test_matrices_of_the_layers_that_one_model_lacks() -> None:
 
 
 def test_heads_of_another_task_norms_and_buffers_are_meant_to_be_absent() -> None:
-    heads = (
-        "lm_head.weight",
-        "score.weight",
-        "pooler.dense.weight",
-        "cls.predictions.transform.dense.weight",
-    )
+    heads = [f"{n}.weight" for n in ("lm_head", "score", "pooler.dense", "cls.predictions.transform.dense")]
     assert not lacking("missing in tuned", *heads, "h.0.attn.bias")
     assert not lacking("missing in tuned", "model.layers.0.self_attn.rotary_emb.cos_cached")
     assert not lacking("other shape: (3, 16) and (2, 16)", "classifier.out_proj.weight")

@@ -59,11 +59,8 @@ def check(
 
 @pytest.mark.parametrize("size", ["dense", "krylov"])
 def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
-    base = (
-        large_llama()
-        if size == "krylov"
-        else wide_spectrum(tiny_llama(hidden_size=64, intermediate_size=96, num_hidden_layers=1))
-    )
+    small = tiny_llama(hidden_size=64, intermediate_size=96, num_hidden_layers=1)
+    base = large_llama() if size == "krylov" else wide_spectrum(small)
     before = copy.deepcopy(base.state_dict())
     model = hot_llama(model=copy.deepcopy(base), gain=1.0, r=1)
     # A square, a tall and a wide one of those that are large.
@@ -100,12 +97,8 @@ def test_largest_scale_with_at_most_so_many_intruders(target: int) -> None:
     after = merged_weights(model)
 
     def count(scale: float) -> int:
-        return sum(
-            len(
-                places_of_intruders(before[m.name], before[m.name] + scale * (after[m.name] - before[m.name]))
-            )
-            for m in result.matrices
-        )
+        sides = [(before[matrix.name], after[matrix.name]) for matrix in result.matrices]
+        return sum(len(places_of_intruders(one, one + scale * (other - one))) for one, other in sides)
 
     assert count(result.largest) == result.intruders_at_largest <= target
     # The first scale beyond with more; counts go up and down with the scale.

@@ -110,15 +110,13 @@ def test_a_file_that_was_asked_for_must_fit(folder: Path) -> None:
 
 @pytest.mark.browser
 def test_the_page_shows_them(browser: Any, folder: Path) -> None:
-    with shown(browser, render_audit(AUDIT, CriticalScales.load(written(folder, scales_of(AUDIT))))) as page:
-        assert (
-            "The largest update scale with no intruders is 0.095 (1 = as trained)."
-            in page.locator("main").inner_text()
-        )
+    scales = CriticalScales.load(written(folder, scales_of(AUDIT)))
+    with shown(browser, render_audit(AUDIT, scales)) as page:
+        said = "The largest update scale with no intruders is 0.095 (1 = as trained)."
+        assert said in page.locator("main").inner_text()
         assert page.locator("#scale-plot .main-svg").count() > 0
-        drawn = page.evaluate(
-            "document.getElementById('scale-plot').data.find((trace) => trace.mode === 'markers').y"
-        )
+        points = "document.getElementById('scale-plot').data.find((trace) => trace.mode === 'markers').y"
+        drawn = page.evaluate(points)
         assert drawn == pytest.approx([(i + 1) / 10 for i in range(len(AUDIT.matrices) - 1)])
         sort_by(page, "scale")
         sort_by(page, "scale")
