@@ -74,9 +74,8 @@ class Chart:
     rules: Sequence[Rule] = ()
     caption: str = ""
     wide: bool = False
-    in_order: str = (
-        ""  # what the series are in the order of: a bar of colors names some, in the place of a legend
-    )
+    # What the series are in the order of: a bar of colors names some, in the place of a legend.
+    in_order: str = ""
 
     def frame(self) -> pd.DataFrame:
         """One row a point; columns without any value are left out. Without any point there are headings alone."""
@@ -112,7 +111,6 @@ class Chart:
         )
 
     def payload(self) -> dict[str, Any]:
-        """Plain JSON values for the page."""
         return {"kind": "chart", **for_page(self)}
 
 
@@ -151,7 +149,6 @@ class Grid:
         return pd.DataFrame(cells, columns=[self.row_title, self.column_title, self.value.column])
 
     def payload(self) -> dict[str, Any]:
-        """Plain JSON values for the page."""
         return {"kind": "grid", **for_page(self), "counts": self.are_counts}
 
 

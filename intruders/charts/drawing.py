@@ -85,14 +85,9 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 def picture(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
     """The figure as the content of a PNG (200 dots an inch) or SVG file, without the time of writing."""
     content = io.BytesIO()
+    without_time = {"Date": None} if kind == "svg" else None
     with styled():
-        figure.savefig(
-            content,
-            format=kind,
-            dpi=200,
-            metadata={"Date": None} if kind == "svg" else None,
-            transparent=transparent,
-        )
+        figure.savefig(content, format=kind, dpi=200, metadata=without_time, transparent=transparent)
     return content.getvalue()
 
 
@@ -108,11 +103,8 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
     paths = []
     for drawing, name in zip(drawings, _file_names(drawings), strict=True):
         stem = user_path(folder) / name
-        contents = {
-            "png": picture(drawing.figure, "png"),
-            "svg": picture(drawing.figure, "svg"),
-            "csv": drawing.data.to_csv(index=False).encode(),
-        }
+        contents = {kind: picture(drawing.figure, kind) for kind in ("png", "svg")}
+        contents["csv"] = drawing.data.to_csv(index=False).encode()
         for suffix, content in contents.items():
             paths.append(stem.with_name(f"{stem.name}.{suffix}"))
             write_atomically(paths[-1], content)
@@ -121,7 +113,6 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
 
 
 def _tell_of_others(folder: Path, written: Collection[str]) -> None:
-    """Warn of figures in the folder that were not written now."""
     names = {path.name for path in folder.iterdir()} - set(written)
     csvs = (name for name in names if name.endswith(".csv"))
     others = sorted(name for name in csvs if {f"{name[:-4]}.png", f"{name[:-4]}.svg"} <= names)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..system.words import number, shorten
-from .chart import TONES, Axis, Chart, Grid, Series
+from .chart import TONES, Axis, Chart, Grid, Rule, Series
 from .drawing import (
     BAR_WIDTH,
     COSINES,
@@ -35,7 +35,6 @@ _TICKS = 12  # of a side of a grid whose cells are small
 
 
 def draw_chart(chart: Chart) -> Drawing:
-    """The chart as a figure for a paper: axes with units, intervals, and a legend below or a bar at the side."""
     named = [len(series.name) for series in chart.series if series.in_legend and not chart.in_order]
     colors: Sequence[Any] = order_colors(len(chart.series)) if chart.in_order else [None] * len(chart.series)
     categories = len(chart.y.ticks) if chart.y.ticks is not None else 0
@@ -47,7 +46,8 @@ def draw_chart(chart: Chart) -> Drawing:
         figure, axes = new_figure(width, height)
         for series, color in zip(chart.series, colors, strict=True):
             _draw_series(axes, series, color)
-        _draw_rules(axes, chart)
+        for rule in chart.rules:
+            _draw_rule(axes, rule)
         set_axis(axes, "x", chart.x)
         set_axis(axes, "y", chart.y)
         axes.set_title(_wrapped(chart.title, 46), fontsize=9)
@@ -77,10 +77,8 @@ def draw_grid(grid: Grid) -> Drawing:
                 dark = abs(value) > 0.6 * high if grid.signed else value > low + 0.6 * (high - low)
                 colour = "white" if dark else "black"
                 axes.text(column, row, f"{value:{form}}", ha="center", va="center", fontsize=8, color=colour)
-        for set_ticks, names, length in (
-            (axes.set_xticks, grid.columns, 14),
-            (axes.set_yticks, grid.rows, 22),
-        ):
+        sides = ((axes.set_xticks, grid.columns, 14), (axes.set_yticks, grid.rows, 22))
+        for set_ticks, names, length in sides:
             step = 1 if grid.has_numbers else math.ceil(len(names) / _TICKS)
             named = range(0, len(names), step)
             set_ticks(named, [shorten(names[i], length) for i in named])
@@ -92,7 +90,6 @@ def draw_grid(grid: Grid) -> Drawing:
 
 
 def draw(figure: Chart | Grid) -> Drawing:
-    """Either kind."""
     return draw_grid(figure) if isinstance(figure, Grid) else draw_chart(figure)
 
 
@@ -116,10 +113,8 @@ def _draw_series(axes: Axes, series: Series, in_order: Any = None) -> None:
         "alpha": alpha,
         "label": shorten(series.name, 44) if series.in_legend else None,
     }
-    y_error, x_error = (
-        _distances(series.y, series.low, series.high),
-        _distances(series.x, series.x_low, series.x_high),
-    )
+    y_error = _distances(series.y, series.low, series.high)
+    x_error = _distances(series.x, series.x_low, series.x_high)
     if series.band and series.low is not None and series.high is not None:
         axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, lw=0)
         y_error = None
@@ -138,18 +133,18 @@ def _distances(middle: Sequence[float], low: Sequence[float] | None, high: Seque
     return np.where(np.isfinite(ends), np.maximum(0, ends), 0)  # an end that is not known has no bar
 
 
-def _draw_rules(axes: Axes, chart: Chart) -> None:
-    for rule in chart.rules:
-        if rule.side == "diagonal":
-            axes.axline((1, 1), (2, 2), color="black", lw=0.8, ls="--")
-        elif rule.side == "x":
-            axes.axvline(rule.at, color="black", lw=0.8, ls="--")
-            across = axes.get_xaxis_transform()
-            axes.text(rule.at, 0.99, f" {rule.label}", transform=across, va="top", fontsize=7)
-        else:
-            axes.axhline(rule.at, color="black", lw=0.8, ls="--")
-            down = axes.get_yaxis_transform()
-            axes.text(0.99, rule.at, rule.label, transform=down, ha="right", va="bottom", fontsize=7)
+def _draw_rule(axes: Axes, rule: Rule) -> None:
+    dashed: dict[str, Any] = {"color": "black", "lw": 0.8, "ls": "--"}
+    if rule.side == "diagonal":
+        axes.axline((1, 1), (2, 2), **dashed)
+    elif rule.side == "x":
+        axes.axvline(rule.at, **dashed)
+        across = axes.get_xaxis_transform()
+        axes.text(rule.at, 0.99, f" {rule.label}", transform=across, va="top", fontsize=7)
+    else:
+        axes.axhline(rule.at, **dashed)
+        down = axes.get_yaxis_transform()
+        axes.text(0.99, rule.at, rule.label, transform=down, ha="right", va="bottom", fontsize=7)
 
 
 def set_axis(axes: Axes, side: str, axis: Axis) -> None:

@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import command, option
-from .output import Outputs, check_limit, check_nats, note, refusal_as_sarif, report_if_possible, say
+from .output import Outputs, check_limit, check_nats, note, report_if_possible, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +61,7 @@ def audit(
       intruders audit base-model tuned-model --fail-above 20
     """
     from ..audits.audit import audit as find_intruders
+    from ..reports import sarif
     from ..reports.audit import print_audit, render_audit
     from ..reports.page.html_page import check_can_write_html
     from ..system.files import write_atomically
@@ -78,25 +79,17 @@ def audit(
             "no model was given; expected BASE TUNED, or an adapter that names its base; "
             "run intruders audit --demo to see an example"
         )
-    with refusal_as_sarif(to.sarif, str(tuned or base)), to.work() as progress:
+    with to.work(source=str(tuned or base)) as progress:
         check_limit(fail_above)
         check_nats(fail_above_nats=fail_above_nats)
         result = find_intruders(base, tuned, **asked, progress=progress)
-    notes, status = ([], None) if fail_above is None else _verdict(result, fail_above)
-    if fail_above_nats is not None and status is not ExitStatus.REFUSED:
-        more, of_nats = _verdict_on_nats(result, fail_above_nats)
-        notes, status = [*notes, *more], of_nats or status
+    findings = sarif.audit_findings(result, fail_above, fail_above_nats)
+    rules = [finding.rule for finding in findings]
     # Write files first: they must survive a reader of the table that stops early (`| head`).
     if to.parquet is not None:
         write_atomically(to.parquet, result.to_parquet())
     if to.sarif is not None:
-        from ..reports.sarif import audit_findings, write_sarif
-
-        write_sarif(
-            audit_findings(result, fail_above, fail_above_nats),
-            to.sarif,
-            is_refused=status is ExitStatus.REFUSED,
-        )
+        sarif.write_sarif(findings, to.sarif, is_refused=sarif.REFUSED in rules)
 
     def show(result: Audit, console: Console) -> None:
         print_audit(result, console, verbose=verbose)
@@ -104,39 +97,10 @@ def audit(
             say([f"report: {to.html.resolve()}"], whole=True)
 
     to.put(result, show, render_audit)
-    for line in notes:
-        note(line)
-    if status is not None:
-        raise typer.Exit(status)
-
-
-def _verdict(result: Audit, fail_above: int) -> tuple[list[str], ExitStatus | None]:
-    """Return what is told beside the result, and the status to exit with; None where the gate passes."""
-    from ..audits.result import summary
-    from ..audits.result.gated import Gated
-
-    why = Gated.of(result).why_open(fail_above)
-    if why is not None:
-        what = "does not count every matrix" if result.matrices else "has nothing to count"
-        return [f"error: --fail-above {what}: {why}"], ExitStatus.REFUSED
-    if not result.matrices:
-        return [summary.unchanged_in_words(result.base_source, result.tuned_source)], None
-    spoilt = summary.matrices_not_finite(result.skipped)
-    notes = [summary.not_finite_in_words(spoilt)] if spoilt else []
-    if result.intruders <= fail_above:
-        return notes, None
-    above = f"{result.intruders} intruders, more than the {fail_above} that --fail-above allows"
-    return [*notes, above], ExitStatus.FAILED
-
-
-def _verdict_on_nats(result: Audit, limit: float) -> tuple[list[str], ExitStatus | None]:
-    """As :func:`_verdict`, of predicted nats: the gate fails where the lower end of their interval is above."""
-    from ..audits.result.gated import Gated
-
-    forgetting = result.forgetting
-    why = Gated.of(result).why_nats_open(limit)
-    if why is not None:
-        return [f"error: --fail-above-nats has no answer: {why}"], ExitStatus.REFUSED
-    if forgetting is None or not forgetting.is_above(limit):
-        return [], None
-    return [forgetting.above_in_words(limit)], ExitStatus.FAILED
+    for finding in findings:
+        if finding.rule != sarif.TOO_LARGE:  # which no gate is about
+            note(finding.told or finding.message)
+        if finding.rule == sarif.REFUSED:
+            raise typer.Exit(ExitStatus.REFUSED)
+    if sarif.TOO_MANY in rules or sarif.TOO_MUCH in rules:
+        raise typer.Exit(ExitStatus.FAILED)

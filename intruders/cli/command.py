@@ -56,12 +56,7 @@ class Command(TyperCommand):
         return read
 
     def _refuse_odd_paths(self, ctx: Any, args: list[str]) -> None:
-        """Refuse an empty path before Python takes it for the folder that it works in, and ``-`` as a file's name.
-
-        Raises:
-          SettingError: an argument, or the value of an option that is a path or names a source, is empty; or an option
-            other than ``--json`` has ``-`` for a file.
-        """
+        """Refuse an empty path before Python takes it for the folder that it works in, and ``-`` as a file's name."""
         typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.get_params(ctx):
             is_argument = parameter.param_type_name == "argument"
@@ -100,10 +95,8 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [argument for argument in self.get_params(ctx) if argument.param_type_name == "argument"]
-        return [
-            "[OPTIONS]",
-            *(_name(argument) if argument.required else f"[{_name(argument)}]" for argument in arguments),
-        ]
+        named = (_name(argument) if argument.required else f"[{_name(argument)}]" for argument in arguments)
+        return ["[OPTIONS]", *named]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         # What must be given comes first. Who reads this knows of --help.

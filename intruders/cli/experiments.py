@@ -143,9 +143,8 @@ def evaluate(
         if fail_above is not None and loss.difference is not None and loss.difference.low > fail_above
     }
     if above:
-        note(
-            f"the loss rose by more than the {fail_above:g} nats that --fail-above allows on {', '.join(above)}"
-        )
+        allowed = f"more than the {fail_above:g} nats that --fail-above allows"
+        note(f"the loss rose by {allowed} on {', '.join(above)}")
         raise typer.Exit(ExitStatus.FAILED)
 
 
@@ -330,7 +329,7 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
 def heal(*, to: Outputs, out: Path, **asked: Any) -> None:
     """Give back what fine-tuning forgot, keep what it learned.
 
-    Learns the update anew, or one dose for every matrix, from a little text and a few examples, and writes the model.
+    Learns the weights of the update, or one dose for every matrix, and writes the model.
 
     Examples:
       # Give back what an adapter forgot, and keep its task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import typer
 from ..system.this_process import ExitStatus
 from . import options
 from .from_verb import REQUIRED, argument, command, option
-from .output import Outputs, check_limit, check_nats, note, refusal_as_sarif, report_if_possible, resumable
+from .output import Outputs, check_limit, check_nats, note, report_if_possible, resumable
 
 if TYPE_CHECKING:
     from ..audits.fleet.fleet_result import FleetAudit
@@ -70,16 +71,15 @@ def fleet(
     from ..audits.fleet.audit_fleet import audit_fleet
     from ..reports.fleet import REPORT, print_fleet, render_fleet
     from ..reports.page.html_page import write_page
+    from ..reports.sarif import fleet_findings, write_sarif
     from ..system.store import Store, is_url
 
-    with resumable("finished blocks are kept"), refusal_as_sarif(to.sarif, base), to.work() as progress:
+    with resumable("finished blocks are kept"), to.work(source=base) as progress:
         check_limit(fail_above)
         check_nats(fail_above_nats=fail_above_nats)
         result = audit_fleet(base, adapters, out=out, **asked, progress=progress)
     notes, status = _verdict(result, fail_above, fail_above_nats, fail_refused)
     if to.sarif is not None:
-        from ..reports.sarif import fleet_findings, write_sarif
-
         findings = fleet_findings(result, fail_above, fail_above_nats)
         write_sarif(findings, to.sarif, is_refused=status is ExitStatus.REFUSED)
     try:
@@ -102,6 +102,13 @@ def _verdict(
     from ..system.words import plural
 
     notes = []
+
+    def tell(sentence: str, reasons: Mapping[str, str], *noun: str) -> None:
+        """Note, if there are any, how many they are, the first of them, and why."""
+        if reasons:
+            members = plural(len(reasons), *noun or ("adapter",))
+            notes.append(sentence.format(members, *next(iter(reasons.items()))))
+
     has_limit = fail_above is not None or fail_above_nats is not None
     uncounted = result.not_compared if has_limit or fail_refused else {}
     compared = [(name, own) for name, own in result.gated().items() if own.nothing is None and has_limit]
@@ -109,56 +116,31 @@ def _verdict(
     left_open = [] if fail_above is None else [(name, own.why_open(fail_above)) for name, own in compared]
     partly = {name: why for name, why in left_open if why}
     unpredicted = {name: why for name, own in of_nats if (why := own.why_nats_open(limit))}
-    predicted = [(name, own.forgetting) for name, own in of_nats if own.forgetting is not None]
-    too_much = [(name, forgetting) for name, forgetting in predicted if forgetting.is_above(limit)]
+    predicted = [(name, own.forgetting) for name, own in of_nats]
+    too_much = {name: own.above_in_words(limit) for name, own in predicted if own and own.is_above(limit)}
     answers = result.adapters["adapter"].nunique() - len(
         uncounted.keys() | partly.keys() | unpredicted.keys() | result.refused.keys()
     )
-    for which, reasons in (("no", uncounted), ("not every", partly)):
-        if reasons:
-            source, reason = next(iter(reasons.items()))
-            start, members = "" if answers else "error: ", plural(len(reasons), "adapter")
-            notes.append(
-                f"{start}{which} matrix could be compared in {members}, the first '{source}'; {reason}"
-            )
-    above = [] if fail_above is None else result.above(fail_above)
-    if above:
-        notes.append(
-            f"more intruders than the {fail_above} that --fail-above allows in {plural(len(above), 'adapter')}, the "
-            f"first '{above[0]}'"
-        )
-    if unpredicted:
-        source, reason = next(iter(unpredicted.items()))
-        start, members = "" if answers else "error: ", plural(len(unpredicted), "adapter")
-        notes.append(f"{start}--fail-above-nats has no answer for {members}, the first '{source}': {reason}")
-    if too_much:
-        source, forgetting = too_much[0]
-        members = plural(len(too_much), "adapter")
-        notes.append(
-            f"too much is forgotten by {members}, the first '{source}': {forgetting.above_in_words(limit)}"
-        )
-    refused = plural(len(result.refused), "adapter")
-    first_refused = next((f"the first '{source}': {reason}" for source, reason in result.refused.items()), "")
-    if fail_refused and result.refused:
-        notes.append(f"refused {refused}, {first_refused}")
+    above = dict.fromkeys([] if fail_above is None else result.above(fail_above), "")
+    refused = result.refused if fail_refused else {}
     passed_over = result.weights_passed_over if fail_refused else {}
-    if passed_over:
-        source, what = next(iter(passed_over.items()))
-        entries = plural(len(passed_over), "entry", "entries")
-        notes.append(
-            f"passed over {entries} with weights, the first '{source}' ({what}); pass it by its own path, or move it"
-        )
+    start = "" if answers else "error: "
+    tell(start + "no matrix could be compared in {}, the first '{}'; {}", uncounted)
+    tell(start + "not every matrix could be compared in {}, the first '{}'; {}", partly)
+    tell(f"more intruders than the {fail_above} that --fail-above allows in {{}}, the first '{{}}'", above)
+    tell(start + "--fail-above-nats has no answer for {}, the first '{}': {}", unpredicted)
+    tell("too much is forgotten by {}, the first '{}': {}", too_much)
+    tell("refused {}, the first '{}': {}", refused)
+    what_to_do = "pass it by its own path, or move it"
+    tell(
+        f"passed over {{}} with weights, the first '{{}}' ({{}}); {what_to_do}",
+        passed_over,
+        "entry",
+        "entries",
+    )
     if result.nothing_audited:
-        notes.append(f"error: none of {refused} could be audited, {first_refused}")
+        tell("error: none of {} could be audited, the first '{}': {}", result.refused)
     if result.nothing_audited or ((uncounted or partly or unpredicted) and not answers):
         return notes, ExitStatus.REFUSED
-    failed = (
-        above
-        or too_much
-        or uncounted
-        or partly
-        or unpredicted
-        or passed_over
-        or (fail_refused and result.refused)
-    )
+    failed = any([above, too_much, uncounted, partly, unpredicted, passed_over, refused])
     return notes, ExitStatus.FAILED if failed else None

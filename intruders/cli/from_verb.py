@@ -106,14 +106,9 @@ def option(
     if panel is not None and (panel in _ADVANCED_PANELS if advanced is None else advanced):
         panel = Advanced(panel)
     names = names or ([option_of(name)] if kind is bool else [])
-    return _one(
-        name,
-        kind,
-        default,
-        typer.Option(
-            *names, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=_completing(choices)
-        ),
-    )
+    completing = _completing(choices)
+    how = typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=completing)
+    return _one(name, kind, default, how)
 
 
 def _one(name: str, kind: Any, default: Any, how: Any) -> Taken:
@@ -164,10 +159,8 @@ def of_settings(
     names = only or ([*into] if not isinstance(into, str) else known)
     names = [name for name in dict.fromkeys([*first, *names]) if name not in without]
     chosen = [
-        replace(
-            known[name], help=reworded.get(name, known[name].help), advanced=advanced or known[name].advanced
-        )
-        for name in names
+        replace(own, help=reworded.get(own.name, own.help), advanced=advanced or own.advanced)
+        for own in (known[name] for name in names)
     ]
 
     def read(values: dict[str, Any]) -> Mapping[str, Any]:

@@ -77,10 +77,9 @@ def prepare(
     )
     if plan is not None:
         note(plan.in_words())
+    how = vars(selection) | workers
     with progress_bar() as progress:
-        result = prepare_base(
-            base, out=out, **vars(selection), device=compute.device, **workers, progress=progress
-        )
+        result = prepare_base(base, out=out, device=compute.device, **how, progress=progress)
         seconds = 0.0 if plan is None else plan.keep(out, progress=progress)
     done = f"{result.decomposed:,} of them now in {_in_words(result.seconds)}"
     say([f"{result.folder}: {result.matrices:,} matrices are decomposed, {done}"], whole=True)
@@ -145,10 +144,8 @@ def plugins(*, json: bool) -> None:
 
     loaded = load_plugins()
     if json:
-        rows = [
-            {key: getattr(plugin, key) for key in ("group", "name", "value", "package", "error")}
-            for plugin in loaded
-        ]
+        keys = ("group", "name", "value", "package", "error")
+        rows = [{key: getattr(plugin, key) for key in keys} for plugin in loaded]
         put_json({"schema": SCHEMA, "plugins": rows}, "-")
         return
     if not loaded:

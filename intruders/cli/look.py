@@ -7,20 +7,18 @@ import typer
 from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import argument, command, option
-from .output import Outputs, put_json, refusal_as_sarif, refuse_given, say, terminal_width
+from .from_verb import Taken, argument, command, option
+from .output import Outputs, put_json, refuse_given, say, terminal_width
+
+
+def _or_none(name: str, text: str) -> Taken:
+    """Take a value by its place that need not be given."""
+    return argument(name, str | None, name.upper(), text, None, show_default=False)
 
 
 @command(
     argument("path", str, "PATH", f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3."),
-    argument(
-        "other",
-        str | None,
-        "OTHER",
-        "A second adapter, to compare the updates of both. [default: none]",
-        None,
-        show_default=False,
-    ),
+    _or_none("other", "A second adapter, to compare the updates of both. [default: none]"),
     option(
         "base",
         str | None,
@@ -74,6 +72,7 @@ def inspect(
     from ..reports.inspection import inspection_lines, overlap_lines, served_lines, update_lines
 
     check_energy(energy)
+    to = "-" if json else None
     file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
     if json and file is not None:
         raise SettingError(
@@ -87,27 +86,22 @@ def inspect(
                     f"{name} '{given}' was passed with two adapters; expected one of the two; omit {name}"
                 )
         overlap = compare_updates(path, other, energy)
-        if json:
-            put_json(overlap.to_document(), "-")
-        else:
+        if not put_json(overlap.to_document(), to):
             say(overlap_lines(overlap, verbose))
         return
     parts = open_parts(path)
     if runtime is not None:
         served = served_by(runtime, parts, base)
-        if json:
-            put_json(served.to_document(), "-")
-        else:
+        if not put_json(served.to_document(), to):
             say(served_lines(served, verbose))
         raise typer.Exit(ExitStatus.DONE if served.in_full else ExitStatus.FAILED)
     inspections = inspect_parts(parts, base)
     updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
-    if json:
-        documents = [
-            inspection.to_document() | {"update": None if update is None else update.to_document()}
-            for inspection, update in zip(inspections, updates, strict=True)
-        ]
-        put_json(documents, "-")
+    documents = [
+        inspection.to_document() | {"update": None if update is None else update.to_document()}
+        for inspection, update in zip(inspections, updates, strict=True)
+    ]
+    if put_json(documents, to):
         return
     for inspection, update in zip(inspections, updates, strict=True):
         say(inspection_lines(inspection, verbose, terminal_width()))
@@ -123,14 +117,7 @@ def inspect(
         "ADAPTER",
         "Adapter that was merged or is served: a folder, a file, a Hub id; of a merge also a sum: A@0.7+B@0.3.",
     ),
-    argument(
-        "merged",
-        str | None,
-        "MERGED",
-        "Model that should contain the adapter: as BASE. [required without --endpoint]",
-        None,
-        show_default=False,
-    ),
+    _or_none("merged", "Model that should contain the adapter: as BASE. [required without --endpoint]"),
     option(
         "endpoint",
         str | None,
@@ -195,7 +182,7 @@ def verify(
     from ..checkpoints.merges.verify import verify as run
     from ..reports.verification import print_verification
 
-    with refusal_as_sarif(to.sarif, merged), to.work() as progress:
+    with to.work(source=merged) as progress:
         result = run(base, adapter, merged, split_fused=split_fused, progress=progress)
     if to.sarif is not None:
         from ..reports.sarif import verification_findings, write_sarif

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..mitigation.remedies.remedy import Remedy
     from ..system.progress import Progress
 
-MITIGATION = "Mitigation"
 _DRAWN_MODE = "random_index"
 
 
@@ -42,8 +41,7 @@ class _Asked:
     def made(self, base: str, tuned: str | None, loading: Loading, progress: Progress) -> Remedy | None:
         """Return the remedy: doses has those of a record of the same tuned model, surgery the task's sensitivities.
 
-        Raises:
-          SettingError: an option is missing, or given and not read by the remedy.
+        SettingError for an option that is missing, or given and not read by the remedy.
         """
         from ..mitigation.remedies.doses import Doses
         from ..mitigation.remedies.every_remedy import published_remedy
@@ -90,7 +88,7 @@ class _Asked:
         return remedy
 
 
-_of_mitigation = partial(option, panel=MITIGATION)
+_of_mitigation = partial(option, panel="Mitigation")
 
 _ASKED = all_of(
     _of_mitigation(

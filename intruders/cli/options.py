@@ -30,23 +30,16 @@ def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Tak
     """Take a model by its place; the name of a demo model is completed once it is begun, and names of files before."""
 
     def complete(incomplete: str) -> list[str]:
-        return [
-            alias for alias in (*DEMO_MODELS, *DEMO_ADAPTERS) if incomplete and alias.startswith(incomplete)
-        ]
+        aliases = (*DEMO_MODELS, *DEMO_ADAPTERS) if incomplete else ()
+        return [alias for alias in aliases if alias.startswith(incomplete)]
 
     how = {} if default is REQUIRED else {"show_default": False}
     return argument(name, kind, name.upper(), text, default, autocompletion=complete, **how)
 
 
-def file(
-    name: str,
-    text: str,
-    kind: Any = Path | None,
-    panel: str | None = OUTPUT,
-    advanced: bool | None = None,
-) -> Taken:
+def file(name: str, text: str, kind: Any = Path | None, panel: str | None = OUTPUT, **how: Any) -> Taken:
     """Take a file; ``text`` says of what."""
-    return option(name, kind, text, metavar="FILE", panel=panel, advanced=advanced)
+    return option(name, kind, text, metavar="FILE", panel=panel, **how)
 
 
 def folder(
@@ -78,7 +71,7 @@ NO_CACHE = option("no_cache", bool, "Do not read or write the base cache.", Fals
 JSON = file(
     "json",
     "Write the result as JSON to this file; - prints it, and nothing else, to standard output. [default: not written]",
-    kind=str | None,
+    str | None,
 )
 HTML = file("html", "Write the report as one HTML file. [default: not written]")
 SARIF = file(
@@ -160,15 +153,10 @@ def audited(only: Sequence[str]) -> Taken:
 
 
 def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | AuditSettings:
-    """Return the saved audit, or the settings of one to make.
-
-    Raises:
-      SettingError: a saved audit is given with settings of another, which would be ignored.
-    """
-    if audit is None:
-        return settings
-    refuse_beside_saved(settings, f"the audit '{audit}'")
-    return audit
+    """Return the saved audit, or the settings of one to make; SettingError if both are given."""
+    if audit is not None:
+        refuse_beside_saved(settings, f"the audit '{audit}'")
+    return settings if audit is None else audit
 
 
 def with_cache(*taken: Taken) -> Taken:
@@ -208,11 +196,7 @@ def auditing() -> Taken:
 
 
 def _chosen_ray(values: dict[str, Any]) -> Mapping[str, Any]:
-    """Read the Ray cluster as the verbs take it: none, one of this machine, or that at an address.
-
-    Raises:
-      SettingError: processors are asked for, and no cluster to give them.
-    """
+    """Read the Ray cluster as the verbs take it: none, one of this machine, or that at an address."""
     address = values["ray"]
     if address is None:
         cpus, gpus = values.get("cpus", 1), values.get("gpus")
@@ -228,10 +212,10 @@ _ADDRESS = option(
     metavar="[ADDRESS]",
     panel=COMPUTATION,
 )
-_CPUS = option(
-    "cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION
-)
-_GPUS = option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION)
-
 RAY = all_of(_ADDRESS, then=_chosen_ray)
-WORKERS_ON_RAY = all_of(_ADDRESS, _CPUS, _GPUS, then=_chosen_ray)
+WORKERS_ON_RAY = all_of(
+    _ADDRESS,
+    option("cpus", float, "Number of processors of each worker on Ray.", 1, metavar="N", panel=COMPUTATION),
+    option("gpus", float, "Number of GPUs of each worker on Ray.", 0, metavar="N", panel=COMPUTATION),
+    then=_chosen_ray,
+)

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Given = TypeVar("Given", bound="Result")
 
 STANDARD_OUTPUT = "-"
+_folded = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
 WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 
 
@@ -40,35 +42,20 @@ def terminal_width() -> int:
 def say(lines: Iterable[str], *, whole: bool = False) -> None:
     """Print lines; one of prose that is too long for the terminal continues in the next, under its first word.
 
-    Args:
-      lines: what to print; control characters in it are replaced.
-      whole: whether no line is broken, as where paths or Markdown are copied from the terminal.
+    Control characters are replaced. ``whole`` lines are not broken: paths or Markdown are copied from the terminal.
     """
     width = terminal_width()
     for line in map(printable, lines):
         start = re.match(r" *(?:- )?", line)
         indent = " " * (len(start[0]) if start else 0)
         is_a_row = "  " in line.strip()
-        if len(line) <= width or is_a_row or whole:
-            print(line)
-        else:
-            print(
-                textwrap.fill(
-                    line,
-                    max(width, len(indent) + 1),
-                    subsequent_indent=indent,
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-            )
+        if not (len(line) <= width or is_a_row or whole):
+            line = _folded(line, max(width, len(indent) + 1), subsequent_indent=indent)
+        print(line)
 
 
 def check_limit(fail_above: int | None) -> None:
-    """Refuse a number of intruders that every audit exceeds.
-
-    Raises:
-      SettingError: it is negative.
-    """
+    """Raise SettingError for a negative number of intruders, which every audit exceeds."""
     if fail_above is not None and fail_above < 0:
         raise SettingError(
             f"fail_above is {fail_above}; expected a number of intruders, 0 or more; pass 0 to allow none"
@@ -76,11 +63,7 @@ def check_limit(fail_above: int | None) -> None:
 
 
 def check_nats(**limit: float | None) -> None:
-    """Refuse a number of nats that is none, or that every audit exceeds.
-
-    Raises:
-      SettingError: it is negative or not finite.
-    """
+    """Raise SettingError for nats that are negative or not finite."""
     for name, nats in limit.items():
         if nats is not None and not 0 <= nats < float("inf"):
             raise SettingError(
@@ -94,15 +77,10 @@ def note(text: str) -> None:
 
 
 def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
-    """Refuse an option that would have no effect: its user expects that it changes the result.
+    """Raise SettingError for an option that would have no effect: its user expects that it changes the result.
 
-    Args:
-      given: values by the names of their options, None where an option was not given.
-      why: what the option is for, as "is for a model to write".
-      instead: what to do, as "pass --out FOLDER, or leave it out".
-
-    Raises:
-      SettingError: an option was given.
+    ``given`` are values by the names of their options, None where an option was not given; ``why`` says what the option
+    is for, as "is for a model to write", and ``instead`` what to do.
     """
     for name, value in given.items():
         if value is not None:
@@ -114,9 +92,6 @@ def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     """Show a bar on standard error, which a call of the yielded function moves; nothing where that is no terminal.
 
-        with progress_bar() as progress:
-            progress("audit", 1, 210)
-
     It removes itself when done, so that only the result stays on the screen.
     """
     from rich.console import Console
@@ -127,12 +102,8 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     if not console.is_terminal:
         yield silent
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
+    text, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None)
+    columns = (text, bar, MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
 
@@ -152,11 +123,7 @@ class Outputs:
     sarif: Path | None = None
 
     def check(self) -> None:
-        """Refuse a file that cannot be made or written, before the work that fills it.
-
-        Raises:
-          IntrudersError: as :func:`intruders.reports.page.html_page.check_can_write_html`.
-        """
+        """Refuse a file that cannot be made or written, before the work that fills it."""
         from ..reports.page.html_page import check_can_write_html
 
         for file in (None if self.json == STANDARD_OUTPUT else self.json, self.parquet):
@@ -166,14 +133,24 @@ class Outputs:
             check_can_write_html(self.html)
 
     @contextmanager
-    def work(self, kept: str = "", folder: Path | None = None) -> Iterator[Progress]:
-        """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder."""
-        self.check()
-        with (
-            nullcontext() if folder is None else resumable(kept.format(folder), folder),
-            progress_bar() as progress,
-        ):
-            yield progress
+    def work(self, kept: str = "", folder: Path | None = None, source: str = "") -> Iterator[Progress]:
+        """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder.
+
+        An error is written as a SARIF result of the ``source`` too, if a file of these is wanted.
+        """
+        if self.sarif is not None:
+            check_writable(self.sarif)
+        keeping = nullcontext() if folder is None else resumable(kept.format(folder), folder)
+        try:
+            self.check()
+            with keeping, progress_bar() as progress:
+                yield progress
+        except IntrudersError as error:
+            if self.sarif is not None:
+                from ..reports.sarif import refusal, write_sarif
+
+                write_sarif([refusal(source, error)], self.sarif, is_refused=True)
+            raise
 
     def put(
         self,
@@ -194,22 +171,18 @@ class Outputs:
 def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> bool:
     """Write the document where ``--json`` says: to a file, or to standard output for ``-``.
 
-    A file is written before anything is printed: it must survive a reader who stops early (``| head``).
-
-    Returns:
-      True if it went to standard output, where nothing else may follow.
+    A file is written before anything is printed: it must survive a reader who stops early (``| head``). Return True if
+    it went to standard output, where nothing else may follow.
     """
     from json import dumps
 
-    if json is None:
-        return False
     if json == STANDARD_OUTPUT:
         # Another encoding than UTF-8 lacks characters, and a replaced one would be another name.
         is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
         sys.stdout.write(dumps(document, allow_nan=False, ensure_ascii=not is_utf8) + "\n")
-        return True
-    write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
-    return False
+    elif json is not None:
+        write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    return json == STANDARD_OUTPUT
 
 
 @contextmanager
@@ -234,18 +207,3 @@ def resumable(kept: str, folder: Path | None = None) -> Iterator[None]:
             raise
         note(f"interrupted; {kept}; run the same command again to resume")
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
-
-
-@contextmanager
-def refusal_as_sarif(sarif: Path | None, source: str) -> Iterator[None]:
-    """Write an error of the command as a SARIF result too, if a file is wanted; refuse one that cannot be."""
-    if sarif is not None:
-        check_writable(sarif)
-    try:
-        yield
-    except IntrudersError as error:
-        if sarif is not None:
-            from ..reports.sarif import refusal, write_sarif
-
-            write_sarif([refusal(source, error)], sarif, is_refused=True)
-        raise

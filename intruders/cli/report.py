@@ -30,6 +30,9 @@ SCALE = options.file(
 )
 
 
+_CARD = "The model card, a Markdown file. It is made if it does not exist."
+
+
 @command(RESULTS, OUT, PNG, SCALE)
 def report(*, results: list[Path], out: Path | None, png: Path | None, scale: Path | None) -> None:
     """Write an HTML report or figures from saved results.
@@ -47,13 +50,7 @@ def report(*, results: list[Path], out: Path | None, png: Path | None, scale: Pa
 
 @command(
     argument("audit", Path, "AUDIT", "A saved audit (.json or .parquet)."),
-    argument(
-        "readme",
-        Path,
-        "README",
-        "The model card, a Markdown file. It is made if it does not exist.",
-        Path("README.md"),
-    ),
+    argument("readme", Path, "README", _CARD, Path("README.md")),
 )
 def card(*, audit: Path, readme: Path) -> None:
     """Write what an audit found into a model card.

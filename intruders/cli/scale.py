@@ -174,20 +174,18 @@ def scale(
                 base, tuned, wanted, out, selection=selection, form=form, force=force, progress=progress
             )
     document = {} if result is None else result.to_document()
-    if choice is not None:
-        document |= {"choice": choice.to_document()}
+    document |= {} if choice is None else {"choice": choice.to_document()}
     if forgetting is not None:
         document |= {"nats": {"limit": nats, "scale": at, "forgetting": plain(forgetting)}}
-    if written is not None:
-        document |= {"written": written.to_document()}
+    document |= {} if written is None else {"written": written.to_document()}
     if put_json(document, to.json):
         return
-    if result is not None:
-        say(scale_lines(result, terminal_width()))
+    lines = [] if result is None else scale_lines(result, terminal_width())
     if choice is not None:
-        say([*([] if result is None else [""]), *scale_choice_lines(choice)])
-    if nats is not None and forgetting is not None:
-        say([*([] if result is None else [""]), *scale_within_lines(forgetting, nats)])
+        lines += [*([""] if lines else []), *scale_choice_lines(choice)]
+    elif nats is not None and forgetting is not None:
+        lines += [*([""] if lines else []), *scale_within_lines(forgetting, nats)]
+    say(lines)
     if written is not None:
         update = f"the update of {written.matrices} matrices times {written.scale:g}"
         say([f"written to {out} ({written.form}): {update}"], whole=True)

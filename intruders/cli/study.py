@@ -143,7 +143,6 @@ def study_progress() -> Iterator[StudyProgress]:
 
 
 def print_outcome(outcome: StudyOutcome) -> None:
-    """Print how many runs are finished, what failed and why."""
     say([f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed"])
     if outcome.taken_over:
         say([f"  {len(outcome.taken_over)} of them taken over from published tables"])
@@ -155,7 +154,6 @@ def print_outcome(outcome: StudyOutcome) -> None:
 
 
 def print_refused(refused: dict[str, str]) -> None:
-    """Print why runs of another study were not taken over."""
     say(f"  not taken over: {run_id}: {reason}" for run_id, reason in refused.items())
 
 

@@ -23,8 +23,7 @@ _WIDE = 120  # columns of a terminal in which every interval fits
 def print_attribution(attribution: Attribution, console: Console) -> None:
     """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
     page = Page(console)
-    for rise in attribution.rises:
-        page.prose(rise_line(rise))
+    page.prose(*map(rise_line, attribution.rises))
     console.print()
     largest = attribution.largest(_LARGEST)
     for title, shares in (
@@ -34,9 +33,7 @@ def print_attribution(attribution: Attribution, console: Console) -> None:
     ):
         console.print(_table(attribution, title, shares, console.width >= _WIDE))
         console.print()
-    for line in remarks(attribution):
-        page.prose(line)
-    page.prose(f"took {duration(attribution.seconds)}")
+    page.prose(*remarks(attribution), f"took {duration(attribution.seconds)}")
 
 
 def rise_line(rise: MeasuredRise) -> str:
@@ -118,7 +115,6 @@ _LEAST_END = 0.1  # per cent
 
 
 def render_attribution(attribution: Attribution) -> str:
-    """Return the HTML text of the page."""
     return render_figures(
         "attribution.html.j2",
         attribution_grids(attribution),
@@ -130,11 +126,8 @@ def render_attribution(attribution: Attribution) -> str:
 
 def attribution_grids(attribution: Attribution) -> list[Grid]:
     """Return a map of the parts of every rise, and one of the intruders, as layers x kinds of module."""
-    grids = [
-        _parts(number, rise, attribution)
-        for number, rise in enumerate(attribution.rises)
-        if rise.rise.estimate
-    ]
+    rises = attribution.rises
+    grids = [_parts(at, rise, attribution) for at, rise in enumerate(rises) if rise.rise.estimate]
     counts = {
         share.name: float(share.intruders) for share in attribution.matrices if share.intruders is not None
     }

@@ -179,9 +179,8 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     if not shown:
         return
     of = f"{audit.affected} of {len(audit.matrices)} matrices have intruders"
-    place_of = dict(
-        zip((m.name for m in audit.matrices), module_paths([m.name for m in audit.matrices]), strict=True)
-    )
+    names = [matrix.name for matrix in audit.matrices]
+    place_of = dict(zip(names, module_paths(names), strict=True))
     rows = [
         [
             matrix.name,
@@ -191,7 +190,8 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
         ]
         for matrix in shown
     ]
-    room = page.room([("", *_TITLES), *rows])
+    titles = ("intruders", "energy", "lowest max cosine")
+    room = page.room([("", *titles), *rows])
     for row in rows:
         path = place_of[row[0]]
         if len(row[0]) > room and path.layer is not None:  # what distinguishes it
@@ -200,19 +200,16 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     if len(of) > room:
         page.say((of, "bold"))
         of = "matrix"
-    page.table((of, *_TITLES), rows, ["" if matrix.intruders else "dim" for matrix in shown])
-
-
-_TITLES = ("intruders", "energy", "lowest max cosine")
+    page.table((of, *titles), rows, ["" if matrix.intruders else "dim" for matrix in shown])
 
 
 def _beside_chance(audit: Audit, page: Page) -> None:
     """Print how leading subspaces compare with random ones, where the audit says it."""
     subspaces = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
-    rows = []
-    for row in medians(subspaces):
-        name = row.name.replace("²", "^2") if page.plain else row.name
-        rows.append([name, number(row.value), number(row.chance)])
+    rows = [
+        [row.name.replace("²", "^2") if page.plain else row.name, number(row.value), number(row.chance)]
+        for row in medians(subspaces)
+    ]
     if rows:
         page.say("")
         page.table((f"top-{audit.k} subspaces, medians", "value", "chance"), rows)
@@ -269,7 +266,7 @@ def audit_figures(audit: Audit, scales: CriticalScales | None = None) -> list[Ch
     figures += [] if audit.forgetting is None else [shares_by_layer(audit.forgetting)]
     for matrix in worst(audit.matrices, WORST_DRAWN) or audit.matrices[:1]:
         figures += [similarity(matrix), cosines(matrix, audit.epsilon), singular_values(matrix)]
-    return [*figures, *([] if scales is None else [scales.chart()])]
+    return figures if scales is None else [*figures, scales.chart()]
 
 
 def intruders_over_epsilon(audit: Audit) -> Chart:
@@ -281,15 +278,10 @@ def intruders_over_epsilon(audit: Audit) -> Chart:
 
 
 def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
-    """Return the HTML text of the report of one audit, with its critical scales if given."""
     return render_page(
         "audit.html.j2",
         ["count.js", "plots.js", "charts.js", "audit.js"],
-        {
-            **audit_payload(audit),
-            "scale": None if scales is None else scales_payload(scales),
-            **({} if audit.forgetting is None else {"nats": shares_by_layer(audit.forgetting).payload()}),
-        },
+        audit_payload(audit, scales),
         scales=scales,
         audit=audit,
         words=next_steps(audit, scales),
@@ -305,18 +297,25 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
     )
 
 
-def audit_payload(audit: Audit, label: str | None = None) -> dict[str, Any]:
-    """Return plain JSON values: bounds in full, since the page counts from them, the rest rounded."""
+def audit_payload(audit: Audit, scales: CriticalScales | None) -> dict[str, Any]:
+    """Return plain JSON values: bounds in full, since the page counts from them; an infinite scale is null."""
     paths = module_paths([matrix.name for matrix in audit.matrices])
-    return {
-        "label": label or audit.tuned_source,
+    payload: dict[str, Any] = {
+        "label": audit.tuned_source,
         "base": audit.base_source,
         "tuned": audit.tuned_source,
         "kind": audit.tuned_kind,
         "k": audit.k,
         "epsilon": audit.epsilon,
         "matrices": [_matrix(matrix, path) for matrix, path in zip(audit.matrices, paths, strict=True)],
+        "scale": None,
     }
+    if scales is not None:
+        of_matrices = {m.name: for_page([m.measured, m.predicted, m.searched]) for m in scales.matrices}
+        payload["scale"] = {"matrices": of_matrices, "figure": scales.chart().payload()}
+    if audit.forgetting is not None:
+        payload["nats"] = shares_by_layer(audit.forgetting).payload()
+    return payload
 
 
 def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
@@ -340,17 +339,6 @@ def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
         "baseValues": for_page(matrix.base_singular_values),
         "similarity": packed_cosines(matrix.similarity),
         "subspaces": for_page(plain(matrix.subspaces)),
-    }
-
-
-def scales_payload(scales: CriticalScales) -> dict[str, Any]:
-    """Return critical scales as plain JSON values; an infinite scale is null."""
-    return {
-        "matrices": {
-            matrix.name: for_page([matrix.measured, matrix.predicted, matrix.searched])
-            for matrix in scales.matrices
-        },
-        "figure": scales.chart().payload(),
     }
 
 

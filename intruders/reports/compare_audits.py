@@ -43,15 +43,14 @@ class Shared:
 
     @property
     def epsilon(self) -> float:
-        """The epsilon at which all are counted: the first audit's."""
+        """The epsilon at which all are counted."""
         return self.audits[0].epsilon
 
 
 def common_matrices(audits: Sequence[Audit]) -> Shared:
     """Keep the matrices of the same name and shape. An audit in which nothing changed has those of the others.
 
-    Raises:
-      SettingError: no matrix is in all audits, or fewer than two audits were given.
+    SettingError for fewer than two audits, or if no matrix is in all of them.
     """
     if len(audits) < 2:
         raise SettingError(f"a comparison needs two audits or more, and {len(audits)} was given")
@@ -74,11 +73,8 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
         matrices = [matrix for matrix in audit.matrices if (matrix.name, matrix.shape) in common]
         matrices.sort(key=lambda matrix: order[matrix.name])
         kept.append(dataclasses.replace(audit, matrices=matrices))
-    return Shared(
-        audits=kept,
-        left_out=len(set.union(*keys) - common),
-        other_bases=[audit.tuned_source for audit in kept[1:] if not _same_base(kept[0], audit)],
-    )
+    others = [audit.tuned_source for audit in kept[1:] if not _same_base(kept[0], audit)]
+    return Shared(kept, len(set.union(*keys) - common), others)
 
 
 def _some_sources(audits: Sequence[Audit]) -> str:
@@ -95,14 +91,12 @@ def _unchanged(audit: Audit, other: Audit) -> Audit:
 
 def _equal(matrix: AuditedMatrix) -> AuditedMatrix:
     values = matrix.base_singular_values[: len(matrix.vectors)]
-    return AuditedMatrix(
-        name=matrix.name,
-        shape=matrix.shape,
-        rank=matrix.rank,
+    return dataclasses.replace(
+        matrix,
         vectors=[Vector(at, value, (1.0, 1.0), False, "overlap", False) for at, value in enumerate(values)],
         update=UpdateSize(0.0, 0.0, math.nan, 0.0, math.nan),
-        base_singular_values=matrix.base_singular_values,
         similarity=np.eye(len(matrix.similarity), len(values), dtype=np.float32),
+        subspaces=None,
     )
 
 
@@ -129,7 +123,6 @@ def labels_for(audits: Sequence[Audit]) -> list[str]:
 
 
 _MOST_SIMILARITIES = 24  # audits whose similarity matrices are shown
-_ORDER = "audit, in the order given"
 
 
 def comparison_figures(shared: Shared, labels: Sequence[str]) -> list[Chart | Grid]:
@@ -137,31 +130,17 @@ def comparison_figures(shared: Shared, labels: Sequence[str]) -> list[Chart | Gr
     audits, k, epsilon = shared.audits, shared.k, shared.epsilon
     inside = [by_layer_of(audit) for audit in audits]
     layers = sorted(inside[0])
-    figures: list[Chart | Grid] = [
-        _over(
-            Axis("epsilon", "epsilon", limits=(0.0, 1.0)),
-            EPSILONS,
-            labels,
-            [[audit.count(k, at) for at in EPSILONS] for audit in audits],
-            [Rule("x", epsilon)],
-        ),
-        _over(
-            Axis("k", "k, leading vectors examined"),
-            range(1, k + 1),
-            labels,
-            [[audit.count(at, epsilon) for at in range(1, k + 1)] for audit in audits],
-            [Rule("x", k)],
-        ),
-    ]
+    by_epsilon = [[audit.count(k, at) for at in EPSILONS] for audit in audits]
+    x = Axis("epsilon", "epsilon", limits=(0.0, 1.0))
+    figures: list[Chart | Grid] = [_over(x, EPSILONS, labels, by_epsilon, [Rule("x", epsilon)])]
+    by_k = [[audit.count(at, epsilon) for at in range(1, k + 1)] for audit in audits]
+    x = Axis("k", "k, leading vectors examined")
+    figures.append(_over(x, range(1, k + 1), labels, by_k, [Rule("x", k)]))
     if layers:
         counts = [[own[layer].count(k, epsilon) for layer in layers] for own in inside]
         figures.append(_over(Axis("layer", "layer"), layers, labels, counts))
-    return [
-        *figures,
-        _over_rank(shared, labels),
-        effective_ranks(audits, labels),
-        *similarities(audits, labels),
-    ]
+    figures += [_over_rank(shared, labels), effective_ranks(audits, labels)]
+    return [*figures, *similarities(audits, labels)]
 
 
 def by_layer_of(audit: Audit) -> dict[int, Audit]:
@@ -187,21 +166,16 @@ def _over(
         counted(label, list(steps), own, tone)
         for tone, (label, own) in enumerate(zip(labels, counts, strict=True))
     ]
-    return Chart(
-        f"over-{plural_of}",
-        f"Intruders over {plural_of}",
-        x,
-        COUNT,
-        lines,
-        rules,
+    caption = (
         "One line for each audit. Where the proved bounds on the max cosines leave a count open, a band shows its "
-        "bounds.",
-        in_order=_order(labels),
+        "bounds."
     )
+    title = f"Intruders over {plural_of}"
+    return Chart(f"over-{plural_of}", title, x, COUNT, lines, rules, caption, in_order=_order(labels))
 
 
 def _order(labels: Sequence[str]) -> str:
-    return _ORDER if len(labels) > MANY else ""
+    return "audit, in the order given" if len(labels) > MANY else ""
 
 
 def update_rank(audit: Audit) -> int | None:
@@ -224,11 +198,9 @@ def _over_rank(shared: Shared, labels: Sequence[str]) -> Chart:
         least, most = audit.count(shared.k, shared.epsilon)
         series.append(Series(label, at, [least], [least], [most], tone=i))
     caption = "One mark for each audit, at the largest rank of an update that is stored as low-rank factors."
-    beside = " Audits of one rank are side by side in the order given." if order else ""
+    caption += " Audits of one rank are side by side in the order given." if order else ""
     x = Axis("rank", "rank of the update", ticks=ticks)
-    return Chart(
-        "over-rank", "Intruders over rank", x, COUNT, series, caption=caption + beside, in_order=order
-    )
+    return Chart("over-rank", "Intruders over rank", x, COUNT, series, caption=caption, in_order=order)
 
 
 def effective_ranks(audits: Sequence[Audit], labels: Sequence[str]) -> Chart:
@@ -299,13 +271,13 @@ def compared_rows(shared: Shared, labels: Sequence[str]) -> list[list[str]]:
 
 
 def render_comparison(audits: Sequence[Audit]) -> str:
-    """Return the HTML text of the report of several audits, on the matrices that all of them have.
-
-    Raises:
-      SettingError: fewer than two audits were given, or no matrix is in all of them.
-    """
+    """Return the HTML text of the report of several audits, on the :func:`common_matrices` of them."""
     shared = common_matrices(audits)
     names = labels_for(audits)
+    made_by: dict[str, list[str]] = {}  # every set of versions once, with the audits made by it
+    for name, audit in zip(names, audits, strict=True):
+        versions = ", ".join(f"{key} {value}" for key, value in audit.versions.items())
+        made_by.setdefault(versions, []).append(name)
     return render_figures(
         "compare.html.j2",
         comparison_figures(shared, names),
@@ -313,14 +285,5 @@ def render_comparison(audits: Sequence[Audit]) -> str:
         rows=compared_rows(shared, names),
         matrix=shared.audits[0].matrices[most_different(shared.audits)].name,
         audits=list(zip(names, audits, strict=True)),
-        versions_of=_grouped_versions(names, audits),
+        versions_of=list(made_by.items()),
     )
-
-
-def _grouped_versions(names: Sequence[str], audits: Sequence[Audit]) -> list[tuple[str, list[str]]]:
-    """Return every set of versions once, with the audits made by it."""
-    groups: dict[str, list[str]] = {}
-    for name, audit in zip(names, audits, strict=True):
-        versions = ", ".join(f"{key} {value}" for key, value in audit.versions.items())
-        groups.setdefault(versions, []).append(name)
-    return list(groups.items())

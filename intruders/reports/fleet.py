@@ -27,8 +27,7 @@ from .page.html_page import render_page
 from .terminal import Page, lined_up
 
 ROWS_SHOWN = 20  # adapters, unless verbose
-REFUSED_SHOWN = 5
-PASSED_OVER_SHOWN = 5
+OTHERS_SHOWN = 5  # that were refused, or passed over
 
 
 def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> None:
@@ -53,13 +52,13 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
             "nats: their share in matrices with intruders"
         )
     refused = list(fleet.refused.items())
-    for source, reason in refused if verbose else refused[:REFUSED_SHOWN]:
+    for source, reason in refused if verbose else refused[:OTHERS_SHOWN]:
         page.say(f"refused: {source}: {reason}")
-    if not verbose and len(refused) > REFUSED_SHOWN:
-        page.say(f"and {len(refused) - REFUSED_SHOWN:,} refused more; --verbose lists all")
+    if not verbose and len(refused) > OTHERS_SHOWN:
+        page.say(f"and {len(refused) - OTHERS_SHOWN:,} refused more; --verbose lists all")
     if fleet.passed_over:
         named = [f"{path} ({what})" for path, what in fleet.passed_over.items()]
-        entries = named if verbose else named[:PASSED_OVER_SHOWN]
+        entries = named if verbose else named[:OTHERS_SHOWN]
         more = f" and {len(named) - len(entries):,} more" if len(entries) < len(named) else ""
         page.say(f"passed over {plural(len(named), 'entry', 'entries')}: {', '.join(entries)}{more}")
 
@@ -78,18 +77,12 @@ def _rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> Table:
     }
     left_out = ("matrices", "energy", "relative") if has_nats else ("nats", "of nats")
     columns = {name: cell for name, cell in cells.items() if name not in left_out}
-    rest = 57 if has_nats else 52
-    return lined_up(
-        ("adapter", *columns),
-        [
-            [
-                page.known(shorten(str(row.adapter), max(16, page.width - rest), page.mark)),
-                *(cell(row) for cell in columns.values()),
-            ]
-            for row in shown.itertuples()
-        ],
-        padding=(0, 2),
-    )
+    room = max(16, page.width - (57 if has_nats else 52))
+    rows = [
+        [page.known(shorten(str(row.adapter), room, page.mark)), *(cell(row) for cell in columns.values())]
+        for row in shown.itertuples()
+    ]
+    return lined_up(("adapter", *columns), rows, padding=(0, 2))
 
 
 def _ranks(least: object, most: object) -> str:
@@ -137,7 +130,6 @@ _STEPS = 50_000
 
 
 def render_fleet(fleet: FleetAudit) -> str:
-    """Return the HTML text of the report of a fleet."""
     return render_page(
         "fleet.html.j2",
         ["plots.js", "fleet.js"],
@@ -212,10 +204,8 @@ _COMPARED = {
     "effective_rank": True,
     "stable_rank": True,
 }
-# Of a normal distribution the median absolute deviation times this is the standard deviation.
-_MAD = 1.4826
-# And the mean absolute deviation times this, sqrt(pi / 2).
-_MEAN_AD = 1.2533
+# Of a normal distribution, the standard deviation divided by the median absolute deviation, and by the mean one.
+_MAD, _MEAN_AD = 1.4826, 1.2533
 _LEAST_TO_COMPARE = 5
 # Relative deviations up to this are rounding: one adapter at several scales has one effective rank, to the last digits.
 _ROUNDING = 1e-6

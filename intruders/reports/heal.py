@@ -35,6 +35,7 @@ from ..experiments.healing import (
     Healing,
 )
 from ..experiments.point import HealedPoint
+from ..measures.intervals import Interval
 from ..models.loading_settings import LOAD_IN
 from ..system.commands import command_of
 from ..system.words import duration, number, percent, plural
@@ -62,27 +63,19 @@ LABELS = {
 def print_healing(healing: Healing, console: Console) -> None:
     """Print the verdict, a table for every corpus, the doses, the intruders, and how to use what was written."""
     page = Page(console)
-    for line in verdict(healing):
-        page.prose(line)
+    page.prose(*verdict(healing))
     for corpus in healing.healed_point.corpora:
         title = "it was learned on other documents of it" if corpus == healing.corpus else "chose nothing"
-        page.prose("")
-        page.prose(f"{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
+        page.prose("", f"{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
         console.print(_table(healing, corpus, console.width >= WIDE))
     if any(measure.gain is not None for _, point in rows(healing) for measure in point.corpora.values()):
-        page.prose("")
-        page.prose("gain: loss of interpolation at that model's task loss, minus that model's loss")
-    for task in healing.examples:
-        page.prose("")
-        page.prose(f"{task}, {plural(healing.examples[task], 'example')}: {_accuracies(healing, task)}")
-    page.prose("")
-    for line in [dose_line(healing), *intruder_lines(healing)]:
-        page.prose(line)
-    for note in healing.notes:
-        page.prose(f"note: {note}")
+        page.prose("", "gain: loss of interpolation at that model's task loss, minus that model's loss")
+    for task, count in healing.examples.items():
+        page.prose("", f"{task}, {plural(count, 'example')}: {_accuracies(healing, task)}")
+    page.prose("", dose_line(healing), *intruder_lines(healing), *(f"note: {note}" for note in healing.notes))
     if healing.out is not None:
-        page.prose("")
-        page.prose(f"the healed model is in {healing.out} ({healing.form}; {duration(healing.seconds)})")
+        where = f"{healing.out} ({healing.form}; {duration(healing.seconds)})"
+        page.prose("", f"the healed model is in {where}")
         if command := check_command(healing):
             page.prose("to measure it again on the half that is reported above:")
             page.command(command)
@@ -98,29 +91,29 @@ def verdict(healing: Healing) -> list[str]:
     if measure.healed is None:
         how_much = f"{forgotten.text(SIGNED)} nats per token; healed {measure.forgotten.text(SIGNED)}"
         return [f"tuning forgot nothing clearly on {corpus}: {how_much}; {price}"]
-    healed_share = percent(max(0.0, measure.healed.estimate))
     how_much = f"{forgotten.estimate:.3f} nats per token tuned, {measure.forgotten.estimate:.3f} healed"
-    lines = [f"{healed_share} of the forgetting on {corpus} is healed: {how_much}; {price}"]
+    lines = [f"{_share(measure.healed)} of the forgetting on {corpus} is healed: {how_much}; {price}"]
     other = healing.point(INTERPOLATION)
     if healing.step == 0:
+        dose = f"the dose {number(healing.start)}"
         lines.append(
-            f"that is interpolation with the dose {number(healing.start)}: no step of the learning was better on the "
-            "half that chooses"
+            f"that is interpolation with {dose}: no step of the learning was better on the half that chooses"
         )
     elif other is not None:
-        clear, share = "", other.corpora[corpus].healed
+        clear = ""
         if (gain := measure.gain) is not None:
             how = "clearly more" if gain.is_below_zero else "not clearly less"
             how = "clearly less" if gain.is_above_zero else how
             clear = f", {how}: {gain.text(SIGNED)} nats per token"
-        whose = "that task loss"
-        if not _is_reached(healing, other):
-            whose = "the tuned model's task loss, since none gets so low"
-        lines.append(
-            f"interpolation at {whose} (dose {number(other.dose or 0.0)}) heals "
-            f"{percent(max(0.0, share.estimate)) if share is not None else '-'}{clear}"
-        )
+        is_reached = _is_reached(healing, other)
+        whose = "that task loss" if is_reached else "the tuned model's task loss, since none gets so low"
+        share = _share(other.corpora[corpus].healed)
+        lines.append(f"interpolation at {whose} (dose {number(other.dose or 0.0)}) heals {share}{clear}")
     return lines
+
+
+def _share(healed: Interval | None) -> str:
+    return "-" if healed is None else percent(max(0.0, healed.estimate))
 
 
 def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
@@ -192,16 +185,15 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
     lines = []
     for name, point in rows(healing):
         measure, task = point.corpora[corpus], point.tasks[healing.task]
-        short = point.name in (BASE, TUNED, INTERPOLATION)
+        healed = None if point.name in (BASE, TUNED) else measure.healed
+        gain_of_it = None if point.name in (BASE, TUNED, INTERPOLATION) else measure.gain
         lines.append(
             [
                 name,
                 estimate_text(measure.loss, is_wide),
                 "" if point.name == BASE else estimate_text(measure.forgotten, is_wide, SIGNED),
-                ""
-                if measure.healed is None or point.name in (BASE, TUNED)
-                else f"{measure.healed.estimate:.0%}",
-                "" if short or measure.gain is None else estimate_text(measure.gain, is_wide, SIGNED),
+                "" if healed is None else f"{healed.estimate:.0%}",
+                "" if gain_of_it is None else estimate_text(gain_of_it, is_wide, SIGNED),
                 f"{task.loss.estimate:.4f}",
             ]
         )
@@ -236,7 +228,6 @@ def _label(healing: Healing, name: str, point: HealedPoint) -> str:
 
 
 def render_healing(healing: Healing) -> str:
-    """Return the HTML text of the page."""
     return render_figures(
         "heal.html.j2",
         healing_charts(healing),
@@ -268,7 +259,6 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
 
 
 def _trade(healing: Healing, corpus: str) -> Chart:
-    """Chart forgetting over task loss; lower left is better."""
     line = [point for point in healing.points if point.name == CURVE]
     series = [
         Series(

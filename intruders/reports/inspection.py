@@ -24,7 +24,11 @@ def inspection_lines(inspection: Inspection, verbose: bool = False, width: int |
 
     In a table that is wider than ``width`` characters, names and then shapes are cut in the middle.
     """
-    lines = [_title(inspection)]
+    what = f"{inspection.kind}, {inspection.format}, {len(inspection.rows)} tensors"
+    if inspection.kind == "adapter":
+        base = f", for '{inspection.base_source}'" if inspection.base_source else ", which names no base"
+        what = f"{inspection.format} adapter of {len(inspection.rows)} weights{base}"
+    lines = [f"{inspection.source}: {what}, {inspection.parameters:,} numbers"]
     if inspection.weight != 1.0:
         lines.append(f"  counted {inspection.weight:g} times in the sum")
     lines += _table(
@@ -39,14 +43,6 @@ def inspection_lines(inspection: Inspection, verbose: bool = False, width: int |
         lines.append(f"  {against}: {inspection.audited} matrices to audit")
     lines += [f"  left out, {reason}: {count}" for reason, count in inspection.left_out.items()]
     return [printable(line) for line in lines]
-
-
-def _title(inspection: Inspection) -> str:
-    what = f"{inspection.kind}, {inspection.format}, {len(inspection.rows)} tensors"
-    if inspection.kind == "adapter":
-        base = f", for '{inspection.base_source}'" if inspection.base_source else ", which names no base"
-        what = f"{inspection.format} adapter of {len(inspection.rows)} weights{base}"
-    return f"{inspection.source}: {what}, {inspection.parameters:,} numbers"
 
 
 def _grouped(rows: list[Row]) -> list[list[str]]:
@@ -126,22 +122,16 @@ def update_lines(update: UpdateAlone, verbose: bool = False) -> list[str]:
     if update.start is not None:
         lines.append(f"  started as {update.start}, which changes the base: the numbers are those of B A")
     if update.dead:
-        lines.append(
-            f"  {plural(len(update.dead), 'dead module')}, whose update is zero: {some_of(update.dead)}"
-        )
+        dead = plural(len(update.dead), "dead module")
+        lines.append(f"  {dead}, whose update is zero: {some_of(update.dead)}")
     lines += _not_measured(update.not_measured)
-    settings = update.lora_settings()
-    if settings:
-        lines += [
-            "",
-            f"ranks that keep {percent(update.energy)} of the squared singular values in each module, for PEFT:",
-        ]
-        lines += lora_config_text(settings)
+    if settings := update.lora_settings():
+        kept = f"{percent(update.energy)} of the squared singular values in each module"
+        lines += ["", f"ranks that keep {kept}, for PEFT:", *lora_config_text(settings)]
     return lines
 
 
 def lora_config_text(settings: Mapping[str, Any]) -> list[str]:
-    """Return the settings as a call of PEFT's ``LoraConfig``."""
     lines = ["LoraConfig("]
     for name, value in settings.items():
         if not isinstance(value, Mapping):
@@ -210,8 +200,8 @@ def _overlap_row(group: Sequence[ModuleOverlap]) -> list[str]:
 
 
 def _range(values: Iterable[int]) -> str:
-    least_and_most = sorted(set(values))
-    low, high = least_and_most[0], least_and_most[-1]
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
     return str(low) if low == high else f"{low}-{high}"
 
 

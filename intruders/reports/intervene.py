@@ -8,7 +8,6 @@ MEASURE = ".4f"  # the format of a loss or an accuracy
 
 
 def sweep_lines(sweep: InterventionSweep) -> list[str]:
-    """Return the table and the verdicts."""
     audit = sweep.audit
     where = f"{audit.affected:,} of {len(audit.matrices):,} matrices (k {audit.k}, epsilon {audit.epsilon:g})"
     lines = [f"{audit.intruders:,} intruders in {where}"]
@@ -35,21 +34,14 @@ def sweep_lines(sweep: InterventionSweep) -> list[str]:
         ]
     if sweep.curve:
         lines += ["", "gain over interpolation at equal task loss, nats per token"]
-        lines += [
-            f"  {_label(point, width)}  {point.gain.text(CHANGE)}"
-            for point in sweep.points
-            if point.gain is not None
-        ]
+        gains = [(point, point.gain) for point in sweep.points if point.gain is not None]
+        lines += [f"  {_label(point, width)}  {gain.text(CHANGE)}" for point, gain in gains]
     lines += ["", "norm of the changed updates, 1 being the tuned model's"]
     for point in sweep.points:
         alone = f"  ({point.left_alone:,} matrices have no such control and stay as tuned)"
         lines.append(f"  {_label(point, width)}  {point.update_norm:.4f}{alone if point.left_alone else ''}")
-    lines += [
-        "",
-        "changes are against the tuned model, with 95 % intervals, paired by document and example",
-        "",
-    ]
-    return lines + sweep.verdicts()
+    paired = "changes are against the tuned model, with 95 % intervals, paired by document and example"
+    return [*lines, "", paired, "", *sweep.verdicts()]
 
 
 def _label(point: Intervention, width: int) -> str:

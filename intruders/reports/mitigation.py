@@ -6,7 +6,6 @@ from ..mitigation.mitigation_result import Mitigation
 
 
 def mitigation_lines(result: Mitigation) -> list[str]:
-    """Return the lines that a person reads."""
     scaled = sum(len(matrix.scaled) for matrix in result.matrices)
     lines = [
         f"{result.remedy.sentence}, in {len(result.matrices):,} of {len(result.before.matrices):,} matrices"

@@ -58,7 +58,6 @@ def write_card(audit: str | os.PathLike[str] | Audit, card: str | os.PathLike[st
 
 
 def card_section(audit: Audit) -> str:
-    """Return the section: what was found by module type, the settings and version, and how to make it again."""
     advice = next_steps(audit)
     parts = [BEGIN, "## Intruder dimensions", "", f"{advice.finding} {UNMEASURED} {advice.meaning}", ""]
     if audit.matrices:

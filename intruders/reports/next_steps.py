@@ -55,7 +55,6 @@ class Step:
 
     @property
     def line(self) -> str | None:
-        """The command as one shell line."""
         return None if self.command is None else shlex.join(self.command)
 
 
@@ -102,16 +101,10 @@ def _steps(audit: Audit, scales: CriticalScales | None) -> Iterator[Step]:
             audit.tuned_kind == "adapter" and not is_sum(tuned) and None in [m.rank for m in audit.matrices]
         )
         # Not the selection: a share of the complete update is asked for, whatever part of it was audited.
+        form = ("--as", "checkpoint") if is_merged else ()
         yield Step(
             f"{start} {SHARE} that you measured (1 is as trained) is written by:",
-            command(
-                "scale",
-                "--at",
-                SHARE,
-                "--out",
-                "interpolated",
-                *(("--as", "checkpoint") if is_merged else ()),
-            ),
+            command("scale", "--at", SHARE, "--out", "interpolated", *form),
         )
     yield Step(f"If you can train again, use a third of the learning rate. {_OF_RATES}")
     if audit.intruders:
@@ -158,19 +151,15 @@ def next_steps(audit: Audit, scales: CriticalScales | None = None) -> NextSteps:
     if not audit.matrices:
         return _nothing_audited(audit)
     matrices = plural(len(audit.matrices), "changed matrix", "changed matrices")
-    what_to_do = list(_steps(audit, scales))
+    finding = f"Fine-tuning left {plural(audit.intruders, 'intruder')} in {audit.affected:,} of {matrices}."
+    meaning = f"{PAPER} {STUDIES}"
     if audit.intruders == 0:
-        return NextSteps(
-            f"None of the {plural(audit.vectors, 'examined vector')} of {matrices} is an intruder.",
+        finding = f"None of the {plural(audit.vectors, 'examined vector')} of {matrices} is an intruder."
+        meaning = (
             "This does not mean that the model forgot nothing: "
-            f"vectors below the top {audit.k} were not examined. {STUDIES_WITHOUT}",
-            what_to_do,
+            f"vectors below the top {audit.k} were not examined. {STUDIES_WITHOUT}"
         )
-    return NextSteps(
-        f"Fine-tuning left {plural(audit.intruders, 'intruder')} in {audit.affected:,} of {matrices}.",
-        f"{PAPER} {STUDIES}",
-        what_to_do,
-    )
+    return NextSteps(finding, meaning, list(_steps(audit, scales)))
 
 
 def _nothing_audited(audit: Audit) -> NextSteps:

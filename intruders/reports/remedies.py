@@ -62,15 +62,15 @@ def headline(comparison: RemedyComparison) -> list[str]:
     examples = sum(counts["examples"] for counts in rest.values())
     report = comparison.counts["report"]
     corpora = ", ".join(comparison.base_point.losses)
-    task_losses = [
+    base, tuned = (
         number(point.task_loss.estimate) for point in (comparison.base_point, comparison.tuned_point)
-    ]
+    )
     forgotten = f"{comparison.forgotten.text('.3g')} nats per token on {corpora}"
     data = f"strengths chosen on {plural(documents, 'document')} and {plural(examples, 'example')}, shown on "
     level = f"{100 * comparison.level:.4g} % confidence intervals over these, 95 % for all remedies together"
     return [
         f"what {comparison.tuned} forgot of {comparison.base}: {forgotten}",
-        f"task loss on {comparison.target}: base {task_losses[0]}, tuned {task_losses[1]}; a remedy may cost "
+        f"task loss on {comparison.target}: base {base}, tuned {tuned}; a remedy may cost "
         + number(comparison.allow),
         f"{data}{report['documents']} and {report['examples']} others; {level}",
     ]
@@ -101,7 +101,6 @@ def remarks(comparison: RemedyComparison) -> list[str]:
 
 
 def label(remedy: ComparedRemedy) -> str:
-    """Return the remedy's name, with its strength if one was chosen."""
     return remedy.name if remedy.chosen is None else f"{remedy.name} {remedy.chosen.strength:g}"
 
 
@@ -150,7 +149,11 @@ def _further_tables(
     rows = []
     for remedy in controlled:
         margins = [control_margin(remedy, control) for control in controls]
-        rows.append([label(remedy), *("-" if margin is None else _starred(margin) for margin in margins)])
+        cells = (
+            "-" if margin is None else f"{margin.estimate:+.3f}{'*' if margin.is_clear else ' '}"
+            for margin in margins
+        )
+        rows.append([label(remedy), *cells])
     yield "gain at equal task loss minus that of a control, in nats per token (*: clear)", controls, rows
     rows = []
     for remedy in comparison.remedies:
@@ -175,10 +178,6 @@ def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
     ]
 
 
-def _starred(value: Interval) -> str:
-    return f"{value.estimate:+.3f}{'*' if value.is_clear else ' '}"
-
-
 def _names(remedies: Sequence[ComparedRemedy]) -> str:
     return ", ".join(remedy.name for remedy in remedies) or "none, clearly"
 
@@ -191,12 +190,7 @@ REPORT, FIGURES = "report.html", "figures"
 
 
 def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write the page and its figures (PNG, SVG, CSV) into a folder that exists, and return their paths.
-
-    Raises:
-      ResultFileError: a file cannot be written.
-      MissingDependencyError: a package of the extra ``report`` is missing.
-    """
+    """Write the page and its figures (PNG, SVG, CSV) into a folder that exists, and return their paths."""
     page = user_path(folder) / REPORT
     write_page(page, lambda: render_remedies(comparison))
     drawings = [draw_chart(chart) for chart in comparison_charts(comparison)]
@@ -204,7 +198,6 @@ def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLik
 
 
 def render_remedies(comparison: RemedyComparison) -> str:
-    """Return the HTML text of the page."""
     return render_figures(
         "remedies.html.j2",
         comparison_charts(comparison),

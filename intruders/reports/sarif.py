@@ -10,21 +10,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
 from ..audits.result.gated import Gated
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
-from ..checkpoints.merges.verify import Verification
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
 from ..system.files import as_utf8, user_path, write_atomically
 from ..system.plain_values import plain
 from ..system.words import number, plural
 from ..version import __version__
+
+if TYPE_CHECKING:  # pandas takes half a second, and an audit needs none
+    from ..audits.fleet.fleet_result import FleetAudit
+    from ..checkpoints.merges.verify import Verification
 
 Level = Literal["error", "warning", "note"]
 
@@ -119,35 +121,33 @@ class GateFinding:
     message: str
     source: str  # the model, as it was given
     numbers: dict[str, Any] = field(default_factory=dict)  # for programs
+    told: str = ""  # what a terminal says, where it is not the message
 
 
 def audit_findings(
     audit: Audit, fail_above: int | None, fail_above_nats: float | None = None
 ) -> list[GateFinding]:
     """Return what an audit has to report: too many intruders or nats, no answer, updates larger than a matrix."""
-    largest = max(
-        (
-            (matrix.update.spectral / matrix.base_singular_values[0], matrix.name)
-            for matrix in audit.matrices
-            if matrix.base_singular_values and matrix.base_singular_values[0] > 0
-        ),
-        default=(0.0, ""),
-    )
-    why = None
-    if fail_above is not None:
-        why = Gated.of(audit).why_open(fail_above)
+    gated = Gated.of(audit)
+    sizes = [
+        (matrix.update.spectral / matrix.base_singular_values[0], matrix.name)
+        for matrix in audit.matrices
+        if matrix.base_singular_values and matrix.base_singular_values[0] > 0
+    ]
+    why = None if fail_above is None else gated.why_open(fail_above)
     counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
+    largest = max(sizes, default=(0.0, ""))
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
-    if fail_above_nats is None:
-        return findings
-    return [*findings, *_on_nats(audit.tuned_source, Gated.of(audit), fail_above_nats)]
+    return findings + (
+        [] if fail_above_nats is None else _on_nats(audit.tuned_source, gated, fail_above_nats)
+    )
 
 
 def _on_nats(source: str, gated: Gated, limit: float) -> list[GateFinding]:
     """Return what the gate in nats says of one model."""
     why, forgetting = gated.why_nats_open(limit), gated.forgetting
     if why is not None:
-        return [refusal(source, why)]
+        return [refusal(source, why, f"error: --fail-above-nats has no answer: {why}")]
     if forgetting is None or not forgetting.is_above(limit):
         return []
     numbers = {**plain(forgetting.kl), "limit": limit}
@@ -190,13 +190,11 @@ def verification_findings(verification: Verification, allow_other: bool) -> list
     if len(names_of) == 1:  # beside other matrices, those whose update is too small say nothing
         levels[TOO_SMALL] = "note"
     for verdict, names in names_of.items():
-        level = levels.get(verdict)
-        if level is not None:
+        if verdict in levels:
             matrices = plural(len(names), "matrix", "matrices")
             message = f"{verdict} in {matrices}: {some_of(names)} (adapter '{verification.adapter_source}')"
-            findings.append(
-                GateFinding(UNAPPLIED, level, message, source, {"verdict": verdict, "matrices": len(names)})
-            )
+            numbers = {"verdict": verdict, "matrices": len(names)}
+            findings.append(GateFinding(UNAPPLIED, levels[verdict], message, source, numbers))
     if verification.others and not allow_other:
         others = [tensor.name for tensor in verification.others]
         message = f"{plural(len(others), 'other tensor')} changed: {some_of(others)}"
@@ -204,10 +202,10 @@ def verification_findings(verification: Verification, allow_other: bool) -> list
     return findings
 
 
-def refusal(source: str, reason: str | IntrudersError) -> GateFinding:
+def refusal(source: str, reason: str | IntrudersError, told: str = "") -> GateFinding:
     """Return the finding that a model could not be examined, and why."""
     text = in_one_line(reason) if isinstance(reason, IntrudersError) else reason
-    return GateFinding(REFUSED, "error", text, source)
+    return GateFinding(REFUSED, "error", text, source, told=told)
 
 
 def sarif_document(findings: Sequence[GateFinding], is_refused: bool = False) -> dict[str, Any]:
@@ -229,11 +227,7 @@ def sarif_document(findings: Sequence[GateFinding], is_refused: bool = False) ->
 
 
 def write_sarif(findings: Sequence[GateFinding], path: Path, is_refused: bool = False) -> None:
-    """Write the :func:`sarif_document` of the findings to a file, completely or not at all.
-
-    Raises:
-      ResultFileError: the file cannot be written.
-    """
+    """Write the :func:`sarif_document` of the findings to a file, completely or not at all."""
     write_atomically(path, _encoded(sarif_document(findings, is_refused)))
 
 
@@ -245,19 +239,16 @@ def _of_model(
     counts: tuple[int, int, int],
     largest: tuple[float, str],
 ) -> list[GateFinding]:
-    """Return what an audited model has to report.
+    """Return what an audited model has to report; ``why`` is why its intruders are not counted, None where they are.
 
-    Args:
-      source, base: The model and its base.
-      why: Why its intruders are not counted; None where they are.
-      fail_above: The limit; None for none, and then there is nothing to say of the count.
-      counts: Its intruders, its matrices, and those with NaN or infinity.
-      largest: The largest relative update, and the matrix that has it.
+    ``counts`` are its intruders, its matrices, and those with NaN or infinity; ``largest`` is the largest relative
+    update and its matrix.
     """
-    intruders, matrices, spoilt = counts
+    (intruders, matrices, spoilt), (relative, where) = counts, largest
     findings = []
     if why is not None:
-        findings.append(refusal(source, why))
+        what = "does not count every matrix" if matrices else "has nothing to count"
+        findings.append(refusal(source, why, f"error: --fail-above {what}: {why}"))
     elif fail_above is not None and not matrices:
         findings.append(GateFinding(UNCHANGED, "note", summary.unchanged_in_words(base, source), source))
     elif fail_above is not None and spoilt:
@@ -265,16 +256,13 @@ def _of_model(
         findings.append(GateFinding(LEFT_OUT, "warning", message, source, {"matrices": spoilt}))
     if fail_above is not None and intruders > fail_above:
         message = f"{plural(intruders, 'intruder')}, more than the {fail_above} that --fail-above allows"
-        findings.append(
-            GateFinding(TOO_MANY, "error", message, source, {"intruders": intruders, "limit": fail_above})
-        )
-    relative, where = largest
+        numbers = {"intruders": intruders, "limit": fail_above}
+        findings.append(GateFinding(TOO_MANY, "error", message, source, numbers))
     if relative > 1:
-        message = (
-            f"the update of '{where}' is {number(relative)} times as large as the matrix (spectral norms)"
-        )
+        size = f"{number(relative)} times as large as the matrix (spectral norms)"
+        facts = {"relative": relative, "matrix": where}
         findings.append(
-            GateFinding(TOO_LARGE, "warning", message, source, {"relative": relative, "matrix": where})
+            GateFinding(TOO_LARGE, "warning", f"the update of '{where}' is {size}", source, facts)
         )
     return findings
 
@@ -286,16 +274,13 @@ def _document(findings: Sequence[GateFinding], total: int, refused: str | None) 
     if len(findings) < total:
         text = f"{total - len(findings):,} of {total:,} results are left out, because GitHub limits a file"
         notifications.append({"level": "warning", "message": {"text": text}})
-    invocation: dict[str, Any] = {"executionSuccessful": refused is None}
-    if notifications:
-        invocation["toolExecutionNotifications"] = notifications
-    rules = list(_RULES)
-    driver = {"name": "intruders", "version": __version__, "rules": [_rule(name) for name in rules]}
+    told = {"toolExecutionNotifications": notifications} if notifications else {}
+    driver = {"name": "intruders", "version": __version__, "rules": [_rule(name) for name in _RULES]}
     run = {
         "tool": {"driver": driver},
-        "invocations": [invocation],
+        "invocations": [{"executionSuccessful": refused is None, **told}],
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, rules.index(finding.rule)) for finding in findings],
+        "results": [_result(finding) for finding in findings],
         "properties": {"counts": dict(Counter(finding.rule for finding in findings))},
     }
     return {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": [run]}
@@ -309,10 +294,7 @@ def _rule(name: str) -> dict[str, Any]:
         "name": "".join(part.capitalize() for part in name.split("-")),
         "shortDescription": {"text": what},
         "fullDescription": {"text": what},
-        "help": {
-            "text": f"{what} {help_text}",
-            "markdown": f"{what}\n\n{help_text}",
-        },
+        "help": {"text": f"{what} {help_text}", "markdown": f"{what}\n\n{help_text}"},
         "defaultConfiguration": {"level": level},
         "properties": {"tags": ["model"], "precision": "very-high", "problem.severity": severity},
     }
@@ -325,11 +307,11 @@ def _message(finding: GateFinding) -> str:
     return f"{source}: {message}"
 
 
-def _result(finding: GateFinding, rule: int) -> dict[str, Any]:
+def _result(finding: GateFinding) -> dict[str, Any]:
     key = "\0".join([finding.rule, str(finding.numbers.get("verdict", "")), as_utf8(finding.source)])
     return {
         "ruleId": finding.rule,
-        "ruleIndex": rule,
+        "ruleIndex": list(_RULES).index(finding.rule),
         "level": finding.level,
         "message": {"text": _message(finding)},
         "locations": [

@@ -89,7 +89,6 @@ def scale_within_lines(forgetting: Forgetting, limit: float) -> list[str]:
 
 
 def scale_choice_lines(choice: ScaleChoice) -> list[str]:
-    """Return the printed lines."""
     lines = [
         f"one scale for the complete update, on {choice.corpus} and {choice.task} (nats per token)",
         f"{'scale':>6}{'loss on text':>14}{'task loss':>11}",

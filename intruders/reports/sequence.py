@@ -6,7 +6,6 @@ from ..training.sequence_result import SequenceResult
 
 
 def sequence_lines(result: SequenceResult) -> list[str]:
-    """Return the accuracy matrix and what follows from it, as text."""
     names = [f"task {number}" for number in range(1, len(result.tasks) + 1)]
     lines = [f"{name}: {task}" for name, task in zip(names, result.tasks, strict=True)]
     lines.append("after      " + "".join(f"{name:>9}" for name in names) + "   intruders")

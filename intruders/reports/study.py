@@ -16,7 +16,7 @@ from pandas.api import types
 from ..errors import SettingError
 from ..studies.compare_settings import compare_settings, settings_frame
 from ..studies.results import Results, load_results
-from ..studies.study_folder import REPORT, StudyFolder
+from ..studies.study_folder import REPORT
 from ..system.files import user_path, write_atomically
 from ..system.words import number
 from .page.html_page import sort_key
@@ -25,18 +25,8 @@ from .page.html_page import sort_key
 WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research: pip install ./research"
 
 
-def is_study(path: str | os.PathLike[str]) -> bool:
-    """Return whether `path` is the folder of a study."""
-    return StudyFolder(user_path(path)).is_study
-
-
 def results_to_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Results:
-    """Return the tables of a study; what would refuse its page at `out` is found before.
-
-    Raises:
-      SettingError: the study has no runs yet.
-      ResultFileError, MissingDependencyError: as :func:`intruders.write_report`.
-    """
+    """Return the tables of a study that has runs; what would refuse its page at `out` is found before."""
     if out is not None:
         from .page.html_page import check_can_write_html
 
@@ -48,7 +38,6 @@ def results_to_report(folder: str | os.PathLike[str], out: str | os.PathLike[str
 
 
 def settings_text(folder: Path) -> str | None:
-    """Return the study's own file as it was given; None if it cannot be read."""
     try:
         return (folder / "study.yaml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -66,9 +55,6 @@ def write_study_report(
 
     Returns:
       The paths of the written files.
-
-    Raises:
-      SettingError, ResultFileError, MissingDependencyError: as :func:`results_to_report`.
     """
     if out is None and figures is None:
         out = user_path(folder) / REPORT
@@ -86,7 +72,6 @@ def write_study_report(
 
 
 def render_study(results: Results) -> str:
-    """Return the HTML text of the report of a study."""
     from .page.html_page import render_figures
 
     name = results.name or results.folder.name
@@ -106,9 +91,6 @@ def render_study(results: Results) -> str:
 
 
 MOST_ROWS = 50  # of a table in the page; the complete one is a CSV file in the folder of the figures
-
-_SAID_ONCE = ("base", "task", "corpus")
-
 # What the table of runs shows, with its heading; a column without a value in any run is left out.
 RUN_COLUMNS = {
     "experiment": "experiment",
@@ -158,16 +140,12 @@ class PageTable:
 
 def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTable:
     """Return the first `most` rows of a frame; a column is numeric if its values are numbers."""
-    same = [
-        column for column in _SAID_ONCE if column in frame and len(frame) > 1 and frame[column].nunique() == 1
-    ]
+    once = ("base", "task", "corpus") if len(frame) > 1 else ()
+    same = [column for column in once if column in frame and frame[column].nunique() == 1]
     kept = frame.drop(columns=same)
     numeric = [_is_numeric(kept[column]) for column in kept]
     rows = [
-        [
-            _cell(value, is_number, "scale" in str(column))
-            for column, value, is_number in zip(kept, row, numeric, strict=True)
-        ]
+        [_cell(*each) for each in zip(map(str, kept), row, numeric, strict=True)]
         for row in kept.head(most).itertuples(index=False)
     ]
     throughout = ", ".join(f"{_heading(column)} {frame[column].iloc[0]}" for column in same)
@@ -175,7 +153,6 @@ def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTa
 
 
 def run_table(runs: pd.DataFrame) -> PageTable:
-    """Return every run with its settings and its results."""
     kept = [column for column in RUN_COLUMNS if column in runs and runs[column].notna().any()]
     frame = runs[kept].copy()
     trained = runs["kind"] != "random-rank-one"
@@ -191,19 +168,12 @@ def run_table(runs: pd.DataFrame) -> PageTable:
             for value, number in zip(frame[column], numbers, strict=True)
         ]
     table = page_table("Runs", frame.rename(columns=RUN_COLUMNS), most=len(frame))
-    for column in as_given:
-        _sort_as_numbers(table, table.headings.index(RUN_COLUMNS[column]))
+    for column in as_given:  # sorted by their numbers; what is none, such as 2r, comes last
+        at = table.headings.index(RUN_COLUMNS[column])
+        for row in table.rows:
+            row[at] = Cell(row[at].text, _finite(row[at].text))
+        table.numeric[at] = any(row[at].value is not None for row in table.rows)
     return table
-
-
-def _sort_as_numbers(table: PageTable, at: int) -> None:
-    """Sort a column of settings by their numbers and keep their text; what is none, such as 2r, comes last."""
-    cells = [row[at] for row in table.rows]
-    values = [_finite(cell.text) for cell in cells]
-    if any(value is not None for value in values):
-        table.numeric[at] = True
-        for row, cell, value in zip(table.rows, cells, values, strict=True):
-            row[at] = Cell(cell.text, value)
 
 
 def _finite(value: Any) -> float | None:
@@ -215,7 +185,6 @@ def _finite(value: Any) -> float | None:
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
-    """Return the id and the error of every failed run."""
     failed = runs[runs["status"] == "failed"]
     return [
         (str(run), str(error) if isinstance(error, str) else "no error was recorded")
@@ -230,17 +199,13 @@ def _is_numeric(column: pd.Series[Any]) -> bool:
     return len(known) > 0 and all(types.is_number(value) and not isinstance(value, bool) for value in known)
 
 
-def _cell(value: Any, is_number: bool, is_scale: bool) -> Cell:
-    """Return a value as a cell.
-
-    An infinite critical scale was not found. An infinite end of an interval means that it has no ends.
-    """
+def _cell(column: str, value: Any, is_number: bool) -> Cell:
     if isinstance(value, list | tuple | set | np.ndarray):
         return Cell(", ".join(str(item) for item in value))
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return Cell("-")
-    if is_number and math.isinf(value):
-        return Cell("none found", float(value)) if is_scale else Cell("-")
+    if is_number and math.isinf(value):  # a critical scale that was not found, or an interval without ends
+        return Cell("none found", float(value)) if "scale" in column else Cell("-")
     if is_number:
         text = f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e9 else number(float(value))
         return Cell(text, float(value))

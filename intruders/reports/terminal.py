@@ -49,12 +49,10 @@ def lined_up(
 
     Args:
       titles: of the columns, of one line or several.
-      rows: a cell for every column.
       texts: positions of columns of text; others are of numbers, and end at their right edge.
       wrapped: positions of columns whose cells may take several lines in a narrow terminal.
       padding: spaces left and right of every cell; there are none at the edges of the table.
-      header_style: the style of the titles.
-      styles: the style of every row.
+      styles: of every row.
     """
     left, right = padding
     table = Table(box=None, pad_edge=False, header_style=header_style, padding=(0, right, 0, left))
@@ -119,9 +117,10 @@ class Page:
             text, self.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
 
-    def prose(self, line: str) -> None:
-        """Print a line that the terminal wraps at its own width, with every character that it may show."""
-        self.console.print(Text(printable(line)), soft_wrap=False)
+    def prose(self, *lines: str) -> None:
+        """Print lines that the terminal wraps at its own width, with every character that it may show."""
+        for line in lines:
+            self.console.print(Text(printable(line)), soft_wrap=False)
 
     def command(self, command: str) -> None:
         """Print a command in one line however long it is, so that it can be copied from the terminal."""

@@ -29,11 +29,8 @@ def print_verification(
     With ``verbose`` every matrix and every other tensor has its own line.
     """
     page = Page(console)
-    for label, source in (
-        ("base", result.base_source),
-        ("adapter", result.adapter_source),
-        ("merged", result.merged_source),
-    ):
+    sources = {"base": result.base_source, "adapter": result.adapter_source, "merged": result.merged_source}
+    for label, source in sources.items():
         page.say((f"{label:7}  {page.end_of(source, WIDTH - 9)}", "dim"))
     styles = {ExitStatus.DONE.value: "bold green", ExitStatus.NOT_TOLD.value: "bold yellow"}
     page.say((_answer(result, allow_other), styles.get(result.exit_status(allow_other), "bold red")))
@@ -81,7 +78,6 @@ def _answer(result: Verification, allow_other: bool) -> str:
 
 
 def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
-    """Return one row per module type and verdict."""
     groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
     for path, matrix in zip(module_paths([matrix.name for matrix in matrices]), matrices, strict=True):
         groups.setdefault((path.kind, matrix.found.verdict), []).append(matrix)
@@ -140,15 +136,13 @@ def _list_tensors(page: Page, title: str, tensors: Sequence[OtherTensor], verbos
     if not tensors:
         return
     reasons = Counter(tensor.reason.partition(";")[0] for tensor in tensors)
+    counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
     page.say("")
-    page.say(
-        f"{title}: {plural(len(tensors), 'tensor')} ({', '.join(f'{r}: {n}' for r, n in reasons.items())})"
-    )
+    page.say(f"{title}: {plural(len(tensors), 'tensor')} ({counted})")
     _list(page, [[f"  {tensor.name}: {tensor.reason}"] for tensor in tensors], verbose)
 
 
 def _list(page: Page, items: Sequence[Sequence[str]], verbose: bool) -> None:
-    """Print the lines of the first items, or of all with ``verbose``."""
     shown = items if verbose else items[:_LISTED]
     for line in chain(*shown):
         page.say(line)

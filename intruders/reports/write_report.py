@@ -14,11 +14,12 @@ from ..checkpoints.stored.names import natural_order
 from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
 from ..experiments.healing import RECORD as HEALING
+from ..studies.study_folder import StudyFolder
 from ..system.files import user_path, write_atomically
 from .audit import audit_figures, render_audit
 from .compare_audits import common_matrices, comparison_figures, labels_for, render_comparison
 from .page.html_page import check_can_write_html
-from .study import is_study, write_study_report
+from .study import write_study_report
 
 AUDIT_NAMES = ("audit.json", "audit.parquet")
 AnyPath = str | os.PathLike[str]
@@ -88,17 +89,18 @@ def write_report(
         page = render_comparison(audits) if side_by_side else render_audit(audits[0], scales)
         write_atomically(written[0], page.encode())
     if figures is not None:
-        if side_by_side:
-            drawn = comparison_figures(common_matrices(audits), labels_for(audits))
-        else:
-            drawn = audit_figures(audits[0], scales)
+        drawn = (
+            comparison_figures(common_matrices(audits), labels_for(audits))
+            if side_by_side
+            else audit_figures(audits[0], scales)
+        )
         written += write_drawings([draw(figure) for figure in drawn], user_path(figures))
     return written
 
 
 def study_among(paths: Sequence[AnyPath], scale: AnyPath | None) -> AnyPath | None:
     """Return the path that is the folder of a study; None if none is. SettingError unless it is alone."""
-    studies = [path for path in paths if is_study(path)]
+    studies = [path for path in paths if StudyFolder(user_path(path)).is_study]
     if studies and (len(paths) > 1 or scale is not None):
         raise SettingError(
             f"'{studies[0]}' is a study and has a report of its own; pass it alone, without --scale"
@@ -107,11 +109,7 @@ def study_among(paths: Sequence[AnyPath], scale: AnyPath | None) -> AnyPath | No
 
 
 def audit_files(path: Path) -> list[Path]:
-    """Return the files of saved audits at ``path``: the file itself, a folder's own audit, or those of its subfolders.
-
-    Raises:
-      ResultFileError: ``path`` does not exist or has no audit.
-    """
+    """Return the files of saved audits at ``path``: the file itself, a folder's own audit, or its subfolders'."""
     if not path.exists():
         raise ResultFileError(f"'{path}' does not exist; pass an audit that `intruders audit --json` wrote")
     if not path.is_dir():

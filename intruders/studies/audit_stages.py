@@ -40,6 +40,8 @@ def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:
         for row, module in zip(of_matrices, modules, strict=True)
     ]
     tables["vectors"] = of_vectors
+    spaces = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
+    rotations = [space.rotation_left_sine2 for space in spaces if math.isfinite(space.rotation_left_sine2)]
     with told_what_to_remove(folder, folder / TRACE):
         tables["traces"] = list(_traces(folder / TRACE, audit))
     return {
@@ -53,18 +55,8 @@ def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:
         "update_frobenius": update_norm(audit.matrices),
         "relative_update": median_relative(audit.matrices) if matrices else None,
         "effective_rank": fmean([row["effective_rank"] for row in matrices]) if matrices else None,
-        "rotation": _rotation(audit),
+        "rotation": fmean(rotations) if rotations else None,
     }
-
-
-def _rotation(audit: Audit) -> float | None:
-    """Return the mean over the matrices whose leading spaces are known; None without one."""
-    known = [
-        matrix.subspaces.rotation_left_sine2
-        for matrix in audit.matrices
-        if matrix.subspaces is not None and math.isfinite(matrix.subspaces.rotation_left_sine2)
-    ]
-    return fmean(known) if known else None
 
 
 def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
@@ -91,9 +83,7 @@ def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
             "name": str(rows["name"].iloc[0]),
             "intruders": int(rows["intruder"].sum()),
             "vectors": len(rows),
-            "intruder_energy_share": energy_share_of(
-                rows["singular_value"].tolist(), rows["intruder"].tolist()
-            ),
+            "intruder_energy_share": energy_share_of([*rows["singular_value"]], [*rows["intruder"]]),
             "frobenius": float(rows["update_frobenius"].iloc[0]),
             "a_movement": json_number(rows["a_movement"].iloc[0]),
             "largest_intruder_value": json_number(rows["intruder_value"].max()),
@@ -213,10 +203,6 @@ def random_rank_one(
 
     W = W0 + multiple ||W0||_2 u v^T, with u and v uniform on their spheres, the same at all multiples. Nothing is
     trained, so what is found is due to the size of a term whose directions have nothing to do with W0.
-
-    Raises:
-      CheckpointError: the base cannot be read.
-      SettingError: ``audit.include`` matches none of its tensors.
     """
     import torch
     from torch.nn.functional import normalize

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ..errors import SettingError
 from ..measures.intervals import Interval, mean_interval
 from ..settings import settings_of
 from ..training.finetune_config import FinetuneConfig
@@ -61,47 +60,31 @@ class ComparedSetting:
     differences: Mapping[str, Interval]
 
 
-def compare_settings(results: Results, against: str | None = None) -> list[ComparedSetting]:
+def compare_settings(results: Results) -> list[ComparedSetting]:
     """Return every setting of the finished trainings, in the order of the runs.
 
-    Args:
-      results: The tables of a study.
-      against: The setting, in words, that others are compared with (default: full fine-tuning if there is one of it,
-        else the first setting of each base and task).
-
-    Raises:
-      SettingError: no setting is called ``against``.
+    Others are compared with full fine-tuning if there is one setting of it, else with the first of each base and task.
     """
     runs = results.runs
     done = runs[(runs["status"] == "finished") & runs["method"].notna()].copy()
     done["setting"] = labels_of(rows_in(done))
-    if against is not None and against not in set(done["setting"]):
-        names = ", ".join(dict.fromkeys(done["setting"])) or "none, since no run is finished"
-        raise SettingError(f"against is {against!r}; expected a setting of the study: {names}")
     done["of"] = settings_in(done)
-    places = done.groupby(["base", "task"], sort=False, dropna=False)
-    return [compared for (base, task), group in places for compared in _in_place(base, task, group, against)]
-
-
-def _in_place(
-    base: object, task: object, runs: pd.DataFrame, against: str | None
-) -> Iterator[ComparedSetting]:
-    """Compare the settings of one base and task."""
-    names = runs["setting"]
-    full = names[runs["method"] == "full"]
-    chosen = against if against is not None else (full.iloc[0] if full.nunique() == 1 else names.iloc[0])
-    reference = runs[names == chosen]
-    for _, own in runs.groupby("of", sort=False):
-        is_chosen = own["setting"].iloc[0] == chosen
-        measured = [name for name in MEASURES if own[name].notna().any()]
-        yield ComparedSetting(
-            text_of(base),
-            text_of(task),
-            str(own["setting"].iloc[0]),
-            len(own),
-            {name: mean_interval(own[name].astype(float)) for name in measured},
-            {} if is_chosen else {name: _difference(own, reference, name) for name in measured},
-        )
+    compared = []
+    for (base, task), group in done.groupby(["base", "task"], sort=False, dropna=False):
+        names = group["setting"]
+        full = names[group["method"] == "full"]
+        chosen = full.iloc[0] if full.nunique() == 1 else names.iloc[0]
+        reference = group[names == chosen]
+        for _, own in group.groupby("of", sort=False):
+            setting = str(own["setting"].iloc[0])
+            measured = [name for name in MEASURES if own[name].notna().any()]
+            means = {name: mean_interval(own[name].astype(float)) for name in measured}
+            others = measured if setting != chosen else []
+            differences = {name: _difference(own, reference, name) for name in others}
+            compared.append(
+                ComparedSetting(text_of(base), text_of(task), setting, len(own), means, differences)
+            )
+    return compared
 
 
 def _difference(own: pd.DataFrame, reference: pd.DataFrame, name: str) -> Interval:
@@ -137,7 +120,6 @@ def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
 
 
 def settings_in(runs: pd.DataFrame, without: Sequence[str] = ()) -> pd.Series[str]:
-    """Return the :func:`setting_of` every run."""
     return pd.Series([setting_of(row, without) for row in rows_in(runs)], index=runs.index, dtype=object)
 
 
@@ -150,7 +132,6 @@ def rows_in(runs: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def label_of(row: dict[str, object]) -> str:
-    """Return a run's method, rank, alpha and learning rate in words."""
     method, rank = text_of(row.get("method")), row.get("rank")
     parts = [method or "?"]
     if method != "full" and not _is_missing(rank):

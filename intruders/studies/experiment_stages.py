@@ -66,18 +66,18 @@ def _attribute_row(folder: Path, tables: Rows) -> dict[str, Any]:
     return {}
 
 
-def _attribute_settings(run: Run) -> dict[str, Any]:
-    on = run.measure.part(Loading).recorded() | {"loss_on": list(run.measure.loss_on[:1])}
-    return audited(run) | on | prefixed("attribute", run.measure.attribute)
-
-
 ATTRIBUTE = Stage(
     "attribute",
     results=(f"{ATTRIBUTIONS}.json",),
     do=_attribute,
     row=_attribute_row,
     wanted=lambda measure: measure.attribute is not None,
-    settings=_attribute_settings,
+    settings=lambda run: (
+        audited(run)
+        | run.measure.part(Loading).recorded()
+        | {"loss_on": list(run.measure.loss_on[:1])}
+        | prefixed("attribute", run.measure.attribute)
+    ),
     tables={
         # One row a matrix of a run whose loss was split into parts.
         "attributions": {
@@ -210,11 +210,8 @@ def _remedies_row(folder: Path, tables: Rows) -> dict[str, Any]:
 def _remedies_amount(runs: Sequence[Run]) -> str:
     compared = [run.measure.remedies for run in runs if run.measure.remedies is not None]
     remedies = max(len(comparison.only or EVERY_REMEDY) for comparison in compared)
-    strengths = max(comparison.strengths for comparison in compared)
-    return (
-        f"comparisons of remedies: at most {plural(remedies * strengths, 'strength')} in each of "
-        f"{plural(len(compared), 'run')}"
-    )
+    strengths = plural(remedies * max(comparison.strengths for comparison in compared), "strength")
+    return f"comparisons of remedies: at most {strengths} in each of {plural(len(compared), 'run')}"
 
 
 REMEDIES = Stage(

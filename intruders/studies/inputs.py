@@ -24,11 +24,7 @@ from .study_folder import MODEL
 
 
 def require_inputs(runs: Sequence[Run]) -> None:
-    """Refuse a local data file or base that does not exist, without reading one.
-
-    Raises:
-      SettingError: a data file does not exist. CheckpointError: a path is not the folder of a model.
-    """
+    """Refuse a local data file or base that does not exist, without reading one."""
     for file in _data_files(runs):
         if not file.is_file():
             raise SettingError(
@@ -40,24 +36,16 @@ def require_inputs(runs: Sequence[Run]) -> None:
 
 
 def require_contents(runs: Sequence[Run]) -> None:
-    """Read every task and text of the runs that is on this machine, and what describes a local base.
+    """Read every task and text of the runs that is on this machine, and what describes a local base, or refuse it.
 
     A study does so run by run, where one that cannot be read costs its runs alone. Its plan does so for all of them.
-
-    Raises:
-      SettingError: a task or text is not known or cannot be used. CheckpointError: a base's config cannot be read.
     """
     for base in _bases(runs):
         if _is_path(base):
             read_json_object(user_path(base) / "config.json")
-    read = set()
-    for run in runs:
-        for task in run.trained_tasks:
-            assert run.config is not None
-            source = (task, run.config.part(Columns), run.config.data_seed)
-            if source not in read:
-                require_task(*source)
-                read.add(source)
+    configs = [(task, run.config) for run in runs for task in run.trained_tasks if run.config is not None]
+    for source in dict.fromkeys((task, config.part(Columns), config.data_seed) for task, config in configs):
+        require_task(*source)
     for text in dict.fromkeys(text for run in runs for text in run.texts):
         require_corpus(text)
 
@@ -137,12 +125,8 @@ def _digest_of_data(path: Path) -> str:
 
 
 def _data_files(runs: Sequence[Run]) -> list[Path]:
-    files: dict[Path, None] = {}
-    for run in runs:
-        if run.config is not None:
-            for task in run.trained_tasks:
-                files |= dict.fromkeys(files_of_task(task, run.config))
-    return list(files)
+    configs = [(task, run.config) for run in runs for task in run.trained_tasks if run.config is not None]
+    return list(dict.fromkeys(file for task, config in configs for file in files_of_task(task, config)))
 
 
 def _bases(runs: Sequence[Run]) -> list[str]:

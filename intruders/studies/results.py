@@ -87,13 +87,15 @@ def load_results(path: str | Path) -> Results:
     """
     folder = StudyFolder(user_path(path))
     document = folder.document()
-    frames = {table: _read(folder.table(table), table) for table in COLUMNS}
+    frames = {}
+    for table in COLUMNS:
+        file = folder.table(table)
+        frames[table] = typed(read_complete(file).to_pandas() if file.is_file() else pd.DataFrame(), table)
     frames["runs"]["base"] = _one_name_per_base(frames["runs"]["base"], document.get("inputs", {}))
-    failed = frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]
     return Results(
         folder=folder.path,
         name=document["name"],
-        failed=list(failed),
+        failed=list(frames["runs"].loc[frames["runs"]["status"] == "failed", "run_id"]),
         select=tuple(document.get("select", ())),
         support=dict(document.get("support", {})),
         primary=dict(document.get("primary", {})),
@@ -111,10 +113,3 @@ def _one_name_per_base(bases: pd.Series[Any], digests: Mapping[str, str]) -> pd.
         if base in digests
     }
     return bases.map(lambda base: first.get(base, base)).astype(object)
-
-
-def _read(file: Path, table: str) -> pd.DataFrame:
-    """Read a table; empty if it does not exist yet."""
-    if not file.is_file():
-        return typed(pd.DataFrame(), table)
-    return typed(read_complete(file).to_pandas(), table)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import SettingError
+from ..system.folders import make_folder
 from ..system.result_protocol import JsonResult
 from .inputs import digests_of_inputs, require_inputs
 from .runs import Run, expand
@@ -141,7 +142,8 @@ def run_study(
         )
     folder = workplace.folder
     workplace.fetch_study()
-    folder.open_for(study, must_exist=resume)
+    folder.require_is_for(study, must_exist=resume)
+    make_folder(folder.path)
     progress = progress or StudyProgress()
     with folder.locked(), ExitStack() as cleanup:
         refuse_newer_tables(folder)
@@ -162,17 +164,28 @@ def run_study(
 
             if workplace.precision != precision_here():
                 progress.on_precision(workplace.precision)
-        _write(tables, workplace)
+        tables.write()
+        workplace.put_study()
         over = cleanup.enter_context(closing(_at_work(missing, workplace, study, jobs, ray, progress)))
         for run in over:
             done += 1
             workplace.refresh([run])
             tables.forget(run.id)
-            _write(tables, workplace)
+            tables.write()
+            workplace.put_study()
             status = str(RunRecord(workplace.seen.run(run.id)).read().get("status"))
             progress.on_run(run, status, done, len(runs))
-        outcome = _outcome(workplace, runs)
-        return replace(outcome, taken_over=taken, refused=take_over.refused if take_over is not None else {})
+        records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}
+        failed = {name: record for name, record in records.items() if record.get("status") == "failed"}
+        return StudyOutcome(
+            folder.path,
+            len(runs),
+            sum(record.get("status") == "finished" for record in records.values()),
+            {name: str(record["error"]) for name, record in failed.items()},
+            folder.others(runs),
+            taken,
+            {} if take_over is None else take_over.refused,
+        )
 
 
 def _at_work(
@@ -221,19 +234,3 @@ def _step_callbacks(progress: StudyProgress) -> Callbacks:
     from ..training.show_progress import ReportSteps
 
     return lambda: (ReportSteps(on_step),)
-
-
-def _write(tables: Tables, workplace: Workplace) -> None:
-    tables.write()
-    workplace.put_study()
-
-
-def _outcome(workplace: Workplace, runs: Sequence[Run]) -> StudyOutcome:
-    records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}
-    return StudyOutcome(
-        workplace.folder.path,
-        len(runs),
-        sum(record.get("status") == "finished" for record in records.values()),
-        {name: str(record["error"]) for name, record in records.items() if record.get("status") == "failed"},
-        workplace.folder.others(runs),
-    )

@@ -87,10 +87,7 @@ class Run:
 
 
 def expand(study: Study) -> list[Run]:
-    """Return all runs, seed by seed, so that the first part of a study is a study already.
-
-    Raises SettingError for a grid that expands to nothing, settings that fine-tuning refuses, and two runs of one id.
-    """
+    """Return all runs, seed by seed, so that the first part of a study is a study already."""
     runs = [run for experiment in study.experiments for run in _runs_of(experiment)]
     seen: dict[str, Run] = {}
     for run in runs:
@@ -119,7 +116,6 @@ def _runs_of(experiment: Experiment) -> Iterator[Run]:
 
 
 def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """Yield every combination of the listed values."""
     choices, known = [], settings_of(FinetuneConfig)
     for name, value in settings.items():
         # Of a setting that is a list itself, a grid is a list of lists.
@@ -149,12 +145,8 @@ def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str
     own = {field.name for field in fields(Run)}
     shared = {name: value for name, value in vars(experiment).items() if name in own}
     run = Run("", experiment.name, seed=seed, base=base, config=config, **shared)
-    return replace(run, id=_id(run))
-
-
-def _id(run: Run) -> str:
     parts = [_slug(run.experiment), *_spelled(run), f"seed{run.seed}", run.digest[:8]]
-    return "-".join(part for part in parts if part)
+    return replace(run, id="-".join(part for part in parts if part))
 
 
 def _spelled(run: Run) -> Iterator[str]:

@@ -36,21 +36,13 @@ Columns = Mapping[str, type]  # str, int, float or bool
 
 @dataclass(frozen=True)
 class RunAtWork:
-    """A run, and what a stage works with.
-
-    Attributes:
-      run: the run.
-      folder: its folder.
-      bases: where losses of bases are kept for all runs.
-      callbacks: makes those of a training.
-      precision: of a training whose own is auto.
-    """
+    """A run, and what a stage works with."""
 
     run: Run
-    folder: Path
-    bases: Path
+    folder: Path  # of the run
+    bases: Path  # where losses of bases are kept for all runs
     callbacks: Callbacks = tuple
-    precision: str | None = None
+    precision: str | None = None  # of a training whose own is auto
 
     @cached_property
     def config(self) -> FinetuneConfig:
@@ -90,7 +82,6 @@ class RunAtWork:
         return ScoreSettings(**self.config.part(Columns).values(), tasks=tasks, max_examples=max_examples)
 
     def shared(self) -> dict[str, Any]:
-        """Return the arguments of every experiment with the run's model."""
         return {
             "audit": self.audit(),
             "data_seed": self.config.data_seed,
@@ -104,7 +95,6 @@ class RunAtWork:
         return Audit.load(self.folder / AUDIT)
 
     def write(self, name: str, document: dict[str, Any]) -> None:
-        """Write the result of a stage into the run's folder."""
         write_atomically(self.folder / name, json_bytes({"schema": 1} | document, indent=1))
 
 
@@ -113,35 +103,25 @@ class Stage:
     """One piece of work of a run, finished on its own. All that a study knows of it is here.
 
     What ``do`` needs is imported inside it: the plan of a study, and one that is finished, load no torch.
-
-    Attributes:
-      name: as the record of a run calls it.
-      results: files and folders in the run's folder; all of them exist when the stage is finished.
-      do: does the work, and writes the results.
-      kind: of the runs that have it.
-      wanted: whether a run with these measures has it.
-      settings: on which its result depends, besides the run's own.
-      row: reads from the run's folder what the run's row gets; may add rows to other tables, or columns to those of
-        stages before.
-      columns: those of ``runs`` that it fills.
-      after: the columns behind which the named ones, and those that follow them, stand; the others come last.
-      tables: the columns of further tables.
-      for_tables: the files that ``row`` reads, each a result or a file in one. Another machine brings these alone:
-        weights stay where they are.
-      amount: its line of the plan, of the runs that have it, or what to call it there; empty for none.
     """
 
-    name: str
-    results: tuple[str, ...]
-    do: Callable[[RunAtWork], None]
+    name: str  # as the record of a run calls it
+    results: tuple[str, ...]  # files and folders in the run's folder; all exist when the stage is finished
+    do: Callable[[RunAtWork], None]  # does the work, and writes the results
+    # Reads from the run's folder what the run's row gets; may add rows to other tables, or columns to those of
+    # stages before.
     row: Callable[[Path, Rows], dict[str, Any]]
-    kind: str = "finetune"
-    wanted: Callable[[Measure], object] = lambda measure: True
+    kind: str = "finetune"  # of the runs that have it
+    wanted: Callable[[Measure], object] = lambda measure: True  # whether a run with these measures has it
+    # On which its result depends, besides the run's own.
     settings: Callable[[Run], dict[str, Any]] = lambda run: {}
-    columns: Columns = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)  # those of ``runs`` that it fills
+    # The columns behind which the named ones, and those that follow them, stand; the others come last.
     after: Mapping[str, str] = field(default_factory=dict)
-    tables: Mapping[str, Columns] = field(default_factory=dict)
+    tables: Mapping[str, Columns] = field(default_factory=dict)  # the columns of further tables
+    # The files that ``row`` reads, each a result or a file in one. Another machine brings these alone, no weights.
     for_tables: tuple[str, ...] = ()
+    # Its line of the plan, of the runs that have it, or what to call it there; empty for none.
     amount: str | Callable[[Sequence[Run]], str] = ""
 
     @property
@@ -159,11 +139,7 @@ class Stage:
         return all((folder / result).exists() for result in self.results)
 
     def add_rows(self, folder: Path, tables: Rows) -> None:
-        """Add what the finished stage left in a run's folder.
-
-        Raises:
-          ResultFileError: a result is damaged or is something else; the message says what to remove.
-        """
+        """Add what the finished stage left in a run's folder, or raise :func:`told_what_to_remove`."""
         # A model without its record cannot be told from another one.
         removed = folder if self.results[0] == MODEL else folder / self.results[0]
         with told_what_to_remove(removed, folder / self.files[0]):
@@ -176,11 +152,7 @@ class _DamagedResultError(ResultFileError):
 
 @contextmanager
 def told_what_to_remove(removed: Path, file: Path) -> Iterator[None]:
-    """Say of a ``file`` that cannot be read what to remove of the run, so that the study makes it again.
-
-    Raises:
-      ResultFileError: the block met a file that is damaged or is something else.
-    """
+    """Say of a ``file`` that cannot be read what to remove of the run, so that the study makes it again."""
     try:
         yield
     except (NewerVersionError, _DamagedResultError):

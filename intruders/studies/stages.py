@@ -22,7 +22,6 @@ _HIDDEN = {"out", "seed"}
 
 
 def stages_of(run: Run) -> list[Stage]:
-    """Return the stages of ``run``, in order."""
     return [stage for stage in STAGES if stage.is_of(run)]
 
 
@@ -68,12 +67,10 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
         parts += [f"{by_epochs:,} runs by epochs"] if by_epochs else []
         amounts.append(f"training: {' and '.join(parts)}")
     for stage in STAGES:
-        having, amount = [run for run in runs if stage.is_of(run)], stage.amount
-        if having and isinstance(amount, str):
-            amounts += [f"{amount}: {len(having):,} runs"] if amount else []
-        elif having and not isinstance(amount, str):
-            amounts += filter(None, [amount(having)])
-    return amounts
+        having = [run for run in runs if stage.is_of(run)]
+        if having and (amount := stage.amount):
+            amounts.append(f"{amount}: {len(having):,} runs" if isinstance(amount, str) else amount(having))
+    return [amount for amount in amounts if amount]
 
 
 def _text(value: object) -> str:

@@ -94,13 +94,13 @@ class Measure(LossSettings, Loading):
             )
         controls = () if self.intervene is None else self.intervene.controls
         on_text = [
-            *(
-                f"control {name!r} of intervene is measured on text"
-                for name in controls
-                if name in (INTERPOLATE, SHRINK_OUTPUT)
-            ),
-            *(["output_energy is true"] if self.output_energy else []),
-            *(f"{name} is given" for name in ("attribute", "remedies") if getattr(self, name) is not None),
+            f"control {name!r} of intervene is measured on text"
+            for name in controls
+            if name in (INTERPOLATE, SHRINK_OUTPUT)
+        ]
+        on_text += ["output_energy is true"] if self.output_energy else []
+        on_text += [
+            f"{name} is given" for name in ("attribute", "remedies") if getattr(self, name) is not None
         ]
         if on_text and not self.loss_on:
             raise SettingError(f"{on_text[0]}, but no loss_on gives the text; give loss_on: [pydoc], say")
@@ -260,8 +260,8 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
     if not titled:
         raise SettingError(f"{where}: there are no experiments; expected NAME: SETTINGS under 'experiments'")
     experiments = tuple(
-        _experiment(title, settings, seeds, f"{where}, experiment {title!r}")
-        for title, settings in titled.items()
+        _experiment(name, settings, seeds, f"{where}, experiment {name!r}")
+        for name, settings in titled.items()
     )
     if given.get("analyses") == "all":
         del given["analyses"]
@@ -322,10 +322,8 @@ def _orders(given: Any, tasks: int) -> tuple[tuple[int, ...], ...]:
     is_grid = isinstance(given, list) and any(isinstance(element, list) for element in given)
     orders = given if is_grid else [given]
     for order in orders:
-        numbers = order if isinstance(order, list) else []
-        if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers) or sorted(
-            numbers
-        ) != list(range(1, tasks + 1)):
+        numbers = order if isinstance(order, list) and all(type(number) is int for number in order) else []
+        if sorted(numbers) != list(range(1, tasks + 1)):
             raise SettingError(
                 f"order is {shown(order)}; expected the numbers 1 to {tasks} of the tasks in some order, or a list "
                 "of such lists"
@@ -334,12 +332,10 @@ def _orders(given: Any, tasks: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _refuse_own(given: dict[str, Any]) -> None:
-    """Raise SettingError for what a study decides itself."""
     for key, why in _OWN.items():
         if key in given:
             raise SettingError(f"{key} is not for a study; {why}")
 
 
 def _taken(given: dict[str, Any], cls: type[Settings]) -> dict[str, Any]:
-    """Remove the settings of that class from ``given``, and return them."""
     return {name: given.pop(name) for name in settings_of(cls) if name in given}

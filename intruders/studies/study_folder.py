@@ -22,7 +22,7 @@ from ..errors import ResultFileError, SettingError
 from ..settings import shown
 from ..system.documents import read_document
 from ..system.files import write_atomically
-from ..system.folders import locked_folder, make_folder, other_entries
+from ..system.folders import locked_folder, other_entries
 from ..system.plain_values import from_plain
 from ..system.result_protocol import json_bytes
 from .runs import Run
@@ -101,40 +101,31 @@ class StudyFolder:
                 ) from error
         return document
 
-    def open_for(self, study: Study, *, must_exist: bool) -> None:
-        """Make the folder, or accept it if it contains a study of the same name.
+    def require_is_for(self, study: Study, *, must_exist: bool) -> None:
+        """Raise SettingError unless the folder is new, empty, or that of a study of the same name.
 
         A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
-        Raises SettingError if the folder is something else, cannot be written, or must exist and does not.
         """
-        self.require_is_for(study, must_exist=must_exist)
-        make_folder(self.path)
-
-    def require_is_for(self, study: Study, *, must_exist: bool) -> None:
-        """Raise SettingError as :meth:`open_for` does, without making the folder or writing in it."""
+        why = None
         if must_exist and not self.is_study:
-            raise SettingError(
-                f"out '{self.path}' contains no study to resume; remove --resume, or pass its folder"
+            why = "contains no study to resume; remove --resume, or pass its folder"
+        elif self.path.exists() and not self.path.is_dir():
+            why = "cannot be written: it is a file, and no folder; choose another folder"
+        elif (self.path / PUBLISHED).is_file():
+            why = (
+                "contains the published tables of a study; pass another folder as --out, and this one as --from to "
+                "take its runs over"
             )
-        if self.path.exists() and not self.path.is_dir():
-            raise SettingError(
-                f"out '{self.path}' cannot be written: it is a file, and no folder; choose another folder"
-            )
-        if (self.path / PUBLISHED).is_file():
-            raise SettingError(
-                f"out '{self.path}' contains the published tables of a study; pass another folder as --out, and this "
-                "one as --from to take its runs over"
-            )
-        if not self.is_study:
-            if self.path.is_dir() and {*other_entries(self.path)} - {"study.yaml"}:
-                raise SettingError(f"out '{self.path}' is not empty and not a study; choose another folder")
-            return
-        name = self.document()["name"]
-        if name != study.name:
-            raise SettingError(
-                f"out '{self.path}' contains the study {name!r}, and this file is {study.name!r}; choose another "
-                f"folder, or write name: {name} into the file if it is the same study"
-            )
+        elif self.is_study:
+            if (name := self.document()["name"]) != study.name:
+                why = (
+                    f"contains the study {name!r}, and this file is {study.name!r}; choose another folder, or write "
+                    f"name: {name} into the file if it is the same study"
+                )
+        elif self.path.is_dir() and {*other_entries(self.path)} - {"study.yaml"}:
+            why = "is not empty and not a study; choose another folder"
+        if why is not None:
+            raise SettingError(f"out '{self.path}' {why}")
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""
@@ -181,7 +172,6 @@ class StudyFolder:
         write_atomically(self.path / "study.json", content.encode())
 
     def others(self, runs: Sequence[Run]) -> list[str]:
-        """List the runs in this folder that are not in the file any more."""
         folder = self.path / "runs"
         known = {run.id for run in runs}
         return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())
@@ -194,7 +184,6 @@ def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str
 
 
 def is_finished(record: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> bool:
-    """Return True if a stage of a run's record is finished with these settings."""
     finished = record.get("stages", {}).get(stage)
     return finished is not None and finished.get("settings") == json.loads(json.dumps(settings))
 
@@ -248,7 +237,6 @@ class RunRecord:
         self._write(self.read() | {"status": "finished", "error": None})
 
     def fail(self, error: str) -> None:
-        """Note one line on what went wrong."""
         self._write(self.read() | {"status": "failed", "error": error})
 
     def _write(self, record: dict[str, Any]) -> None:

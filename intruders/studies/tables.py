@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,8 @@ SETTINGS = list(settings_of(FinetuneConfig))
 
 def _type_of(setting: Setting) -> type:
     """Return the type of a setting's column: lists, and what is a number or a text, are texts."""
-    if setting.is_list or len(setting.kinds) > 1 or setting.kinds[0] not in (int, float, bool):
-        return str
-    return setting.kinds[0]
+    is_number = not setting.is_list and setting.kinds in ((int,), (float,), (bool,))
+    return setting.kinds[0] if is_number else str
 
 
 # One row a run.
@@ -50,12 +49,7 @@ RUNS: Columns = {
 # Of a public set: the hub, or the digest of the local copy that stood in.
 LAST: Columns = {"data_source": str}
 
-_ARROW: Mapping[type, pa.DataType] = {
-    str: pa.string(),
-    int: pa.int64(),
-    float: pa.float64(),
-    bool: pa.bool_(),
-}
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def columns_of(stages: Iterable[Stage]) -> dict[str, Columns]:
@@ -87,10 +81,7 @@ _OUTWARD = {"max_cosine_lower": pc.floor, "max_cosine_upper": pc.ceil}
 
 
 def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
-    """Return the content of the file; columns that a row does not have are missing values.
-
-    Bounds of max cosines are rounded outward, so that they stay proved.
-    """
+    """Return the content of the file. Bounds of max cosines are rounded outward, so that they stay proved."""
     # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
     arrow = pa.Table.from_pylist(
         [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
@@ -109,24 +100,17 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     """Return the frame with the columns of ``table``, each of its type: number, nullable flag or text."""
     frame = frame.reindex(columns=list(COLUMNS[table]))
     columns: dict[str, pd.Series[Any]] = {}
-    for column in arrow_schema(table):
-        values = frame[column.name]
-        if pa.types.is_boolean(column.type):
-            columns[column.name] = values.astype("boolean")
-        elif pa.types.is_string(column.type):
-            columns[column.name] = values.astype(object)
+    for name, kind in COLUMNS[table].items():
+        if kind in (str, bool):
+            columns[name] = frame[name].astype("boolean" if kind is bool else object)
         else:
-            columns[column.name] = pd.to_numeric(values, errors="coerce")
+            columns[name] = pd.to_numeric(frame[name], errors="coerce")
     # At once: a column set alone is an array of its own, and a hundred of them are gone through by every selection.
     return pd.DataFrame(columns, index=frame.index)
 
 
 def read_complete(file: Path) -> pa.Table:
-    """Read a table of a study, all of it.
-
-    Raises:
-      ResultFileError: it is not a complete table of its name. NewerVersionError: a newer version wrote it.
-    """
+    """Read a table of a study, all of it; refuse it as :func:`check_table_schema` does."""
     check_table_schema(file)
     try:
         return pq.read_table(file)
@@ -175,7 +159,6 @@ class Tables:
         self._known: dict[str, tuple[bytes, Rows]] = {}
 
     def write(self) -> None:
-        """Write every table from what the runs' folders contain now."""
         tables: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
         for run in self._runs:
             for table, rows in self._rows(run).items():
@@ -213,7 +196,12 @@ def rows_of(run: Run, folder: Path) -> Rows:
     is_done = finished == stages_of(run)
     if is_done and kept.is_taken_over:
         return taken_rows(folder, record.get("taken_tables", ()))
-    row = settings_row(run) | {"status": _status(record, is_done), "error": record.get("error")}
+    status = str(record.get("status", "pending"))
+    # No file tells whether a begun run is at work or was killed. What an earlier version of the study's file finished
+    # may not be finished by this one.
+    if status == "running" or (status == "finished" and not is_done):
+        status = "pending"
+    row = settings_row(run) | {"status": status, "error": record.get("error")}
     tables: Rows = {"runs": [row]}
     for stage in finished:
         if stage.is_there(folder):  # its files may have been removed since
@@ -221,18 +209,7 @@ def rows_of(run: Run, folder: Path) -> Rows:
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
-def _status(record: dict[str, Any], is_done: bool) -> str:
-    """Return a run's status.
-
-    A begun run is pending, since no file tells whether it is at work or was killed. So is one that was finished by an
-    earlier version of the study's file, and is not by this one.
-    """
-    status = str(record.get("status", "pending"))
-    return "pending" if status == "running" or (status == "finished" and not is_done) else status
-
-
 def settings_row(run: Run) -> dict[str, Any]:
-    """Return the columns of a run that its settings fill."""
     row: dict[str, Any] = {"experiment": run.experiment, "kind": run.kind}
     config = run.description()["config"] or {"base": run.base, "seed": run.seed}
     for name in SETTINGS:
@@ -254,14 +231,12 @@ def settings_row(run: Run) -> dict[str, Any]:
     return row
 
 
-def taken_rows(run_folder: Path, written: Iterable[str], tables: Iterable[str] = tuple(COLUMNS)) -> Rows:
+def taken_rows(run_folder: Path, written: Iterable[str]) -> Rows:
     """Read the rows of one run, by table, from its folder; there are at least those ``written``.
 
-    Raises:
-      ResultFileError: a table is damaged or missing, without which the run would miss its rows, and no one would see
-        it. NewerVersionError: a newer version wrote one.
+    ResultFileError for a table that is damaged or missing: the run would miss its rows, and no one would see it.
     """
-    files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in tables}
+    files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in COLUMNS}
     for table in written:
         if table in files and not files[table].is_file():
             raise _without_rows(run_folder, f"'{files[table]}' does not exist")

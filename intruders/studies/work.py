@@ -41,7 +41,7 @@ class Workplace:
 
     @classmethod
     def of(cls, out: str) -> Workplace:
-        """Return the workplace that ``out`` names: a folder, or a URL. SettingError for a URL that cannot be used."""
+        """Return the workplace that ``out`` names: a folder, or a URL."""
         return cls(Store.at(out, "studies"))
 
     @property
@@ -100,12 +100,11 @@ class Workplace:
             began = time.perf_counter()
             stage.do(at)
             seconds = time.perf_counter() - began
+            more: dict[str, Any] = {"inputs": inputs if stage.trains else inputs | model_of(folder)}
             if stage.trains:  # not done again over what is there
                 is_trained_now = True
                 used = began_in(folder).get("precision")
-                more = {"inputs": inputs} | ({} if used is None else {"precision": used})
-            else:
-                more = {"inputs": inputs | model_of(folder)}
+                more |= {} if used is None else {"precision": used}
             record.finish_stage(stage.name, stage.settings(run), seconds, **more)
             self._send(run.id, *stage.results, RUN)
             if stage.name == "evaluate":  # no other machine measures the base again
@@ -136,7 +135,6 @@ class Workplace:
             write_atomically(here, content.encode())
 
     def missing(self, runs: Sequence[Run]) -> list[Run]:
-        """Return the runs that are not finished, by what :meth:`refresh` brought."""
         digests: dict[str, str] = {}  # of bases and data, which many runs share
         return [run for run in runs if not is_done(run, self.seen.run(run.id), digests)]
 
@@ -154,7 +152,6 @@ class Workplace:
             self.fail(run, f"the process of the run ended {how}; the next call resumes it")
 
     def fetch_study(self) -> None:
-        """Bring the study's own files: its description, its tables."""
         for name in _FILES:
             self.store.bring(name)
 
@@ -169,10 +166,9 @@ class Workplace:
     def _fetch_run(self, run_id: str) -> None:
         """Bring what is finished of a run, unless this machine has as much of it already."""
         record, folder = self._record_there(run_id), self.folder.run(run_id)
-        if (
-            record is None
-            or record.get("stages", {}).keys() <= RunRecord(folder).read().get("stages", {}).keys()
-        ):
+        if record is None:
+            return
+        if record.get("stages", {}).keys() <= RunRecord(folder).read().get("stages", {}).keys():
             return
         unfinished = folder.with_name(f".{run_id}.part")
         for old in (folder, unfinished):
@@ -223,15 +219,13 @@ def precisions_of(runs: Iterable[Run], folder: StudyFolder) -> dict[str, str]:
     for run in runs:
         if run.config is None or run.config.precision != "auto":
             continue
-        stages = RunRecord(folder.run(run.id)).read().get("stages", {})
+        at = folder.run(run.id)
+        stages = RunRecord(at).read().get("stages", {})
         finished = next((stages[name] for name in ("train", "sequence") if name in stages), None)
-        if finished is not None:
-            used = finished.get("precision") or began_in(folder.run(run.id)).get("precision")
-            if used is not None:
-                known[run.id] = str(used)
+        if finished is not None and (used := finished.get("precision") or began_in(at).get("precision")):
+            known[run.id] = str(used)
     return known
 
 
 def most_common(precisions: Mapping[str, str]) -> str | None:
-    """Return the precision of most runs; None without runs."""
     return Counter(precisions.values()).most_common(1)[0][0] if precisions else None

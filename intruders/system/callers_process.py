@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from .this_process import IMPORTING_PROCESS
 def random_state_kept(*, on_all_devices: bool = True) -> Iterator[None]:
     """Give the generators of Python, numpy and torch their state back after the block.
 
-    Args:
-      on_all_devices: whether the generators of all CUDA devices are kept, or that of the current one alone. Asking for
-        one takes memory on its device, and a process of a distributed training uses no other than its own.
+    ``on_all_devices`` are those of all CUDA devices kept, else that of the current one alone: asking for one takes
+    memory on its device, and a process of a distributed training uses no other than its own.
     """
     devices: list[int] = []
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -46,6 +45,10 @@ def apart_from_caller() -> Iterator[None]:
         yield
 
 
+_lock = threading.Lock()
+_before: list[torch.dtype] = []  # the default before each block that is at work; the first is the caller's
+
+
 @contextmanager
 def usual_settings() -> Iterator[None]:
     """Make tensors without a type of their own in single precision within the block, whatever the caller's default.
@@ -55,50 +58,21 @@ def usual_settings() -> Iterator[None]:
 
     A forked process works in one thread: torch would wait forever for those of its parent (pytorch issue 17199).
     """
-    _single_precision.hold()
-    try:
-        with _one_thread() if _is_forked() else nullcontext():
-            yield
-    finally:
-        _single_precision.release()
-
-
-class _DefaultType:
-    """Single precision as the default of the process, and the number of blocks that hold it at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holders = 0
-        self._before = torch.float32
-
-    def hold(self) -> None:
-        with self._lock:
-            if self._holders == 0:
-                self._before = torch.get_default_dtype()
-                torch.set_default_dtype(torch.float32)
-            self._holders += 1
-
-    def release(self) -> None:
-        with self._lock:
-            self._holders -= 1
-            if self._holders == 0:
-                torch.set_default_dtype(self._before)
-
-
-_single_precision = _DefaultType()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
+    with _lock:
+        _before.append(torch.get_default_dtype())
+        if len(_before) == 1:
+            torch.set_default_dtype(torch.float32)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    forked = getattr(multiprocessing.context, "ForkProcess", ())  # not on Windows
+    is_forked = os.getpid() != IMPORTING_PROCESS or isinstance(multiprocessing.current_process(), forked)
+    if is_forked:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
-
-
-def _is_forked() -> bool:
-    """Whether this process may have been forked from one in which torch had started threads."""
-    forked = getattr(multiprocessing.context, "ForkProcess", ())  # not on Windows
-    return os.getpid() != IMPORTING_PROCESS or isinstance(multiprocessing.current_process(), forked)
+        if is_forked:
+            torch.set_num_threads(threads)
+        with _lock:
+            default = _before.pop()
+            if not _before:
+                torch.set_default_dtype(default)

@@ -20,11 +20,7 @@ def command_of(verb: str, *words: str, **options: object) -> tuple[str, ...]:
 
 
 def changed_options(settings: Settings, only: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the options that give ``settings``, without those that are the defaults.
-
-    Args:
-      settings: such as those of an audit.
-      only: names of the settings that the command takes; all if None.
+    """Return the options that give ``settings``, without the defaults; ``only`` those that the command takes, if given.
 
     Examples:
       >>> from intruders.audits.audit_settings import AuditSettings

@@ -23,14 +23,12 @@ def add_files(digest: xxhash.xxh3_128, files: Iterable[Path]) -> None:
 
 
 def add_content(digest: xxhash.xxh3_128, file: Path) -> None:
-    """Add the content of a file, a piece at a time."""
     with file.open("rb") as content:
         while piece := content.read(_CHUNK):
             digest.update(piece)
 
 
 def digest_of_file(file: Path) -> str:
-    """Return the hash of the content of a file, by which a stage of a study knows its data."""
     digest = xxhash.xxh3_128()
     add_content(digest, file)
     return digest.hexdigest()
@@ -40,9 +38,5 @@ def json_digest(value: object, digits: int = 64) -> str:
     """Return the first digits of the SHA-256 of a JSON value, whatever the order of the keys in its objects.
 
     Kept measurements are found by such digests: another form would start them again.
-
-    Examples:
-      >>> json_digest({"a": 1, "b": 2}, 12) == json_digest({"b": 2, "a": 1}, 12)
-      True
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]

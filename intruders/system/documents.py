@@ -11,10 +11,9 @@ from ..errors import NewerVersionError, ResultFileError
 
 
 def read_document(file: Path, what: str, schema: int) -> dict[str, Any] | None:
-    """A JSON file of ours, ``what`` it is for people, with the number ``schema``; None if it does not exist.
+    """Read a JSON file of ours, ``what`` it is for people, with the number ``schema``; None if it does not exist.
 
-    Raises:
-      ResultFileError: it cannot be read, is something else, or has another schema: NewerVersionError for a newer one.
+    ResultFileError if it is damaged, something else or of another schema: NewerVersionError for a newer one.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -30,12 +29,7 @@ def read_document(file: Path, what: str, schema: int) -> dict[str, Any] | None:
 
 
 def of_schema(document: dict[str, Any], file: str, what: str, schema: int) -> dict[str, Any]:
-    """Return a document that has this number of a schema; 1 where it has none.
-
-    Raises:
-      NewerVersionError: its own is above.
-      ResultFileError: it is below, or is no number.
-    """
+    """Return a document that has this number of a schema, or refuse it as :func:`read_document` does."""
     own = document.get("schema", 1)
     if not isinstance(own, int) or isinstance(own, bool):
         raise ResultFileError(f"'{file}' is not {what}; move it away, or choose another folder")

@@ -9,7 +9,6 @@ import glob
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -29,12 +28,6 @@ from .files import (
 
 LOCK = ".lock"  # in a folder that one process at a time may work in
 
-_UNFINISHED = ".part"
-
-_AT_FDCWD = -100
-
-_RENAME_EXCHANGE = 2
-
 # A folder that is replaced must look like one that such a command writes: --force on a home folder is a slip.
 _MARKS = ("intruders.json", "adapter_config.json", "config.json", "published.json")
 
@@ -47,10 +40,7 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
     kill left behind is removed at the next call. An existing ``target`` is replaced only with ``force``, in
     one step where the system can exchange two names (Linux); elsewhere the old folder is moved away first.
 
-    Raises:
-      CheckpointError: ``target`` is there and ``force`` is not given, is no folder, is a folder of other
-        things, or cannot be written.
-      IntrudersError: the disk is full.
+    CheckpointError as :func:`check_target` raises it; DiskFullError if the disk is full.
     """
     folder = Path(os.path.realpath(user_path(target)))
     check_target(target, force=force)
@@ -77,9 +67,6 @@ def scratch_folder(within: Path) -> Iterator[Path]:
 
     Its disk is the one that the results need anyhow, where the system's folder of temporary files may be small, or
     not there. What a kill leaves is removed by the next call for that folder, and by :func:`locked_folder`.
-
-    Raises:
-      CheckpointError: nothing can be written in ``within``.
     """
     scratch, lock = _make_part(within / "scratch")
     try:
@@ -114,25 +101,19 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
         )
     folder = Path(os.path.realpath(user_path(target)))
     if folder.exists():
+        why = None
         if not folder.is_dir():
-            raise CheckpointError(f"'{target}' exists and is not a folder; pass the path of a new folder")
-        if os.path.ismount(folder):
-            raise CheckpointError(
-                f"'{target}' is a mount point, which cannot be replaced in one step; pass a folder inside it"
-            )
-        if _is_around_current(folder):
-            raise CheckpointError(
-                f"'{target}' is the current folder or contains it, and cannot be replaced; pass a folder inside it"
-            )
-        if any(folder.iterdir()):
-            if not force:
-                raise CheckpointError(
-                    f"'{target}' already exists; choose another folder, or pass --force to replace it"
-                )
-            if not any((folder / mark).is_file() for mark in _MARKS):
-                raise CheckpointError(
-                    f"'{target}' contains no model or adapter, so it is not replaced; choose another folder"
-                )
+            why = "exists and is not a folder; pass the path of a new folder"
+        elif os.path.ismount(folder):
+            why = "is a mount point, which cannot be replaced in one step; pass a folder inside it"
+        elif _is_around_current(folder):
+            why = "is the current folder or contains it, and cannot be replaced; pass a folder inside it"
+        elif any(folder.iterdir()) and not force:
+            why = "already exists; choose another folder, or pass --force to replace it"
+        elif any(folder.iterdir()) and not any((folder / mark).is_file() for mark in _MARKS):
+            why = "contains no model or adapter, so it is not replaced; choose another folder"
+        if why is not None:
+            raise CheckpointError(f"'{target}' {why}")
     elif not folder.parent.is_dir():
         raise CheckpointError(
             f"cannot write '{target}': the folder '{folder.parent}' does not exist; make it first"
@@ -160,7 +141,7 @@ def _make_part(folder: Path) -> tuple[Path, int]:
     """A new hidden folder and a lock on it, held while this process lives: by it another process can tell a folder
     in work from one left behind."""
     prefix = hidden_prefix(folder)
-    for entry in folder.parent.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
+    for entry in folder.parent.glob(f"{glob.escape(prefix)}*.part"):
         remove_if_left_behind(entry)
     while True:
         part = sibling(folder)
@@ -218,15 +199,12 @@ def _move_into_place(part: Path, folder: Path, target: str | os.PathLike[str], f
 
 def _exchange(first: Path, second: Path) -> bool:
     """Swap two names in one step; False where the system or file system cannot."""
-    if not sys.platform.startswith("linux"):
-        return False
     try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2  # of Linux alone
+    except (OSError, AttributeError, TypeError):
         return False
-    names = os.fsencode(first), os.fsencode(second)
-    answer: int = renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
-    return answer == 0
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)
 
 
 def _flush_entry(path: Path) -> None:
@@ -238,10 +216,8 @@ def _flush_entry(path: Path) -> None:
 
 
 def make_folder(folder: Path, name: str = "out") -> None:
-    """Make a folder to write into, or accept one that is there; ``name`` is that of the setting, for the error.
-
-    Raises:
-      SettingError: it cannot be made, or nothing can be written there.
+    """Make a folder to write into, or accept one that is there. SettingError, with the ``name`` of the setting, if
+    nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -275,12 +251,9 @@ def other_entries(folder: Path) -> list[str]:
 
 
 def require_ours(folder: Path, marks: Collection[str], kind: str) -> None:
-    """Refuse to write among files of something else; a folder that is new, empty or has one of the marks is fine.
+    """Raise SettingError rather than write among files of something else: in a folder that has files and no mark.
 
     ``kind`` is what it would be, such as "a fleet", for the error.
-
-    Raises:
-      SettingError: the folder contains other things and no mark.
     """
     try:
         others = other_entries(folder) if folder.is_dir() else []
@@ -297,10 +270,7 @@ def working_folder(folder: Path | None, name: str = "out") -> Iterator[Path | No
     """Make a folder to work in and hold it for this process; None is passed on.
 
     One that is new, and has only its lock after an error, is removed: where nothing was kept, it would be in the way of
-    a training that is to make it. ``name`` is that of the setting, for the error.
-
-    Raises:
-      SettingError: it cannot be made or written, or another process holds it.
+    a training that is to make it. SettingError as :func:`make_folder` and :func:`locked_folder` raise it.
     """
     if folder is None:
         yield None
@@ -318,13 +288,9 @@ def working_folder(folder: Path | None, name: str = "out") -> Iterator[Path | No
 
 @contextmanager
 def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for this process; a kill lets go of it. ``name`` is that of the setting, for the error.
+    """Hold a folder for this process; a kill lets go of it. What an earlier kill left there unfinished is removed.
 
-    With ``wait`` the block begins as soon as no other process holds the folder. What an earlier kill left there
-    unfinished is removed.
-
-    Raises:
-      SettingError: another process holds it.
+    Where another process holds it, ``wait`` for that, or raise SettingError with the ``name`` of the setting.
     """
     with (folder / LOCK).open("w") as file:
         try:
@@ -342,17 +308,12 @@ def locked_folder(folder: Path, name: str = "out", *, wait: bool = False) -> Ite
 
 
 def user_cache() -> Path:
-    """The folder for what can be computed again: ``$INTRUDERS_CACHE``, or ``intruders`` in the user's own.
-
-    Raises:
-      CacheError: this user has no home folder, as in a container that runs as a number without a name.
-    """
+    """Return the folder for what can be computed again: ``$INTRUDERS_CACHE``, or ``intruders`` in the user's own."""
     try:
-        chosen = os.environ.get("INTRUDERS_CACHE")
-        if chosen:
+        if chosen := os.environ.get("INTRUDERS_CACHE"):
             return user_path(chosen)
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intruders"
-    except RuntimeError as error:
+    except RuntimeError as error:  # as in a container that runs as a number without a name
         raise CacheError(
             "the cache folder cannot be chosen, because this user has no home folder and HOME is not set; set "
             "INTRUDERS_CACHE to a folder, or pass one with --cache"

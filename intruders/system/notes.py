@@ -24,10 +24,9 @@ def each_note_once() -> Callable[..., str]:
 
     def once(*warning: Any) -> str:
         note = as_note(*warning)
-        if note in given:
-            return ""
+        is_new = note not in given
         given.add(note)
-        return note
+        return note if is_new else ""
 
     return once
 

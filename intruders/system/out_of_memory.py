@@ -47,11 +47,7 @@ class Halving:
     def results(
         self, items: Sequence[Item], measure: Callable[[Sequence[Item]], Sequence[Result]]
     ) -> list[Result]:
-        """Return what ``measure`` returns of all items, in order, from as many at once as fit.
-
-        Raises:
-          MemoryError, RuntimeError: a single item does not fit.
-        """
+        """Return what ``measure`` returns of all items, in order, from as many at once as fit; raise if none does."""
         most = len(items) if self._most is None else min(self._most, len(items))
         if most < len(items):
             return [

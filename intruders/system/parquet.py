@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +37,8 @@ def parquet_bytes(
     import pyarrow.parquet as pq
 
     if documents:
-        table = table.replace_schema_metadata(
-            {
-                key: json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
-                for key, document in documents.items()
-            }
-        )
+        dump = partial(json.dumps, allow_nan=False, ensure_ascii=False)
+        table = table.replace_schema_metadata({key: dump(document) for key, document in documents.items()})
     texts = [column.name for column in table.schema if pa.types.is_string(column.type)]
     fractions = [column.name for column in table.schema if pa.types.is_floating(column.type)]
     content = io.BytesIO()
@@ -57,9 +54,5 @@ def parquet_bytes(
 
 
 def document_in(schema: pa.Schema, key: bytes) -> Any:
-    """Return the JSON document under a key of a schema's metadata.
-
-    Raises:
-      KeyError: there is none.
-    """
+    """Return the JSON document under a key of a schema's metadata; KeyError if there is none."""
     return json.loads((schema.metadata or {})[key])

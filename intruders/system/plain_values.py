@@ -15,9 +15,9 @@ from typing import Any
 
 
 def plain(value: Any, *, short: bool = False) -> Any:
-    """Return a value for JSON, which has no NaN and no infinity: both become None.
+    """Return a value for JSON: None for NaN and infinity; with ``short``, what has an ``as_dict`` writes itself.
 
-    With ``short``, what has an ``as_dict`` writes itself. A None in a field with the metadata ``if_any`` is left out.
+    A None in a field with the metadata ``if_any`` is left out.
     """
     if short and hasattr(value, "as_dict"):
         return value.as_dict()
@@ -42,10 +42,7 @@ def from_plain(kind: Any, value: Any) -> Any:
     """Return the value of a type from what :func:`plain` made of it; None in the place of a number is NaN.
 
     A dataclass takes the keys that are its fields; others are left. One with a ``from_dict`` of its own reads itself.
-
-    Raises:
-      KeyError: a field without a default is missing.
-      TypeError, ValueError: a value is of another type, or none of an enumeration.
+    KeyError for a field that is missing and has no default; TypeError or ValueError for a value of another type.
 
     >>> from_plain(dict[str, tuple[float, ...]], {"a": [1, None]})
     {'a': (1.0, nan)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -14,8 +15,6 @@ FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS = "formats", "remedies", "tasks", "cor
 COMMANDS, METHODS = "commands", "methods"
 # "0" loads no plugin, as in the tests.
 VARIABLE = "INTRUDERS_PLUGINS"
-
-
 # What the object of an entry point must have, so that a wrong one is named when it is loaded and not when it is used;
 # docs/reference/environment.md says what it is in each group.
 _NEEDED: dict[str, tuple[str, ...]] = {
@@ -56,10 +55,7 @@ def load_plugins() -> tuple[Plugin, ...]:
     The environment variable INTRUDERS_PLUGINS=0 loads none.
 
     Returns:
-      The plugins, each with the loaded object, or with the reason why it could not be loaded.
-
-    Raises:
-      Nothing: whatever a plugin's import raises becomes its reason.
+      The plugins, each with the loaded object, or with the reason why it could not be loaded, whatever it raised.
 
     Examples:
       >>> all(plugin.loaded is not None or plugin.error for plugin in load_plugins())
@@ -71,22 +67,21 @@ def load_plugins() -> tuple[Plugin, ...]:
 @cache
 def _of_group(group: str) -> tuple[Plugin, ...]:
     """Load the plugins of one group: an audit that asks for formats must not wait for methods of training."""
-    if os.environ.get(VARIABLE) == "0":
-        return ()
-    entries = _installed().select(group=f"intruders.{group}")
+    entries = _entries(f"intruders.{group}")
     return tuple(_loaded(group, entry) for entry in sorted(entries, key=lambda entry: entry.name))
 
 
-@cache
-def _installed() -> Any:  # importlib names its type in two ways
-    return entry_points()  # every package's metadata is read: once, and not for each group
+# Every package's metadata is read: once, and not for each group. importlib names its type in two ways.
+_installed: Callable[[], Any] = cache(entry_points)
+
+
+def _entries(group: str, **name: str) -> Any:
+    return () if os.environ.get(VARIABLE) == "0" else _installed().select(group=group, **name)
 
 
 def plugin_command(name: str) -> Any:
     """Return the function of a plugin's command, loading no other plugin; None if there is none that loads."""
-    if os.environ.get(VARIABLE) == "0":
-        return None
-    for entry in entry_points(group=f"intruders.{COMMANDS}", name=name):
+    for entry in _entries(f"intruders.{COMMANDS}", name=name):
         return _loaded(COMMANDS, entry).loaded
     return None
 
@@ -98,12 +93,12 @@ def plugins_of(group: str) -> dict[str, Any]:
 
 def _loaded(group: str, entry: EntryPoint) -> Plugin:
     package = "unknown" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    plugin = Plugin(group, entry.name, entry.value, package)
     try:
         loaded = entry.load()
     except Exception as error:  # whatever another package's import raises: it must not end our command
-        return Plugin(group, entry.name, entry.value, package, error=in_one_line(error))
+        return replace(plugin, error=in_one_line(error))
     missing = [name for name in _NEEDED[group] if not hasattr(loaded, name)]
     if missing:
-        reason = f"it has no {', '.join(missing)}; see docs/reference/environment.md"
-        return Plugin(group, entry.name, entry.value, package, error=reason)
-    return Plugin(group, entry.name, entry.value, package, loaded)
+        return replace(plugin, error=f"it has no {', '.join(missing)}; see docs/reference/environment.md")
+    return replace(plugin, loaded=loaded)

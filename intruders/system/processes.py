@@ -33,14 +33,10 @@ def map_in_processes(
 ) -> Iterator[Item]:
     """Call ``do`` on every item in a number of processes; yield each item when it is over, in any order.
 
-    What kills a process costs its item alone. The cores are shared out between the processes.
-
-    Items and ``do`` must pickle. ``on_start`` is called here with every item that begins, and ``on_lost`` with an item
-    whose process ended before it was over, and how ("by signal 9 ...").
-
-    Raises:
-      IntrudersError: whatever ``do`` raised of that kind. Processes that are at work then, or when the iterator is
-        closed, are ended.
+    What kills a process costs its item alone. The cores are shared out between the processes. Items and ``do`` must
+    pickle. ``on_start`` is called here with every item that begins, and ``on_lost`` with an item whose process ended
+    before it was over, and how ("by signal 9 ..."). An IntrudersError of ``do`` is raised here. Processes that are at
+    work then, or when the iterator is closed, are ended.
     """
     threads = max(1, torch.get_num_threads() // processes)
     waiting = list(items)

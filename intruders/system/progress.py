@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""Callback for progress: how far long work is."""
 
 from __future__ import annotations
 

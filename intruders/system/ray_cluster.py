@@ -28,28 +28,26 @@ def map_on_ray(
 ) -> Iterator[Item]:
     """Call ``do`` on every item on a Ray cluster; yield each item when it is over, in any order.
 
-    An item whose worker dies is given to another worker, up to three times.
+    An item whose worker dies is given to another worker, up to three times. Items and ``do`` must pickle; workers have
+    another working directory, and as many torch threads as the item asks for processors.
 
     Args:
-      items: what is sent to the workers; they and ``do`` must pickle. Workers have another working directory.
-      do: called by a worker, with as many torch threads as the item has processors.
       address: that of a cluster, "auto" for the one that this machine belongs to, or None: the one that the
         environment names (RAY_ADDRESS), else a Ray of this machine for as long as it takes.
-      cpus: processors that each item asks for.
-      gpus: graphics processors that each item asks for.
       on_lost: hears, here, of an item that was lost, and how.
       on_result: hears, here, what ``do`` returned for an item.
 
     Raises:
-      MissingDependencyError: Ray is not installed.
-      SettingError: a number of processors that is not one.
       IntrudersError: a cluster that cannot be reached or lacks the resources; and whatever ``do`` raised of that kind.
     """
     wanted = {"CPU": cpus, "GPU": gpus}
     for name, amount in wanted.items():
         if not (math.isfinite(amount) and amount >= 0):
             raise SettingError(f"{name.lower()}s is {amount:g}; expected a number, 0 or more")
-    ray = _ray()
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("--ray", "ray", "ray") from error
     is_ours = not ray.is_initialized()
     if is_ours:
         _connect(ray, address)
@@ -91,10 +89,7 @@ def finish_on_ray(
     """Call ``do`` on every item as :func:`map_on_ray`, for work that is kept as it is finished; return its results.
 
     ``ray`` is True or the address of a cluster, ``what`` the items are in the plural, and ``told`` is called with each
-    item that is over and how many are.
-
-    Raises:
-      IntrudersError: items were lost, after all others were done; and as :func:`map_on_ray` raises it.
+    item that is over and how many are. IntrudersError for items that were lost, after all others were done.
     """
     lost: dict[str, str] = {}
     results: dict[str, Any] = {}
@@ -125,14 +120,6 @@ def _task(do: Callable[[Any], object], item: object, threads: int) -> object:
     keep_freed_memory()
     show_warnings_as_notes()
     return do(item)
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise missing_extra("--ray", "ray", "ray") from error
-    return ray
 
 
 def _connect(ray: Any, address: str | None) -> None:

@@ -62,11 +62,7 @@ class JsonResult:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a file that ``save`` or the command wrote.
-
-        Raises:
-          ResultFileError: the file cannot be read, contains something else, or is of a newer version.
-        """
+        """Read a file that ``save`` or the command wrote; ResultFileError for another, or of a newer version."""
         file = user_path(path)
         if cls.file_name is not None and file.is_dir():
             file /= cls.file_name
@@ -77,11 +73,7 @@ class JsonResult:
 
 @contextmanager
 def refuse_others(file: Path, kind: str, written_by: str) -> Iterator[None]:
-    """Turn the errors of reading a document of another kind into one that names the file and what was expected.
-
-    Raises:
-      ResultFileError: the block raised such an error.
-    """
+    """Turn the errors of reading a document of another kind into a ResultFileError that says what was expected."""
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:

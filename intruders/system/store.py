@@ -43,10 +43,8 @@ class Store:
     def at(cls, out: str, kind: str) -> Store:
         """Return the store of a folder, or of any URL that fsspec knows (s3://, gs://, sftp://, ...).
 
-        Files of a URL are worked on in the user's cache folder of that ``kind``.
-
-        Raises:
-          SettingError: no installed package can open the URL.
+        Files of a URL are worked on in the user's cache folder of that ``kind``. SettingError if no installed package
+        can open it.
         """
         if not is_url(out):
             return cls(user_path(out.removeprefix("file://")))
@@ -116,12 +114,7 @@ class Store:
                     there.put_file(str(file), target)
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file, completely or not at all, and send it.
-
-        Raises:
-          ResultFileError: it cannot be written here.
-          StoreError: it cannot be sent.
-        """
+        """Write a file, completely or not at all, and send it. ResultFileError or StoreError if that cannot be."""
         here = self.path / name
         here.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(here, content)
@@ -177,12 +170,9 @@ class Kept:
             return None
         try:
             record = json.loads(self._file(unit).read_text(encoding="utf-8"))
-            if {name: record[name] for name in ("schema", "of", "unit")} != json.loads(
-                json.dumps(self._key(unit))
-            ):
-                return None
-            return from_plain(kind, record["value"])
-        except (OSError, ValueError, KeyError, TypeError):
+            value = record.pop("value")
+            return from_plain(kind, value) if record == json.loads(json.dumps(self._key(unit))) else None
+        except (AttributeError, OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, unit: Mapping[str, Any], value: Any) -> None:

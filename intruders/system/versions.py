@@ -10,6 +10,7 @@ import platform
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,21 +77,15 @@ def machine() -> dict[str, str | int]:
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device of that name, on which a tensor could be made.
-
-    Raises:
-      SettingError: torch does not know the device, or it is not there.
-    """
+    """Return the device of that name; SettingError if no tensor can be made there."""
     import torch
 
     try:
@@ -106,7 +101,6 @@ def device_named(name: str) -> torch.device:
 
 _OMP = "OMP_NUM_THREADS"
 _MKL = "MKL_NUM_THREADS"
-_WATCHED_SECONDS = 0.3
 _IDLE = (3, 4)  # of the times of a core in /proc/stat: idle, and waiting for a disk
 _COUNTED = 8  # the times after these are part of the first ones
 
@@ -118,29 +112,23 @@ def leave_busy_cores() -> None:
     cores are busy, nothing happens.
     """
     by_user = {_OMP: os.environ.get(_OMP), _MKL: os.environ.get(_MKL)}
-    chosen, wanted = next(
-        ((name, number) for name, number in by_user.items() if number), (None, str(_physical_cores()))
-    )
+    chosen = next((name for name, number in by_user.items() if number), None)
+    wanted = str(by_user[chosen] if chosen else _physical_cores())
     if not wanted.isdecimal() or int(wanted) < 2:
         return
     before = _times_of_cores()
-    time.sleep(_WATCHED_SECONDS)
+    time.sleep(0.3)
     busy = busy_cores(before, _times_of_cores())
     free = free_cores(available_cores(), busy)
     if free >= int(wanted):
         return
     told = f"other processes keep {busy:.1f} of {available_cores()} cores busy"
     if chosen:
-        warnings.warn(
-            f"{told}, and {chosen} is {wanted}: threads that share a core wait for each other; set it to {free}",
-            stacklevel=2,
-        )
-        return
-    os.environ[_OMP] = str(free)
-    warnings.warn(
-        f"{told}, so this command computes in {free} of {wanted} threads; set {_OMP} to choose another number",
-        stacklevel=2,
-    )
+        how = f"and {chosen} is {wanted}: threads that share a core wait for each other; set it to {free}"
+    else:
+        os.environ[_OMP] = str(free)
+        how = f"so this command computes in {free} of {wanted} threads; set {_OMP} to choose another number"
+    warnings.warn(f"{told}, {how}", stacklevel=2)
 
 
 def busy_cores(before: str, after: str) -> float:

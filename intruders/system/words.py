@@ -47,12 +47,11 @@ def interval(lower: float, upper: float) -> str:
 
 def printable(text: str) -> str:
     """`text` without control characters: names come from files, and a terminal would obey them."""
-    return "".join(c if c.isprintable() or _is_space(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _is_space(character: str) -> bool:
-    """Return whether it is one of the spaces within a line, such as those that no line breaks at."""
-    return unicodedata.category(character) == "Zs"
+    # "Zs" are the spaces within a line, such as those that no line breaks at.
+    shown = (
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+    return "".join(shown)
 
 
 def shorten(name: str, width: int, mark: str = "…") -> str:

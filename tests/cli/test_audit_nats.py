@@ -82,7 +82,7 @@ def test_a_gate_without_an_answer_is_refused(folder: Path) -> None:
 
 
 def test_of_nothing_compared_a_gate_has_no_answer_and_of_nothing_changed_it_passes(folder: Path) -> None:
-    asked = ("--fail-above-nats", "1", "--cache", "cache", "--skip-non-finite")
+    asked = ("--fail-above-nats", "0", "--cache", "cache", "--skip-non-finite")
     assert in_this_process("audit", "base", "base", *asked, cwd=folder).returncode == 0
     model = load_model(str(folder / "base"), "causal")
     with torch.no_grad():
@@ -128,13 +128,9 @@ def test_the_upper_end_of_what_is_written_at_a_scale_in_nats_is_the_limit(folder
 def test_a_scale_in_nats_is_at_most_the_whole_update(folder: Path) -> None:
     asked = ("scale", "base", "tuned", "--cache", "cache", "--nats", "1")
     lines = printed(*asked, cwd=folder).splitlines()
-    assert (
-        lines[0]
-        == "the complete update (1) stays within 1 nats per token, by the upper end of the prediction"
-    )
-    assert re.match(
-        r"of the complete update, predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\]", lines[1]
-    )
+    assert lines[0].startswith("the complete update (1) stays within 1 nats per token, by the upper end of")
+    predicted = r"of the complete update, predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\]"
+    assert re.match(predicted, lines[1])
     assert json.loads(printed(*asked, "--json", "-", cwd=folder))["nats"]["scale"] == 1
     lines = printed("scale", "base", "more", "--cache", "cache", "--nats", "1", cwd=folder).splitlines()
     assert lines[1].endswith("; not counted: 1 changed tensor such as model.norm.weight")
@@ -145,16 +141,6 @@ def audited(folder: Path, tuned: str) -> Path:
     return folder / f"{tuned}.json"
 
 
-def test_an_unchanged_model_passes(folder: Path) -> None:
-    done = in_this_process("audit", "base", "base", "--cache", "cache", "--fail-above-nats", "0", cwd=folder)
-    assert done.returncode == 0
-
-
 def test_rows_are_not_sent_to_a_url(folder: Path) -> None:
     said = refusal("prepare", str(folder / "base"), "--loss-on", "pydoc", "--out", "memory://bases")
     assert "out is 'memory://bases', and --loss-on keeps gradients in a folder alone; pass a folder" in said
-
-
-def test_wrong_values_are_one_line(folder: Path) -> None:
-    wrong = "fail_above_nats is -1.0; expected nats per token, 0 or more"
-    assert wrong in refusal("audit", str(folder / "base"), str(folder / "tuned"), "--fail-above-nats", "-1")

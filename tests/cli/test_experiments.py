@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.commands import printed, refusal
+from tests.commands import printed
 from tests.json_lines import write_rows
 
 
@@ -19,8 +19,3 @@ def test_intervene(folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "at scale 0.5 loss on" in text
     assert len(json.loads((tmp_path / "sweep.json").read_text())["points"]) == 4
-
-
-def test_bad_numbers(folder: Path) -> None:
-    models = (folder / "base", folder / "tuned")
-    assert "scales is 'a,b'" in refusal("intervene", *models, "--scales", "a,b", "--loss-on", "pydoc")

@@ -27,43 +27,27 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def base() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    found = {name: torch.randn(24, 16, generator=generator).bfloat16() for name in NAMES}
-    return found | {NORM: torch.ones(16)}
-
-
-@pytest.fixture(scope="module")
-def factors() -> dict[str, tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return {
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, an adapter of scale 2, and models: merged, with a matrix as it was, at scale 1, with another norm."""
+    folder, generator = tmp_path_factory.mktemp("models"), torch.Generator().manual_seed(0)
+    base = {name: torch.randn(24, 16, generator=generator).bfloat16() for name in NAMES}
+    base[NORM] = torch.ones(16)
+    factors = {
         name: (torch.randn(24, 2, generator=generator) / 10, torch.randn(2, 16, generator=generator))
         for name in NAMES
     }
 
+    def merged(scale: float) -> dict[str, Tensor]:
+        updates = {name: scale * up @ down for name, (up, down) in factors.items()}
+        return base | {name: (base[name].float() + update).bfloat16() for name, update in updates.items()}
 
-@pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory,
-    base: dict[str, Tensor],
-    factors: dict[str, tuple[Tensor, Tensor]],
-) -> Path:
-    """A base, an adapter of scale 2, and five models: merged, unmerged, half merged, with another norm, of NaN."""
-    folder = tmp_path_factory.mktemp("models")
     save_weights(folder / "base", base)
-    save_lora(
-        folder / "adapter", {name.removesuffix(".weight"): both for name, both in factors.items()}, scale=2.0
-    )
-    merged = base | {
-        name: (base[name].float() + 2 * up @ down).bfloat16() for name, (up, down) in factors.items()
-    }
-    save_weights(folder / "merged", merged)
-    save_weights(folder / "one-missing", merged | {NAMES[1]: base[NAMES[1]]})
-    unscaled = base | {
-        name: (base[name].float() + up @ down).bfloat16() for name, (up, down) in factors.items()
-    }
-    save_weights(folder / "unscaled", unscaled)
-    save_weights(folder / "norm", merged | {NORM: 2 * base[NORM]})
+    of_modules = {name.removesuffix(".weight"): both for name, both in factors.items()}
+    save_lora(folder / "adapter", of_modules, scale=2.0)
+    save_weights(folder / "merged", merged(2))
+    save_weights(folder / "one-missing", merged(2) | {NAMES[1]: base[NAMES[1]]})
+    save_weights(folder / "unscaled", merged(1))
+    save_weights(folder / "norm", merged(2) | {NORM: 2 * base[NORM]})
     return folder
 
 
@@ -210,22 +194,13 @@ def test_a_key_is_not_carried_elsewhere(pair: tuple[Path, str], monkeypatch: pyt
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (
-            "localhost:8000",
-            "endpoint is an address 'localhost:8000'; expected one such as http://localhost:8000",
-        ),
-        (
-            "http://user:sk-secret@localhost:8000",
-            "endpoint is an address with a user or a query; expected one",
-        ),
-        (
-            "http://localhost:8000?key=sk-secret",
-            "endpoint is an address with a user or a query; expected one",
-        ),
-        ("http://[::1", "endpoint is an address 'http://[::1'; expected one"),
+        ("localhost:8000", "'localhost:8000'; expected one such as http://localhost:8000"),
+        ("http://user:sk-secret@localhost:8000", "with a user or a query; expected one"),
+        ("http://localhost:8000?key=sk-secret", "with a user or a query; expected one"),
+        ("http://[::1", "'http://[::1'; expected one"),
     ],
 )
 def test_an_address_that_is_none(pair: tuple[Path, str], given: str, said: str) -> None:
     line = refusal("verify", *pair, "--endpoint", given, "--model", "tuned")
-    assert said in line
+    assert f"endpoint is an address {said}" in line
     assert "secret" not in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import tempfile
@@ -17,35 +18,27 @@ from intruders.cli.main import app
 from tests.commands import in_this_process, refusal, without_loading
 
 
-def test_a_package_of_an_extra_that_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("package", "status", "said"),
+    [
+        ("peft", 2, "'peft', which is not installed; run pip install '.[train]'"),
+        # A fault of ours: not 1, which a gate of CI would take for the audit's answer.
+        ("no_module_of_any_extra", 70, "Traceback"),
+    ],
+)
+def test_a_missing_package_is_one_line_if_an_extra_has_it(
+    package: str, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(**how: bool) -> None:
-        import peft  # noqa: F401
-
-    monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.setattr(sys.modules["intruders.cli.main"], "app", train)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(
+        sys.modules["intruders.cli.main"], "app", lambda **_: importlib.import_module(package)
+    )
     with pytest.raises(SystemExit) as stopped:
         cli()
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert "'peft', which is not installed; run pip install '.[train]'" in said
-    assert len(said.splitlines()) == 1
-
-
-def test_any_other_missing_module_is_a_fault_of_ours(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its status is not 1, which a gate of CI would take for the audit's answer."""
-
-    def broken(**how: bool) -> None:
-        import no_such_module_of_any_extra  # type: ignore[import-not-found]  # noqa: F401
-
-    monkeypatch.setattr(sys.modules["intruders.cli.main"], "app", broken)
-    with pytest.raises(SystemExit) as stopped:
-        cli()
-    assert stopped.value.code == 70
-    assert "Traceback" in capsys.readouterr().err
+    assert stopped.value.code == status
+    told = capsys.readouterr().err
+    assert said in told
+    assert (len(told.splitlines()) == 1) == (status == 2)
 
 
 COMMANDS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
@@ -73,29 +66,31 @@ def test_what_was_typed_wrong_is_quoted_in_one_line(typed: list[str], said: str)
 
 
 @pytest.mark.parametrize(
-    ("typed", "named"),
+    ("typed", "said"),
     [
-        (["audit", "base", ""], "TUNED"),
-        (["audit", ""], "BASE"),
-        (["inspect", ""], "PATH"),
-        (["fleet", "base", "adapter", " ", "--out", "out"], "ADAPTER..."),
-        (["fleet", "base", "adapter", "--out", ""], "--out"),
-        (["report", ""], "RUN_OR_AUDIT..."),
-        (["mitigate", "base", "tuned", "--out", "out", "--audit", ""], "--audit"),
-        (["evaluate", "base", "--loss-on", ""], "--loss-on"),
-        (["evaluate", "base", "--task="], "--task"),
-        (["cache", "--cache", ""], "--cache"),
+        (["audit", "base", ""], "TUNED is empty"),
+        (["audit", ""], "BASE is empty"),
+        (["inspect", ""], "PATH is empty"),
+        (["fleet", "base", "adapter", " ", "--out", "out"], "ADAPTER... is empty"),
+        (["fleet", "base", "adapter", "--out", ""], "--out is empty"),
+        (["report", ""], "RUN_OR_AUDIT... is empty"),
+        (["mitigate", "base", "tuned", "--out", "out", "--audit", ""], "--audit is empty"),
+        (["evaluate", "base", "--loss-on", ""], "--loss-on is empty"),
+        (["evaluate", "base", "--task="], "--task is empty"),
+        (["cache", "--cache", ""], "--cache is empty"),
+        *[
+            (
+                ["audit", "base", "tuned", name, "-"],
+                f"{name} is '-', and only --json prints to standard output",
+            )
+            for name in ("--html", "--sarif", "--parquet")
+        ],
     ],
 )
-def test_an_empty_path_is_not_the_folder_one_works_in(typed: list[str], named: str, tmp_path: Path) -> None:
-    assert refusal(*typed, cwd=tmp_path).startswith(f"error: {named} is empty")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("option", ["--html", "--sarif", "--parquet"])
-def test_a_dash_is_standard_output_for_json_alone(option: str, tmp_path: Path) -> None:
-    line = refusal("audit", "base", "tuned", option, "-", cwd=tmp_path)
-    assert line.startswith(f"error: {option} is '-', and only --json prints to standard output")
+def test_an_empty_path_is_not_the_folder_one_works_in_and_a_dash_is_for_json_alone(
+    typed: list[str], said: str, tmp_path: Path
+) -> None:
+    assert refusal(*typed, cwd=tmp_path).startswith(f"error: {said}")
     assert list(tmp_path.iterdir()) == []
 
 

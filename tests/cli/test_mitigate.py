@@ -68,38 +68,22 @@ def test_the_commands_that_an_audit_ends_with_run(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["--scale", 0.5, "--mode", "smooth_abs"],
-            "mode is 'smooth_abs', which only the remedy surgery takes",
-        ),
-        (
-            ["--remedy", "lines", "--mode", "smooth_abs"],
-            "mode is 'smooth_abs', which only the remedy surgery takes",
-        ),
-        (["--remedy", "lines", "--task", "words"], "task is 'words', which only the remedy surgery takes"),
-        (["--scale", 0.5, "--seed", 0], "seed is 0, and nothing is drawn here"),
-        (["--scale", 0.5, "--control", "shrink", "--seed", 3], "seed is 3, and nothing is drawn here"),
-        (["--remedy", "lines", "--seed", 3], "seed is 3, and nothing is drawn here"),
-        (
-            ["--remedy", "surgery", "--task", "word-problems", "--seed", 3],
-            "seed is 3, and nothing is drawn here",
-        ),
-        (["--remedy", "drip", "--seed", 3], "remedy is 'drip'; expected one of interpolate, "),
+        ("--scale 0.5 --mode smooth_abs", "mode is 'smooth_abs', which only the remedy surgery takes"),
+        ("--remedy lines --mode smooth_abs", "mode is 'smooth_abs', which only the remedy surgery takes"),
+        ("--remedy lines --task words", "task is 'words', which only the remedy surgery takes"),
+        ("--scale 0.5 --seed 0", "seed is 0, and nothing is drawn here"),
+        ("--scale 0.5 --control shrink --seed 3", "seed is 3, and nothing is drawn here"),
+        ("--remedy lines --seed 3", "seed is 3, and nothing is drawn here"),
+        ("--remedy surgery --task word-problems --seed 3", "seed is 3, and nothing is drawn here"),
+        ("--remedy drip --seed 3", "remedy is 'drip'; expected one of interpolate, "),
     ],
 )
 def test_options_that_nothing_reads_are_refused(
-    folder: Path, tmp_path: Path, options: list[object], message: str
+    folder: Path, tmp_path: Path, options: str, message: str
 ) -> None:
-    arguments = [folder / "base", folder / "tuned", *map(str, options), "--out", tmp_path / "out"]
+    arguments = [folder / "base", folder / "tuned", *options.split(), "--out", tmp_path / "out"]
     assert message in refusal("mitigate", *arguments)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_control_that_draws_takes_a_seed(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    models = (folder / "base", folder / "tuned")
-    printed("mitigate", *models, "--scale", "0.5", "--control", "random", "--seed", "3", "--out", out)
-    assert out.is_dir()
 
 
 @dataclass(frozen=True)
@@ -120,7 +104,7 @@ class Lottery(ShareRemedy):
         return f"updates scaled by {self.share(Position(None, 0)):g}"
 
 
-def test_a_remedy_of_another_package_that_draws_takes_a_seed(
+def test_a_control_and_a_remedy_of_another_package_that_draw_take_a_seed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM
@@ -130,6 +114,8 @@ def test_a_remedy_of_another_package_that_draws_takes_a_seed(
     )
     out = tmp_path / "out"
     models = (folder / "base", folder / "tuned")
+    control = ("--scale", "0.5", "--control", "random")
+    printed("mitigate", *models, *control, "--seed", "3", "--out", tmp_path / "control")
     assert "0.237965" in printed("mitigate", *models, "--remedy", "lottery", "--seed", "3", "--out", out)
     weights = AutoModelForCausalLM.from_pretrained(folder / "base").state_dict()
     tuned, mitigated = (

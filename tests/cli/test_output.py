@@ -22,9 +22,6 @@ def test_an_option_without_effect_is_refused_with_its_value(value: object, shown
     with pytest.raises(SettingError) as refused:
         refuse_given({"task": None, "data_seed": value}, "is for a measured model", "pass --measure")
     assert str(refused.value) == f"data-seed is {shown}, which is for a measured model; pass --measure"
-
-
-def test_options_that_were_not_given_are_not_refused() -> None:
     refuse_given({"task": None, "data_seed": None}, "is for a measured model", "pass --measure")
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,14 +62,11 @@ def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str, shown
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_json_on_standard_output_keeps_every_name(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", forgiving_to(written, encoding))
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="intruders.readable")
+    monkeypatch.setattr(sys, "stdout", stream)
     assert put_json({"base": "m\xf6del \u03b5"}, "-")
     sys.stdout.flush()
     assert json.loads(written.getvalue().decode(encoding)) == {"base": "m\xf6del \u03b5"}
-
-
-def forgiving_to(written: io.BytesIO, encoding: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(written, encoding=encoding, errors="intruders.readable")
 
 
 def test_prose_is_folded_and_rows_are_not(
@@ -98,20 +94,3 @@ def test_prose_is_folded_and_rows_are_not(
 def test_a_shell_completes_commands_choices_and_models(typed: str, offered: list[str]) -> None:
     asked = {"_INTRUDERS_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     assert set(CliRunner().invoke(app, [], prog_name="intruders", env=asked).output.split()) >= set(offered)
-
-
-def test_no_name_can_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
-    """Names come from files; a terminal would obey what is in them."""
-    from rich.console import Console
-
-    from intruders.reports.remedies import print_comparison
-    from intruders.reports.terminal import Page
-    from tests.reports.made_up_remedies import made_up_comparison
-
-    escape = "a \x1b[2J name"
-    say([escape])
-    Page(Console(file=sys.stdout)).say(escape)
-    print_comparison(replace(made_up_comparison(), tuned=escape), Console(file=sys.stdout, width=100))
-    printed = capsys.readouterr().out
-    assert "\x1b" not in printed
-    assert printed.count("a \N{REPLACEMENT CHARACTER}[2J name") >= 3

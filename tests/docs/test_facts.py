@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,10 +72,6 @@ def tasks() -> set[str]:
     return {"word-problems", "pydoc-topics", *HUB_TASKS, *SUFFIXES}
 
 
-def example_studies() -> set[str]:
-    return {str(file.relative_to(ROOT)) for file in STUDIES}
-
-
 @cache
 def environment_variables() -> set[str]:
     """Names that the package looks up in os.environ, as constants of the file or of its module."""
@@ -106,11 +103,10 @@ def _key_of_environment(node: ast.AST) -> ast.expr | None:
     return None
 
 
-def _audit_document() -> dict[str, object]:
+def _audit_document() -> dict[str, Any]:
     from tests.made_up import BERT, made_up_audit
 
-    document: dict[str, object] = json.loads(made_up_audit(1, BERT, width=8).to_json())
-    return document
+    return made_up_audit(1, BERT, width=8).to_document()
 
 
 def keys_of_audit() -> set[str]:
@@ -118,21 +114,18 @@ def keys_of_audit() -> set[str]:
 
 
 def keys_of_matrix() -> set[str]:
-    matrices = _audit_document()["matrices"]
-    assert isinstance(matrices, list)
-    return set(matrices[0])
+    return set(_audit_document()["matrices"][0])
 
 
 def keys_within_audit() -> set[str]:
     """Keys of the objects directly under an audit's keys, but not those of packages and of matrices."""
     document = _audit_document()
-    return {key for name in ("base", "tuned", "totals") for key in document[name]}  # type: ignore[attr-defined]
+    return {key for name in ("base", "tuned", "totals") for key in document[name]}
 
 
 def keys_within_matrix() -> set[str]:
-    matrices = _audit_document()["matrices"]
-    assert isinstance(matrices, list)
-    return {*matrices[0]["update"], *matrices[0]["vectors"][0], *matrices[0]["similarity"]}
+    matrix = _audit_document()["matrices"][0]
+    return {*matrix["update"], *matrix["vectors"][0], *matrix["similarity"]}
 
 
 def columns_of_audit() -> set[str]:
@@ -171,14 +164,11 @@ def published_remedies() -> set[str]:
     return set(PUBLISHED)
 
 
+@cache
 def optional_dependencies() -> dict[str, list[str]]:
     described = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     given: dict[str, list[str]] = described["project"]["optional-dependencies"]
     return {extra: [re.split(r"[><=\[]", one)[0].lower() for one in needs] for extra, needs in given.items()}
-
-
-def extras() -> set[str]:
-    return set(optional_dependencies())
 
 
 def exit_statuses() -> set[str]:
@@ -210,7 +200,7 @@ def analyses() -> set[str]:
 TABLES = [
     Table("reference/finetune.md", "`--method`", methods),
     Table("reference/finetune.md", "`--task`", tasks),
-    Table("reference/study.md", "file", example_studies, under="Examples"),
+    Table("reference/study.md", "file", lambda: {str(file.relative_to(ROOT)) for file in STUDIES}, under="Examples"),
     Table("reference/environment.md", "variable", environment_variables, under="Environment variables of intruders"),
     Table("reference/environment.md", "status", exit_statuses, pattern=r"^ (\d+) $"),
     Table("how-to/ci.md", "status", exit_statuses_of_a_gate, pattern=r"^ (\d+) $"),
@@ -226,7 +216,7 @@ TABLES = [
     Table("how-to/forget-less.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
     Table("concepts/statistics.md", "analysis", analyses),
     Table("reference/remedies.md", "`--control`", controls),
-    Table("install.md", "extra", extras),
+    Table("install.md", "extra", lambda: set(optional_dependencies())),
 ]  # fmt: skip
 
 

@@ -34,29 +34,19 @@ class Caller:
     tuned_model: Any
     calls: int = 0
 
-    @property
-    def base(self) -> str:
-        return str(self.folder / "base")
-
-    @property
-    def tuned(self) -> str:
-        return str(self.folder / "tuned")
-
-    @property
-    def text(self) -> Path:
-        return self.folder / "text.jsonl"
-
-    @property
-    def task(self) -> Path:
-        return self.folder / "task.jsonl"
-
-    @property
-    def other_task(self) -> Path:
-        return self.folder / "other.jsonl"
+    def __post_init__(self) -> None:
+        self.base, self.tuned = (str(self.folder / name) for name in ("base", "tuned"))
+        self.text, self.task, self.other_task = (
+            self.folder / f"{name}.jsonl" for name in ("text", "task", "other")
+        )
 
     def new(self) -> Path:
         self.calls += 1
         return self.folder / f"out-{self.calls}"
+
+    def learned_from(self) -> dict[str, Any]:
+        columns = intruders.Columns(**COLUMNS)
+        return {"loss_on": self.text, "task": self.task, "columns": columns, "settings": FEW}
 
     def losses(self) -> intruders.LossSettings:
         return intruders.LossSettings(loss_on=(str(self.text),), **LOSSES)
@@ -90,14 +80,12 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Caller:
     return Caller(folder, load_model(str(folder / "base"), "causal"), model.train())
 
 
-def mitigated(given: Caller) -> object:
-    return intruders.mitigate(given.base_model, given.tuned_model, scale=0.0, out=given.new())
-
-
 CALLS: dict[str, Callable[[Caller], object]] = {
     "audit": lambda given: intruders.audit(given.base_model, given.tuned_model, cache=False),
     "critical_scales": lambda given: intruders.critical_scales(given.base_model, given.tuned_model),
-    "mitigate": mitigated,
+    "mitigate": lambda given: intruders.mitigate(
+        given.base_model, given.tuned_model, scale=0.0, out=given.new()
+    ),
     "inspect": lambda given: intruders.inspect(given.base_model),
     "prepare": lambda given: intruders.prepare(given.base, out=given.new()),
     "verify": lambda given: intruders.verify(given.base, given.tuned, given.base_model),
@@ -106,23 +94,8 @@ CALLS: dict[str, Callable[[Caller], object]] = {
     "evaluate": lambda given: intruders.evaluate(
         Path(given.tuned), base=given.base, losses=given.losses(), scores=given.scores()
     ),
-    "heal": lambda given: intruders.heal(
-        given.base,
-        given.tuned,
-        loss_on=given.text,
-        task=given.task,
-        columns=intruders.Columns(**COLUMNS),
-        settings=FEW,
-        out=given.new(),
-    ),
-    "choose_scale": lambda given: intruders.choose_scale(
-        given.base,
-        given.tuned,
-        loss_on=given.text,
-        task=given.task,
-        columns=intruders.Columns(**COLUMNS),
-        settings=FEW,
-    ),
+    "heal": lambda given: intruders.heal(given.base, given.tuned, out=given.new(), **given.learned_from()),
+    "choose_scale": lambda given: intruders.choose_scale(given.base, given.tuned, **given.learned_from()),
     "write_at_scale": lambda given: intruders.write_at_scale(given.base, given.tuned, 0.5, given.new()),
     "attribute": lambda given: intruders.attribute(
         given.base,

@@ -38,14 +38,6 @@ NEWEST = {
 DOCUMENTS = sorted(NEWEST)
 
 
-def newer(name: str, folder: Path) -> Path:
-    """A copy with the next schema number."""
-    document = json.loads(NEWEST[name].read_text(encoding="utf-8"))
-    path = folder / name
-    path.write_text(json.dumps(document | {"schema": document["schema"] + 1}), encoding="utf-8")
-    return path
-
-
 # Every file of the package that numbers a document, and the fixtures of it; or why it has none.
 WRITTEN: dict[str, str] = {
     "audits/result/audit_result.py": "audit.json",
@@ -93,16 +85,6 @@ def test_every_document_that_is_written_has_a_fixture_or_a_reason() -> None:
             assert name in NEWEST or (FIXTURES / name).is_file() or (ROOT / name).is_file(), name
 
 
-def refused_with_its_number(read: Callable[[], object], file: Path) -> None:
-    document = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(document | {"schema": document["schema"] + 1}), encoding="utf-8")
-    with pytest.raises(
-        ResultFileError, match=r"newer version of intruders \(schema 2, this one reads 1\)"
-    ) as refused:
-        read()
-    assert file.name in str(refused.value)
-
-
 def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None:
     """Each by the function that its command calls, and the same file is read before."""
     shutil.copytree(FIXTURES, tmp_path / "files")
@@ -118,7 +100,11 @@ def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None
     }
     for file, read in readers.items():
         assert read()
-        refused_with_its_number(read, file)
+        document = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(document | {"schema": 2}), encoding="utf-8")
+        newer = rf"{re.escape(file.name)}.* newer version of intruders \(schema 2, this one reads 1\)"
+        with pytest.raises(ResultFileError, match=newer):
+            read()
 
 
 def test_work_that_did_not_end() -> None:
@@ -148,17 +134,6 @@ def test_a_document_has_a_schema_number_and_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_newer_document_is_refused_with_its_number(name: str, tmp_path: Path) -> None:
-    number = int(NEWEST[name].parent.name.removeprefix("schema-"))
-    with pytest.raises(
-        ResultFileError,
-        match=rf"newer version of intruders \(schema {number + 1}, this one reads {number}\)",
-    ) as refused:
-        read_document(newer(name, tmp_path), "a result", number)
-    assert name in str(refused.value)
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_fits_its_published_schema(name: str) -> None:
     schema = json.loads((SCHEMAS / f"{Path(name).stem}.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
@@ -169,42 +144,32 @@ def test_a_document_fits_its_published_schema(name: str) -> None:
         assert list(Draft202012Validator(schema).iter_errors(without)), key
 
 
-def test_what_is_written_today_fits_the_published_schemas() -> None:
-    """Documents made now, of other numbers than the fixtures'."""
+def test_what_is_written_today_fits_the_published_schemas(tmp_path: Path) -> None:
+    """Of other numbers than the fixtures', a fleet with a damaged adapter, an evaluation without a base, and an audit
+    of before the subspaces.
+    """
     from tests.house.test_results import fleet
     from tests.made_up import BERT, made_up_audit
     from tests.reports.made_up_remedies import without_winner
 
-    made: dict[str, Any] = {
-        "audit": json.loads(made_up_audit(1, BERT, width=8).to_json()),
-        "fleet": json.loads(json.dumps(fleet(Path()).to_document())),
-        "remedies": json.loads(json.dumps(without_winner().to_document())),
-    }
-    for name, written in made.items():
-        schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
-        assert [error.message for error in Draft202012Validator(schema).iter_errors(written)] == [], name
-
-
-def test_usual_documents_of_other_cases_fit_the_published_schemas(tmp_path: Path) -> None:
-    """A fleet with a damaged adapter, a measure without a base, and an audit of before the subspaces."""
-    from tests.made_up import BERT, made_up_audit
-
     (tmp_path / "adapter_config.json").write_text("{")
     base = {"up.weight": torch.eye(4)}
     sources = [{"up.weight": torch.ones(4, 4)}, str(tmp_path)]
-    earlier = json.loads(made_up_audit(1, BERT, width=8).to_json())
+    audit = made_up_audit(1, BERT, width=8)
+    earlier = audit.to_document()
     for matrix in earlier["matrices"]:
         matrix["subspaces"] = None
-    made = {
-        "fleet": intruders.audit_fleet(base, sources, k=2, cache=False).to_document(),
-        "evaluation": intruders.Evaluation(
-            model="tuned", base=None, losses=[], scores=[], harness=[]
-        ).to_document(),
-        "audit": Audit.from_document(earlier).to_document(),
-    }
-    for name, document in made.items():
+    made: list[tuple[str, Any]] = [
+        ("audit", audit),
+        ("audit", Audit.from_document(earlier)),
+        ("fleet", fleet(Path())),
+        ("fleet", intruders.audit_fleet(base, sources, k=2, cache=False)),
+        ("evaluation", intruders.Evaluation(model="tuned", base=None, losses=[], scores=[], harness=[])),
+        ("remedies", without_winner()),
+    ]
+    for name, result in made:
         schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
-        written = json.loads(json.dumps(document))
+        written = json.loads(json.dumps(result.to_document()))
         assert [error.message for error in Draft202012Validator(schema).iter_errors(written)] == [], name
 
 
@@ -217,8 +182,6 @@ def test_an_audit_with_nan(ending: str) -> None:
 
 
 def test_a_newer_audit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResultFileError, match="schema 2, this one reads 1"):
-        Audit.load(newer("audit.json", tmp_path))
     table = pq.read_table(FIXTURES / "audit.parquet")
     metadata = dict(table.schema.metadata)
     metadata[b"intruders"] = metadata[b"intruders"].replace(b'"schema": 1', b'"schema": 2')
@@ -227,11 +190,8 @@ def test_a_newer_audit_is_refused(tmp_path: Path) -> None:
         Audit.load(tmp_path / "audit.parquet")
 
 
-def test_critical_scales(tmp_path: Path) -> None:
-    scales = CriticalScales.load(FIXTURES / "scale.json")
-    assert scales.matrices[1].measured == math.inf
-    with pytest.raises(ResultFileError, match="schema 2"):
-        CriticalScales.load(newer("scale.json", tmp_path))
+def test_a_scale_that_was_not_found_is_infinite() -> None:
+    assert CriticalScales.load(FIXTURES / "scale.json").matrices[1].measured == math.inf
 
 
 def test_a_fleet_of_another_schema_is_refused(tmp_path: Path) -> None:

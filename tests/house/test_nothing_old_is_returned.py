@@ -64,25 +64,19 @@ class Given:
     setting: int = 0
 
     @property
-    def base(self) -> str:
-        return str(self.folder / "base")
+    def sides(self) -> tuple[str, str]:
+        return str(self.folder / "base"), str(self.folder / "tuned")
 
     @property
-    def tuned(self) -> str:
-        return str(self.folder / "tuned")
-
-    @property
-    def task(self) -> str:
-        return f"{self.folder / 'rows.jsonl'}?prompt=q&completion=a"
-
-    @property
-    def losses(self) -> LossSettings:
-        return LossSettings((str(self.folder / "texts.jsonl"),), window=(32, 16)[self.setting])
-
-    @property
-    def scores(self) -> ScoreSettings:
+    def data(self) -> dict[str, Any]:
+        losses = LossSettings((str(self.folder / "texts.jsonl"),), window=(32, 16)[self.setting])
         # A tiny model never ends an answer by itself.
-        return ScoreSettings(tasks=(self.task,), max_examples=2, max_new_tokens=8)
+        scores = ScoreSettings(tasks=(task_in(self.folder),), max_examples=2, max_new_tokens=8)
+        return {"losses": losses, "scores": scores}
+
+
+def task_in(folder: Path) -> str:
+    return f"{folder / 'rows.jsonl'}?prompt=q&completion=a"
 
 
 def as_before(file: Path, write: Callable[[], object]) -> None:
@@ -118,40 +112,28 @@ def other_data(folder: Path) -> None:
 
 
 def fleet(given: Given) -> Any:
-    found = audit_fleet(given.base, [given.tuned], out=given.kept, cache=False, k=(10, 5)[given.setting])
+    base, tuned = given.sides
+    found = audit_fleet(base, [tuned], out=given.kept, cache=False, k=(10, 5)[given.setting])
     vectors = found.to_pandas().sort_values(["name", "index"])
     return vectors[["name", "index", "singular_value", "intruder"]].values.tolist()
 
 
 def base_cache(given: Given) -> Any:
     cache = False if given.kept is None else given.kept
-    found = intruders.audit(given.base, given.tuned, cache=cache, k=(10, 5)[given.setting])
+    found = intruders.audit(*given.sides, cache=cache, k=(10, 5)[given.setting])
     return [
         [one.name, [(v.intruder, round(v.singular_value, 1)) for v in one.vectors]] for one in found.matrices
     ]
 
 
 def intervention(given: Given) -> Any:
-    found = intervene(
-        given.base,
-        given.tuned,
-        sweep=SweepSettings((0,), ("shrink",)),
-        losses=given.losses,
-        scores=given.scores,
-        keep=given.kept,
-    )
-    return found.to_document()["points"]
+    sweep = SweepSettings((0,), ("shrink",))
+    return intervene(*given.sides, sweep=sweep, keep=given.kept, **given.data).to_document()["points"]
 
 
 def remedies(given: Given) -> Any:
-    found = compare_remedies(
-        given.base,
-        given.tuned,
-        comparison=ComparisonSettings(only=("truncate",), strengths=1),
-        losses=given.losses,
-        scores=given.scores,
-        out=given.kept,
-    )
+    comparison = ComparisonSettings(only=("truncate",), strengths=1)
+    found = compare_remedies(*given.sides, comparison=comparison, out=given.kept, **given.data)
     return [found.base_point, found.tuned_point]
 
 
@@ -189,11 +171,8 @@ def test_a_study_does_not_return_stages_of_another_base_or_of_other_data(
 ) -> None:
     """Training is refused rather than done over what is there; a model that was replaced is measured again."""
     folder = shutil.copytree(models, tmp_path / "models")
-    task = f"{folder / 'rows.jsonl'}?prompt=q&completion=a"
-    measure = {"audit": {"k": 4}, "max_examples": 2}
-    settings = tiny_study(
-        folder / "base", task=task, measure=measure, methods=[{"method": "lora", "lr": 0.5}]
-    )
+    measure, methods = {"audit": {"k": 4}, "max_examples": 2}, [{"method": "lora", "lr": 0.5}]
+    settings = tiny_study(folder / "base", task=task_in(folder), measure=measure, methods=methods)
     [run] = expand(parsed(settings))
     place = Workplace.of(str(tmp_path / "study"))
     out = place.folder.run(run.id)
@@ -244,7 +223,7 @@ def test_a_finished_training_is_not_that_of_another_base_or_of_other_data(
     folder = shutil.copytree(models, tmp_path / "models")
     config = FinetuneConfig(
         base=str(folder / "base"),
-        task=f"{folder / 'rows.jsonl'}?prompt=q&completion=a",
+        task=task_in(folder),
         steps=1,
         batch_size=2,
         max_eval_samples=1,

@@ -49,16 +49,16 @@ def opened(browser: Any, path: Path, width: int = 1280, height: int = 900, **opt
 
 @contextmanager
 def shown(
-    browser: Any, path: Path, width: int = 1280, height: int = 900, color_scheme: str = "light"
+    browser: Any, html: str, width: int = 1280, height: int = 900, color_scheme: str = "light"
 ) -> Iterator[Any]:
-    """As `opened`, in a window that an earlier test may have left.
+    """The page of this text, as `opened` does, in a window that an earlier test may have left.
 
     Chromium takes two seconds to read plotly, and knows it again when it comes from the same address and line.
-    Therefore every page is copied to one file, with empty lines in front of the script.
+    Therefore every page is written to one file, with empty lines in front of the script.
     """
     window = _idle.pop() if _idle else _new_window(browser, width, height)
     file = Path(window.folder.name) / "page.html"
-    file.write_text(_with_script_at_line(path.read_text(encoding="utf-8"), 20_000), encoding="utf-8")
+    file.write_text(_with_script_at_line(html, 20_000), encoding="utf-8")
     window.address = file.as_uri()
     window.complaints.clear()
     window.page.set_viewport_size({"width": width, "height": height})
@@ -127,6 +127,11 @@ def serious_faults(page: Any) -> list[str]:
         if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
     ]
+
+
+def require_that_it_fits_and_can_be_read(page: Any) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert serious_faults(page) == []
 
 
 def slide(page: Any, name: str, value: float) -> None:

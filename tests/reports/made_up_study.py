@@ -54,12 +54,10 @@ def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> R
         for rank, loss in ((1, 0.3), (8, 0.1)):
             _fill_sequence(tables, rng, seed, rank, loss)
         _fill_mechanism(tables, rng, seed)
-    tables["runs"].append(
-        _row(
-            "failed-lora-rank4096-seed0-0badcafe", "matched", "finetune", {"method": "lora", "rank": 4096}, 0
-        )
-        | {"status": "failed", "error": "rank 4096 is above <b>576</b>, the smaller side of q_proj"}
-    )
+    failed, settings = "failed-lora-rank4096-seed0-0badcafe", {"method": "lora", "rank": 4096}
+    error = "rank 4096 is above <b>576</b>, the smaller side of q_proj"
+    row = _row(failed, "matched", "finetune", settings, 0) | {"status": "failed", "error": error}
+    tables["runs"].append(row)
     folder.mkdir(parents=True, exist_ok=True)
     for table, rows in tables.items():
         (folder / f"{table}.parquet").write_bytes(to_parquet(table, rows))
@@ -68,6 +66,11 @@ def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> R
     )
     (folder / "study.json").write_text(json.dumps({"schema": 1, "name": name}))
     return dataclasses.replace(study(**tables), folder=folder, name=name)
+
+
+def around(name: str, value: float, half: float) -> dict[str, float]:
+    """A column with the ends of its interval."""
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
 
 def _row(run_id: str, experiment: str, kind: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -113,16 +116,12 @@ def _fill_run(
             "match": "accuracy=0.90" if experiment == "matched" else None,
             "stopped_by": "match" if experiment == "matched" else "steps",
             "validation_accuracy": accuracy,
-            "accuracy": accuracy,
-            "accuracy_low": accuracy - 0.03,
-            "accuracy_high": accuracy + 0.03,
+            **around("accuracy", accuracy, 0.03),
             "corpus": "pydoc",
             "loss_measure": "cross-entropy",
             "base_loss": 2.93,
             "loss": 2.93 + change,
-            "loss_change": change,
-            "loss_change_low": change - 0.05,
-            "loss_change_high": change + 0.05,
+            **around("loss_change", change, 0.05),
             "k": audit.k,
             "epsilon": audit.epsilon,
             "intruders": audit.intruders,
@@ -150,41 +149,20 @@ def _fill_run(
         }
         for matrix in audit.matrices
     ]
-    for matrix in audit.matrices:
-        predicted = float(rng.lognormal(0.6 - 0.7 * matrix.intruders, 0.4))
+    of_run: Any = audit.matrices_to_pandas().to_dict("records")
+    for row in of_run:
+        predicted = float(rng.lognormal(0.6 - 0.7 * row["intruders"], 0.4))
         tables["matrices"].append(
-            {
+            row
+            | {
                 "run_id": run_id,
-                "name": matrix.name,
-                "kind": matrix.name.split(".")[-2],
-                "layer": int(matrix.name.split(".")[2]),
-                "rows": matrix.shape[0],
-                "columns": matrix.shape[1],
-                "intruders": matrix.intruders,
-                "vectors": len(matrix.vectors),
-                "intruder_energy_share": matrix.intruder_energy_share,
-                "frobenius": matrix.update.frobenius,
-                "spectral": matrix.update.spectral,
-                "relative_update": matrix.update.spectral / matrix.base_singular_values[0],
-                "effective_rank": matrix.update.effective_rank,
-                "stable_rank": matrix.update.stable_rank,
+                "kind": row["name"].split(".")[-2],
+                "layer": int(row["name"].split(".")[2]),
                 "critical_scale": predicted * float(rng.lognormal(0, 0.25)) if rate else np.inf,
                 "predicted_scale": predicted,
             }
         )
-        for vector in matrix.vectors:
-            tables["vectors"].append(
-                {
-                    "run_id": run_id,
-                    "name": matrix.name,
-                    "index": vector.index,
-                    "singular_value": vector.singular_value,
-                    "max_cosine_lower": vector.max_cosine[0],
-                    "max_cosine_upper": vector.max_cosine[1],
-                    "intruder": vector.intruder,
-                    "certificate": vector.certificate,
-                }
-            )
+    tables["vectors"] += audit.to_pandas().assign(run_id=run_id).to_dict("records")  # type: ignore[arg-type]
     if rate and experiment == "matched":
         tables["interventions"] += _interventions(rng, run_id, accuracy, change)
     if experiment == "matched":
@@ -223,12 +201,8 @@ def _intervention(
         "measure": measure,
         "on": on,
         "value": start + change,
-        "change": change,
-        "change_low": change - 0.01,
-        "change_high": change + 0.01,
-        "against_intruders": against,
-        "against_intruders_low": None if against is None else against - 0.01,
-        "against_intruders_high": None if against is None else against + 0.01,
+        **around("change", change, 0.01),
+        **({} if against is None else around("against_intruders", against, 0.01)),
         "base_value": base,
     }
 

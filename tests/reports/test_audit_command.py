@@ -19,6 +19,17 @@ def models_of(tuned: str, *origins: HubOrigin) -> list[str]:
     return shlex.split(command)[2:4]
 
 
+def test_the_command_makes_the_audit_again() -> None:
+    audit = made_up_audit(1, width=32, tuned="runs/r1")
+    command = "intruders audit smollm2-135m runs/r1 --k 10 --epsilon 0.5 --exclude 'lm_head*'"
+    assert audit_command(audit) == command
+    settings = {"include_embeddings": True, "split_fused": False, "device": "cpu"}
+    flagged = replace(audit, base_source="my model", exact=True, settings=settings)
+    command = "intruders audit 'my model' runs/r1 --k 10 --epsilon 0.5 --include-embeddings --exact"
+    assert audit_command(flagged) == command
+    assert audit_command(replace(audit, tuned_kind="module")) is None
+
+
 def test_a_model_of_the_hub_is_named_at_its_commit() -> None:
     assert models_of("org/name", HubOrigin("org/name", None, A)) == ["base", f"org/name@{A}"]
     assert models_of("org/name@v1", HubOrigin("org/name", "v1", A)) == ["base", f"org/name@{A}"]

@@ -46,13 +46,10 @@ def test_only_shared_matrices_are_kept_in_the_first_audits_order() -> None:
     assert shared.other_bases == []
 
 
-def test_a_matrix_of_another_shape_is_not_shared() -> None:
+def test_a_matrix_of_another_shape_is_not_shared_and_another_base_shows_in_its_singular_values() -> None:
     first = dataclasses.replace(TWO.matrices[0], shape=(1, 2))
     shared = common_matrices([ONE, dataclasses.replace(TWO, matrices=[first, *TWO.matrices[1:]])])
     assert shared.matrices == len(ONE.matrices) - 1
-
-
-def test_another_base_shows_in_its_singular_values() -> None:
     first = dataclasses.replace(TWO.matrices[0], base_singular_values=[1.0])
     shared = common_matrices([ONE, TWO, dataclasses.replace(TWO, tuned_source="x", matrices=[first])])
     assert shared.other_bases == ["x"]
@@ -62,8 +59,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(SettingError, match="two audits or more, and 1"):
         common_matrices([ONE])
     other = made_up_audit(3, BERT, prefix="bert.layer", tuned="elsewhere")
-    with pytest.raises(SettingError, match=r"'runs/a/r1', 'elsewhere' have no matrix in common"):
-        common_matrices([ONE, other])
+    # An audit of nothing is not one in which nothing changed.
+    nothing = dataclasses.replace(ONE, matrices=[], skipped=[], tuned_source="elsewhere")
+    for one in (other, nothing):
+        with pytest.raises(SettingError, match=r"'runs/a/r1', 'elsewhere' have no matrix in common"):
+            common_matrices([ONE, one])
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -98,12 +98,6 @@ def test_audits_in_which_nothing_changed_are_told_as_such(tmp_path: Path) -> Non
         SettingError, match=r"^the audits of 'first', 'second' compare no matrix: each is equal"
     ):
         common_matrices([first, second])
-
-
-def test_an_audit_of_nothing_is_not_taken_for_one_in_which_nothing_changed() -> None:
-    nothing = dataclasses.replace(ONE, matrices=[], skipped=[])
-    with pytest.raises(SettingError, match="have no matrix in common"):
-        common_matrices([nothing, TWO])
 
 
 @pytest.mark.parametrize(
@@ -176,19 +170,16 @@ def test_nothing_is_cut_and_no_figure_is_too_wide(count: int, name: str) -> None
 
 @pytest.mark.parametrize("count", [2, 7, 13, 40])
 def test_no_two_audits_look_alike_and_no_legend_lies_over_the_lines(count: int) -> None:
+    labels = labels_for(audits_of(count))
     for name in LINES:
         figure = drawn(count)[name]
-        lines = [line for line in figure.axes[0].lines if line.get_label() in figure_labels(count)]
+        lines = [line for line in figure.axes[0].lines if line.get_label() in labels]
         looks = {(to_hex(line.get_color()), str(line._unscaled_dash_pattern)) for line in lines}  # type: ignore[attr-defined]
         assert len(lines) == len(looks) == count
         assert figure.axes[0].get_legend() is None
         assert bool(figure.legends) == (count <= 12)
         for legend in figure.legends:
             assert not legend.get_window_extent().overlaps(figure.axes[0].bbox)
-
-
-def figure_labels(count: int) -> set[str]:
-    return {f"checkpoint-{100 * (i + 1)}" for i in range(count)}
 
 
 @pytest.mark.parametrize("name", [*LINES, "over-rank"])

@@ -39,18 +39,14 @@ def healing_with(task_losses: dict[str, float]) -> Healing:
 @pytest.mark.parametrize(
     ("interpolation", "sentence", "label"),
     [
-        (0.3, "interpolation at that task loss (dose", "interpolation, same task loss"),
-        (
-            0.5,
-            "interpolation at the tuned model's task loss, since none gets so low (dose",
-            "interpolation, tuned model's task loss",
-        ),
+        (0.3, "that task loss (dose", "same task loss"),
+        (0.5, "the tuned model's task loss, since none gets so low (dose", "tuned model's task loss"),
     ],
 )
 def test_it_says_at_which_task_loss_interpolation_is(interpolation: float, sentence: str, label: str) -> None:
     healing = healing_with({"tuned": 0.5, "healed": 0.4, "interpolation": interpolation})
-    assert verdict(healing)[1].startswith(sentence)
-    assert any(name.startswith(label) for name, _ in rows(healing))
+    assert verdict(healing)[1].startswith(f"interpolation at {sentence}")
+    assert any(name.startswith(f"interpolation, {label}") for name, _ in rows(healing))
 
 
 def test_where_the_start_is_kept_it_says_that_this_is_interpolation() -> None:

@@ -85,12 +85,6 @@ def test_the_relative_update_is_written_as_on_the_page_and_the_terminal(relative
     assert all(row.endswith(f"| {text} |") for row in rows if row.startswith("| "))
 
 
-def test_it_says_how_to_make_the_audit_again_without_paths_of_this_machine() -> None:
-    section = card_section(AUDIT)
-    assert "intruders audit HuggingFaceTB/SmolLM2-135M r1 --k 10 --epsilon 0.5" in section
-    assert "someone" not in section
-
-
 def test_an_audit_in_memory_names_no_command() -> None:
     section = card_section(made_up_audit(1, base="LlamaForCausalLM (x)", tuned="state dict of 3 tensors"))
     assert "```" not in section
@@ -140,6 +134,7 @@ def test_a_sum_keeps_every_model_and_its_weight_and_a_pattern_its_folders() -> N
 @pytest.mark.parametrize(
     ("source", "shown"),
     [
+        ("/home/someone/runs/r1", "r1"),
         ("clients/acme/secret/model", "model"),  # too many parts for a Hub id
         ("acme/model", "model"),  # a folder that is here
         ("acme/elsewhere", "acme/elsewhere"),  # as a Hub id
@@ -154,7 +149,7 @@ def test_relative_paths_are_shortened_and_hub_ids_are_not(
     monkeypatch.chdir(tmp_path)
     section = card_section(made_up_audit(1, width=32, base="HuggingFaceTB/SmolLM2-135M", tuned=source))
     assert f"tuned `{shown}`," in section
-    assert f"intruders audit HuggingFaceTB/SmolLM2-135M {shown} --k 10" in section
+    assert f"intruders audit HuggingFaceTB/SmolLM2-135M {shown} --k 10 --epsilon 0.5" in section
 
 
 def test_the_path_of_a_model_in_memory_is_shortened_and_its_class_stays() -> None:

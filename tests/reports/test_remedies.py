@@ -49,12 +49,8 @@ def test_the_winner_is_named_with_a_command_that_can_be_typed() -> None:
     )
     given = typed(comparison.command())
     # No adapter holds single entries.
-    assert (given["tuned"], given["remedy"], given["strength"], given["form"]) == (
-        "my adapter",
-        "trim",
-        0.2,
-        "checkpoint",
-    )
+    wanted = {"tuned": "my adapter", "remedy": "trim", "strength": 0.2, "form": "checkpoint"}
+    assert {name: given[name] for name in wanted} == wanted
 
 
 def test_a_remedy_that_is_more_than_its_dose_comes_before_a_larger_gain() -> None:
@@ -150,15 +146,18 @@ def test_the_table_has_every_remedy_and_every_reason(width: int) -> None:
     assert "better than interpolation at equal task loss: trim\nof these beyond their dose: trim\n" in text
 
 
+def test_a_name_cannot_move_the_cursor() -> None:
+    text = printed(made_up_comparison(tuned="a \x1b[2J name"), 100)
+    assert "\x1b" not in text
+    assert "a \N{REPLACEMENT CHARACTER}[2J name" in text
+
+
 def test_figures_show_the_chosen_points_beside_the_curve() -> None:
     over_task_loss, gains, _ = comparison_charts(made_up_comparison())
     curve = over_task_loss.series[0]
     assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (4, 1, 1, 0)
-    assert {one.name for one in over_task_loss.series if one.in_legend} == {
-        "interpolate",
-        "trim 0.2",
-        "lines 0.5",
-    }
+    named = {one.name for one in over_task_loss.series if one.in_legend}
+    assert named == {"interpolate", "trim 0.2", "lines 0.5"}
     assert gains.y.ticks == ["trim 0.2", "lines 0.5"]
     assert list(gains.series[0].x) == [0.4, -0.03]
 

@@ -55,16 +55,19 @@ def read(path: Path) -> dict[str, Any]:
     return run
 
 
+def uris_of(result: dict[str, Any]) -> list[str]:
+    return [one["physicalLocation"]["artifactLocation"]["uri"] for one in result["locations"]]
+
+
 def test_an_audit() -> None:
     audit = made_up_audit(2, BERT, width=16)
     assert audit.intruders > 0
-    assert [finding.rule for finding in audit_findings(audit, None) if finding.rule == TOO_MANY] == []
-    assert [one.rule for one in audit_findings(audit, audit.intruders) if one.rule == TOO_MANY] == []
+    for limit in (None, audit.intruders):
+        assert TOO_MANY not in [finding.rule for finding in audit_findings(audit, limit)]
     [finding] = [one for one in audit_findings(audit, audit.intruders - 1) if one.rule == TOO_MANY]
     assert finding.numbers == {"intruders": audit.intruders, "limit": audit.intruders - 1}
     largest = max(matrix.update.spectral / matrix.base_singular_values[0] for matrix in audit.matrices)
-    too_large = [one for one in audit_findings(audit, None) if one.rule == TOO_LARGE]
-    assert bool(too_large) == (largest > 1)
+    assert (TOO_LARGE in [finding.rule for finding in audit_findings(audit, None)]) == (largest > 1)
     require_valid(sarif_document(audit_findings(audit, 0)))
 
 
@@ -121,7 +124,7 @@ def test_the_file_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def uris(source: str) -> list[str]:
         [result] = sarif_document([GateFinding(REFUSED, "error", "no", source)])["runs"][0]["results"]
-        return [one["physicalLocation"]["artifactLocation"]["uri"] for one in result["locations"]]
+        return uris_of(result)
 
     assert uris("my adapter") == ["my%20adapter/adapter_model.safetensors"]
     assert uris(str(outside)) == [(outside / "adapter_model.safetensors").as_uri()]
@@ -147,10 +150,7 @@ def test_a_fleet_of_twenty_with_three_that_fail(tmp_path: Path) -> None:
     assert "in 19 adapters" in done.stdout
     run = read(path)
     failing = {
-        (
-            result["ruleId"],
-            Path(result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]).parent.name,
-        )
+        (result["ruleId"], Path(uris_of(result)[0]).parent.name)
         for result in run["results"]
         if result["level"] == "error"
     }
@@ -179,10 +179,8 @@ def test_the_command_audit(tmp_path: Path) -> None:
     [result] = read(path)["results"]
     assert result["ruleId"] == REFUSED
     assert done.stderr.removeprefix("error: ").strip() in result["message"]["text"]
-    done = in_this_process(
-        "audit", base, adapter, "--sarif", tmp_path / "no" / "folder" / "x.sarif", "--k", "0"
-    )
-    assert done.returncode == 2
+    nowhere = tmp_path / "no" / "folder" / "x.sarif"
+    assert in_this_process("audit", base, adapter, "--sarif", nowhere, "--k", "0").returncode == 2
 
 
 def test_the_command_verify(tmp_path: Path) -> None:
@@ -209,6 +207,6 @@ def test_a_model_whose_name_is_not_utf8_is_reported_by_its_bytes(tmp_path: Path)
     document = json.loads((tmp_path / "out.sarif").read_text(encoding="utf-8"))
     require_valid(document)
     results = document["runs"][0]["results"]
-    uris = [result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in results]
+    uris = [uri for result in results for uri in uris_of(result)]
     assert sorted(uris) == [f"{tmp_path}/caf%E9", f"file://{tmp_path}/there/caf%E9"]
     assert all(r"caf\udce9' is not UTF-8" in result["message"]["text"] for result in results)

@@ -7,7 +7,6 @@ import math
 import pytest
 from scipy import stats
 
-from intruders.errors import SettingError
 from intruders.studies.compare_settings import compare_settings, settings_frame
 from intruders.studies.results import Results
 from tests.studies.planted import run, study
@@ -32,16 +31,6 @@ def test_a_mean_and_a_paired_difference_have_students_interval() -> None:
     low, high = stats.t.interval(0.95, 2, loc=0.07, scale=stats.sem(pairs))
     difference = lora.differences["accuracy"]
     assert (difference.estimate, difference.low, difference.high) == pytest.approx((0.07, low, high))
-
-
-def test_another_setting_can_be_compared_with() -> None:
-    results = of_three_seeds()
-    names = [one.setting for one in compare_settings(results)]
-    lora, full = compare_settings(results, against=names[0])
-    assert lora.differences == {}
-    assert full.differences["accuracy"].estimate == pytest.approx(-0.07)
-    with pytest.raises(SettingError, match="against is 'none'; expected a setting of the study: lora"):
-        compare_settings(results, against="none")
 
 
 def test_the_table_has_a_row_a_setting_and_no_empty_column() -> None:

@@ -56,6 +56,17 @@ def finished(folder: StudyFolder, run: Run) -> None:
     record.finish()
 
 
+def require_unchanged(run: Run, folder: StudyFolder) -> None:
+    assert is_done(run, folder.run(run.id))
+    folder.require_same_inputs(digests_of_inputs([run]))
+
+
+def require_told(run: Run, folder: StudyFolder, name: str) -> None:
+    assert not is_done(run, folder.run(run.id))
+    with pytest.raises(SettingError, match=f"'{name}' has changed since runs of the study"):
+        folder.require_same_inputs(digests_of_inputs([run]))
+
+
 def test_a_vocabulary_that_changes_between_two_calls_is_told(tmp_path: Path) -> None:
     """Runs of other words would stand in the same tables."""
     base, words = tmp_path / "base", tmp_path / "base" / "vocab.txt"
@@ -64,11 +75,9 @@ def test_a_vocabulary_that_changes_between_two_calls_is_told(tmp_path: Path) -> 
     run, folder = run_on(["pydoc"], base=str(base)), StudyFolder(tmp_path / "out")
     words.write_text("alpha beta")
     finished(folder, run)
-    folder.require_same_inputs(digests_of_inputs([run]))
+    require_unchanged(run, folder)
     words.write_text("beta alpha")
-    assert not is_done(run, folder.run(run.id))
-    with pytest.raises(SettingError, match=f"'tokenizer of {base}' has changed since runs of the study"):
-        folder.require_same_inputs(digests_of_inputs([run]))
+    require_told(run, folder, f"tokenizer of {base}")
 
 
 @pytest.mark.parametrize(
@@ -95,13 +104,9 @@ def test_a_text_that_changes_between_two_calls_is_told(
     run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
     finished(folder, run)
     Path("texts/notes.json").write_text("no text of the corpus")
-    assert is_done(run, folder.run(run.id))
-    folder.require_same_inputs(digests_of_inputs([run]))
+    require_unchanged(run, folder)
     Path(changed).write_text("other")
-    assert not is_done(run, folder.run(run.id))
-    name = changed.partition("/")[0]
-    with pytest.raises(SettingError, match=f"'{name}' has changed since runs of the study"):
-        folder.require_same_inputs(digests_of_inputs([run]))
+    require_told(run, folder, changed.partition("/")[0])
 
 
 @pytest.mark.parametrize(
@@ -126,20 +131,14 @@ def test_a_copy_of_a_public_set_that_changes_between_two_calls_is_told_wherever_
     run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
     finished(folder, run)
     monkeypatch.setenv("INTRUDERS_DATA", str(copies.rename(tmp_path / "moved")))
-    (tmp_path / "moved" / "wikitext2" / "train.txt").write_text(
-        "which is not read where there is a test file"
-    )
-    assert is_done(run, folder.run(run.id))
-    folder.require_same_inputs(digests_of_inputs([run]))
+    (tmp_path / "moved" / "wikitext2" / "train.txt").write_text("not read where there is a test file")
+    require_unchanged(run, folder)
     (tmp_path / "moved" / changed).write_text("good\t0\nbad\t1\n")
-    assert not is_done(run, folder.run(run.id))
     name = {"wikitext2": "wikitext-2"}.get(changed.partition("/")[0], "sst2")
-    with pytest.raises(SettingError, match=f"'{name} in INTRUDERS_DATA' has changed since runs of the study"):
-        folder.require_same_inputs(digests_of_inputs([run]))
+    require_told(run, folder, f"{name} in INTRUDERS_DATA")
     # On a machine that asks the hub there is nothing to compare with.
     monkeypatch.delenv("INTRUDERS_DATA")
-    assert is_done(run, folder.run(run.id))
-    folder.require_same_inputs(digests_of_inputs([run]))
+    require_unchanged(run, folder)
 
 
 def test_a_single_file_is_known_by_its_content_and_a_set_of_the_hub_by_its_name(

@@ -235,23 +235,19 @@ def test_ctrl_c_keeps_what_is_finished(llama: Path, tmp_path: Path, monkeypatch:
     assert {name: after[name] for name in lora} == {name: before[name] for name in lora}
 
 
-def error_of_a_training_on_a_full_disk(folder: Path) -> DiskFullError:
-    """What a training raises when torch's own writer fills the disk, which names neither disk nor number."""
-    with pytest.raises(DiskFullError) as caught, stop_on_full_disk(folder):
-        raise RuntimeError(
-            "[enforce fail at inline_container.cc:659] . PytorchStreamWriter failed writing file"
-        )
-    return caught.value
-
-
 @pytest.mark.parametrize("by", ["disk", "quota", "training"])
 def test_a_full_disk_ends_the_study_and_says_so(
     by: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What a training raises when torch's own writer fills the disk, which names neither disk nor number.
+    with pytest.raises(DiskFullError) as caught, stop_on_full_disk(tmp_path):
+        raise RuntimeError(
+            "[enforce fail at inline_container.cc:659] . PytorchStreamWriter failed writing file"
+        )
     errors = {
         "disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
         "quota": OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
-        "training": error_of_a_training_on_a_full_disk(tmp_path),
+        "training": caught.value,
     }
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
@@ -280,7 +276,7 @@ def test_data_or_a_base_that_change_between_two_calls_are_refused(llama: Path, t
     runs, inputs = expand(study), digests_of_inputs(expand(study))
     assert set(inputs) == {str(rows), str(base)}
     folder = StudyFolder(tmp_path / "out")
-    folder.open_for(study, must_exist=False)
+    folder.path.mkdir()
     folder.keep(study, runs, inputs)
     RunRecord(folder.run(runs[0].id)).begin(runs[0])
     content = rows.read_text()
@@ -294,25 +290,6 @@ def test_data_or_a_base_that_change_between_two_calls_are_refused(llama: Path, t
     with pytest.raises(SettingError, match="base' has changed since runs"):
         run_study(study, tmp_path / "out")
     assert folder.document()["inputs"] == inputs
-
-
-def test_a_folder_that_is_no_study_or_another_is_refused(llama: Path, tmp_path: Path) -> None:
-    study = parsed(only_lora(llama))
-    with pytest.raises(SettingError, match="contains no study to resume; remove --resume"):
-        run_study(study, tmp_path / "new", resume=True)
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.tex").write_text("...")
-    with pytest.raises(SettingError, match="not empty and not a study"):
-        run_study(study, tmp_path / "notes")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SettingError, match="cannot be written"):
-        run_study(study, tmp_path / "file")
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "study.json").write_text(json.dumps({"schema": 1, "name": "theirs"}))
-    with pytest.raises(SettingError, match=r"contains the study 'theirs', and this file is 'tiny'"):
-        run_study(study, other)
-    assert sorted(file.name for file in other.iterdir()) == ["study.json"], "and nothing is written there"
 
 
 @pytest.mark.parametrize(
@@ -387,13 +364,8 @@ def test_runs_side_by_side_and_one_that_is_killed(
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     # Forked processes hold one another's pipes, so that an idle one does not hear that there is no more to do.
     monkeypatch.setattr(processes, "_PATIENCE", 0.1)
-    study = parsed(
-        tiny_study(
-            llama,
-            methods=[{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}],
-            measure=BRIEF,
-        )
-    )
+    methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
+    study = parsed(tiny_study(llama, methods=methods, measure=BRIEF))
     out = tmp_path / "out"
     killed: list[str] = []
 

@@ -9,7 +9,6 @@ import pytest
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
-from intruders.errors import SettingError
 from intruders.measures.kl_on_task import kl_on_task
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
@@ -64,12 +63,10 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     others = [{"p": f"{number}:", "c": "ab"} for number in range(3, 6)]
     write_rows(tmp_path / "long.jsonl", [others[0], long | {"p": "3:" * 300}, *others[1:]])
     write_rows(tmp_path / "short.jsonl", others)
-    measures = {
+    measures = MEASURE | {
         "max_examples": 4,
         "kl_to_base": {"max_examples": 4},
-        "loss_on": ["pydoc"],
-        "max_documents": 2,
-        "max_tokens": 32,
+        "attribute": None,
         "intervene": {"scales": [0], "controls": ["shrink"]},
         "remedies": {"only": ["interpolate"], "strengths": 1},
     }
@@ -80,7 +77,7 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
             drop_too_long=True,
             audit_steps=None,
             methods=[{"method": "lora", "rank": 1, "lr": 0.5}],
-            measure=BRIEF | measures,
+            measure=measures,
         )["experiments"]["matched"]
         for name in ("long", "short")
         for rows_of in [tmp_path / f"{name}.jsonl"]
@@ -92,9 +89,8 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     assert len(kls) == 2
     assert [kl["examples"] for kl in kls] == [3, 3]
     assert kls[0]["answers"] == pytest.approx(kls[1]["answers"])
-    scores = [
-        json.loads((folder / "evaluation" / "evaluation.json").read_text())["tasks"] for folder in folders
-    ]
+    evaluations = [json.loads((folder / "evaluation/evaluation.json").read_text()) for folder in folders]
+    scores = [evaluation["tasks"] for evaluation in evaluations]
     assert [score["examples"] for (score,) in scores] == [3, 3]
     assert scores[0][0]["accuracy"] == scores[1][0]["accuracy"]
     swept = [json.loads((folder / "intervention.json").read_text())["rows"] for folder in folders]
@@ -109,8 +105,3 @@ def test_rows_that_the_training_drops_are_not_measured_either(llama: Path, tmp_p
     ]
     assert len(on_task[0]) == 11
     assert on_task[0] == pytest.approx(on_task[1])
-
-
-def test_an_attribution_needs_a_text(llama: Path) -> None:
-    with pytest.raises(SettingError, match="attribute is given, but no loss_on gives the text"):
-        parsed(tiny_study(llama, measure=BRIEF | {"attribute": {"nodes": 5}}))

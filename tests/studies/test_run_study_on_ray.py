@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from intruders.errors import IntrudersError, SettingError
+from intruders.errors import IntrudersError
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
@@ -83,8 +83,3 @@ def test_resources_that_no_node_has_are_refused_at_once(
     document = tiny_study(llama) | {"resources": {"gpus": 4}}
     with pytest.raises(IntrudersError, match=r"asks for 4 GPUs, and no node .* has more than 0"):
         run_study(parsed(document), tmp_path / "out", ray=True)
-
-
-def test_jobs_and_ray_do_not_go_together(llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="jobs is 2 beside Ray"):
-        run_study(parsed(tiny_study(llama)), tmp_path / "out", jobs=2, ray=True)

@@ -46,7 +46,6 @@ def test_a_folder_is_replaced_only_by_force_and_only_if_it_is_a_model(tmp_path: 
         (folder / "config.json").write_text("two")
         assert (target / "config.json").read_text() == "one"
     assert (target / "config.json").read_text() == "two"
-    assert (target / "config.json").read_text() == "two"
     home = tmp_path / "home"
     home.mkdir()
     (home / "letter.txt").write_text("dear")

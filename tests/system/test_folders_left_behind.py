@@ -36,7 +36,9 @@ def killed_while_writing(file: Path) -> None:
 
 
 def accept_study(folder: Path) -> None:
-    StudyFolder(folder).open_for(parsed(tiny_study(Path("llama"), task="word-problems")), must_exist=False)
+    StudyFolder(folder).require_is_for(
+        parsed(tiny_study(Path("llama"), task="word-problems")), must_exist=False
+    )
 
 
 @pytest.mark.parametrize(

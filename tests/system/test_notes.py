@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 import warnings
 from contextlib import suppress
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 
 from intruders.system.notes import as_note, errors_only, show_warnings_as_notes
 from intruders.system.processes import map_in_processes
-from tests.commands import environment, in_this_process
+from tests.commands import in_a_process, in_this_process
 
 
 def warn_in_a_worker(item: str) -> None:
@@ -37,14 +36,7 @@ def test_a_warning_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """In a process of its own, and as the other tests see it."""
     command = models(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    done = subprocess.run(
-        [sys.executable, "-m", "intruders", *command],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=environment(),
-    )
+    done = in_a_process(*command)
     assert done.returncode == 0
     [line] = done.stderr.splitlines()
     assert line.startswith("note: ")

@@ -53,14 +53,6 @@ def example(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-def broken(folder: Path, target: str) -> None:
-    """A package as pip leaves it, whose entry point leads nowhere."""
-    info = folder / "broken_plugin-0.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 0.2\n")
-    (info / "entry_points.txt").write_text(f"[intruders.remedies]\nbroken = {target}\n")
-
-
 def test_none_is_loaded_unless_a_test_asks() -> None:
     assert load_plugins() == ()
 
@@ -128,9 +120,13 @@ def test_a_task_and_a_corpus(example: None) -> None:
 def test_a_plugin_that_fails_is_named_and_never_fatal(
     target: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a package as pip leaves it, whose entry point leads nowhere."""
     from tests.commands import in_this_process
 
-    broken(tmp_path, target)
+    info = tmp_path / "broken_plugin-0.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 0.2\n")
+    (info / "entry_points.txt").write_text(f"[intruders.remedies]\nbroken = {target}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("INTRUDERS_PLUGINS", "1")
     forget()

@@ -9,22 +9,17 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from intruders.system.threads import prefetched, run_side_by_side
 
-Work = TypeVar("Work")
-Done = TypeVar("Done")
 
-
-def side_by_side(
-    works: Iterable[Work], do: Callable[[Work], Done], *arguments: Any, **named: Any
-) -> list[Done]:
-    with run_side_by_side(works, do, *arguments, **named) as results:
+def side_by_side(*arguments: Any, **named: Any) -> list[Any]:
+    with run_side_by_side(*arguments, **named) as results:
         return list(results)
 
 

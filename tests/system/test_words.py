@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,49 +13,31 @@ from intruders.system.words import duration, interval, number, percent, plural, 
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
+    ("say", "value", "text"),
     [
-        (0, "0 %"),
-        (1e-9, "<0.1 %"),
-        (0.0449, "4.5 %"),
-        (0.99999, "99.9 %"),
-        (1, "100 %"),
-        (2.5, "250 %"),
-        (math.nan, "-"),
+        (percent, 0, "0 %"),
+        (percent, 1e-9, "<0.1 %"),
+        (percent, 0.0449, "4.5 %"),
+        (percent, 0.99999, "99.9 %"),
+        (percent, 1, "100 %"),
+        (percent, 2.5, "250 %"),
+        (percent, math.nan, "-"),
+        (number, 0, "0"),
+        (number, 0.00123456, "0.00123"),
+        (number, 12.345, "12.3"),
+        (number, 98765.4, "98800"),
+        (number, 1e-7, "1.00e-07"),
+        (number, math.inf, "-"),
+        (duration, 0.04, "0.0 s"),
+        (duration, 59.9, "59.9 s"),
+        (duration, 59.99, "1 min 0 s"),
+        (duration, 125, "2 min 5 s"),
+        (duration, 3840, "1 h 4 min"),
+        (duration, math.nan, "-"),
     ],
 )
-def test_percent(share: float, text: str) -> None:
-    assert percent(share) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (0.00123456, "0.00123"),
-        (12.345, "12.3"),
-        (98765.4, "98800"),
-        (1e-7, "1.00e-07"),
-        (math.inf, "-"),
-    ],
-)
-def test_number(value: float, text: str) -> None:
-    assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (59.9, "59.9 s"),
-        (59.99, "1 min 0 s"),
-        (125, "2 min 5 s"),
-        (3840, "1 h 4 min"),
-        (math.nan, "-"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+def test_numbers(say: Callable[[float], str], value: float, text: str) -> None:
+    assert say(value) == text
 
 
 def test_plural_and_interval() -> None:

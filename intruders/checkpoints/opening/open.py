@@ -199,14 +199,16 @@ def _weights_in(folder: Path) -> Path:
             said = f"contains several checkpoints: {some_of(present)}; pass one file's path"
             raise CheckpointError(f"'{folder}' {other_format(folder) or said}")
     adapters = sorted((file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")), key=natural_order)
-    said = "contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
     if adapters:
         said = f"contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
-    elif other := other_format(folder):
-        said = other
-    else:
-        said += _how_to_merge_shards(folder) or where_training_stopped(folder)
-    raise CheckpointError(f"'{folder}' {said}")
+        raise CheckpointError(f"'{folder}' {said}")
+    if other := other_format(folder):
+        raise CheckpointError(f"'{folder}' {other}")
+    raise CheckpointError(
+        f"'{folder}' contains no weights; "
+        "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
+        + (_how_to_merge_shards(folder) or where_training_stopped(folder))
+    )
 
 
 def _how_to_merge_shards(folder: Path) -> str:

@@ -262,10 +262,15 @@ def _require_modules(
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
         are_there = all(any(same_shape(size, update.full_shape) for size in sizes) for update in lost)
         names = some_of(list(dict.fromkeys(update.name for update in lost)))
+        if other:
+            raise PairingError(
+                f"the adapter '{adapter.source}' {other}; '{base.source}' lacks {len(lost)} of the {len(updates)} "
+                f"weights it changes: {names}"
+            )
         raise PairingError(
-            f"the adapter '{adapter.source}' {f'{other};' if other else 'is for another base:'} '{base.source}' lacks "
-            f"{len(lost)} of the {len(updates)} weights it changes: {names}"
-            + (_NAMED_OTHERWISE if not other and (are_there or matching.renamed) else "")
+            f"the adapter '{adapter.source}' is for another base: '{base.source}' lacks {len(lost)} of the "
+            f"{len(updates)} weights it changes: {names}"
+            + (_NAMED_OTHERWISE if are_there or matching.renamed else "")
         )
     wrong = [
         f"{base_of[update.name]} is {shapes[base_of[update.name]]} and the adapter's is {update.full_shape}"

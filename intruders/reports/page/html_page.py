@@ -35,12 +35,7 @@ def check_can_write_html(path: str | os.PathLike[str]) -> None:
 
 
 def write_page(path: str | os.PathLike[str], render: Callable[[], str]) -> None:
-    """Write a page, completely or not at all; what would fail is found before it is rendered.
-
-    Raises:
-      ResultFileError: `path` cannot be written.
-      MissingDependencyError: plotly or jinja2 is missing.
-    """
+    """Write a page, completely or not at all; what would fail is found before it is rendered."""
     check_can_write_html(path)
     write_atomically(path, render().encode())
 

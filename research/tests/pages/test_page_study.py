@@ -27,10 +27,8 @@ EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script><b>r=1</b>
 
 
 @pytest.fixture(scope="module")
-def report(study: tuple[Results, list[Finding]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "study.html"
-    path.write_text(render_study(*study), encoding="utf-8")
-    return path
+def report(study: tuple[Results, list[Finding]]) -> str:
+    return render_study(*study)
 
 
 @pytest.fixture
@@ -184,13 +182,13 @@ def test_a_light_window_does_not_break_it(page: Any) -> None:
     require_that_it_fits(page)
 
 
-def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: Any, report: Path) -> None:
+def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: Any, report: str) -> None:
     with shown(browser, report, **WINDOWS["dark phone"]) as phone:
         require_that_it_can_be_read(phone)
         require_that_it_fits(phone)
 
 
-def test_paper_is_light_and_has_every_figure(browser: Any, report: Path) -> None:
+def test_paper_is_light_and_has_every_figure(browser: Any, report: str) -> None:
     with shown(browser, report, color_scheme="dark") as page:
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         page.emulate_media(media="print")
@@ -201,15 +199,18 @@ def test_paper_is_light_and_has_every_figure(browser: Any, report: Path) -> None
         assert not page.locator("#filter").is_visible()
 
 
-def test_without_javascript_the_verdicts_and_tables_are_there(browser: Any, report: Path) -> None:
-    with opened(browser, report, java_script_enabled=False) as page:
+def test_without_javascript_the_verdicts_and_tables_are_there(
+    browser: Any, report: str, tmp_path: Path
+) -> None:
+    (tmp_path / "study.html").write_text(report, encoding="utf-8")
+    with opened(browser, tmp_path / "study.html", java_script_enabled=False) as page:
         text = page.locator("body").inner_text()
         assert "Do intruders cause the forgetting?" in text
         assert "matched-full-lr5e-05-seed2" in text
 
 
 def test_names_that_contain_html_are_shown_as_text(
-    browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
+    browser: Any, study: tuple[Results, list[Finding]]
 ) -> None:
     frame = pd.DataFrame(
         {
@@ -227,9 +228,7 @@ def test_names_that_contain_html_are_shown_as_text(
     ]  # fmt: skip
     runs = study[0].runs.assign(run_id=EVIL, experiment=EVIL, error=EVIL)
     results = dataclasses.replace(study[0], name=EVIL, runs=runs)
-    path = tmp_path / "evil.html"
-    path.write_text(render_study(results, evil), encoding="utf-8")
-    with shown(browser, path) as page:
+    with shown(browser, render_study(results, evil)) as page:
         read_to_the_end(page)
         assert EVIL in page.title()
         assert page.locator("main").inner_text().count(EVIL) > 60
@@ -252,25 +251,21 @@ def test_a_study_of_nothing_but_runs_opens(
     ]
     runs = study[0].runs.iloc[:1].assign(**dict.fromkeys(measures, math.nan))
     bare = dataclasses.replace(without(study[0], *NOT_RUNS), runs=runs, folder=tmp_path)
-    path = tmp_path / "bare.html"
-    path.write_text(render_study(bare, analyse_all(bare)), encoding="utf-8")
-    with shown(browser, path) as page:
+    with shown(browser, render_study(bare, analyse_all(bare))) as page:
         assert page.locator(".plot").count() == 0
         assert page.locator(".badge.not-run").count() == 2 * len(CLAIMS)
         assert serious_faults(page) == []
 
 
 def test_runs_with_long_names_are_rows_of_few_lines(
-    browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
+    browser: Any, study: tuple[Results, list[Finding]]
 ) -> None:
     runs = study[0].runs
     long = [
         f"matched-word-problems-lora-rank1-alpha16-lr0.005-seed0-{number:08x}" for number in range(len(runs))
     ]
     named = dataclasses.replace(without(study[0], *NOT_RUNS), runs=runs.assign(run_id=long))
-    path = tmp_path / "long.html"
-    path.write_text(render_study(named, analyse_all(named)), encoding="utf-8")
-    with shown(browser, path) as page:
+    with shown(browser, render_study(named, analyse_all(named))) as page:
         lines = page.evaluate(
             "[...document.querySelectorAll('#table tbody tr')].map((row) =>"
             " row.clientHeight / parseFloat(getComputedStyle(row).lineHeight))"

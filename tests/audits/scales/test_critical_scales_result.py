@@ -111,8 +111,7 @@ def test_a_file_that_was_asked_for_must_fit(folder: Path) -> None:
 @pytest.mark.browser
 def test_the_page_shows_them(browser: Any, folder: Path) -> None:
     scales = CriticalScales.load(written(folder, scales_of(AUDIT)))
-    (folder / "r.html").write_text(render_audit(AUDIT, scales), encoding="utf-8")
-    with shown(browser, folder / "r.html") as page:
+    with shown(browser, render_audit(AUDIT, scales)) as page:
         said = "The largest update scale with no intruders is 0.095 (1 = as trained)."
         assert said in page.locator("main").inner_text()
         assert page.locator("#scale-plot .main-svg").count() > 0
@@ -126,7 +125,6 @@ def test_the_page_shows_them(browser: Any, folder: Path) -> None:
         page.locator("#choose").select_option(label=AUDIT.matrices[2].name)
         assert "0.3; predicted 0.375" in page.locator("#facts").inner_text()
         assert serious_faults(page) == []
-    (folder / "r.html").write_text(render_audit(AUDIT), encoding="utf-8")
-    with shown(browser, folder / "r.html") as page:
+    with shown(browser, render_audit(AUDIT)) as page:
         assert page.locator("#scale-plot").count() == 0
         assert "critical scale" not in page.locator("main").inner_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from tests.reports.browsing import shown
 
 
 @pytest.fixture(scope="module")
-def kept_page(browser: Any, report: Path) -> Iterator[Any]:
+def kept_page(browser: Any, report: str) -> Iterator[Any]:
     """To open a page takes seconds, so that the tests of what it does share one."""
     with shown(browser, report) as kept:
         yield kept

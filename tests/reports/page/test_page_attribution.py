@@ -15,10 +15,8 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("attribution") / "report.html"
-    path.write_text(render_attribution(made_up_attribution()), encoding="utf-8")
-    return path
+def report() -> str:
+    return render_attribution(made_up_attribution())
 
 
 def shown_tables(page: Any) -> list[bool]:

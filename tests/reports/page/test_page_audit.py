@@ -21,6 +21,7 @@ from tests.reports.browsing import (
     expect,
     opened,
     range_text,
+    require_that_it_fits_and_can_be_read,
     serious_faults,
     shown,
     slide,
@@ -33,10 +34,8 @@ SEVEN_B = made_up_audit(32, width=4096, intruder_rate=0.2, base="meta-llama/Llam
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_audit(SEVEN_B), encoding="utf-8")
-    return path
+def report() -> str:
+    return render_audit(SEVEN_B)
 
 
 @pytest.fixture
@@ -175,25 +174,17 @@ def test_hovering_tells_name_counts_and_certificates(page: Any) -> None:
     assert "overlap" in text
 
 
-def require_that_it_fits_and_can_be_read(page: Any) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    for plot in page.locator(".plot").all():
-        box, frame = plot.bounding_box(), plot.locator(".main-svg").first.bounding_box()
-        assert frame["width"] <= box["width"] + 1
-    assert serious_faults(page) == []
-
-
-def test_a_light_window_does_not_break_it_and_axe_finds_no_serious_fault(page: Any) -> None:
+def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, page: Any, report: str) -> None:
     page.mouse.move(0, 0)  # away from what the tests before pointed at
-    require_that_it_fits_and_can_be_read(page)
-
-
-def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: Any, report: Path) -> None:
     with shown(browser, report, **WINDOWS["dark phone"]) as phone:
-        require_that_it_fits_and_can_be_read(phone)
+        for window in (page, phone):
+            require_that_it_fits_and_can_be_read(window)
+            for plot in window.locator(".plot").all():
+                box, frame = plot.bounding_box(), plot.locator(".main-svg").first.bounding_box()
+                assert frame["width"] <= box["width"] + 1
 
 
-def test_colours_follow_the_system_until_told_otherwise(browser: Any, report: Path) -> None:
+def test_colours_follow_the_system_until_told_otherwise(browser: Any, report: str) -> None:
     def colours(page: Any) -> list[str]:
         got: list[str] = page.evaluate(
             """[getComputedStyle(document.body).backgroundColor,
@@ -218,7 +209,7 @@ def test_colours_follow_the_system_until_told_otherwise(browser: Any, report: Pa
         assert colours(page) == light
 
 
-def test_paper_is_light_and_figures_fit_it(browser: Any, report: Path) -> None:
+def test_paper_is_light_and_figures_fit_it(browser: Any, report: str) -> None:
     with shown(browser, report, color_scheme="dark") as page:
         before = page.locator("#layers-plot .main-svg").first.bounding_box()["width"]
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -232,8 +223,9 @@ def test_paper_is_light_and_figures_fit_it(browser: Any, report: Path) -> None:
         assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-def test_without_javascript_the_result_is_still_there(browser: Any, report: Path) -> None:
-    with opened(browser, report, java_script_enabled=False) as page:
+def test_without_javascript_the_result_is_still_there(browser: Any, report: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(report, encoding="utf-8")
+    with opened(browser, tmp_path / "report.html", java_script_enabled=False) as page:
         text = page.locator("body").inner_text()
         assert f"Fine-tuning left {SEVEN_B.intruders:,} intruders in" in text
         assert "down_proj" in text
@@ -243,15 +235,14 @@ def test_without_javascript_the_result_is_still_there(browser: Any, report: Path
 EVIL = "<img src=x onerror=alert(1)>.layers.0.</script><script>alert(2)</script><b>q</b>&amp;.weight"
 
 
-def test_names_that_contain_html_are_shown_as_text(browser: Any, tmp_path: Path) -> None:
+def test_names_that_contain_html_are_shown_as_text(browser: Any) -> None:
     import numpy as np
 
     matrix = made_up_matrix(EVIL, (64, 64), np.random.default_rng(0), intruder_rate=0.5)
     audit = dataclasses.replace(
         SEVEN_B, matrices=[matrix], base_source=EVIL, tuned_source=f"<b>{EVIL}", settings={"x": EVIL}
     )
-    (tmp_path / "evil.html").write_text(render_audit(audit), encoding="utf-8")
-    with shown(browser, tmp_path / "evil.html") as page:
+    with shown(browser, render_audit(audit)) as page:
         assert selected(page) == EVIL
         assert column(page, "name") == [EVIL]
         assert EVIL in page.title()
@@ -289,35 +280,29 @@ ODD: dict[str, Audit] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_audits_open_too(browser: Any, tmp_path: Path, name: str) -> None:
-    (tmp_path / "odd.html").write_text(render_audit(ODD[name]), encoding="utf-8")
-    with shown(browser, tmp_path / "odd.html") as page:
+def test_odd_audits_open_too(browser: Any, name: str) -> None:
+    with shown(browser, render_audit(ODD[name])) as page:
         assert len(page.locator("h1").inner_text()) > 10
         if ODD[name].matrices:
             assert len(column(page, "name")) == min(300, len(ODD[name].matrices))
         assert serious_faults(page) == []
 
 
-def test_long_tables_start_short_and_show_all_on_request(browser: Any, tmp_path: Path) -> None:
-    audit = made_up_audit(126)
-    (tmp_path / "long.html").write_text(render_audit(audit), encoding="utf-8")
-    with shown(browser, tmp_path / "long.html") as page:
+def test_long_tables_start_short_and_show_all_on_request(browser: Any) -> None:
+    with shown(browser, render_audit(made_up_audit(126))) as page:
         assert page.locator("#shown").inner_text() == "300 of 882 matrices"
         page.locator("#more").click()
         assert len(column(page, "name")) == 882
         assert not page.locator("#more").is_visible()
 
 
-def test_cells_without_a_value_come_last_either_way(browser: Any, tmp_path: Path) -> None:
+def test_cells_without_a_value_come_last_either_way(browser: Any) -> None:
     audit = made_up_audit(2, BERT, width=32)
     matrices = list(audit.matrices)
     for at in (1, 4):
         update = dataclasses.replace(matrices[at].update, effective_rank=math.nan)
         matrices[at] = dataclasses.replace(matrices[at], update=update)
-    (tmp_path / "report.html").write_text(
-        render_audit(dataclasses.replace(audit, matrices=matrices)), encoding="utf-8"
-    )
-    with shown(browser, tmp_path / "report.html") as page:
+    with shown(browser, render_audit(dataclasses.replace(audit, matrices=matrices))) as page:
         for _ in range(2):
             sort_by(page, "effectiveRank")
             ranks = column(page, "effectiveRank")

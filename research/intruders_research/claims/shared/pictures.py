@@ -100,9 +100,9 @@ def by_method_and_rank(settings: Iterable[str]) -> list[str]:
 
 
 def _size(value: str) -> float:
-    """Return a setting's value for sorting; words come after all numbers."""
+    """Return a setting's value for sorting; words, and nan, come after all numbers."""
     try:
-        return float(value)
+        return math.inf if math.isnan(float(value)) else float(value)
     except ValueError:
         return math.inf
 

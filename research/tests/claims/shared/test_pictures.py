@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from intruders_research.claims.shared.pictures import Palette, run_points
+from intruders_research.claims.shared.pictures import Palette, by_method_and_rank, run_points
 
 METHODS = ("full", "lora r=8 alpha=16")
 
@@ -40,3 +40,9 @@ def test_of_many_settings_those_of_one_method_share_a_name_and_no_point_is_lost(
         "full": [(float(i), float(i), f"full-{i}") for i in range(5)],
     }
     assert note == " Runs of one name may differ in the learning rate."
+
+
+def test_settings_have_one_order_where_numbers_are_nan_too() -> None:
+    numbers = ("1", "2", "8", "nan")
+    ordered = [f"lora r={rank} alpha={alpha}" for rank in numbers for alpha in numbers] + ["full lr=nan"]
+    assert by_method_and_rank(reversed(ordered)) == ordered
