@@ -85,6 +85,14 @@ def test_every_document_that_is_written_has_a_fixture_or_a_reason() -> None:
             assert name in NEWEST or (FIXTURES / name).is_file() or (ROOT / name).is_file(), name
 
 
+def refused_with_its_number(read: Callable[[], object], file: Path) -> None:
+    document = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(document | {"schema": 2}), encoding="utf-8")
+    newer = rf"{re.escape(file.name)}.* newer version of intruders \(schema 2, this one reads 1\)"
+    with pytest.raises(ResultFileError, match=newer):
+        read()
+
+
 def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None:
     """Each by the function that its command calls, and the same file is read before."""
     shutil.copytree(FIXTURES, tmp_path / "files")
@@ -100,11 +108,7 @@ def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None
     }
     for file, read in readers.items():
         assert read()
-        document = json.loads(file.read_text(encoding="utf-8"))
-        file.write_text(json.dumps(document | {"schema": 2}), encoding="utf-8")
-        newer = rf"{re.escape(file.name)}.* newer version of intruders \(schema 2, this one reads 1\)"
-        with pytest.raises(ResultFileError, match=newer):
-            read()
+        refused_with_its_number(read, file)
 
 
 def test_work_that_did_not_end() -> None:
