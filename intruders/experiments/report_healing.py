@@ -105,7 +105,8 @@ def _reported_points(
         return bench.outcome(state, bench.data.report, answers=answers, removed=removed)
 
     task, seed = bench.data.task, bench.question.seed
-    base = measure(BASE, bench.everywhere(0.0), answers=True)
+    # Without answers: of a task that it does not know a base writes each to the last token that it may.
+    base = measure(BASE, bench.everywhere(0.0))
     tuned = measure(TUNED, bench.everywhere(1.0), answers=True)
     healed = measure(HEALED, state, answers=True)
     tally.step("find interpolation at that task loss")
