@@ -329,7 +329,7 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
 def heal(*, to: Outputs, out: Path, **asked: Any) -> None:
     """Give back what fine-tuning forgot, keep what it learned.
 
-    Learns the weights of the update, or one dose for every matrix, and writes the model.
+    Learns one dose for every changed matrix from a little text and a few examples, and writes the model.
 
     Examples:
       # Give back what an adapter forgot, and keep its task

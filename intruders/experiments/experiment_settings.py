@@ -19,7 +19,7 @@ from ..settings import Settings, setting, settings_of
 from ..system.plugins import REMEDIES as OF_PLUGINS
 from ..system.plugins import plugins_of
 
-LEARN = ("weights", "doses")
+LEARN = ("doses", "weights")
 SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes, in the place of a corpus
 PER = ("matrix", "direction", "layer", "block", "kind")
 SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "weights"
@@ -44,8 +44,8 @@ class HealSettings(Settings):
     """
 
     learn: str = setting(
-        WEIGHTS,
-        "What is learned: the weights of the update itself (the factors of an adapter), or one dose for every matrix.",
+        DOSES,
+        "What is learned: one dose for every matrix, or the weights of the update itself (the factors of an adapter).",
         choices=LEARN,
         metavar="WHAT",
         panel="Healing",

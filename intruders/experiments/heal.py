@@ -1,4 +1,4 @@
-"""Recover what a fine-tuning forgot and keep what it learned: by its weights, or by one dose for every matrix."""
+"""Recover what a fine-tuning forgot and keep what it learned: by one dose for every matrix, or by its weights."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def heal(
 ) -> Healing:
     """Recover what a fine-tuning forgot and keep what it learned.
 
-    ``W_m = W0_m + a_m D_m`` for every changed matrix m, with a dose a_m in [-0.5, 1.5] and D_m in its form: factors of
-    the same rank, or all entries. With ``settings.learn`` "doses" D_m is the tuned model's. What is learned
+    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. With ``settings.learn``
+    "weights" D_m is learned too, in its form: factors of the same rank, or all entries. What is learned
     minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the
     smallest interpolation that keeps the task. It is not learned from the examples' labels. The kept state forgets
     least on the documents that choose. On validation examples its task loss is at most ``settings.allow`` above the

@@ -86,8 +86,8 @@ def test_every_document_that_is_written_has_a_fixture_or_a_reason() -> None:
 
 
 def refused_with_its_number(read: Callable[[], object], file: Path) -> None:
-    document = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(document | {"schema": 2}), encoding="utf-8")
+    document = json.loads(file.read_text(encoding="utf-8")) | {"schema": 2}
+    file.write_text(json.dumps(document), encoding="utf-8")
     newer = rf"{re.escape(file.name)}.* newer version of intruders \(schema 2, this one reads 1\)"
     with pytest.raises(ResultFileError, match=newer):
         read()

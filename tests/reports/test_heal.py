@@ -67,11 +67,9 @@ def test_the_command_that_measures_it_again_takes_the_same_text() -> None:
     other = dataclasses.replace(healing, settings=settings)
     assert check_command(other).endswith(f"{same} --seed 3 --load-in 4bit --estimate --reported-half")
     # What the base wrote is in no file, and this record names no task: nothing can be measured again.
-    own = [
-        dataclasses.replace(point, corpora=dict(zip(["self"], point.corpora.values(), strict=True)))
-        for point in healing.points
-    ]
-    assert not check_command(dataclasses.replace(healing, points=own))
+    [text] = healing.healed_point.corpora.values()
+    own = dataclasses.replace(healing.healed_point, corpora={"self": text})
+    assert not check_command(dataclasses.replace(healing, points=[own]))
 
 
 def test_the_command_is_one_line_in_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
