@@ -111,7 +111,7 @@ def _verdict(
 
     has_limit = fail_above is not None or fail_above_nats is not None
     uncounted = result.not_compared if has_limit or fail_refused else {}
-    compared = [(name, own) for name, own in result.gated().items() if own.nothing is None and has_limit]
+    compared = [own for own in result.gated.items() if own[1].nothing is None] if has_limit else []
     of_nats, limit = [] if fail_above_nats is None else compared, fail_above_nats or 0.0
     left_open = [] if fail_above is None else [(name, own.why_open(fail_above)) for name, own in compared]
     partly = {name: why for name, why in left_open if why}

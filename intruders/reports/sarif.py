@@ -159,14 +159,13 @@ def fleet_findings(
 ) -> list[GateFinding]:
     """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
     findings: list[GateFinding] = []
-    gated = fleet.gated()
     for row in fleet.records():
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
             continue
         counts = row["intruders"] or 0, row["matrices"] or 0, row["non_finite"] or 0
         largest = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
-        own = gated[row["adapter"]]
+        own = fleet.gated[row["adapter"]]
         why = own.why_open(-1 if fail_above is None else fail_above)  # any count is above -1
         findings += _of_model(row["adapter"], fleet.base_source, why, fail_above, counts, largest)
         if fail_above_nats is not None and own.nothing is None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, SupportsIndex
@@ -109,11 +110,12 @@ class FleetAudit:
     @property
     def not_compared(self) -> dict[str, str]:
         """The adapters of which no matrix could be compared, each with one and the reason: their 0 tells nothing."""
-        left_open = {name: own.nothing for name, own in self.gated().items()}
+        left_open = {name: own.nothing for name, own in self.gated.items()}
         return {name: f"{left.name}: {left.reason}" for name, left in left_open.items() if left is not None}
 
+    @cached_property
     def gated(self) -> dict[str, Gated]:
-        """Return what the gates ask of each audited adapter."""
+        """What the gates ask of each audited adapter; its file is read once."""
         gated = {}
         for row, file in self._files():
             header = document_in(pq.read_schema(file), METADATA_KEY)

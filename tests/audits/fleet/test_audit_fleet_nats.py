@@ -67,7 +67,7 @@ def test_each_adapter_has_the_nats_of_its_own_audit(
             warnings.simplefilter("ignore")
             own = intruders.audit(folder / "base", row["adapter"], cache=folder / "cache").forgetting
         found = fleet.audit(position).forgetting
-        gated = again.gated()[row["adapter"]]
+        gated = again.gated[row["adapter"]]
         assert (gated.forgetting, gated.rank) == (found, row["effective_rank"])
         if own is None:
             assert Path(row["adapter"]).name == "3"
