@@ -106,25 +106,24 @@ BY_PEFT = ("kasa_config", "use_bdlora")
 
 
 @dataclass(frozen=True)
-class LoraTensors:
-    """The tensors of one module by part, before they are checked against each other."""
+class LoraFactors:
+    """The tensors of one module, of which A and B multiply."""
 
     name: str  # of the module; with ".base_layer" for each that PEFT nests around adapted parameters
-    parts: Tensors
+    down: StoredTensor  # A: (r, in), with a kernel's sides behind; of an embedding (r, tokens)
+    up: StoredTensor  # B: (out, r), likewise
+    is_embedding: bool
+    magnitude: StoredTensor | None  # DoRA's
+    values: StoredTensor | None  # AdaLoRA's E
 
     @property
     def module(self) -> str:
         """The module's path in the base."""
         return self.name.replace(".base_layer", "")
 
-    def pair(self, source: str) -> tuple[StoredTensor, StoredTensor, bool]:
-        """(A, B, whether they are an embedding's), whose shapes fit together."""
-        embedding = "embedding_A" in self.parts
-        down, up = (self.parts.get(f"embedding_{part}" if embedding else part) for part in ("A", "B"))
-        if down is None or up is None:
-            raise unfit(source, "only one of lora_A and lora_B", self.name, "both")
-        require_factors(down, up, self.name, source)
-        return down, up, embedding
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
 
 
 def unfit(source: str, has: str, module: str, expected: str) -> CheckpointError:
@@ -140,9 +139,22 @@ def require_factors(down: StoredTensor, up: StoredTensor, module: str, source: s
         raise unfit(source, f"the factors {down.shape} and {up.shape}", module, expected)
 
 
-def lora_modules(tensors: Tensors, source: str) -> list[LoraTensors]:
-    """The adapter's tensors by module; raises CheckpointError when two adapters are in one file."""
-    return [LoraTensors(name, parts) for name, parts in _by_module(tensors, _LORA_NAME, source).items()]
+def lora_modules(tensors: Tensors, source: str) -> list[LoraFactors]:
+    """The adapter's factors by module, without those that AdaLoRA pruned to nothing.
+
+    CheckpointError when two adapters are in one file, and for factors that do not fit together.
+    """
+    modules = []
+    for name, parts in _by_module(tensors, _LORA_NAME, source).items():
+        is_embedding, values = "embedding_A" in parts, parts.get("E")
+        if values is not None and prod(values.shape) == 0:
+            continue
+        down, up = (parts.get(f"embedding_{part}" if is_embedding else part) for part in ("A", "B"))
+        if down is None or up is None:
+            raise unfit(source, "only one of lora_A and lora_B", name, "both")
+        require_factors(down, up, name, source)
+        modules.append(LoraFactors(name, down, up, is_embedding, parts.get("magnitude_vector"), values))
+    return modules
 
 
 def _by_module(tensors: Tensors, pattern: re.Pattern[str], source: str) -> dict[str, dict[str, StoredTensor]]:
@@ -173,21 +185,22 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
     return alpha / math.sqrt(rank) if config.flag("use_rslora") else alpha / rank
 
 
-def module_update(module: LoraTensors, config: AdapterConfig, scales: Scales) -> AdaptedWeight:
+def module_update(module: LoraFactors, config: AdapterConfig, scales: Scales) -> AdaptedWeight:
     """The update of a module's weight; ``scales`` are by module, where a model in memory has its own."""
-    name = module.module
-    down, up, embedding = module.pair(config.source)
-    scale = scales[name] if name in scales else lora_scale(name, down.shape[0], config)
-    magnitude = module.parts.get("magnitude_vector")
+    name, magnitude, outputs = module.module, module.magnitude, module.up.shape[0]
+    scale = scales[name] if name in scales else lora_scale(name, module.rank, config)
     if (magnitude is None) == config.flag("use_dora"):
         raise CheckpointError(
             f"'{config.source}' has use_dora = {config.flag('use_dora')} and "
             f"{'no' if magnitude is None else 'a'} lora_magnitude_vector for '{module.name}'"
         )
-    if magnitude is not None and prod(magnitude.shape) != up.shape[0]:
+    if magnitude is not None and prod(magnitude.shape) != outputs:
         has = f"a lora_magnitude_vector {magnitude.shape}"
-        raise unfit(config.source, has, module.name, f"{up.shape[0]} numbers")
-    return low_rank(f"{name}.weight", down, up, scale, transposed=embedding, magnitude=magnitude)
+        raise unfit(config.source, has, module.name, f"{outputs} numbers")
+    is_embedding = module.is_embedding
+    return low_rank(
+        f"{name}.weight", module.down, module.up, scale, transposed=is_embedding, magnitude=magnitude
+    )
 
 
 _LYCORIS_PART = re.compile(
@@ -218,26 +231,22 @@ def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> 
     """D = alpha / (init_r + 1e-5) * B (E * A), of which pruning leaves some rows."""
     alpha, rank = config.number("lora_alpha"), config.number("init_r")
     # PEFT's own 1e-5, which keeps a rank of zero from dividing.
-    scale = (alpha if alpha > 0 else rank) / (rank + 1e-5)
-    updates = []
-    for module in lora_modules(tensors, config.source):
-        values = module.parts.get("E")
-        if values is None or prod(values.shape) > 0:  # and not pruned to nothing
-            updates.append(_adalora(module, config.source, scales.get(module.name, scale)))
-    return updates
+    usual = (alpha if alpha > 0 else rank) / (rank + 1e-5)
+    modules = lora_modules(tensors, config.source)
+    return [_adalora(module, config.source, scales.get(module.name, usual)) for module in modules]
 
 
-def _adalora(module: LoraTensors, source: str, scale: float) -> AdaptedWeight:
-    (down, up, _), values = module.pair(source), module.parts.get("E")
-    if values is None or prod(values.shape) != down.shape[0]:
-        raise CheckpointError(f"'{source}' has no lora_E of {down.shape[0]} numbers for '{module.name}'")
+def _adalora(module: LoraFactors, source: str, scale: float) -> AdaptedWeight:
+    down, up, values = module.down, module.up, module.values
+    if values is None or prod(values.shape) != module.rank:
+        raise CheckpointError(f"'{source}' has no lora_E of {module.rank} numbers for '{module.name}'")
 
     def change(base: Tensor, expert: int | None) -> LowRank:
         left = scale * widened(up.read()) * widened(values.read()).reshape(1, -1)
         return LowRank(left, widened(down.read()).flatten(1))
 
     shape = (up.shape[0], prod(down.shape[1:]))
-    return AdaptedWeight(f"{module.name}.weight", shape, down.shape[0], scale, "adalora", change)
+    return AdaptedWeight(f"{module.name}.weight", shape, module.rank, scale, "adalora", change)
 
 
 def lycoris_update(

@@ -23,15 +23,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError, some_of
 from ..formats.gguf import known_names, stored_tensor
-from ..formats.gguf_layout import GgufLayout, GgufTensor
 from ..formats.safetensors import safetensors_file
 from ..stored.checkpoint import StoredTensor
 from ..stored.names import looks_up_tokens
 from .adapter import AdapterConfig
+
+if TYPE_CHECKING:  # it needs gguf
+    from ..formats.gguf_layout import GgufLayout, GgufTensor
 
 # No type of PEFT's: nothing but tensors that were trained and stored in full.
 FULL = "FULL"
@@ -188,11 +190,11 @@ def gguf_adapter(
             turned = is_embedding and part == "lora_a"
             key = f"lora_{'embedding_' if is_embedding else ''}{part[-1].upper()}"
             factors[key] = _transposed(factor) if turned else factor
-    alpha = layout.real("adapter.lora.alpha") or 0.0
+    alpha = layout.value("adapter.lora.alpha")
+    alpha = alpha if isinstance(alpha, float) else 0.0
     url = layout.text("general.base_model.0.repo_url") or ""
     base_id = url.removeprefix(_HUB) if url.startswith(_HUB) else None
-    invocation = layout.fields.get("adapter.alora.invocation_tokens")
-    tokens = [] if invocation is None else [int.from_bytes(item, "little") for item in invocation.items]
+    tokens = layout.value("adapter.alora.invocation_tokens")
     acting = {"alora_invocation_tokens": tokens} if tokens else {}
     made = _lora(modules, lambda rank: alpha or float(rank), base_id, source, **acting)
     return replace(made, family="GGUF", ignored=tuple(ignored), lacks_heads=is_permuted and base is None)

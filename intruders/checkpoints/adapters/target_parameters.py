@@ -17,7 +17,7 @@ from ..stored.checkpoint import Checkpoint
 from ..stored.matrices import text_config
 from ..stored.names import match_names, plain
 from .adapter import AdaptedWeight, AdapterConfig, Shape
-from .by_formula import LoraTensors, lora_scale, low_rank, module_update, widened
+from .by_formula import LoraFactors, lora_scale, low_rank, module_update, widened
 
 # The models whose stacks of experts PEFT knows to be stored input side first (``is_transposed`` of their modules).
 _KNOWN_AS_INPUT_FIRST = {"aria", "aria_text", "gpt_oss", "openai_privacy_filter"}
@@ -53,16 +53,16 @@ def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
 
 
 def undecided_module(
-    tensors: LoraTensors, config: AdapterConfig, scales: Mapping[str, float]
+    factors: LoraFactors, config: AdapterConfig, scales: Mapping[str, float]
 ) -> UndecidedModule:
-    """The updates that the tensors of a module may be, where a target means one of its parameters."""
-    name = tensors.module
+    """The updates that the factors of a module may be, where a target means one of its parameters."""
+    name = factors.module
     parameters = parameters_meant(name, config)
-    made = [_parameter_update(tensors, parameter, config, scales) for parameter in parameters]
+    made = [_parameter_update(factors, parameter, config, scales) for parameter in parameters]
     updates = [update for update in made if update is not None]
     rank = config.pattern_value("rank_pattern", name, config.number("r"))
-    is_of_module = tensors.pair(config.source)[0].shape[0] == rank or not updates
-    without = module_update(tensors, config, scales) if is_of_module else updates[0]
+    is_of_module = factors.rank == rank or not updates
+    without = module_update(factors, config, scales) if is_of_module else updates[0]
     return UndecidedModule(name, parameters, updates, without)
 
 
@@ -78,9 +78,7 @@ def decided_by_base(
     # Of parameters that a file has under another name, which no end tells.
     ends.update(_end(name) for name in _base_names([module.updates for module in undecided], shapes))
     choices = []
-    for (
-        module
-    ) in undecided:  # the updates for parameters that the base has, whatever prefix it puts before them
+    for module in undecided:  # the updates for parameters that the base has, whatever prefix it gives them
         present = [name for name in module.parameters if _end(name) in ends]
         updates = [update for update in module.updates if update.name in present]
         if present and not updates:
@@ -148,15 +146,15 @@ def _output_first(
 
 
 def _parameter_update(
-    tensors: LoraTensors, name: str, config: AdapterConfig, scales: Mapping[str, float]
+    factors: LoraFactors, name: str, config: AdapterConfig, scales: Mapping[str, float]
 ) -> AdaptedWeight | None:
     """The update of a parameter, if the rank allows it: A (e r, in), B (out, r e), the expert as the faster index."""
-    down, up, _ = tensors.pair(config.source)
+    down, up = factors.down, factors.up
     rank = int(config.pattern_value("rank_pattern", name, config.number("r")))
     experts, rest = divmod(down.shape[0], max(rank, 1))
     if rest or rank < 1:
         return None
-    scale = scales.get(tensors.name, lora_scale(name, rank, config))
+    scale = scales.get(factors.name, lora_scale(name, rank, config))
     if experts == 1:
         return low_rank(name, down, up, scale)
 

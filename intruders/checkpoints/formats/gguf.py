@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from torch import Tensor
 from ...errors import CheckpointError, IntrudersError, first_line, missing_extra
 from ..stored.checkpoint import StoredTensor
 from ..stored.names import natural_order
-from .gguf_layout import GgufField, GgufLayout, GgufTensor, read_whole_layout
+
+if TYPE_CHECKING:  # it needs gguf
+    from .gguf_layout import GgufLayout, GgufTensor
 
 _OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _PROJECTIONS = {
@@ -79,7 +81,6 @@ def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | Non
 _TOKENS = "tokenizer.ggml.tokens"
 # transformers is told this number of tokens for a vocabulary that is too long to keep.
 _STAND_INS = 2
-_UINT8 = 0
 
 
 def layout_of_gguf(path: Path) -> GgufLayout:
@@ -87,6 +88,8 @@ def layout_of_gguf(path: Path) -> GgufLayout:
     for package in ("gguf", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise missing_extra(f"the GGUF file '{path}'", package, "gguf")
+    from .gguf_layout import read_whole_layout
+
     return read_whole_layout(path)
 
 
@@ -135,16 +138,18 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
     """The model's config as transformers makes it of the metadata, which it does not read again."""
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    # The part of ``gguf.GGUFReader`` that transformers uses, from our own walk through the header.
-    fields = {key: _reader_field(key, field) for key, field in layout.fields.items() if field.items}
-    if _TOKENS in layout.fields and _TOKENS not in fields:
+    # The part of ``gguf.GGUFReader`` that transformers uses.
+    fields = {key: field for key, field in layout.fields.items() if field.data}
+    tokens: Any = layout.fields.get(_TOKENS)
+    is_skipped = tokens is not None and not tokens.data
+    if is_skipped:
         # Only their number is asked for, where no other field has it.
-        fields[_TOKENS] = _reader_field(_TOKENS, GgufField((_UINT8,), [b"\0"] * _STAND_INS, _STAND_INS))
+        fields[_TOKENS] = tokens._replace(parts=[np.zeros(0, np.uint8)], data=[0] * _STAND_INS)
     header = SimpleNamespace(tensors=layout.tensors, fields=fields)
     with _replaced("GGUFReader", lambda _: header):
         config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
-    if config.get("vocab_size") == _STAND_INS:
-        config["vocab_size"] = layout.fields[_TOKENS].count
+    if is_skipped and config.get("vocab_size") == _STAND_INS:
+        config["vocab_size"] = int(tokens.parts[-1][0])
     if layout.architecture == "llama":
         heads = config.get("num_attention_heads")
         if heads is None:
@@ -163,21 +168,6 @@ def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
                 f"'{path}' says {key} = {value:,} and has {tensors} tensors; download it again"
             )
     return config
-
-
-def _reader_field(key: str, field: GgufField) -> Any:
-    from gguf import GGUFReader, GGUFValueType, ReaderField
-
-    types = [GGUFValueType(kind) for kind in field.types]
-    dtype = GGUFReader.gguf_scalar_to_np.get(types[-1], np.uint8)  # bytes of a string
-    name = key.encode()
-    head = [
-        np.array([len(name)], np.uint64),
-        np.frombuffer(name, np.uint8),
-        np.array(field.types[:1], np.uint32),
-    ]
-    items = [np.frombuffer(item, dtype) for item in field.items]
-    return ReaderField(0, key, [*head, *items], [*range(len(head), len(head) + len(items))], types)
 
 
 def _names_of_the_model(
@@ -223,17 +213,15 @@ def stored_tensor(
     processor: Any,
     renamed: Mapping[str, str],
 ) -> StoredTensor:
-    from gguf import GGMLQuantizationType, dequantize
+    from gguf import dequantize
     from gguf.quants import quant_shape_to_byte_shape
-
-    kinds = [GGMLQuantizationType(part.quantization) for part in parts]
 
     def read() -> Tensor:
         with _one_line_errors(path):
             done: dict[str, Any] = {"tensors": {}}
-            for part, kind in zip(parts, kinds, strict=True):
+            for part in parts:
                 raw = np.fromfile(part.file, np.uint8, count=part.end - part.begin, offset=part.begin)
-                values = dequantize(raw.reshape(quant_shape_to_byte_shape(part.shape, kind)), kind)
+                values = dequantize(raw.reshape(quant_shape_to_byte_shape(part.shape, part.kind)), part.kind)
                 result = processor.process(
                     weights=np.asarray(values, dtype=np.float32),
                     name=part.name,
@@ -249,7 +237,7 @@ def stored_tensor(
             )
         return tensor
 
-    return StoredTensor(shape, torch.float32, "+".join(sorted({kind.name for kind in kinds})), read)
+    return StoredTensor(shape, torch.float32, "+".join(sorted({part.kind.name for part in parts})), read)
 
 
 @contextmanager

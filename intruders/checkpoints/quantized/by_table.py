@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError
 from ..stored.checkpoint import StoredTensor
 from ..stored.json_file import parse_json_object
-from .scaled import Restored, Tensors
+from .scaled import Restored, Tensors, require, unfit
 
 _STATE = ".quant_state.bitsandbytes__"
 _LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually about a hundred
@@ -42,10 +41,7 @@ def int8_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
         weight = tensors.get(name)
         if part != "SCB" or weight is None or weight.dtype != torch.int8:
             continue
-        if len(weight.shape) != 2 or prod(scale.shape) != weight.shape[0]:
-            raise CheckpointError(
-                f"'{key}' has the shape {scale.shape}; expected a number for each row of {weight.shape}"
-            )
+        require(name, len(weight.shape) == 2 and prod(scale.shape) == weight.shape[0], "SCB")
         read = partial(_of_int8, weight, scale)
         restored = StoredTensor(weight.shape, torch.float32, "int8 (bitsandbytes)", read)
         yield name, restored, {key, name, f"{name}_format"}
@@ -58,37 +54,25 @@ def _of_int8(weight: StoredTensor, scale: StoredTensor) -> Tensor:
 def _four_bit(
     name: str, parts: Mapping[str, StoredTensor | None], state: StoredTensor, kind: str
 ) -> StoredTensor:
-    packed, absmax, table = parts[""], parts[".absmax"], parts[".quant_map"]
-    if packed is None or absmax is None or table is None or prod(state.shape) > _LARGEST_STATE:
-        raise CheckpointError(
-            f"'{name}' lacks a part of a bitsandbytes 4-bit weight; expected absmax and quant_map"
-        )
+    packed, absmax, table, nested, nested_table = parts.values()
+    require(name, prod(state.shape) <= _LARGEST_STATE, "quant_state")
     values = parse_json_object(
         bytes(state.read().to(torch.uint8).flatten().tolist()), f"the quant_state of '{name}'"
     )
-    shape, block = values.get("shape"), _positive(name, values, "blocksize")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 2**31 for size in shape):
-        raise CheckpointError(
-            f"'{name}' has the quantized shape {str(shape)[:60]!r}; expected a list of sizes"
-        )
-    shape = tuple(shape)
-    count = prod(shape)
-    nested, nested_table = parts[".nested_absmax"], parts[".nested_quant_map"]
-    nested_block = _positive(name, values, "nested_blocksize") if nested is not None else 1
-    fitting = (
-        packed.dtype.itemsize * prod(packed.shape) == ceil(count / 2)
-        and prod(absmax.shape) == ceil(count / block)
-        and prod(table.shape) == 16
-        and (nested is None or prod(nested.shape) == ceil(prod(absmax.shape) / nested_block))
-        and (nested is None or (nested_table is not None and prod(nested_table.shape) == 256))
-    )
-    if not fitting:
-        raise CheckpointError(
-            f"'{name}' of shape {shape} has parts of other lengths; download the checkpoint again"
-        )
-    offset = values.get("nested_offset", 0.0)
-    if not isinstance(offset, int | float) or not math.isfinite(offset):
-        raise CheckpointError(f"'{name}' has nested_offset = {str(offset)[:40]!r}; expected a number")
+    sizes, offset = values.get("shape"), values.get("nested_offset", 0.0)
+    require(name, isinstance(sizes, list) and all(map(_is_size, sizes)), "shape")
+    require(name, isinstance(offset, int | float) and math.isfinite(offset), "nested_offset")
+    block, nested_block = (values.get(key, 1) for key in ("blocksize", "nested_blocksize"))
+    require(name, _is_size(block) and _is_size(nested_block), "blocksize")
+    shape: tuple[int, ...] = tuple(sizes or ())
+    count, blocks = prod(shape), ceil(prod(shape) / block)
+    if packed is None or absmax is None or table is None or (nested is None) != (nested_table is None):
+        raise unfit(name, "a part is missing")
+    require(name, packed.dtype.itemsize * prod(packed.shape) == ceil(count / 2), "codes")
+    require(name, prod(absmax.shape) == blocks and prod(table.shape) == 16, "absmax and quant_map")
+    if nested is not None and nested_table is not None:
+        fits = prod(nested.shape) == ceil(blocks / nested_block) and prod(nested_table.shape) == 256
+        require(name, fits, "nested_absmax and nested_quant_map")
 
     def read() -> Tensor:
         scale = absmax.read()
@@ -103,11 +87,8 @@ def _four_bit(
     return StoredTensor(shape, torch.float32, f"{kind} (bitsandbytes)", read)
 
 
-def _positive(name: str, values: Mapping[str, Any], key: str) -> int:
-    value = values.get(key)
-    if type(value) is not int or not 0 < value < 2**31:
-        raise CheckpointError(f"'{name}' has {key} = {str(value)[:40]!r}; expected a positive integer")
-    return value
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 < value < 2**31
 
 
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -122,11 +103,8 @@ def mxfp4_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
         if name == key or scales is None:
             continue
         are_bytes = blocks.dtype == scales.dtype == torch.uint8
-        if not are_bytes or len(blocks.shape) != 4 or blocks.shape != (*scales.shape, 16):
-            raise CheckpointError(
-                f"'{key}' has the shape {blocks.shape} and its scales {scales.shape}; expected bytes "
-                "(experts, out, blocks, 16) and (experts, out, blocks)"
-            )
+        fits = are_bytes and len(blocks.shape) == 4 and blocks.shape == (*scales.shape, 16)
+        require(name, fits, "blocks and scales")
         yield name, _weight(blocks, scales), {key, f"{name}_scales"}
 
 

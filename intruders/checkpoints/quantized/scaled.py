@@ -179,16 +179,16 @@ def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
 def _gptq(module: str, parts: Tensors, shift: int) -> StoredTensor:
     packed, zeros, scales, index = (parts[key] for key in ("qweight", "qzeros", "scales", "g_idx"))
     # The inputs fill the words to the last.
-    _require(module, len(index.shape) == 1 and index.shape[0] > 0, "g_idx")
+    require(module, len(index.shape) == 1 and index.shape[0] > 0, "g_idx")
     bits, over = divmod(packed.shape[0] * 32, index.shape[0])
-    _require(module, over == 0 and bits in {2, 3, 4, 8}, "qweight and g_idx")
-    _require(module, len(scales.shape) == 2 and packed.shape[1:] == scales.shape[1:], "qweight and scales")
-    _require(module, zeros.shape == (scales.shape[0], ceil(scales.shape[1] * bits / 32)), "qzeros")
+    require(module, over == 0 and bits in {2, 3, 4, 8}, "qweight and g_idx")
+    require(module, len(scales.shape) == 2 and packed.shape[1:] == scales.shape[1:], "qweight and scales")
+    require(module, zeros.shape == (scales.shape[0], ceil(scales.shape[1] * bits / 32)), "qzeros")
     inputs, outputs = packed.shape[0] * 32 // bits, packed.shape[1]
 
     def read() -> Tensor:
         group = index.read().long()
-        _require(module, bool(((group >= 0) & (group < scales.shape[0])).all()), "g_idx")
+        require(module, bool(((group >= 0) & (group < scales.shape[0])).all()), "g_idx")
         codes = unpacked(packed.read().mT, bits, inputs)  # (out, in)
         zero = unpacked(zeros.read(), bits, outputs) + shift  # (groups, out)
         return (codes - zero[group].mT).to(torch.float32) * scales.read().to(torch.float32)[group].mT
@@ -198,10 +198,10 @@ def _gptq(module: str, parts: Tensors, shift: int) -> StoredTensor:
 
 def _awq(module: str, parts: Tensors) -> StoredTensor:
     packed, zeros, scales = (parts[key] for key in ("qweight", "qzeros", "scales"))
-    _require(module, len(scales.shape) == len(packed.shape) == 2, "qweight and scales")
+    require(module, len(scales.shape) == len(packed.shape) == 2, "qweight and scales")
     inputs, (groups, outputs) = packed.shape[0], scales.shape
-    _require(module, packed.shape[1] * 8 == outputs and groups > 0 and inputs % groups == 0, "qweight")
-    _require(module, zeros.shape == (groups, packed.shape[1]), "qzeros")
+    require(module, packed.shape[1] * 8 == outputs and groups > 0 and inputs % groups == 0, "qweight")
+    require(module, zeros.shape == (groups, packed.shape[1]), "qzeros")
     order = torch.arange(outputs).reshape(-1, 8)[:, list(_AWQ_ORDER)].flatten()
 
     def codes(words: Tensor) -> Tensor:
@@ -226,17 +226,17 @@ def _compressed(
     settings: Mapping[str, Any],
 ) -> StoredTensor:
     packed, scale = parts["weight_packed"], parts["weight_scale"]
-    _require(module, packed.dtype == torch.int32 and parts["weight_shape"].shape == (2,), "weight_packed")
+    require(module, packed.dtype == torch.int32 and parts["weight_shape"].shape == (2,), "weight_packed")
     rows, columns = shape = tuple(int(size) for size in parts["weight_shape"].read().tolist())
-    _require(module, packed.shape[0] == rows and columns > 0, "weight_shape")
+    require(module, packed.shape[0] == rows and columns > 0, "weight_shape")
     if prod(scale.shape) != 1:
-        _require(module, len(scale.shape) == 2 and scale.shape[0] in {1, rows}, "weight_scale")
-        _require(module, scale.shape[1] > 0 and columns % scale.shape[1] == 0, "weight_scale")
+        require(module, len(scale.shape) == 2 and scale.shape[0] in {1, rows}, "weight_scale")
+        require(module, scale.shape[1] > 0 and columns % scale.shape[1] == 0, "weight_scale")
     # A row of few inputs cannot tell the bits of a number by its length alone.
     named = [own.get("num_bits") for own in weight_schemes(settings) if own.get("type", "int") == "int"]
     fitting = [bits for bits in range(1, 9) if ceil(columns * bits / 32) == packed.shape[1]]
     fitting = [bits for bits in fitting if not named or bits in named]
-    _require(module, bool(fitting), "weight_shape")
+    require(module, bool(fitting), "weight_shape")
     if len(fitting) > 1:
         raise CheckpointError(
             f"'{module}.weight_packed' may have {' or '.join(map(str, fitting))} bits a number; pass the folder whose "
@@ -248,8 +248,8 @@ def _compressed(
         groups = scale.shape[1] if len(scale.shape) == 2 else 1
         is_packed = zero.dtype == torch.int32 and zero.shape == (ceil(rows * bits / 32), groups)
         is_single = zero.dtype != torch.int32 and prod(zero.shape) == prod(scale.shape) == 1
-        _require(module, is_packed or is_single, "weight_zero_point")
-    _require(module, order is None or order.shape == (columns,), "weight_g_idx")
+        require(module, is_packed or is_single, "weight_zero_point")
+    require(module, order is None or order.shape == (columns,), "weight_g_idx")
 
     def per_input(values: Tensor) -> Tensor:
         """(out, groups) -> (out, in), by the inputs' own groups where they were reordered."""
@@ -278,29 +278,26 @@ def _modules(tensors: Tensors, main: str, others: tuple[str, ...]) -> dict[str, 
         if last != main:
             continue
         missing = [part for part in others if f"{module}.{part}" not in tensors]
-        if missing or len(stored.shape) != 2:
-            raise CheckpointError(
-                f"'{name}' lacks its {', '.join(missing) or 'two dimensions'}; download it again"
-            )
+        require(name, not missing and len(stored.shape) == 2, f"it lacks {', '.join(missing) or 'a side'}")
         result[module] = {part: tensors[f"{module}.{part}"] for part in (main, *others)}
     return result
 
 
-def _require(module: str, fits: bool, part: str) -> None:
+def require(weight: str, fits: bool, part: str) -> None:
+    """Raise CheckpointError unless the parts of a quantized weight fit together."""
     if not fits:
-        raise CheckpointError(
-            f"the quantized parts of '{module}' do not fit together ({part}); download the checkpoint again"
-        )
+        raise unfit(weight, part)
+
+
+def unfit(weight: str, part: str) -> CheckpointError:
+    return CheckpointError(
+        f"the quantized parts of '{weight}' do not fit together ({part}); download the checkpoint again"
+    )
 
 
 def weight_schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """How compressed-tensors quantized the weights, once for each of its groups of modules."""
     groups = settings.get("config_groups")
-    schemes = [
-        group.get("weights") for group in _objects(groups.values() if isinstance(groups, Mapping) else [])
-    ]
-    return _objects(schemes)
-
-
-def _objects(values: Any) -> list[Mapping[str, Any]]:
-    return [value for value in values if isinstance(value, Mapping)]
+    groups = groups.values() if isinstance(groups, Mapping) else []
+    schemes = [group.get("weights") for group in groups if isinstance(group, Mapping)]
+    return [scheme for scheme in schemes if isinstance(scheme, Mapping)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
 from ..adapters.adapter import AdapterConfig, fields_of_base
-from ..adapters.by_formula import BY_PEFT, factors, lora_modules, lora_scale
+from ..adapters.by_formula import BY_PEFT, LoraFactors, factors, lora_modules, lora_scale
 from ..adapters.peft_adapter import stored_adapter
 from ..adapters.peft_types import changes_the_base
 from ..stored.checkpoint import Checkpoint, StoredTensor
@@ -42,18 +42,10 @@ def check_rank(rank: object) -> None:
 
 
 @dataclass(frozen=True)
-class LoraModule:
+class LoraModule(LoraFactors):
     """One module's factors as PEFT stores them."""
 
-    name: str
-    down: StoredTensor  # A: (r, in), with a kernel's sides behind; of an embedding (r, tokens)
-    up: StoredTensor  # B: (out, r), likewise
-    is_embedding: bool
     scale: float  # on B A: alpha / r or alpha / sqrt(r), unless a model in memory has its own
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
 
     def update(self) -> LowRank:
         """D, output side first, the scale folded in."""
@@ -131,12 +123,11 @@ def lora_adapter(
     modules: dict[str, LoraModule] = {}
     taken: set[int] = set()
     for module in lora_modules(inner, source):
-        down, up, is_embedding = module.pair(source)
         scale = scales.get(module.name)
         if scale is None:
-            scale = lora_scale(module.module, down.shape[0], checked)
-        modules[module.name] = LoraModule(module.name, down, up, is_embedding, scale)
-        taken |= {id(down), id(up)}
+            scale = lora_scale(module.module, module.rank, checked)
+        modules[module.name] = LoraModule(**vars(module), scale=scale)
+        taken |= {id(module.down), id(module.up)}
     rest = {name: stored for name, stored in tensors.items() if id(stored) not in taken}
     return LoraAdapter(source, dict(config), modules, rest)
 

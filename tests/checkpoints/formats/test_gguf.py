@@ -84,16 +84,11 @@ def test_config_is_what_transformers_reads(tmp_path: Path, family: str, tokens: 
     assert open_checkpoint(path).config == load_gguf_checkpoint(str(path))["config"]
 
 
-def test_a_vocabulary_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_is_skipped(tmp_path: Path) -> None:
     """gguf's reader makes an array of each token, twice: of 262,144 that takes half a minute."""
     path = write_gguf(tmp_path / "x.gguf", "llama", tokens=262_144)
     tokens = read_gguf_layout(path).fields["tokenizer.ggml.tokens"]
-    assert (tokens.items, tokens.count) == ([], 262_144)
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("the header was read by gguf")
-
-    monkeypatch.setattr(gguf.GGUFReader, "__init__", refuse)
+    assert (len(tokens.parts), tokens.data) == (5, [])
     checkpoint = open_checkpoint(path)
     assert checkpoint.config is not None
     assert checkpoint.config["vocab_size"] == 262_144
@@ -187,57 +182,45 @@ def info(name: bytes, sizes: tuple[int, ...], kind: int = 0, offset: int = 0) ->
 
 
 LIES = {
-    "no GGUF": (b"GGML" + bytes(60), "does not start with 'GGUF'"),
-    "version 1": (header(b"", counts=(0, 0), version=1), "its version is 1"),
-    "big-endian": (header(b"", counts=(0, 0), version=3 << 24), "expected 2 or 3, little-endian"),
-    "2^60 fields": (header(b"", counts=(0, 2**60)), "more than it has bytes left"),
-    "2^60 tensors": (header(b"", counts=(2**60, 0)), "more than it has bytes left"),
-    "an array of 2^60 bytes": (header(array_of(0, 2**60)), "it ends within 'k'"),
-    "an array of 2^63 strings": (header(array_of(8, 2**63)), "more than it has bytes left"),
-    "2,000 strings in no bytes": (header(array_of(8, 2000)), "more than it has bytes left"),
-    "2,000 strings, the first of 2^63 bytes": (
-        header(array_of(8, 2000) + struct.pack("<Q", 2**63) + bytes(16_000)),
-        "it ends within 'k'",
+    "nothing": b"",
+    "no GGUF": b"GGML" + bytes(60),
+    "version 1": header(b"", counts=(0, 0), version=1),
+    "big-endian": header(b"", counts=(0, 0), version=3 << 24),
+    "2^60 fields": header(b"", counts=(0, 2**60)),
+    "2^60 tensors": header(b"", counts=(2**60, 0)),
+    "an array of 2^60 bytes": header(array_of(0, 2**60)),
+    "an array of 2^63 strings": header(array_of(8, 2**63)),
+    "an array of 2^63 arrays": header(array_of(9, 2**63)),
+    "2,000 strings in no bytes": header(array_of(8, 2000)),
+    "2,000 strings, the first of 2^63 bytes": header(
+        array_of(8, 2000) + struct.pack("<Q", 2**63) + bytes(16_000)
     ),
-    "2,000 strings, the last past the end": (
-        header(array_of(8, 2000) + bytes(8 * 1999) + struct.pack("<Q", 9)),
-        "it ends within 'k'",
+    "2,000 strings, the last past the end": header(
+        array_of(8, 2000) + bytes(8 * 1999) + struct.pack("<Q", 9)
     ),
-    "a key of 2^62 bytes": (header(struct.pack("<Q", 2**62)), "it ends within 'key'"),
-    "a key that is no UTF-8": (header(text(b"\xff") + struct.pack("<IB", 0, 0)), "is not UTF-8"),
-    "an unknown type": (header(text(b"k") + struct.pack("<I", 99)), "unknown type 99"),
-    "arrays without end": (
-        header(text(b"k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 20),
-        "unknown type 9",
-    ),
-    "a key twice": (header((text(b"k") + struct.pack("<IB", 0, 0)) * 2, counts=(0, 2)), "is in it twice"),
-    "an alignment of three": (
-        header(text(b"general.alignment") + struct.pack("<II", 4, 3)),
-        "expected a power of two",
-    ),
-    "nine dimensions": (header(b"", info(b"a", (1,) * 9), (1, 0)), "has 9 dimensions"),
-    "a shape past 64 bits": (header(b"", info(b"a", (2**63, 2**63)), (1, 0)), "ends at byte"),
-    "an offset past the file": (header(b"", info(b"a", (1,), 0, 2**40), (1, 0)), "ends at byte"),
-    "an unknown quantization": (header(b"", info(b"a", (32,), 999), (1, 0)), "quantized as number 999"),
-    "a row of half a block": (
-        header(b"", info(b"a", (16,), 2), (1, 0)) + bytes(99),
-        "does not fit blocks of 32",
-    ),
-    "two tensors in one place": (
-        header(b"", info(b"a", (8,)) + info(b"b", (8,)), (2, 0)) + bytes(99),
-        "'b' overlaps 'a'",
-    ),
-    "a name twice": (
-        header(b"", info(b"a", (8,)) + info(b"a", (8,), 0, 32), (2, 0)) + bytes(199),
-        "two tensors have the same name",
-    ),
+    "a key of 2^62 bytes": header(struct.pack("<Q", 2**62)),
+    "a key that is no UTF-8": header(text(b"\xff") + struct.pack("<IB", 0, 0)),
+    "a key that a terminal would obey": header(text(b"\x1b[2J") + struct.pack("<IB", 0, 0)),
+    "an unknown type": header(text(b"k") + struct.pack("<I", 99)),
+    "arrays without end": header(text(b"k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 20),
+    "arrays deeper than a stack": header(text(b"k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9999),
+    "a key twice": header((text(b"k") + struct.pack("<IB", 0, 0)) * 2, counts=(0, 2)),
+    "a shape past 64 bits": header(b"", info(b"a", (2**63, 2**63)), (1, 0)),
+    "another shape past 64 bits": header(b"", info(b"a", (2**32 + 1, 2**32)), (1, 0)) + bytes(99),
+    "an offset past the file": header(b"", info(b"a", (1,), 0, 2**40), (1, 0)),
+    "an offset past 64 bits": header(b"", info(b"a", (1,), 0, 2**64 - 1), (1, 0)),
+    "an unknown quantization": header(b"", info(b"a", (32,), 999), (1, 0)),
+    "a row of half a block": header(b"", info(b"a", (16,), 2), (1, 0)) + bytes(99),
+    "a tensor that a terminal would obey": header(b"", info(b"a\n", (1,)), (1, 0)) + bytes(99),
+    "two tensors in one place": header(b"", info(b"a", (8,)) + info(b"b", (8,)), (2, 0)) + bytes(99),
+    "a name twice": header(b"", info(b"a", (8,)) + info(b"a", (8,), 0, 32), (2, 0)) + bytes(199),
 }
 
 
-@pytest.mark.parametrize(("content", "message"), LIES.values(), ids=LIES.keys())
-def test_headers_that_lie(tmp_path: Path, content: bytes, message: str) -> None:
+@pytest.mark.parametrize("content", LIES.values(), ids=LIES.keys())
+def test_headers_that_lie(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
-    with refused(message):
+    with refused(r"^'.*x\.gguf' is no.*; download it again$"):
         read_gguf_layout(tmp_path / "x.gguf")
 
 
