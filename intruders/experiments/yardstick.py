@@ -48,18 +48,6 @@ def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) ->
     return np.where(np.isinf(best), lowest, best)
 
 
-def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Numbers:
-    """Return the loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
-
-    >>> float(loss_at_norm(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
-    4.0
-    """
-    segment = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
-    share = (norm - norms[segment]) / (norms[segment + 1] - norms[segment])
-    at_norm: Numbers = losses[..., segment] + share * (losses[..., segment + 1] - losses[..., segment])
-    return at_norm
-
-
 def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
     ratios: Sequence[Numbers] = [
         (rows @ losses.sums) / (rows @ losses.tokens)
@@ -166,8 +154,9 @@ class Yardstick:
         """Return interpolation's loss at the same norm of all updates (tuned model: 1) minus the outcome's loss."""
         if not self.norms[0] - _ROUNDING <= norm <= self.norms[-1] + _ROUNDING:
             return None  # no interpolation has that norm
-        at = loss_at_norm(self._losses, self.norms, min(max(norm, self.norms[0]), self.norms[-1]))
-        return self._interval(at - self._loss(outcome), self._documents)
+        # A straight line between two points is the same mixture of them in every row.
+        mixture = [np.interp(norm, self.norms, point) for point in np.eye(len(self.norms))]
+        return self._interval(self._losses @ mixture - self._loss(outcome), self._documents)
 
     def margin(self, outcome: Outcome, control: Outcome) -> Interval:
         """Return the gain at equal task loss minus a control's gain."""
@@ -192,19 +181,17 @@ class Yardstick:
             else:
                 shares["preservation"].append(left)
         kept = self.kept(outcome)
-        return FourParts(
-            **{name: float(np.mean(values)) if values else None for name, values in shares.items()},
-            target=None if kept is None else min(1.0, max(0.0, kept.estimate)),
-        )
+        means = {name: float(np.mean(values)) if values else None for name, values in shares.items()}
+        return FourParts(**means, target=None if kept is None else min(1.0, max(0.0, kept.estimate)))
 
     def items(self, outcome: Outcome) -> Items | None:
         """Count examples of all tasks by what became of them; None if answers were not measured."""
         counts = np.zeros(5, dtype=int)
-        for name, task in outcome.tasks.items():
-            before, after = self.base.tasks[name].right, self.tuned.tasks[name].right
-            if task.right is None or before is None or after is None:
+        for name in outcome.tasks:
+            answers = [model.tasks[name].right for model in (self.base, self.tuned, outcome)]
+            if None in answers:
                 return None
-            base, tuned, now = (np.array(answers, dtype=bool) for answers in (before, after, task.right))
+            base, tuned, now = np.array(answers, dtype=bool)
             broken, gained = base & ~tuned, ~base & tuned
             kinds = (broken, broken & now, gained, gained & now, base & tuned & ~now)
             counts += [int(kind.sum()) for kind in kinds]
@@ -215,15 +202,12 @@ class Yardstick:
 
     def _loss(self, outcome: Outcome) -> Numbers:
         """Return the loss on text per token, the mean over all corpora: (1 + resamples,)."""
-        means: Numbers = np.mean([self._corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
-        return means
+        return np.asarray(np.mean([self._corpus_loss(outcome, name) for name in outcome.corpora], axis=0))
 
     def _corpus_loss(self, outcome: Outcome, name: str) -> Numbers:
-        weights = self.weights[name]
-        parts = zip(outcome.corpora[name], self._of_documents[name], weights, strict=True)
-        weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
-        means: Numbers = np.sum(weighed, axis=0) / sum(weights)
-        return means
+        parts = zip(outcome.corpora[name], self._of_documents[name], strict=True)
+        ratios = [_ratio(losses, drawn) for losses, drawn in parts]
+        return np.average(ratios, axis=0, weights=self.weights[name])
 
     def _task(self, outcome: Outcome, name: str | None = None) -> Numbers:
         """Return the loss per token of the targets of one task, by default of the target."""
@@ -236,17 +220,14 @@ class Yardstick:
 
     def _above_base(self, outcome: Outcome) -> list[Interval]:
         """Return by how much every measure but the target is worse than in the base."""
-        intervals = [
-            self._interval(
-                self._corpus_loss(outcome, name) - self._corpus_loss(self.base, name), self._documents
-            )
-            for name in outcome.corpora
-        ]
-        intervals += [
-            self._interval(self._task(outcome, name) - self._task(self.base, name), self._examples(name))
-            for name in outcome.tasks
-            if name != self.target
-        ]
+        intervals = []
+        for name in outcome.corpora:
+            rise = self._corpus_loss(outcome, name) - self._corpus_loss(self.base, name)
+            intervals.append(self._interval(rise, self._documents))
+        for name in outcome.tasks:
+            if name != self.target:
+                rise = self._task(outcome, name) - self._task(self.base, name)
+                intervals.append(self._interval(rise, self._examples(name)))
         # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
         for task, scores in outcome.harness.items():
             after, before = (DocumentLosses.of_scores(of, -1) for of in (scores, self.base.harness[task]))

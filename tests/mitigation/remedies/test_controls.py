@@ -17,6 +17,7 @@ from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.linalg.operators import Dense
+from intruders.linalg.pair import Pair
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
@@ -168,8 +169,8 @@ def cases_of(one: Tuned, *remedies: Remedy) -> list[Case]:
 
 def left_of(one: Tuned, remedy: Remedy, case: Case) -> torch.Tensor:
     """W' - W0 in double precision."""
-    name = case.matrix.name
-    return remedy.change(case).applied(one.tuned[name], case.update) - one.base[name]
+    base, tuned = one.base[case.matrix.name], one.tuned[case.matrix.name]
+    return remedy.change(case).applied_to(Pair(base, tuned)) - base
 
 
 def test_complement_shrinks_outside_of_the_intruders_to_the_norm_that_they_leave(by_adapter: Tuned) -> None:
