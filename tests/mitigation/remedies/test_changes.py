@@ -66,9 +66,7 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.0, 0.4])
 @pytest.mark.parametrize("with_added", [False, True])
-def test_rows_at_once_make_the_same_matrix(
-    share: float, with_added: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_make_the_same_matrix(share: float, with_added: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("intruders.linalg.products._AT_ONCE", 21)  # of 7 columns: 3 rows
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(11, 7, generator=generator).bfloat16()
