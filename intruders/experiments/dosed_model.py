@@ -46,7 +46,6 @@ class DoseGroups:
         return [name for name in self.places if name != ELSEWHERE]
 
     def by_matrix(self, values: Sequence[float]) -> dict[str, list[float]]:
-        """Return the doses of every matrix from the vector of all doses."""
         return {name: [values[position] for position in self.places[name]] for name in self.matrices}
 
     def elsewhere(self, values: Sequence[float]) -> float | None:
@@ -54,7 +53,6 @@ class DoseGroups:
         return values[self.places[ELSEWHERE][0]] if ELSEWHERE in self.places else None
 
     def everywhere(self, dose: float) -> list[float]:
-        """Return the vector with this dose for all."""
         return [dose] * len(self.names)
 
     def of(self, doses: Tensor, name: str) -> Tensor:

@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles, paired_difference
-from ..measures.losses import DocumentLosses, Outcome
+from ..measures.losses import DocumentLosses, Outcome, mean_loss
+from ..mitigation.remedies.remedy import Remedy
+from ..mitigation.remedies.shares import Interpolate
+from .point import Point
 
 Numbers = npt.NDArray[np.float64]
 
 # Shares of the update at which it is measured; the base itself is the first point.
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
+ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 
 _RESAMPLES_AT_ONCE = 1000
 _ROUNDING = 1e-9
@@ -105,10 +109,11 @@ class Yardstick:
         norms: Sequence[float] = ALPHAS,
         level: float = 0.95,
         seed: int = 0,
+        share: str = "report",
     ) -> None:
         """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
         self.base, self.tuned, self.curve = base, curve[-1], list(curve)
-        self.target, self.level = target, level
+        self.target, self.level, self.share = target, level, share
         self.weights, self.norms, self._seed = weights, list(norms), seed
         # Counts of every document and example per resample: once each in the first row, at random in the others. A loss
         # has one number per row: that of the data themselves, then one per resample.
@@ -127,6 +132,45 @@ class Yardstick:
         # (rows, points)
         self._losses = np.stack([self._loss(outcome) for outcome in curve], axis=-1)
         self._task_losses = np.stack([self._task(outcome) for outcome in curve], axis=-1)
+
+    def point(
+        self,
+        remedy: Remedy,
+        outcome: Outcome,
+        norm: float,
+        output: float | None,
+        control: str | None = None,
+        of: Remedy | None = None,
+    ) -> Point:
+        """Return the point of a remedy, or of a ``control`` of the remedy ``of``.
+
+        ``norm`` and ``output`` are the norm of all updates and their output energy, 1 being the tuned model's.
+        """
+        is_curve = remedy.name == Interpolate.name
+        return Point(
+            remedy=(of or remedy).name,
+            settings=remedy.recorded(),
+            strength=(of or remedy).strength_value,
+            control=control,
+            share=self.share,
+            norm=norm,
+            output=output,
+            losses={name: mean_loss(parts, self.weights[name]) for name, parts in outcome.corpora.items()},
+            task_losses={name: task.losses.mean for name, task in outcome.tasks.items()},
+            accuracies={name: task.accuracy for name, task in outcome.tasks.items()},
+            harness={name: sum(scores) / len(scores) for name, scores in outcome.harness.items()},
+            loss=self.loss(outcome),
+            task_loss=self.task_loss(outcome),
+            healed=self.healed(outcome),
+            kept=self.kept(outcome),
+            gain=None if is_curve else self.gain(outcome),
+            gain_at_norm=None if is_curve else self.gain_at_norm(outcome, norm),
+        )
+
+    def points_of_curve(self) -> list[Point]:
+        """Return the points of interpolation; a share alpha of D has the output energy alpha^2."""
+        along = zip(ALONG_CURVE, self.curve, self.norms, strict=True)
+        return [self.point(remedy, outcome, norm, remedy.alpha**2) for remedy, outcome, norm in along]
 
     def loss(self, outcome: Outcome) -> Interval:
         """Return the loss on text, the mean over the corpora."""
