@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 
 from tests.json_lines import write_rows
 
@@ -156,6 +157,16 @@ def save_lora(
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": scale * rank, "target_modules": targets}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+@torch.no_grad()
+def mean_loss_by_hand(model: Any, documents: Sequence[list[int]]) -> float:
+    """Nats per token of a causal model on documents of token ids, by a loop over its own logits."""
+    total = 0.0
+    for ids in documents:
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].double()
+        total += float(cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum"))
+    return total / sum(len(ids) - 1 for ids in documents)
 
 
 def write_files_of_a_model(folder: Path) -> None:

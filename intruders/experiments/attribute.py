@@ -27,11 +27,11 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
 from ..system.store import Kept
-from .attribution import Attribution, LeftOut, MatrixShare, MeasuredRise, Share
+from .attribution import Attribution, LeftOut, MatrixShare, Share
 from .dosed_model import ELSEWHERE, DoseGroups, DoseVector
 from .experiment_settings import ATTRIBUTION, AttributionSettings
 from .open_dosed import open_dosed
-from .path_integral import DocumentMeasure, DosePath, PathIntegral, task_measure, text_measure
+from .path_integral import DosePath, PathIntegral, task_measure, text_measure
 from .question import Question, digest_of_intruders
 
 
@@ -127,9 +127,8 @@ def attribute(
         ]
         of_inside = digest_of_intruders(matrices.audit)
         path = DosePath(dosed.doses, inside, of_inside, Kept(folder, key), seed, question.progress)
-        integrals = [path.integral(measure, settings.nodes) for measure in measures]
-        checks = _checks(path, measures[0], integrals[0], groups, settings.check)
-    splits = {measure.name: integral for measure, integral in zip(measures, integrals, strict=True)}
+        splits = {measure.name: path.integral(measure, settings.nodes) for measure in measures}
+        checks = _checks(path, splits[measures[0].name], groups, settings.check)
 
     def parts_of(members: Sequence[str]) -> dict[str, Interval]:
         numbers = [number for name in members for number in groups.places[name]]
@@ -158,7 +157,7 @@ def attribute(
     return Attribution(
         base=question.base_source,
         tuned=question.tuned,
-        rises=[_rise(measure, splits[measure.name]) for measure in measures],
+        rises=[split.rise() for split in splits.values()],
         matrices=shares,
         layers=grouped(lambda path: path.layer_label),
         kinds=grouped(lambda path: path.kind),
@@ -170,16 +169,13 @@ def attribute(
     )
 
 
-def _checks(
-    path: DosePath, measure: DocumentMeasure, integral: PathIntegral, groups: DoseGroups, count: int
-) -> list[LeftOut]:
+def _checks(path: DosePath, integral: PathIntegral, groups: DoseGroups, count: int) -> list[LeftOut]:
     """Check the largest parts, each by leaving its matrix out of the tuned model."""
-    tokens, checks = integral.tokens.sum(), list[LeftOut]()
+    measure, checks = integral.measure, list[LeftOut]()
     parts = {name: sum(integral.each(groups.places[name])) for name in groups.matrices}
     for name in sorted(parts, key=lambda name: -abs(parts[name]))[:count]:
-        without = path.losses(measure, 1.0, torch.tensor(groups.places[name]))
-        fall = float((integral.tuned - integral.weights * without).sum() / tokens)
-        checks.append(LeftOut(name, parts[name], fall))
+        without = measure.weights * path.losses(measure, 1.0, groups.places[name])
+        checks.append(LeftOut(name, parts[name], integral.per_token(integral.tuned - without)))
     return checks
 
 
@@ -206,22 +202,5 @@ def _correlations(
         "intruders": float(spearman(parts, [matrix.intruders for matrix in own])),
         "update_norm": float(spearman(parts, [matrix.update.frobenius for matrix in own])),
     }
-    return {
-        name: value for name, value in correlations.items() if not math.isnan(value)
-    }  # a side may not vary
-
-
-def _rise(measure: DocumentMeasure, integral: PathIntegral) -> MeasuredRise:
-    tokens = int(integral.tokens.sum())
-    return MeasuredRise(
-        name=measure.name,
-        kind=measure.kind,
-        measure=measure.measure,
-        documents=len(integral.tokens),
-        tokens=tokens,
-        base_loss=float(integral.base.sum() / tokens),
-        tuned_loss=float(integral.tuned.sum() / tokens),
-        rise=integral.interval_of(integral.tuned - integral.base),
-        total=integral.total,
-        nodes=integral.nodes,
-    )
+    # A side may not vary.
+    return {name: value for name, value in correlations.items() if not math.isnan(value)}

@@ -17,14 +17,13 @@ from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Example, Task
 from ..measures.corpus_loss import losses_by_corpus
 from ..measures.harness import digest_of_own_tasks, harness_items
-from ..measures.losses import DocumentLosses, Outcome, TaskOutcome, mean_loss
+from ..measures.losses import DocumentLosses, Outcome, TaskOutcome
 from ..measures.measure_settings import NO_HARNESS, HarnessSettings, LossSettings, ScoreSettings
 from ..measures.output_energy import documents_of, sample_inputs
 from ..measures.sensitivities import sensitivities, task_batches
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.changes import Change
 from ..mitigation.remedies.remedy import Case, Remedy
-from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.answers import graded
 from ..models.loading_settings import Loading, require_whole_weights
@@ -32,13 +31,8 @@ from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress
 from ..system.store import Kept
 from .data_shares import DataShare
-from .point import Point
 from .question import Question, digest_of_intruders
-from .yardstick import ALPHAS, Yardstick
-
-# From the base to the tuned model.
-ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
-
+from .yardstick import ALONG_CURVE
 
 Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
 
@@ -341,47 +335,3 @@ class UpdateSizes:
         energy = math.fsum(self._energies.values())
         output = math.fsum(energies.values()) / energy if energy > 0 else None
         return math.hypot(*norms.values(), left) / whole, output
-
-
-def point_of(
-    remedy: Remedy,
-    outcome: Outcome,
-    yardstick: Yardstick,
-    share: str,
-    norm: float,
-    output: float | None,
-    control: str | None = None,
-    of: Remedy | None = None,
-) -> Point:
-    """Return the point of a remedy, or of a ``control`` of the remedy ``of``.
-
-    ``norm`` and ``output`` are the norm of all updates and their output energy, 1 being the tuned model's.
-    """
-    is_curve = remedy.name == Interpolate.name
-    return Point(
-        remedy=(of or remedy).name,
-        settings=remedy.recorded(),
-        strength=(of or remedy).strength_value,
-        control=control,
-        share=share,
-        norm=norm,
-        output=output,
-        losses={name: mean_loss(parts, yardstick.weights[name]) for name, parts in outcome.corpora.items()},
-        task_losses={name: task.losses.mean for name, task in outcome.tasks.items()},
-        accuracies={name: task.accuracy for name, task in outcome.tasks.items()},
-        harness={name: sum(scores) / len(scores) for name, scores in outcome.harness.items()},
-        loss=yardstick.loss(outcome),
-        task_loss=yardstick.task_loss(outcome),
-        healed=yardstick.healed(outcome),
-        kept=yardstick.kept(outcome),
-        gain=None if is_curve else yardstick.gain(outcome),
-        gain_at_norm=None if is_curve else yardstick.gain_at_norm(outcome, norm),
-    )
-
-
-def points_of_curve(yardstick: Yardstick, share: str) -> list[Point]:
-    """Return the points of interpolation; a share alpha of D has the output energy alpha^2."""
-    return [
-        point_of(remedy, outcome, yardstick, share, norm, remedy.alpha**2)
-        for remedy, norm, outcome in zip(ALONG_CURVE, yardstick.norms, yardstick.curve, strict=True)
-    ]

@@ -28,8 +28,8 @@ from ..system.files import user_path
 from ..system.folders import require_ours
 from ..system.progress import Progress, silent
 from ..system.store import EVALUATIONS
-from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, point_of, points_of_curve
-from .compared_rows import REPORT, comparing, planned_evaluations
+from .bench import Bench, Measuring, Tally, kept_outcomes
+from .compared_rows import comparing, planned_evaluations
 from .data_shares import DataShare, DataShares, split_data
 from .experiment_settings import EVERY_REMEDY, HEALING, ComparisonSettings, HealSettings
 from .heal import doses_in
@@ -37,6 +37,7 @@ from .learn import learn
 from .open_dosed import open_to_heal
 from .question import Question
 from .remedy_comparison import RemedyComparison
+from .yardstick import ALONG_CURVE
 
 
 @apart_from_caller()
@@ -137,7 +138,7 @@ def compare_remedies(
         compared = comparing(bench, data, comparison, learned, of_base)
         report, target = compared.report, compared.report.target
         rows = compared.rows(names)
-        points = points_of_curve(report, REPORT)
+        points = report.points_of_curve()
         return RemedyComparison(
             base=question.base_source,
             tuned=question.tuned,
@@ -158,7 +159,7 @@ def compare_remedies(
             allow=comparison.allow,
             level=report.level,
             counts={share.name: share.counts for share in (data.first, data.rest, data.report)},
-            base_point=point_of(ALONG_CURVE[0], report.base, report, REPORT, 0.0, 0.0),
+            base_point=report.point(ALONG_CURVE[0], report.base, 0.0, 0.0),
             tuned_point=points[-1],
             curve=points,
             forgotten=report.tuning_cost(),

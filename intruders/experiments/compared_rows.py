@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import Tensor
 
 from ..errors import IntrudersError, NonFiniteError, SettingError
@@ -17,14 +18,14 @@ from ..mitigation.remedies.remedy import Case, Remedy, ScaledIntruders
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT, TOP
 from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.remedies.surgery import Surgery
-from .bench import ALONG_CURVE, Bench, UpdateSizes, point_of
+from .bench import Bench, UpdateSizes
 from .data_shares import DataShare, DataShares
 from .experiment_settings import ComparisonSettings
 from .point import Point
 from .remedy_comparison import ComparedRemedy, kind_of
-from .yardstick import ALPHAS, Yardstick
+from .yardstick import ALONG_CURVE, ALPHAS, Yardstick
 
-CHOICE, REPORT = "choice", "report"
+_CHOICE = "choice"
 _LEVEL = 0.95
 _DRAWS = 3  # of the control random
 _CONTROLS = 8  # at most, of one remedy
@@ -46,12 +47,10 @@ def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
     >>> _spread((1.0, 2.0, 3.0, 4.0, 5.0), 3), _spread((1.0, 2.0, 3.0), 1), _spread((1.0, 2.0), 9)
     ([1.0, 3.0, 5.0], [2.0], [1.0, 2.0])
     """
-    if count >= len(strengths):
-        return list(strengths)
     if count == 1:
-        return [strengths[len(strengths) // 2]]
-    last = len(strengths) - 1
-    return [strengths[round(position * last / (count - 1))] for position in range(count)]
+        return list(strengths[len(strengths) // 2 :][:1])
+    positions = np.linspace(0, len(strengths) - 1, min(count, len(strengths)))
+    return [strengths[round(position)] for position in positions]
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class Comparing:
         by, and ``cases`` the matrices that it changes.
         """
         tried = [
-            self._point(self.choice, CHOICE, remedy, outcome, cases)
+            self.choice.point(remedy, outcome, *self.sizes.norm_and_output(remedy, cases))
             for remedy, outcome in zip(remedies, outcomes, strict=True)
         ]
         limit = self.choice.tuned.tasks[self.choice.target].losses.mean + self.comparison.allow
@@ -186,26 +185,13 @@ class Comparing:
             best = min(range(len(tried)), key=lambda position: tried[position].task_loss.estimate)
         return ChosenStrength(remedies[best], not within, tried)
 
-    def _point(
-        self,
-        yardstick: Yardstick,
-        share: str,
-        remedy: Remedy,
-        outcome: Outcome,
-        cases: Sequence[Case],
-        control: str | None = None,
-        of: Remedy | None = None,
-    ) -> Point:
-        norm, output = self.sizes.norm_and_output(remedy, cases)
-        return point_of(remedy, outcome, yardstick, share, norm, output, control, of)
-
     def _reported(self, choice: ChosenStrength, cases: Sequence[Case]) -> tuple[ComparedRemedy, Outcome]:
         remedy = choice.remedy
         outcome = self.bench.outcome(remedy, self.data.report, answers=True)
         row = ComparedRemedy(
             remedy.name,
             kind_of(remedy.name).source,
-            chosen=self._point(self.report, REPORT, remedy, outcome, cases),
+            chosen=self.report.point(remedy, outcome, *self.sizes.norm_and_output(remedy, cases)),
             parts=self.report.four_parts(outcome),
             items=self.report.items(outcome),
             tried=choice.tried,
@@ -233,7 +219,8 @@ class Comparing:
             except NonFiniteError as error:
                 missing[label] = str(error)
                 continue
-            point = self._point(self.report, REPORT, control, measured, cases, label, remedy)
+            sizes = self.sizes.norm_and_output(control, cases)
+            point = self.report.point(control, measured, *sizes, label, remedy)
             points.append(replace(point, margin=self.report.margin(outcome, measured)))
         return points, missing
 
@@ -322,8 +309,8 @@ def comparing(
         first = None if bench.matrices.leave_some_out else base
         curves[share.name] = bench.along_curve(share, answers=is_report, base=first)
     chosen = [share.name for share in data.choice]
-    bases[CHOICE] = joined([bases[name] for name in chosen])
-    curves[CHOICE] = [joined(outcomes) for outcomes in zip(*(curves[name] for name in chosen), strict=True)]
+    bases[_CHOICE] = joined([bases[name] for name in chosen])
+    curves[_CHOICE] = [joined(outcomes) for outcomes in zip(*(curves[name] for name in chosen), strict=True)]
     norms = bench.norms_of_curve(cases)
 
     def yardstick(share: str, level: float) -> Yardstick:
@@ -335,13 +322,14 @@ def comparing(
             norms=norms,
             level=level,
             seed=bench.measuring.seed,
+            share=share,
         )
 
     # The number of remedies that are compared with the curve at once.
     rows = max(1, sum(name != Interpolate.name for name in comparison.names()))
     level = 1 - (1 - _LEVEL) / rows
     first_pass = None if data.first.is_empty else yardstick(data.first.name, _LEVEL)
-    choice, report = yardstick(CHOICE, level), yardstick(REPORT, level)
+    choice, report = yardstick(_CHOICE, level), yardstick(data.report.name, level)
     return Comparing(bench, data, comparison, learned, first_pass, choice, report, sizes, cases)
 
 

@@ -44,19 +44,16 @@ class DataShare:
 
     @property
     def weights(self) -> dict[str, list[float]]:
-        """The weights of the parts of every corpus."""
         return {name: [part.weight for part in parts] for name, parts in self.corpora.items()}
 
     @property
     def counts(self) -> dict[str, int]:
-        """The numbers of documents and examples."""
         return {
             "documents": sum(documents_in(parts) for parts in self.corpora.values()),
             "examples": sum(len(rows) for rows in self.examples.values()),
         }
 
     def fingerprint(self) -> str:
-        """Return a hash of everything in it."""
         content = {
             "corpora": {
                 name: [[part.documents, part.weight] for part in parts]
@@ -93,34 +90,31 @@ def split_data(
     """
     halves = {name: [halves_of_corpus(part, seed) for part in parts] for name, parts in corpora.items()}
     rows = {name: halves_of_task(task, max_examples) for name, task in tasks.items()}
-    chosen: list[Sequence[Any]] = [
-        *(first.documents for parts in halves.values() for first, _ in parts),
-        *(examples for examples, _ in rows.values()),
-    ]
-    passes = all(len(items) >= 2 * _LEAST_OF_A_PASS for items in chosen)
+    counts = [len(first.documents) for parts in halves.values() for first, _ in parts]
+    counts += [len(first) for first, _ in rows.values()]
+    passes = min(counts) >= 2 * _LEAST_OF_A_PASS
 
-    def quarter(items: Sequence[Any]) -> int:
-        return max(_LEAST_OF_A_PASS, len(items) // 4) if passes else 0
+    def cut(items: list[Any], is_rest: bool) -> list[Any]:
+        quarter = max(_LEAST_OF_A_PASS, len(items) // 4) if passes else 0
+        return items[quarter:] if is_rest else items[:quarter]
 
-    def share(name: str, number: int) -> DataShare:
-        def cut(items: list[Any]) -> list[Any]:
-            return items[: quarter(items)] if number == 0 else items[quarter(items) :]
-
-        return DataShare(
-            name,
+    first, rest = (
+        DataShare(
+            "rest" if is_rest else "first",
             {
-                corpus: [replace(first, documents=cut(first.documents)) for first, _ in parts]
+                corpus: [replace(first, documents=cut(first.documents, is_rest)) for first, _ in parts]
                 for corpus, parts in halves.items()
             },
-            {task: cut(first) for task, (first, _) in rows.items()},
+            {task: cut(first, is_rest) for task, (first, _) in rows.items()},
         )
-
+        for is_rest in (False, True)
+    )
     report = DataShare(
         "report",
         {corpus: [second for _, second in parts] for corpus, parts in halves.items()},
         {task: second for task, (_, second) in rows.items()},
     )
-    return DataShares(share("first", 0), share("rest", 1), report)
+    return DataShares(first, rest, report)
 
 
 _WRITTEN_AT_ONCE = 16  # documents; fixed, so that a document does not depend on how many are wanted

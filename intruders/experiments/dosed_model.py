@@ -24,6 +24,7 @@ from ..models.half_products import is_plain_linear, linear
 ELSEWHERE = "elsewhere"
 
 _BLOCKS = 3
+_OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class DoseGroups:
         return [name for name in self.places if name != ELSEWHERE]
 
     def by_matrix(self, values: Sequence[float]) -> dict[str, list[float]]:
-        """Return the doses of every matrix from the vector of all doses."""
         return {name: [values[position] for position in self.places[name]] for name in self.matrices}
 
     def elsewhere(self, values: Sequence[float]) -> float | None:
@@ -53,7 +53,6 @@ class DoseGroups:
         return values[self.places[ELSEWHERE][0]] if ELSEWHERE in self.places else None
 
     def everywhere(self, dose: float) -> list[float]:
-        """Return the vector with this dose for all."""
         return [dose] * len(self.names)
 
     def of(self, doses: Tensor, name: str) -> Tensor:
@@ -204,7 +203,13 @@ def put_in_doses(
 
     state = model.state_dict(keep_vars=True)
     owners = _owners(model)
-    held = BaseInMemory.of(base, _shapes_of_weights(model, state))
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Linear) and type(module).__name__ in _OF_BITSANDBYTES
+        ):  # its weight is packed
+            shapes[f"{name}.weight"] = (module.out_features, module.in_features)
+    held = BaseInMemory.of(base, shapes)
     dense: dict[int, list[_Part]] = {}
     for name, update in updates.items():
         key = held.required_key(name)
@@ -216,14 +221,14 @@ def put_in_doses(
             for module, _ in modules:
                 module.register_forward_hook(branch(name, update))
         else:
-            dense.setdefault(tensor.data_ptr(), []).append((name, update, _Entries(view)))
+            dense.setdefault(tensor.data_ptr(), []).append((name, update, view))
     for other in held.changed(others, state):
         before = other.before.to(other.part.dtype)
         change = DosedUpdate(None, other.part.float() - before.float())
         other.part.copy_(before)
-        of_part = held.views.get(other.name)
-        entries = _Entries(None if of_part is None or of_part.expert is None else of_part)
-        dense.setdefault(state[other.key].data_ptr(), []).append((ELSEWHERE, change, entries))
+        own = held.views.get(other.name)
+        in_stack = None if own is None or own.expert is None else own
+        dense.setdefault(state[other.key].data_ptr(), []).append((ELSEWHERE, change, in_stack))
     for pointer, parts in dense.items():
         for module, of in owners[pointer]:
             parametrize.register_parametrization(module, of, _Added(parts, at_present), unsafe=True)
@@ -242,28 +247,22 @@ def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
     return (embedding(tokens, update.left) * dose) @ update.right
 
 
-@dataclass(frozen=True)
-class _Entries:
-    """The entries of a tensor that a matrix has in it; all of a tensor that is no matrix."""
-
-    view: MatrixView | None
-
-    def add(self, update: DosedUpdate, dose: Tensor, weight: Tensor) -> Tensor:
-        """Return the tensor with the update in its dose; a matrix is added in place."""
-        view = self.view
-        if view is None:
-            return (weight + dose * update.right).to(weight.dtype)
-        matrix = update.times(dose)
-        values = (matrix.mT if view.input_first else matrix).to(weight.dtype)
-        if view.expert is None:
-            return weight.add_(values.reshape(weight.shape))
-        index = torch.tensor([view.expert], device=weight.device)
-        if view.rows is None:
-            return weight.index_add_(0, index, values.reshape(1, *weight.shape[1:]))
-        return weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
+# A matrix with its update, and where it is in a tensor; None of a tensor that is no matrix.
+_Part = tuple[str, DosedUpdate, MatrixView | None]
 
 
-_Part = tuple[str, DosedUpdate, _Entries]
+def _plus(weight: Tensor, update: DosedUpdate, dose: Tensor, view: MatrixView | None) -> Tensor:
+    """Return a tensor with the update of one of its matrices in its dose; a matrix is added in place."""
+    if view is None:
+        return (weight + dose * update.right).to(weight.dtype)
+    matrix = update.times(dose)
+    values = (matrix.mT if view.input_first else matrix).to(weight.dtype)
+    if view.expert is None:
+        return weight.add_(values.reshape(weight.shape))
+    index = torch.tensor([view.expert], device=weight.device)
+    if view.rows is None:
+        return weight.index_add_(0, index, values.reshape(1, *weight.shape[1:]))
+    return weight.index_put_((index, view.rows.to(weight.device)), values, accumulate=True)
 
 
 class _Added(nn.Module):
@@ -274,13 +273,11 @@ class _Added(nn.Module):
         self._parts, self._at_present = parts, at_present
 
     def forward(self, weight: Tensor) -> Tensor:
-        present = [
-            (entries, *both) for name, own, entries in self._parts for both in self._at_present(name, own)
-        ]
+        present = [(*both, view) for name, own, view in self._parts for both in self._at_present(name, own)]
         if present:
             weight = weight.clone()  # once: a stack of experts has many parts
-        for entries, update, dose in present:
-            weight = entries.add(update, dose, weight)
+        for update, dose, view in present:
+            weight = _plus(weight, update, dose, view)
         return weight
 
 
@@ -293,22 +290,9 @@ def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return owners
 
 
-def _shapes_of_weights(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all weights. A quantized one is packed; its module knows the matrix it stands for."""
-    shapes: dict[str, tuple[int, ...]] = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and _is_quantized(module):
-            shapes[f"{name}.weight"] = (module.out_features, module.in_features)
-    return shapes
-
-
-def _is_quantized(module: nn.Module) -> bool:
-    return type(module).__name__ in ("Linear4bit", "Linear8bitLt")  # of bitsandbytes
-
-
 def _has_branch(module: nn.Module, name: str) -> bool:
     """Return whether the module only computes ``W x`` for a weight W, or only looks its rows up."""
-    is_linear = is_plain_linear(module) or type(module).__name__ == "Conv1D" or _is_quantized(module)
+    is_linear = is_plain_linear(module) or type(module).__name__ in ("Conv1D", *_OF_BITSANDBYTES)
     return name == "weight" and (is_linear or type(module) is nn.Embedding)
 
 
@@ -323,7 +307,10 @@ class TunedState:
         """Return what a measurement of it is known again by."""
         unit: dict[str, Any] = {"doses": list(self.doses)}
         if self.learned is not None:
-            unit["learned"] = _digest(self.learned)
+            digest = xxhash.xxh3_128()
+            for tensor in parameters_of(self.learned):
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            unit["learned"] = digest.hexdigest()
         return unit
 
 
@@ -341,10 +328,3 @@ def with_parameters(updates: Mapping[str, DosedUpdate], tensors: Sequence[Tensor
         name: DosedUpdate(None if update.left is None else next(rest), next(rest))
         for name, update in updates.items()
     }
-
-
-def _digest(updates: Mapping[str, DosedUpdate]) -> str:
-    digest = xxhash.xxh3_128()
-    for tensor in parameters_of(updates):
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

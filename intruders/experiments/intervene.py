@@ -26,13 +26,12 @@ from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
-from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes, points_of_curve
+from .bench import Bench, Measuring, Tally, kept_outcomes
 from .data_shares import DataShare
 from .experiment_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
-from .point import Point
 from .question import Question
 from .sweep import Intervention, InterventionSweep
-from .yardstick import Yardstick
+from .yardstick import ALONG_CURVE, Yardstick
 
 
 @apart_from_caller()
@@ -137,7 +136,16 @@ def intervene(
         bench.open(changes_others=bool(on_curve), reads_text=bool(corpora))
         bench.use(on_curve)
         inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
-        stick, along = _yardstick(bench, data, on_curve) if is_curve_wanted else (None, [])
+        stick = None
+        if is_curve_wanted:  # gains are read off it, on the first task
+            outcomes, norms = (
+                bench.along_curve(data, step="measure interpolation"),
+                bench.norms_of_curve(on_curve),
+            )
+            target, weights = next(iter(examples)), data.weights
+            stick = Yardstick(
+                outcomes[0], outcomes, target=target, weights=weights, norms=norms, seed=seed, share=data.name
+            )
         bench.use(cases)
         remedies = [remedy_named(INTRUDERS, 1.0, seed, sweep.which), *_remedies(sweep, seed, inputs)]
         tuned_point, *points = _interventions(bench, data, splits, cases, remedies, stick)
@@ -149,18 +157,9 @@ def intervene(
             tuned_point=tuned_point,
             base_losses=_summarized(of_base, data, seed),
             points=points,
-            curve=along,
+            curve=[] if stick is None else stick.points_of_curve(),
             which=sweep.which,
         )
-
-
-def _yardstick(bench: Bench, data: DataShare, cases: Sequence[Case]) -> tuple[Yardstick, list[Point]]:
-    """Measure interpolation from the base to the tuned model, and return what gains are read off, on the first task."""
-    outcomes = bench.along_curve(data, step="measure interpolation")
-    task, seed = next(iter(data.examples)), bench.measuring.seed
-    norms = bench.norms_of_curve(cases)
-    stick = Yardstick(outcomes[0], outcomes, target=task, weights=data.weights, norms=norms, seed=seed)
-    return stick, points_of_curve(stick, data.name)
 
 
 def _interventions(

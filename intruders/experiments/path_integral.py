@@ -27,6 +27,7 @@ from ..measures.task_score import encoded_examples
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.tuned_model import OpenedModel
 from ..system.store import Kept
+from .attribution import MeasuredRise
 from .dosed_model import DoseVector
 from .objective import read_rows
 from .open_dosed import encoded_texts
@@ -52,25 +53,22 @@ class DocumentMeasure:
     model: Any = field(repr=False)
     # (1, width) each; labels are where they are predicted: (1, width), or (1,) of a class.
     rows: Sequence[Mapping[str, Tensor]] = field(repr=False)
-    # By row, the weight of its corpus in a mixture, and which corpus it is of; None where all are of one.
-    mixed: Sequence[tuple[float, int]] | None = None
+    # Of a mixture: by row the part that it is of, and by part its weight.
+    parts: Sequence[int] | None = None
+    part_weights: Sequence[float] = (1.0,)
 
-    @property
-    def tokens(self) -> list[int]:
+    @cached_property
+    def tokens(self) -> npt.NDArray[np.int64]:
         """The number of scored tokens of each document; 1 for an example whose label is scored."""
-        return [int((row["labels"] != IGNORED).sum()) for row in self.rows]
+        return np.array([int((row["labels"] != IGNORED).sum()) for row in self.rows], dtype=np.int64)
 
-    @property
-    def weights(self) -> list[float]:
+    @cached_property
+    def weights(self) -> Floats:
         """The weight w_i of each document. They leave the number of tokens as it is: ``sum_i w_i t_i = sum_i t_i``."""
         tokens = self.tokens
-        if self.mixed is None:
-            return [1.0] * len(tokens)
-        of_part: dict[int, int] = {}
-        for (_, part), count in zip(self.mixed, tokens, strict=True):
-            of_part[part] = of_part.get(part, 0) + count
-        in_all = sum({part: weight for weight, part in self.mixed}.values())
-        return [weight / in_all * sum(tokens) / of_part[part] for weight, part in self.mixed]
+        parts = np.zeros(len(tokens), dtype=int) if self.parts is None else np.array(self.parts)
+        shares = np.array(self.part_weights) / sum(self.part_weights)
+        return np.asarray(tokens.sum() * (shares / np.bincount(parts, tokens))[parts])
 
     def loss(self, index: int) -> Tensor:
         """Return the sum over the scored tokens of one document, in nats, with its graph."""
@@ -78,7 +76,13 @@ class DocumentMeasure:
         labels = row.pop("labels")
         logits = self.model(**row).logits
         scored = labels != IGNORED
-        return cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
+        loss = cross_entropy(logits[scored].float(), labels[scored], reduction="sum")
+        if not loss.isfinite():
+            raise NonFiniteError(
+                f"the loss on {self.name!r} is {loss.item()}; expected a finite number; check the tuned model and the "
+                "text"
+            )
+        return loss
 
 
 def text_measure(
@@ -87,15 +91,16 @@ def text_measure(
     """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model."""
     device = next(opened.model.parameters()).device
     rows: list[Mapping[str, Tensor]] = []
-    mixed: list[tuple[float, int]] = []
+    part_of: list[int] = []
     for number, part in enumerate(parts):
         for ids in encoded_texts(opened, part, max_tokens):
             inputs, scored = read_rows(opened, [ids], f"{seed} {len(rows)}")
             labels = torch.tensor([ids], device=device).masked_fill(~scored, IGNORED)
             rows.append({**inputs, "labels": labels if opened.is_masked else labels_of_next(labels)})
-            mixed.append((part.weight, number))
+            part_of.append(number)
     measure = "masked-15%-estimate" if opened.is_masked else "cross-entropy"
-    return DocumentMeasure(name, "text", measure, opened.model, rows, mixed)
+    weights = [part.weight for part in parts]
+    return DocumentMeasure(name, "text", measure, opened.model, rows, part_of, weights)
 
 
 def task_measure(
@@ -106,52 +111,62 @@ def task_measure(
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))
     rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
-    measure = "classification" if task.kind == "classification" else "cross-entropy"
-    if task.kind != "classification":
-        rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]
-    return DocumentMeasure(task.name, "task", measure, opened.model, rows)
+    if task.kind == "classification":
+        return DocumentMeasure(task.name, "task", "classification", opened.model, rows)
+    rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]
+    return DocumentMeasure(task.name, "task", "cross-entropy", opened.model, rows)
 
 
 @dataclass(frozen=True)
 class PathIntegral:
     """The parts of every document's rise: the sum over a document's tokens, in nats, times the document's weight."""
 
+    measure: DocumentMeasure
     base: Floats  # (documents,), of the base's losses
     tuned: Floats  # (documents,)
-    tokens: npt.NDArray[np.int64]  # (documents,)
-    weights: Floats  # (documents,)
     parts: Floats  # (documents, factors)
     added: Floats  # (documents, further factors): of what lies inside the updates
     nodes: int
     seed: int  # of the resamples of documents
 
-    @property
-    def total(self) -> float:
-        """The sum of the parts, in nats per token."""
-        return float(self.parts.sum() / self.tokens.sum())
-
     @cached_property
     def _drawn(self) -> Floats:
         """How often each document is drawn, (resamples, documents): the same for all parts."""
-        count = len(self.tokens)
+        count = len(self.base)
         drawn = np.random.default_rng(self.seed).multinomial(count, [1 / count] * count, size=RESAMPLES)
         return drawn.astype(np.float64)
 
-    def interval_of(self, sums: Floats) -> Interval:
+    def per_token(self, sums: Floats) -> float:
+        return float(sums.sum() / self.measure.tokens.sum())
+
+    def rise(self) -> MeasuredRise:
+        measure = self.measure
+        return MeasuredRise(
+            name=measure.name,
+            kind=measure.kind,
+            measure=measure.measure,
+            documents=len(self.base),
+            tokens=int(measure.tokens.sum()),
+            base_loss=self.per_token(self.base),
+            tuned_loss=self.per_token(self.tuned),
+            rise=self._interval_of(self.tuned - self.base),
+            total=self.per_token(self.parts),
+            nodes=self.nodes,
+        )
+
+    def _interval_of(self, sums: Floats) -> Interval:
         """Return the interval of sums over documents (documents,), per token."""
-        estimate = float(sums.sum() / self.tokens.sum())
-        tokens: Floats = self._drawn @ (self.weights * self.tokens)
-        return expanded_percentiles(estimate, self._drawn @ sums / tokens, len(sums))
+        tokens: Floats = self._drawn @ (self.measure.weights * self.measure.tokens)
+        return expanded_percentiles(self.per_token(sums), self._drawn @ sums / tokens, len(sums))
 
     def interval(self, numbers: Sequence[int]) -> Interval:
-        return self.interval_of(self.parts[:, list(numbers)].sum(axis=1))
+        return self._interval_of(self.parts[:, list(numbers)].sum(axis=1))
 
     def each(self, numbers: Sequence[int]) -> list[float]:
-        per_token: list[float] = (self.parts[:, list(numbers)].sum(axis=0) / self.tokens.sum()).tolist()
-        return per_token
+        return [self.per_token(self.parts[:, number]) for number in numbers]
 
     def inside(self, number: int) -> float:
-        return float(self.added[:, number].sum() / self.tokens.sum())
+        return self.per_token(self.added[:, number])
 
 
 @dataclass(frozen=True)
@@ -167,8 +182,8 @@ class DosePath:
 
     def integral(self, measure: DocumentMeasure, nodes: int) -> PathIntegral:
         """Split the rise into parts, doubling the nodes as long as the parts miss the measured rise."""
-        tokens, weights = np.array(measure.tokens, dtype=np.int64), np.array(measure.weights)
-        base, tuned = self.losses(measure, 0.0), self.losses(measure, 1.0)
+        weights = measure.weights
+        base, tuned = (weights * self.losses(measure, at) for at in (0.0, 1.0))
         while True:
             points, shares = np.polynomial.legendre.leggauss(nodes)
             both = sum(
@@ -176,29 +191,24 @@ class DosePath:
                 for number, (point, share) in enumerate(zip(points, shares, strict=True))
             )
             parts, added = np.split(weights[:, None] * both, [len(self.doses.values)], axis=1)
-            integral = PathIntegral(
-                weights * base, weights * tuned, tokens, weights, parts, added, nodes, self.seed
-            )
-            rise = float((integral.tuned - integral.base).sum() / tokens.sum())
-            is_close = abs(integral.total - rise) <= max(CLOSE * abs(rise), _SMALL)
-            if is_close or 2 * nodes > MOST_NODES:
+            integral = PathIntegral(measure, base, tuned, parts, added, nodes, self.seed)
+            rise, total = integral.per_token(tuned - base), integral.per_token(parts)
+            if abs(total - rise) <= max(CLOSE * abs(rise), _SMALL) or 2 * nodes > MOST_NODES:
                 return integral
             nodes *= 2
 
-    def losses(self, measure: DocumentMeasure, at: float, without: Tensor | None = None) -> Floats:
+    def losses(self, measure: DocumentMeasure, at: float, without: Sequence[int] = ()) -> Floats:
         """Return the loss of every document with one dose for all updates, except those numbered in ``without``."""
-        numbers = [] if without is None else without.tolist()
-        unit = {"measure": measure.name, "at": at, "without": numbers}
+        unit = {"measure": measure.name, "at": at, "without": list(without)}
 
         def measured() -> Floats:
             values = torch.full_like(self.doses.values, at)
-            if without is not None:
-                values[without] = 0.0
+            values[list(without)] = 0.0
             losses = np.zeros(len(measure.rows))
             with torch.no_grad(), self.doses.at(values):
                 for index in range(len(measure.rows)):
                     self.progress(f"measure {measure.name}", index, len(measure.rows))
-                    losses[index] = _finite(measure.loss(index), measure)
+                    losses[index] = measure.loss(index).item()
             return losses
 
         return np.array(self.kept.once(unit, Any, measured), dtype=np.float64)
@@ -216,7 +226,6 @@ class DosePath:
                 for index in range(count):
                     self.progress(f"gradients of {measure.name}", number * count + index, nodes * count)
                     loss = measure.loss(index)
-                    _finite(loss, measure)
                     row = torch.autograd.grad(loss, [values, inside], materialize_grads=True)
                     gradients[index] = torch.cat(row).double().cpu().numpy()
             if not np.isfinite(gradients).all():
@@ -227,12 +236,3 @@ class DosePath:
             return gradients
 
         return np.array(self.kept.once(unit, Any, measured), dtype=np.float64).reshape(count, -1)
-
-
-def _finite(loss: Tensor, measure: DocumentMeasure) -> float:
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        raise NonFiniteError(
-            f"the loss on {measure.name!r} is {value}; expected a finite number; check the tuned model and the text"
-        )
-    return value

@@ -118,8 +118,8 @@ class RemedyComparison(JsonResult):
         return next((remedy for remedy in ranked if not remedy.over_allowance), None)
 
     @property
-    def _interpolation(self) -> ComparedRemedy | None:
-        return next((remedy for remedy in self.remedies if remedy.name == "interpolate"), None)
+    def _interpolation(self) -> ComparedRemedy:
+        return next(remedy for remedy in self.remedies if remedy.name == "interpolate")
 
     @property
     def has_forgotten(self) -> bool:
@@ -133,35 +133,34 @@ class RemedyComparison(JsonResult):
                 "Tuning did not clearly raise the loss on text "
                 f"({self.forgotten.text('.3g')} nats per token), so there is nothing to heal: keep the tuned model."
             )
-        best = self.winner
-        if best is not None and best.chosen is not None and best.chosen.gain is not None:
-            gain = best.chosen.gain.text(".3g")
+        best = self.winner or self._interpolation
+        chosen = _chosen(best)
+        at = f"{best.name} at {kind_of(best.name).strength} {chosen.strength:g}"
+        if self.winner is None or chosen.gain is None:
+            text = f"No remedy is clearly better than turning the update down: use {at}"
+            if best.over_allowance:
+                text += f", though no alpha keeps the task loss within {self.allow:.3g} nats per token"
+        else:
+            gain = chosen.gain.text(".3g")
             text = (
-                f"Use {best.name} at {_strength(best)}: its loss is {gain} nats per token below that of interpolation "
-                "at equal task loss"
+                f"Use {at}: its loss is {gain} nats per token below that of interpolation at equal task loss"
             )
             if best not in self.beyond_dose and best.controls:
                 text += "; the same dose without its directions is not clearly worse"
-            return f"{text}.{self._accuracies(best.chosen)}"
-        chosen = self._interpolation
-        if chosen is None or chosen.chosen is None:
-            return "No remedy is clearly better than turning the update down."
-        text = f"No remedy is clearly better than turning the update down: use interpolate at {_strength(chosen)}"
-        if chosen.over_allowance:
-            text += f", though no alpha keeps the task loss within {self.allow:.3g} nats per token"
-        return f"{text}.{self._accuracies(chosen.chosen)}"
+        return f"{text}.{self._accuracies(chosen)}"
 
     def command(self, out: str = "DIR") -> str | None:
         """Return the shell line that writes the model that :meth:`sentence` names."""
-        best = self.winner or self._interpolation
-        if not self.has_forgotten or best is None or best.chosen is None or best.chosen.strength is None:
+        if not self.has_forgotten:
             return None
+        best = self.winner or self._interpolation
+        strength = _chosen(best).strength
         if best.name == "doses":
-            return self._healing_command(out, best.chosen.strength)
+            return self._healing_command(out, strength)
         settings, which = self.settings, self.settings.get("which", "all")
-        options: dict[str, object] = {"remedy": best.name, "strength": best.chosen.strength}
+        options: dict[str, object] = {"remedy": best.name, "strength": strength}
         if best.name == INTRUDERS:
-            options = {"scale": best.chosen.strength, "which": None if which == "all" else which}
+            options = {"scale": strength, "which": None if which == "all" else which}
         if best.name == "surgery":
             options |= {"dtype": settings.get("dtype"), **self._of_task()}
         if best.name == "drop":
@@ -244,7 +243,7 @@ class RemedyComparison(JsonResult):
             return ""
         return f" Its accuracy on {self.target} is {own:.2f}, the tuned model's {tuned:.2f}."
 
-    def _healing_command(self, out: str, strength: float) -> str:
+    def _healing_command(self, out: str, strength: float | None) -> str:
         """Return the command that learns the same doses again and writes the model at their share."""
         task = self._of_task()
         learned_on = {"task": task["task"], "loss_on": list(self.base_point.losses), "allow": self.allow}
@@ -269,9 +268,9 @@ def _beats(remedy: ComparedRemedy, control: str) -> bool:
     return bool(margins) and all(margin is not None and margin.is_above_zero for margin in margins)
 
 
-def _strength(remedy: ComparedRemedy) -> str:
-    assert remedy.chosen is not None
-    return f"{kind_of(remedy.name).strength} {remedy.chosen.strength:g}"
+def _chosen(remedy: ComparedRemedy) -> Point:
+    assert remedy.chosen is not None  # of interpolation, and of what is better
+    return remedy.chosen
 
 
 def kind_of(name: str) -> type[Remedy]:

@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles, paired_difference
-from ..measures.losses import DocumentLosses, Outcome
+from ..measures.losses import DocumentLosses, Outcome, mean_loss
+from ..mitigation.remedies.remedy import Remedy
+from ..mitigation.remedies.shares import Interpolate
+from .point import Point
 
 Numbers = npt.NDArray[np.float64]
 
 # Shares of the update at which it is measured; the base itself is the first point.
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
+ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 
 _RESAMPLES_AT_ONCE = 1000
 _ROUNDING = 1e-9
@@ -46,18 +50,6 @@ def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) ->
     best = np.minimum(best, np.where(crosses, between, np.inf).min(axis=-1))
     lowest = np.take_along_axis(losses, task_losses.argmin(axis=-1)[..., None], axis=-1)[..., 0]
     return np.where(np.isinf(best), lowest, best)
-
-
-def loss_at_norm(losses: Numbers, norms: Sequence[float], norm: float) -> Numbers:
-    """Return the loss on the curve where the updates have a norm; ``losses`` are those at ``norms``, (..., points).
-
-    >>> float(loss_at_norm(np.array([2.0, 3.0, 5.0]), (0.0, 0.5, 1.0), 0.75))
-    4.0
-    """
-    segment = min(max(int(np.searchsorted(norms, norm, side="right")) - 1, 0), len(norms) - 2)
-    share = (norm - norms[segment]) / (norms[segment + 1] - norms[segment])
-    at_norm: Numbers = losses[..., segment] + share * (losses[..., segment + 1] - losses[..., segment])
-    return at_norm
 
 
 def _ratio(losses: DocumentLosses, drawn: npt.NDArray[np.uint16]) -> Numbers:
@@ -117,10 +109,11 @@ class Yardstick:
         norms: Sequence[float] = ALPHAS,
         level: float = 0.95,
         seed: int = 0,
+        share: str = "report",
     ) -> None:
         """Take a ``curve`` of interpolation at ``ALPHAS``, with the updates' ``norms``; the tuned model is last."""
         self.base, self.tuned, self.curve = base, curve[-1], list(curve)
-        self.target, self.level = target, level
+        self.target, self.level, self.share = target, level, share
         self.weights, self.norms, self._seed = weights, list(norms), seed
         # Counts of every document and example per resample: once each in the first row, at random in the others. A loss
         # has one number per row: that of the data themselves, then one per resample.
@@ -139,6 +132,45 @@ class Yardstick:
         # (rows, points)
         self._losses = np.stack([self._loss(outcome) for outcome in curve], axis=-1)
         self._task_losses = np.stack([self._task(outcome) for outcome in curve], axis=-1)
+
+    def point(
+        self,
+        remedy: Remedy,
+        outcome: Outcome,
+        norm: float,
+        output: float | None,
+        control: str | None = None,
+        of: Remedy | None = None,
+    ) -> Point:
+        """Return the point of a remedy, or of a ``control`` of the remedy ``of``.
+
+        ``norm`` and ``output`` are the norm of all updates and their output energy, 1 being the tuned model's.
+        """
+        is_curve = remedy.name == Interpolate.name
+        return Point(
+            remedy=(of or remedy).name,
+            settings=remedy.recorded(),
+            strength=(of or remedy).strength_value,
+            control=control,
+            share=self.share,
+            norm=norm,
+            output=output,
+            losses={name: mean_loss(parts, self.weights[name]) for name, parts in outcome.corpora.items()},
+            task_losses={name: task.losses.mean for name, task in outcome.tasks.items()},
+            accuracies={name: task.accuracy for name, task in outcome.tasks.items()},
+            harness={name: sum(scores) / len(scores) for name, scores in outcome.harness.items()},
+            loss=self.loss(outcome),
+            task_loss=self.task_loss(outcome),
+            healed=self.healed(outcome),
+            kept=self.kept(outcome),
+            gain=None if is_curve else self.gain(outcome),
+            gain_at_norm=None if is_curve else self.gain_at_norm(outcome, norm),
+        )
+
+    def points_of_curve(self) -> list[Point]:
+        """Return the points of interpolation; a share alpha of D has the output energy alpha^2."""
+        along = zip(ALONG_CURVE, self.curve, self.norms, strict=True)
+        return [self.point(remedy, outcome, norm, remedy.alpha**2) for remedy, outcome, norm in along]
 
     def loss(self, outcome: Outcome) -> Interval:
         """Return the loss on text, the mean over the corpora."""
@@ -166,8 +198,9 @@ class Yardstick:
         """Return interpolation's loss at the same norm of all updates (tuned model: 1) minus the outcome's loss."""
         if not self.norms[0] - _ROUNDING <= norm <= self.norms[-1] + _ROUNDING:
             return None  # no interpolation has that norm
-        at = loss_at_norm(self._losses, self.norms, min(max(norm, self.norms[0]), self.norms[-1]))
-        return self._interval(at - self._loss(outcome), self._documents)
+        # A straight line between two points is the same mixture of them in every row.
+        mixture = [np.interp(norm, self.norms, point) for point in np.eye(len(self.norms))]
+        return self._interval(self._losses @ mixture - self._loss(outcome), self._documents)
 
     def margin(self, outcome: Outcome, control: Outcome) -> Interval:
         """Return the gain at equal task loss minus a control's gain."""
@@ -192,19 +225,17 @@ class Yardstick:
             else:
                 shares["preservation"].append(left)
         kept = self.kept(outcome)
-        return FourParts(
-            **{name: float(np.mean(values)) if values else None for name, values in shares.items()},
-            target=None if kept is None else min(1.0, max(0.0, kept.estimate)),
-        )
+        means = {name: float(np.mean(values)) if values else None for name, values in shares.items()}
+        return FourParts(**means, target=None if kept is None else min(1.0, max(0.0, kept.estimate)))
 
     def items(self, outcome: Outcome) -> Items | None:
         """Count examples of all tasks by what became of them; None if answers were not measured."""
         counts = np.zeros(5, dtype=int)
-        for name, task in outcome.tasks.items():
-            before, after = self.base.tasks[name].right, self.tuned.tasks[name].right
-            if task.right is None or before is None or after is None:
+        for name in outcome.tasks:
+            answers = [model.tasks[name].right for model in (self.base, self.tuned, outcome)]
+            if None in answers:
                 return None
-            base, tuned, now = (np.array(answers, dtype=bool) for answers in (before, after, task.right))
+            base, tuned, now = np.array(answers, dtype=bool)
             broken, gained = base & ~tuned, ~base & tuned
             kinds = (broken, broken & now, gained, gained & now, base & tuned & ~now)
             counts += [int(kind.sum()) for kind in kinds]
@@ -215,15 +246,12 @@ class Yardstick:
 
     def _loss(self, outcome: Outcome) -> Numbers:
         """Return the loss on text per token, the mean over all corpora: (1 + resamples,)."""
-        means: Numbers = np.mean([self._corpus_loss(outcome, name) for name in outcome.corpora], axis=0)
-        return means
+        return np.asarray(np.mean([self._corpus_loss(outcome, name) for name in outcome.corpora], axis=0))
 
     def _corpus_loss(self, outcome: Outcome, name: str) -> Numbers:
-        weights = self.weights[name]
-        parts = zip(outcome.corpora[name], self._of_documents[name], weights, strict=True)
-        weighed = [weight * _ratio(losses, drawn) for losses, drawn, weight in parts]
-        means: Numbers = np.sum(weighed, axis=0) / sum(weights)
-        return means
+        parts = zip(outcome.corpora[name], self._of_documents[name], strict=True)
+        ratios = [_ratio(losses, drawn) for losses, drawn in parts]
+        return np.average(ratios, axis=0, weights=self.weights[name])
 
     def _task(self, outcome: Outcome, name: str | None = None) -> Numbers:
         """Return the loss per token of the targets of one task, by default of the target."""
@@ -236,17 +264,14 @@ class Yardstick:
 
     def _above_base(self, outcome: Outcome) -> list[Interval]:
         """Return by how much every measure but the target is worse than in the base."""
-        intervals = [
-            self._interval(
-                self._corpus_loss(outcome, name) - self._corpus_loss(self.base, name), self._documents
-            )
-            for name in outcome.corpora
-        ]
-        intervals += [
-            self._interval(self._task(outcome, name) - self._task(self.base, name), self._examples(name))
-            for name in outcome.tasks
-            if name != self.target
-        ]
+        intervals = []
+        for name in outcome.corpora:
+            rise = self._corpus_loss(outcome, name) - self._corpus_loss(self.base, name)
+            intervals.append(self._interval(rise, self._documents))
+        for name in outcome.tasks:
+            if name != self.target:
+                rise = self._task(outcome, name) - self._task(self.base, name)
+                intervals.append(self._interval(rise, self._examples(name)))
         # Of many thousands of examples the resamples of all models together would fill the memory; these are not kept.
         for task, scores in outcome.harness.items():
             after, before = (DocumentLosses.of_scores(of, -1) for of in (scores, self.base.harness[task]))

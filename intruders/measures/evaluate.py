@@ -173,11 +173,11 @@ def evaluate(
             measured(told)
         for other in later:
             made_of, after = after, work.losses_of_another(other, corpora)
-            of_step = []
+            step = Evaluation(model=other, base=base, losses=[], scores=[], harness=[])
             for loss in summaries(after):
                 own_part = mixed_difference(loss.losses, made_of[loss.name], loss.weights, seed=seed)
-                of_step.append(replace(loss, own_part=own_part))
-            evaluation.also.append(Evaluation(model=other, base=base, losses=of_step, scores=[], harness=[]))
+                step.losses.append(replace(loss, own_part=own_part))
+            evaluation.also.append(step)
         for task, split in zip(tasks, splits, strict=True):
             score = work.score(task, split, scores.max_examples)
             evaluation.scores.append(score)
@@ -220,10 +220,10 @@ def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
         return [f"measured in {names[0]}; losses are summed in double precision"]
     if len(names) > 2:
         return [f"the models are measured in {' and '.join(several)}, so a part of the steps is rounding"]
-    differ = (
-        f"the model is measured in {names[0]} and its base in {names[1]}, so a part of the change is rounding"
-    )
-    return [f"{differ}; pass --dtype float32 to measure both in one type"]
+    of_each = f"the model is measured in {names[0]} and its base in {names[1]}"
+    return [
+        f"{of_each}, so a part of the change is rounding; pass --dtype float32 to measure both in one type"
+    ]
 
 
 @dataclass
@@ -244,8 +244,6 @@ class MeasuredModel:
         self, corpora: Corpora
     ) -> tuple[dict[str, list[DocumentLosses]], dict[str, list[DocumentLosses]] | None]:
         """Return the losses of the model and of its base. An adapter is put on the base that has been measured."""
-        if not corpora:
-            return {}, None if self.base is None else {}
         if self.base is None:
             return self._losses("model", corpora, self._open), None
         opened: list[OpenedModel] = []
@@ -305,8 +303,7 @@ class MeasuredModel:
             scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
             return scores, self._open().notes
 
-        scores: list[HarnessScore] = self._once(unit, list[HarnessScore], measured)
-        return scores
+        return list(self._once(unit, list[HarnessScore], measured))
 
     def _losses(
         self, which: str, corpora: Corpora, opened: Callable[[], OpenedModel]

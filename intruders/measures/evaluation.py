@@ -14,7 +14,7 @@ import pandas as pd
 from ..errors import SettingError
 from ..system.documents import read_document
 from ..system.files import read_bytes, user_path, write_together
-from ..system.folders import make_folder, other_entries
+from ..system.folders import require_ours
 from ..system.plain_values import from_plain
 from ..system.result_protocol import json_bytes, refuse_others
 from ..system.store import EVALUATIONS
@@ -155,16 +155,8 @@ class Evaluation:
 
 def check_evaluation_folder(folder: Path, force: bool) -> None:
     """Refuse a folder of other files, and one with an evaluation that is not to be replaced."""
-    try:
-        there = set(other_entries(folder))
-    except FileNotFoundError:
-        return
-    except OSError:  # what it is instead is told when it is made
-        make_folder(folder)
-        return
-    if there - {*_FILES, EVALUATIONS}:
-        raise SettingError(f"out {str(folder)!r} is not empty and not an evaluation; choose another folder")
-    if _FILES[0] in there and not force:
+    require_ours(folder, (*_FILES, EVALUATIONS), "an evaluation")
+    if (folder / _FILES[0]).exists() and not force:
         raise SettingError(
             f"out {str(folder)!r} already has an evaluation; choose another folder, or pass --force to replace it"
         )

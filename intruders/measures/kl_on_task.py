@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..data.task import Task
 from ..errors import NonFiniteError, SettingError
@@ -86,7 +85,14 @@ def kl_on_task(
             of_answers = labels_of_next(batch.pop("labels")) != IGNORED  # (rows, width)
             seen = batch["attention_mask"].bool()
             predicts = torch.cat([seen[:, 1:], torch.zeros_like(seen[:, :1])], dim=1)
-            kl = _kl(before, after, batch, predicts)
+            logits = (
+                model(**batch).logits[predicts] for model in (before, after)
+            )  # (positions, vocabulary) each
+            p, q = (values.float().log_softmax(-1) for values in logits)
+            kl = torch.zeros(
+                predicts.shape, dtype=torch.float64, device=device
+            )  # zero where none is asked for
+            kl[predicts] = (p.exp() * (p - q)).sum(-1).double()
             for at, row in enumerate(chosen):
                 for part, mask in enumerate((predicts[at] & ~of_answers[at], of_answers[at])):
                     sums[row, part] = float(kl[at][mask].sum())
@@ -103,12 +109,3 @@ def kl_on_task(
         return loss_interval(losses) if kept.any() else Interval(math.nan, -math.inf, math.inf, 0)
 
     return KLOnTask(mean(0), mean(1), len(rows))
-
-
-def _kl(before: Any, after: Any, batch: dict[str, Tensor], predicts: Tensor) -> Tensor:
-    """Return KL(base || tuned) at every position ``(rows, width)``, zero where none is asked for."""
-    logits = [model(**batch).logits[predicts] for model in (before, after)]  # (positions, vocabulary) each
-    p, q = (values.float().log_softmax(-1) for values in logits)
-    kl = torch.zeros(predicts.shape, dtype=torch.float64, device=p.device)
-    kl[predicts] = (p.exp() * (p - q)).sum(-1).double()
-    return kl

@@ -6,12 +6,15 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
 
 from ..audits.base_cache import DiskCache
 from ..audits.kept_nats import KeptLayer, KeptText, content_of, samples_of, written
@@ -21,12 +24,13 @@ from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..data.corpora import load_corpora
 from ..engine.nats import packed_width
 from ..errors import SettingError, some_of
+from ..models.answers import evaluating
 from ..models.loading import require_known
 from ..models.loading_settings import AS_STORED, Loading
+from ..models.token_losses import in_single
 from ..models.tuned_model import OpenedModel, open_language_model
 from ..system.progress import Progress, silent
 from ..system.words import plural
-from .gradients import layer_rows
 
 # Tokens of a sequence. A response is one number a sequence and draw, however long it is, and its rows grow with it.
 TOKENS = 32
@@ -43,6 +47,9 @@ FEWEST_DOCUMENTS = 8
 _CHARACTERS = 8000  # read of each document, from its start
 _AT_ONCE = 4  # sequences in one pass
 
+# (name, inputs (batch, tokens, n), gradients (batch, labels, tokens, m)) of every layer.
+LayerRows = Iterator[tuple[str, Tensor, Tensor]]
+
 
 @dataclass(frozen=True)
 class NatsPlan:
@@ -51,7 +58,7 @@ class NatsPlan:
     opened: OpenedModel
     preparation: Preparation
     text: str
-    layers: dict[str, torch.nn.Module]  # by the name of the matrix
+    layers: dict[str, nn.Module]  # by the name of the matrix
     owner: dict[str, str]  # matrix -> the one whose file has its inputs
     ids: Tensor  # (sequences, tokens + 1)
     documents: list[int]
@@ -85,7 +92,7 @@ class NatsPlan:
         layers = {
             name: layer
             for name, module in modules.items()
-            if isinstance(layer := opened.model.get_submodule(module), torch.nn.Linear | Conv1D)
+            if isinstance(layer := opened.model.get_submodule(module), nn.Linear | Conv1D)
         }
         documents = [document for part in corpora for document in part.documents]
         windows = _windows(opened, documents, seed)
@@ -163,7 +170,7 @@ class NatsPlan:
         return time.perf_counter() - started
 
 
-def _owners(model: torch.nn.Module, layers: dict[str, torch.nn.Module], ids: Tensor) -> dict[str, str]:
+def _owners(model: nn.Module, layers: dict[str, nn.Module], ids: Tensor) -> dict[str, str]:
     """Return, of every layer that a pass reaches once, the first layer that reads the same inputs."""
     first: dict[tuple[int, torch.Size], str] = {}
     rows = list(layer_rows(model, layers, ids, 1, torch.Generator().manual_seed(0)))
@@ -188,3 +195,61 @@ def _windows(opened: OpenedModel, documents: Sequence[str], seed: int) -> list[t
 
 def _ids(windows: Sequence[tuple[int, list[int]]]) -> Tensor:
     return torch.tensor([ids for _, ids in windows])
+
+
+def layer_rows(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    ids: Tensor,
+    draws: int,
+    random: torch.Generator,
+    first: int = 0,
+) -> LayerRows:
+    """Yield every layer's inputs x and gradients g of ``log p(labels)`` at its outputs, for a batch of sequences.
+
+    The labels of a sequence are tokens drawn from the model at every position, ``draws`` times. They count from the
+    position ``first`` on. A layer that does not read every token of ``ids`` (batch, tokens + 1) once, as an expert, is
+    left out.
+    """
+    ids = ids.to(next(model.parameters()).device)
+    reached: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in layers}
+
+    def kept(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        reached[name].append((inputs[0].detach(), output))
+
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    with ExitStack() as handles:
+        handles.enter_context(evaluating(model))
+        for name, layer in layers.items():
+            handles.callback(layer.register_forward_hook(partial(kept, name)).remove)
+        handles.callback(embedding.register_forward_hook(lambda *given: given[2].requires_grad_()).remove)
+        handles.enter_context(torch.enable_grad())
+        scores = log_softmax(in_single(model(input_ids=ids[:, :-1]).logits), -1)
+        labels = drawn_labels(scores.detach(), draws, random)
+        chosen = [scores.gather(-1, wanted.unsqueeze(-1))[:, first:].sum() for wanted in labels]
+    (batch, tokens), gradients = labels[0].shape, []
+    used = {
+        name: passes[0]
+        for name, passes in reached.items()
+        if len(passes) == 1 and passes[0][0].numel() == batch * tokens * passes[0][0].shape[-1]
+    }
+    for number, of_labels in enumerate(chosen, 1):
+        of_layers = torch.autograd.grad(
+            of_labels,
+            [output for _, output in used.values()],
+            retain_graph=number < len(chosen),
+            materialize_grads=True,
+        )
+        gradients.append([in_single(of_layer).reshape(batch, tokens, -1) for of_layer in of_layers])
+    for at, (name, (inputs, _)) in enumerate(used.items()):
+        of_layer = torch.stack([of_label[at] for of_label in gradients], 1)
+        yield name, inputs.reshape(batch, tokens, -1), of_layer
+
+
+def drawn_labels(scores: Tensor, draws: int, random: torch.Generator) -> list[Tensor]:
+    """Return labels (batch, tokens), each drawn from the log-probabilities (batch, tokens, vocabulary)."""
+    chances = scores.exp().flatten(0, 1).cpu()
+    return [
+        torch.multinomial(chances, 1, generator=random).reshape(scores.shape[:2]).to(scores.device)
+        for _ in range(draws)
+    ]

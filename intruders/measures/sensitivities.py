@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -89,10 +89,11 @@ def sensitivities(
     model.requires_grad_(False).eval()
     try:
         with ExitStack() as probes:
-            deltas = {
-                name: probes.enter_context(_probed(model.get_submodule(modules[name]), part))
-                for name, part in directions.items()
-            }
+            deltas = {}
+            for name, part in directions.items():
+                module = model.get_submodule(modules[name])
+                deltas[name], add = _probe(module.weight, part)
+                probes.callback(module.register_forward_hook(add).remove)
             for done, batch in enumerate(batches):
                 progress("measure the task's loss", done, len(batches))
                 placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -112,10 +113,8 @@ def sensitivities(
     return felt
 
 
-@contextmanager
-def _probed(module: nn.Module, directions: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
-    """Yield a zero factor per direction, whose gradient is the loss's sensitivity to that direction."""
-    weight: Any = module.weight
+def _probe(weight: Tensor, directions: tuple[Tensor, Tensor]) -> tuple[Tensor, Any]:
+    """Return a zero factor per direction, whose gradient is the sensitivity to it, and the hook that adds them."""
     dtype = weight.dtype if weight.element_size() > 2 else torch.float32
     left, right = (side.to(weight.device, dtype) for side in directions)
     delta = torch.zeros(len(left), dtype=dtype, device=weight.device, requires_grad=True)
@@ -123,11 +122,7 @@ def _probed(module: nn.Module, directions: tuple[Tensor, Tensor]) -> Iterator[Te
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return (output + ((inputs[0].to(dtype) @ right.mT) * delta) @ left).to(output.dtype)
 
-    handle = module.register_forward_hook(add)
-    try:
-        yield delta
-    finally:
-        handle.remove()
+    return delta, add
 
 
 def task_batches(

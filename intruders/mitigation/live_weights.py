@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
 from .remedies.changes import Change
 from .remedies.remedy import Case, Remedy
+from .remedies.shares import Interpolate
 
 _Matrix = tuple[Case, MatrixView, Tensor]  # a case, where it is in the model's tensor, and that tensor
 
@@ -45,8 +46,8 @@ class LiveInterventions:
         self.in_memory = in_memory(base, model)
         # By its address in memory: a tensor, and what it held before.
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
-        # By its name: what differs from the tuned matrix, which is computed again.
-        self._changed: dict[str, _Matrix] = {}
+        # Names of matrices that differ from the tuned ones, which are computed again.
+        self._changed: set[str] = set()
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
         tuned = {part.part.data_ptr(): part for part in self.in_memory.changed(others, self._tensors)}
         self._others = []
@@ -68,34 +69,17 @@ class LiveInterventions:
             for key in [self.in_memory.required_key(case.matrix.name)]
         ]
         for matrix in self._matrices:
-            self._recompute(matrix, Change())
+            if isinstance(matrix[0].update, LowRank):
+                self._write(matrix, Change())
 
     def set(self, remedy: Remedy, elsewhere: Elsewhere = everywhere_as_tuned) -> None:
         """Make every matrix as the remedy does, and give other tensors the share that they keep."""
-        self._put_back_own()
-        if remedy.changes_nothing:
-            self.reset()
-            return
-        unchanged = dict(self._changed)
+        for tensor, own in self._own.values():
+            tensor.copy_(own)
         for matrix in self._matrices:
-            case, view, tensor = matrix
-            change = remedy.change(case)
-            if change.keeps_all:
-                continue
-            if self._recompute(matrix, change):
-                self._changed[case.matrix.name] = matrix
-                unchanged.pop(case.matrix.name, None)
-                continue
-            self._keep(tensor)
-            if change.share == 0 and change.entries is None:  # W0 itself, which W - D is to rounding alone
-                changed = self.in_memory.read(case.matrix.name).double()
-                if change.added is not None:
-                    changed = changed + change.added.dense().double().to(changed.device)
-            else:
-                tuned = view.of_part(tensor if view.expert is None else tensor[view.expert])
-                changed = change.applied(tuned.to(case.update.device), case.update)
-            put_back(view, tensor, changed.to(tensor.dtype))
-        self._as_tuned(unchanged)
+            change = Change() if remedy.changes_nothing else remedy.change(matrix[0])
+            if not change.keeps_all or matrix[0].matrix.name in self._changed:
+                self._write(matrix, change)
         for other in self._others:
             share = elsewhere(other.name)
             if share == 1:
@@ -107,30 +91,24 @@ class LiveInterventions:
             other.part.copy_(base.to(other.part.dtype))
 
     def reset(self) -> None:
-        self._put_back_own()
-        self._as_tuned(dict(self._changed))
+        self.set(Interpolate(1.0))
 
-    def _put_back_own(self) -> None:
-        for tensor, own in self._own.values():
-            tensor.copy_(own)
-
-    def _as_tuned(self, changed: Mapping[str, _Matrix]) -> None:
-        for name, matrix in changed.items():
-            self._recompute(matrix, Change())
-            del self._changed[name]
-
-    def _recompute(self, matrix: _Matrix, change: Change) -> bool:
-        """Write what a change makes of ``W0 + D``, in double precision from the base as it is stored.
-
-        A dense update is left: it is put back from what is stored of it.
-        """
+    def _write(self, matrix: _Matrix, change: Change) -> None:
+        """Write what a change makes of a matrix, in double precision from the base as it is stored."""
         case, view, tensor = matrix
-        update = case.update
-        if not isinstance(update, LowRank):
-            return False
-        stored = self.in_memory.read(case.matrix.name).to(update.device)
-        put_back(view, tensor, change.applied_to(Pair(stored, update), tensor.dtype))
-        return True
+        name, update = case.matrix.name, case.update
+        base = self.in_memory.read(name).to(update.device)
+        if isinstance(update, LowRank):
+            if change.keeps_all:
+                self._changed.discard(name)
+            else:
+                self._changed.add(name)
+            pair = Pair(base, update)
+        else:
+            self._keep(tensor)
+            own = view.of_part(tensor if view.expert is None else tensor[view.expert])
+            pair = Pair(base, own.to(update.device))
+        put_back(view, tensor, change.applied_to(pair, tensor.dtype))
 
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""

@@ -31,12 +31,13 @@ from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
 from .beyond_doses import require_same_head
 from .mitigation_result import MitigatedMatrix, Mitigation, UsedRemedy
+from .remedies.changes import Change
 from .remedies.every_remedy import remedy_named
 from .remedies.remedy import Remedy
 from .remedies.remedy_table import ALL, INTRUDERS
 from .targets.choose_target import choose_target
 from .targets.new_adapter import warn_of_tensors_left_out
-from .targets.target import ChangedMatrix, Changes
+from .targets.target import Changes
 from .tuned_matrices import TunedMatrices
 
 
@@ -197,13 +198,9 @@ def _chosen(scale: float | None, control: str, which: str, seed: int, remedy: Re
         return remedy_named(control, scale, seed, which)
     if not isinstance(remedy, Remedy):
         raise SettingError(f"remedy is {remedy!r}; expected a value such as Interpolate(alpha=0.5)")
-    of_intruders = {
-        "scale": scale,
-        "control": None if control == INTRUDERS else control,
-        "which": None if which == ALL else which,
-    }
-    for name, given in of_intruders.items():
-        if given is not None:
+    of_intruders = {"scale": (scale, None), "control": (control, INTRUDERS), "which": (which, ALL)}
+    for name, (given, usual) in of_intruders.items():
+        if given != usual:
             raise SettingError(
                 f"{name} is {given!r}, and the remedy '{remedy.name}' takes none; pass either --{name} or --remedy"
             )
@@ -212,30 +209,31 @@ def _chosen(scale: float | None, control: str, which: str, seed: int, remedy: Re
 
 def _changed(
     matrices: TunedMatrices, remedy: Remedy, progress: Progress
-) -> tuple[list[MitigatedMatrix], dict[str, ChangedMatrix]]:
+) -> tuple[list[MitigatedMatrix], dict[str, Change]]:
     """The matrices that the remedy changes, in the audit's order; none where it changes nothing."""
     if remedy.changes_nothing:
         return [], {}
     names = [matrix.name for matrix in matrices.reached([remedy])]
     records: dict[str, MitigatedMatrix] = {}
-    changed: dict[str, ChangedMatrix] = {}
+    changed: dict[str, Change] = {}
     for case in matrices.read([remedy]):
         change = remedy.change(case)
         if change.keeps_all and remedy.intruder_scale is None:
             continue
-        matrix, scaled = case.matrix, remedy.scaled(case.matrix)
-        update = case.update if isinstance(case.update, LowRank) else None
-        values = [] if scaled is None else case.parts[scaled].values.tolist()
-        changed[matrix.name] = ChangedMatrix(change, update)
+        matrix, values, places = case.matrix, list[float](), list[int]()
+        if (scaled := remedy.scaled(matrix)) is not None:
+            values = case.parts[scaled].values.tolist()
+            places = list(scaled.indices[: len(values)])
+        changed[matrix.name] = change
         records[matrix.name] = MitigatedMatrix(
             name=matrix.name,
             shape=matrix.shape,
             intruders=matrix.intruders,
-            scaled=[] if scaled is None else list(scaled.indices[: len(values)]),
+            scaled=places,
             singular_values=values,
             update_norm_before=case.update.norm(),
             update_norm_after=change.norm_of(case.update, case.base),
-            rank_before=None if update is None else update.rank,
+            rank_before=case.update.rank if isinstance(case.update, LowRank) else None,
             rank_after=None,
             relative_error=0.0,
             exists=remedy.exists(case),
@@ -258,16 +256,10 @@ def audit_after(
     its row: there is nothing to compute again.
     """
     started = time.perf_counter()
-    rows = {matrix.name: matrix for matrix in before.matrices}
-    by_name = {pair.name: pair for pair in old}
-    same = {
-        pair.name
-        for pair in new.pairs
-        if pair.name in rows
-        and pair.name not in changed
-        and pair.name in by_name
-        and _are_equal(by_name[pair.name].load(), pair.load())
-    }
+    rows = {matrix.name: matrix for matrix in before.matrices if matrix.name not in changed}
+    by_name = {pair.name: pair for pair in old if pair.name in rows}
+    both = [(by_name[pair.name], pair) for pair in new.pairs if pair.name in by_name]
+    same = {pair.name for first, pair in both if _are_equal(first.load(), pair.load())}
     again = audit_pairing(
         replace(new, pairs=[pair for pair in new.pairs if pair.name not in same]),
         AuditSettings.of(before),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
+from intruders.experiments.bench import Bench
 from tests.checkpoints.models import saved
 from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
@@ -28,8 +32,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def hot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base, an adapter of it with intruders in every linear layer, texts and a task."""
-    from transformers import AutoModelForCausalLM
-
     path = tmp_path_factory.mktemp("hot")
     save_llama(path / "base")
     base = AutoModelForCausalLM.from_pretrained(path / "base")
@@ -38,3 +40,18 @@ def hot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(path / "texts.jsonl", [{"text": text * 3} for text in texts])
     write_rows(path / "task.jsonl", [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)])
     return path
+
+
+def counted_measurements(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Count those ``made`` of a changed model, of which so many are ``left`` before Ctrl-C; no bound if negative."""
+    counts, measured = SimpleNamespace(left=-1, made=0), Bench.measured
+
+    def counted(self: Bench, *given: Any) -> object:
+        if counts.left == 0:
+            raise KeyboardInterrupt
+        counts.left -= 1
+        counts.made += 1
+        return measured(self, *given)
+
+    monkeypatch.setattr(Bench, "measured", counted)
+    return counts

@@ -23,7 +23,7 @@ from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.progress import silent
-from tests.checkpoints.models import moved, set_factors
+from tests.checkpoints.models import moved, set_factors, with_lora
 from tests.tiny import save_gpt2, save_llama, short_task
 
 Models = tuple[str, str]  # a base, and a tuned model
@@ -50,12 +50,8 @@ def gpt2_and_adapter(folder: Path) -> tuple[str, str]:
 def adapter_of(
     base: Path, folder: Path, targets: tuple[str, ...], *, seed: int = 1, size: float = 0.3, **settings: Any
 ) -> str:
-    from peft import LoraConfig, get_peft_model
-
-    model: Any = get_peft_model(
-        load_model(str(base), "causal"),
-        LoraConfig(r=2, lora_alpha=4, target_modules=list(targets), task_type="CAUSAL_LM", **settings),
-    )
+    given = {"lora_alpha": 4, "target_modules": list(targets), "task_type": "CAUSAL_LM", **settings}
+    model = with_lora(load_model(str(base), "causal"), **given)
     set_factors(model, size, seed)
     model.save_pretrained(folder)
     return str(folder)
@@ -66,24 +62,17 @@ def sums(models: Models) -> str:
 
 
 def run(models: Models, text: str | list[str], out: Path | None, **options: Any) -> Healing:
-    given = {
-        "task": sums(models),
-        "columns": BRIEF,
-        "settings": QUICK,
-        "audit": AuditSettings(k=3),
-        **options,
-    }
-    return heal(*models, loss_on=text, out=out, **given)
+    given = {"task": sums(models), "columns": BRIEF, "settings": QUICK, "audit": AuditSettings(k=3)}
+    return heal(*models, loss_on=text, out=out, **(given | options))
 
 
 def assert_reported(found: Healing, models: Models, out: Path, text: str) -> Evaluation:
     """What transformers and PEFT measure of the folder on the reported half is what the healing reports of it."""
-    scored = {"max_examples": 4, "max_new_tokens": BRIEF.max_new_tokens}
     measured = evaluate(
         str(out),
         base=models[0],
         losses=LossSettings(loss_on=(text,), max_documents=6, max_tokens=24),
-        scores=ScoreSettings(tasks=(found.task,), **scored),
+        scores=ScoreSettings(tasks=(found.task,), max_examples=4, max_new_tokens=BRIEF.max_new_tokens),
         reported_half=True,
     )
     point = found.healed_point
@@ -96,11 +85,8 @@ def read_sides(models: Models, per: str = "matrix") -> tuple[Checkpoint, dict[st
     """The base, the updates of its linear layers, and their doses."""
     base, tuned = open_sides(*models)
     updates = read_updates(pair_sides(base, tuned).pairs, per, torch.device("cpu"), silent)
-    return (
-        base,
-        updates,
-        dose_groups(list(updates), per, {name: update.rank for name, update in updates.items()}),
-    )
+    ranks = {name: update.rank for name, update in updates.items()}
+    return base, updates, dose_groups(list(updates), per, ranks)
 
 
 def tuned_in_full(base: str, folder: Path) -> str:

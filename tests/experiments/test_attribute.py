@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from torch.nn.functional import cross_entropy
+from transformers import AutoModelForMaskedLM
 
 import intruders
 from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import AttributionSettings
+from intruders.experiments.path_integral import DocumentMeasure
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.folders import locked_folder
-from tests.checkpoints.models import set_factors
+from tests.checkpoints.models import with_lora
 from tests.json_lines import write_rows
-from tests.tiny import save_bert, save_llama, short_texts
+from tests.tiny import mean_loss_by_hand, save_bert, save_llama, short_texts
 
 from .healed_models import Models, tuned_in_full
 
@@ -73,8 +76,6 @@ def documents_of(base: str, text: Path) -> list[list[int]]:
 
 
 def merged(models: Models) -> Tensors:
-    from peft import PeftModel
-
     opened: Any = PeftModel.from_pretrained(load_model(models[0], "causal"), models[1]).merge_and_unload()
     return dict(opened.state_dict())
 
@@ -149,15 +150,6 @@ def test_a_mixture_rises_by_the_weighted_mean_of_its_parts(models: Models, tmp_p
         tuned.state_dict()[check.name].copy_(own)
 
 
-@torch.no_grad()
-def mean_loss_by_hand(model: Any, documents: list[list[int]]) -> float:
-    total = 0.0
-    for ids in documents:
-        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
-        total += float(cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum"))
-    return total / sum(len(ids) - 1 for ids in documents)
-
-
 def test_the_start_of_a_document_is_read_with_a_tokenizer_that_cuts_on_the_left(
     models: Models, tmp_path: Path, text: Path
 ) -> None:
@@ -178,14 +170,9 @@ def test_a_full_fine_tuning_has_parts_of_norms_too(tmp_path: Path, text: Path) -
 
 
 def test_a_masked_model(tmp_path: Path, text: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForMaskedLM
-
     base, adapter = str(save_bert(tmp_path / "bert")), str(tmp_path / "adapter")
-    config = LoraConfig(r=2, target_modules=["query", "value"])
-    model: Any = get_peft_model(AutoModelForMaskedLM.from_pretrained(base), config)
-    set_factors(model, 0.3, 1)
-    model.save_pretrained(adapter)
+    model = AutoModelForMaskedLM.from_pretrained(base)
+    with_lora(model, target_modules=["query", "value"]).save_pretrained(adapter)
     rise = attributed((base, adapter), text).rises[0]
     assert rise.measure == "masked-15%-estimate"
     assert_total(rise)
@@ -195,8 +182,6 @@ def test_finished_passes_are_kept_and_other_models_do_not_find_them(
     models: Models, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = attributed(models, text, keep=tmp_path / "kept")
-    from intruders.experiments.path_integral import DocumentMeasure
-
     asked: list[int] = []
     loss = DocumentMeasure.loss
     monkeypatch.setattr(
@@ -217,9 +202,7 @@ def test_what_is_kept_with_other_intruders_is_not_taken(models: Models, text: Pa
     assert again.matrices == fresh.matrices
 
 
-def test_keep_that_is_in_use_or_no_folder_is_refused_by_its_name(
-    models: Models, text: Path, tmp_path: Path
-) -> None:
+def test_keep_that_is_in_use_or_no_folder_is_refused(models: Models, text: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match=r"^keep '.*file' cannot be written"):
         attributed(models, text, keep=tmp_path / "file")

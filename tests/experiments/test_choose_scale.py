@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from intruders.experiments.choose_scale import choose_scale
-from tests.commands import in_this_process
+from tests.commands import refusal
 from tests.tiny import short_task
 
 from .healed_models import QUICK, Models
@@ -27,14 +27,10 @@ def test_the_scale_forgets_least_of_those_that_keep_the_task(models: Models, tex
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--at", "0.5"], "pass --out FOLDER"),
-        (["--out", "OUT"], "no scale was given"),
-        (["--task", "word-problems", "--out", "OUT"], "no text to measure forgetting on"),
+        ("--at 0.5", "pass --out FOLDER"),
+        ("--out out", "no scale was given"),
+        ("--task word-problems --out out", "no text to measure forgetting on"),
     ],
 )
-def test_what_is_missing_is_said(models: Models, tmp_path: Path, options: list[str], said: str) -> None:
-    given = [str(tmp_path / "out") if one == "OUT" else one for one in options]
-    done = in_this_process("scale", *models, *given)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_what_is_missing_is_said(models: Models, tmp_path: Path, options: str, said: str) -> None:
+    assert said in refusal("scale", *models, *options.split(), cwd=tmp_path)

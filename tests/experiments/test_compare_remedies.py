@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from intruders.audits.audit_settings import Compute
 from intruders.data.corpora import load_corpora
@@ -21,6 +22,7 @@ from intruders.experiments.compare_remedies import compare_remedies
 from intruders.experiments.data_shares import split_data
 from intruders.experiments.experiment_settings import REMEDIES, ComparisonSettings
 from intruders.experiments.remedy_comparison import RemedyComparison
+from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
@@ -34,7 +36,7 @@ from tests.measures.harness_task import write_harness_task
 from tests.mitigation.hot import hot_llama
 from tests.tiny import character_tokenizer, save_llama
 
-from .stopped_bench import counted_measurements
+from .conftest import counted_measurements
 
 Found = tuple[RemedyComparison, Path]
 
@@ -45,8 +47,6 @@ NO_CACHE = Compute(cache=False)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base that knows a text. Layer 1 learned the task. Layer 0 was spoiled for letters alone, which the task does
     not use: taking it back gives the text its loss again and costs nothing."""
-    from transformers import AutoModelForCausalLM
-
     path = tmp_path_factory.mktemp("models")
     save_llama(path / "base", positions=64)
     model = AutoModelForCausalLM.from_pretrained(path / "base")
@@ -92,19 +92,19 @@ def compared(
     out: Path | None = None,
     tuned: Path | None = None,
     text: dict[str, int] | None = None,
-    score: str | None = None,
+    scored: dict[str, str] | None = None,
     only: tuple[str, ...] = ("layers", "drop", "flatten"),
     strengths: int = 2,
     allow: float = 0.02,
     **settings: Any,
 ) -> RemedyComparison:
-    task = f"{folder / 'task.jsonl'}?prompt=q&completion=a"
+    columns = "" if scored and "prompt" in scored else "?prompt=q&completion=a"
     return compare_remedies(
         str(folder / "base"),
         str(tuned or folder / "tuned"),
         comparison=ComparisonSettings(only=only, strengths=strengths, allow=allow),
         losses=LossSettings((str(folder / "text.jsonl"),), **text or {}),
-        scores=ScoreSettings(tasks=(task,), score=score, max_new_tokens=4),
+        scores=ScoreSettings(tasks=(f"{folder / 'task.jsonl'}{columns}",), max_new_tokens=4, **scored or {}),
         out=out,
         compute=NO_CACHE,
         **settings,
@@ -112,7 +112,7 @@ def compared(
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RemedyComparison, Path]:
+def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     out = tmp_path_factory.mktemp("out")
     return compared(folder, out), out
 
@@ -127,9 +127,24 @@ def row(comparison: RemedyComparison, name: str):  # type: ignore[no-untyped-def
     return next(one for one in comparison.remedies if one.name == name)
 
 
-def test_the_remedy_that_truly_wins_is_named_with_the_command_that_writes_it(
-    folder: Path, found: Found
-) -> None:
+def measured(folder: Path, model: Path, **text: int) -> CorpusLoss:
+    """The reported half, scored on a model on disk by the ordinary evaluation."""
+    losses = LossSettings((str(folder / "text.jsonl"),), **text)
+    return evaluate(str(model), base=str(folder / "base"), losses=losses, reported_half=True).losses[0]
+
+
+def test_no_document_and_no_example_is_in_two_shares(folder: Path) -> None:
+    task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
+    corpora = load_corpora(str(folder / "text.jsonl"))
+    shares = split_data({"c": corpora}, {"t": task}, None, 0)
+    every = [*shares.choice, shares.report]
+    documents = [text for share in every for text in share.corpora["c"][0].documents]
+    assert sorted(documents) == sorted(corpora[0].documents)
+    examples = [one.text for share in every for one in share.examples["t"]]
+    assert len(set(examples)) == len(examples)
+
+
+def test_the_remedy_that_truly_wins_is_named_with_the_command_for_it(folder: Path, found: Found) -> None:
     comparison, _ = found
     assert comparison.forgotten.low > 0
     layers = row(comparison, "layers")
@@ -159,21 +174,16 @@ def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: Found) -> No
 
 
 def test_points_are_what_written_models_measure(folder: Path, found: Found, tmp_path: Path) -> None:
-    """The report half, scored on a model on disk by the ordinary evaluation."""
     comparison, _ = found
     point = row(comparison, "layers").chosen
     written = tmp_path / "written"
     write(folder, written, remedy=Layers(point.strength))
-    texts = _report_texts(folder)
-    write_rows(tmp_path / "half.jsonl", [{"text": text} for text in texts])
-    corpus = str(tmp_path / "half.jsonl")
     for model, expected in (
         (written, point.loss.estimate),
         (folder / "base", comparison.base_point.loss.estimate),
         (folder / "tuned", comparison.tuned_point.loss.estimate),
     ):
-        measured = evaluate(str(model), losses=LossSettings((corpus,)))
-        assert measured.losses[0].loss.estimate == pytest.approx(expected, abs=1e-4)
+        assert measured(folder, model).loss.estimate == pytest.approx(expected, abs=1e-4)
 
 
 def test_tasks_of_the_harness_are_scored_as_on_written_models(
@@ -216,19 +226,6 @@ def test_tasks_of_the_harness_are_scored_as_on_written_models(
     assert calls.made > 0
 
 
-def _report_texts(folder: Path, max_documents: int | None = None) -> list[str]:
-    """The half that is reported; with the other half it is all documents, and no example is in two shares."""
-    task = load_task(f"{folder / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
-    corpora = load_corpora(str(folder / "text.jsonl"), max_documents=max_documents)
-    shares = split_data({"c": corpora}, {"t": task}, None, 0)
-    chosen = [text for share in shares.choice for text in share.corpora["c"][0].documents]
-    report = shares.report.corpora["c"][0].documents
-    assert sorted(chosen + report) == sorted(corpora[0].documents)
-    examples = [share.examples["t"] for share in (*shares.choice, shares.report)]
-    assert len({one.text for rows in examples for one in rows}) == sum(map(len, examples))
-    return report
-
-
 def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
     folder: Path, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,15 +251,11 @@ def test_it_is_stopped_and_goes_on_and_other_settings_do_not_reuse_it(
     calls.made = 0
     compared(folder, tmp_path / "again", only=("layers",))
     assert calls.made == 0
-    compared(folder, tmp_path / "again", only=("layers",), score="final-number")
+    compared(folder, tmp_path / "again", only=("layers",), scored={"score": "final-number"})
     assert calls.made > 20
 
 
-def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
-    folder: Path, tmp_path: Path
-) -> None:
-    from transformers import AutoModelForCausalLM
-
+def test_an_adapter_its_controls_and_a_remedy_that_no_adapter_holds(folder: Path, tmp_path: Path) -> None:
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
     saved(hot_llama(model=base, gain=0.6), tmp_path / "adapter")
     only, text = ("intruders", "dg-hard", "trim"), {"max_documents": 8}
@@ -280,11 +273,9 @@ def test_an_adapter_with_its_controls_and_a_remedy_that_no_adapter_holds(
     # As the model on disk that the command for it writes.
     out = tmp_path / "written"
     write(folder, out, tmp_path / "adapter", scale=intruders.chosen.strength)
-    write_rows(tmp_path / "half.jsonl", [{"text": text} for text in _report_texts(folder, max_documents=8)])
-    half = LossSettings((str(tmp_path / "half.jsonl"),))
-    (measured,) = evaluate(str(out), base=str(folder / "base"), losses=half).losses
-    assert measured.loss.estimate == pytest.approx(intruders.chosen.loss.estimate, abs=1e-4)
-    assert measured.base_loss.estimate == pytest.approx(comparison.base_point.loss.estimate, abs=1e-6)
+    found = measured(folder, out, max_documents=8)
+    assert found.loss.estimate == pytest.approx(intruders.chosen.loss.estimate, abs=1e-4)
+    assert found.base_loss.estimate == pytest.approx(comparison.base_point.loss.estimate, abs=1e-6)
 
 
 def test_files_hold_every_point(found: Found, tmp_path: Path) -> None:
@@ -308,46 +299,21 @@ def test_every_remedy_can_be_chosen() -> None:
         assert cls.strengths, name
 
 
-@pytest.mark.parametrize(
-    ("losses", "tasks", "said"),
-    [((), ("word-problems",), "pass --loss-on CORPUS"), (("pydoc",), (), "pass --task TASK")],
-)
-def test_both_a_corpus_and_a_task_are_needed(
-    losses: tuple[str, ...], tasks: tuple[str, ...], said: str
-) -> None:
-    with pytest.raises(SettingError, match=said):
-        compare_remedies("a", "b", losses=LossSettings(losses), scores=ScoreSettings(tasks=tasks))
-
-
-def test_the_folder_of_another_result_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
-    """The report of a study would be replaced by that of the comparison."""
-    for name in ("report.html", "study.json"):
+def test_what_cannot_be_compared_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
+    """Also the folder of a study, whose report would be replaced by that of the comparison."""
+    files = {name: name for name in ("report.html", "study.json")}
+    for name in files:
         (tmp_path / name).write_text(name)
-    losses, scores = LossSettings(("pydoc",)), ScoreSettings(tasks=("word-problems",))
-    said = r"is not empty and not a comparison of remedies: it contains 'report.html', 'study.json'; choose another"
-    with pytest.raises(SettingError, match=said):
-        compare_remedies("a", "b", losses=losses, scores=scores, out=tmp_path)
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
-        name: name for name in ("report.html", "study.json")
-    }
-
-
-@pytest.mark.usefixtures("without_pictures")  # the report's tests look at them
-def test_the_command_prints_the_table_and_writes_the_report(folder: Path, found: Found) -> None:
-    _, out = found
-    options = "--no-cache --only layers,flatten --strengths 2 --max-new-tokens 4"
-    task = f"{folder / 'task.jsonl'}?prompt=q&completion=a"
-    files = ["--loss-on", folder / "text.jsonl", "--task", task, "--out", out]
-    done = in_this_process(
-        "remedies", *map(str, [folder / "base", folder / "tuned", *files]), *options.split()
-    )
-    assert done.returncode == 0, done.stderr
-    assert "flatten: not measured: remedy 'flatten' cannot change" in done.stdout
-    assert "Use layers at quota" in done.stdout
-    page = (out / "report.html").read_text()
-    assert "Use layers at quota" in page
-    assert {file.suffix for file in (out / "figures").iterdir()} == {".png", ".svg", ".csv"}
-    json.loads((out / "remedies.json").read_text())
+    text, task = LossSettings(("pydoc",)), ScoreSettings(tasks=("word-problems",))
+    other = "is not empty and not a comparison of remedies: it contains 'report.html', 'study.json'; choose another"
+    for losses, scores, out, said in (
+        (LossSettings(), task, None, "pass --loss-on CORPUS"),
+        (text, ScoreSettings(), None, "pass --task TASK"),
+        (text, task, tmp_path, other),
+    ):
+        with pytest.raises(SettingError, match=said):
+            compare_remedies("a", "b", losses=losses, scores=scores, out=out)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == files
 
 
 def test_the_command_learns_the_doses_that_were_measured(folder: Path, tmp_path: Path) -> None:
@@ -362,7 +328,6 @@ def test_the_command_learns_the_doses_that_were_measured(folder: Path, tmp_path:
     rows = [replace(row(comparison, "doses"), chosen=clear)]
     always = replace(comparison, remedies=rows, forgotten=Interval(1.0, 0.9, 1.1))
     shell = always.command(str(tmp_path / "healed"))
-    assert shell is not None
     done = in_this_process(*shlex.split(shell)[1:])
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "healed" / "heal.json").read_text())["healing"]["doses"] == measured

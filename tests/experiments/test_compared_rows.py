@@ -1,24 +1,39 @@
-"""Which strengths are tried, chosen and dropped early, and their controls, on planted losses."""
+"""Which strengths are tried, chosen and dropped early, and their controls, on planted losses.
+
+And the remedy ``surgery``: measured once, held against drawn weights, or a row with its reason.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 from intruders.errors import NonFiniteError
+from intruders.experiments import bench
 from intruders.experiments.compared_rows import Comparing, at_strengths, controls_of
 from intruders.experiments.experiment_settings import ComparisonSettings
+from intruders.experiments.remedy_comparison import RemedyComparison
 from intruders.experiments.yardstick import Yardstick
 from intruders.measures.losses import Outcome
 from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.mitigation.remedies.shares import Interpolate, Lines
 from intruders.reports.remedies import remarks
+from tests.checkpoints.models import saved
+from tests.commands import printed
+from tests.experiments.test_compare_remedies import Found, compared, measured, row
 from tests.experiments.test_yardstick import made, yardstick
+from tests.json_lines import write_rows
+from tests.mitigation.hot import hot_llama
 from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row
+from tests.tiny import save_llama
 
 REMEDIES = [Lines(0.75), Lines(0.5), Lines(0.25), Lines(0.0)]
 
@@ -55,7 +70,7 @@ def comparing(
 )
 def test_the_lowest_loss_within_the_allowance_is_chosen(allow: float, chosen: float, is_over: bool) -> None:
     outcomes = [made(4.5, 1.01), made(4.0, 1.2), made(3.0, 2.0), made(2.5, 3.0)]
-    choice = comparing(yardstick(), allow=allow).choose(REMEDIES, outcomes, [])
+    choice = comparing(yardstick(share="choice"), allow=allow).choose(REMEDIES, outcomes, [])
     assert choice.remedy == Lines(chosen)
     assert choice.over_allowance is is_over
     assert [point.strength for point in choice.tried] == [0.75, 0.5, 0.25, 0.0]
@@ -109,3 +124,92 @@ def test_the_command_and_the_remarks_name_it() -> None:
     of_all = made_up_comparison(remedies=rows)
     assert "--which" not in str(of_all.command())
     assert not any("largest singular value" in line for line in remarks(of_all))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and adapters of it of the ranks 3 and 1."""
+    path = tmp_path_factory.mktemp("models")
+    save_llama(path / "base", positions=64)
+    write_rows(path / "task.jsonl", [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 124)])
+    texts = [f"the cat sat on mat {number} and then it ran" for number in range(8)]
+    write_rows(path / "text.jsonl", [{"text": text} for text in texts])
+    for rank in (3, 1):
+        base = AutoModelForCausalLM.from_pretrained(path / "base")
+        saved(hot_llama(model=base, gain=0.6, r=rank), path / f"rank{rank}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    out = tmp_path_factory.mktemp("out")
+    return weighed(folder, "rank3", out), out
+
+
+def weighed(folder: Path, tuned: str, out: Path | None = None, **scored: str) -> RemedyComparison:
+    return compared(folder, out, folder / tuned, scored=scored, only=("surgery",))
+
+
+def test_it_runs_at_its_strengths_with_its_controls(found: Found) -> None:
+    one = row(found[0], "surgery")
+    assert one.reason is None
+    assert [point.strength for point in one.tried] == [0.1, 0.4]
+    controls = {point.control: point for point in one.controls}
+    assert set(controls) == {"shrink", "shrink-output", "resized", "random 1", "random 2", "random 3"}
+    assert controls["shrink"].norm == pytest.approx(one.chosen.norm, rel=1e-6)
+    assert controls["resized"].norm == pytest.approx(1)
+    assert one.chosen.settings["mode"] == "abs_select"
+    assert {controls[f"random {number}"].settings["mode"] for number in (1, 2, 3)} == {"random_index"}
+    assert {controls[f"random {number}"].settings["seed"] for number in (1, 2, 3)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("scored", [{}, {"prompt": "q", "completion": "a"}])
+def test_the_command_for_it_writes_the_model_that_was_measured(
+    scored: dict[str, str], folder: Path, found: Found, tmp_path: Path
+) -> None:
+    comparison = weighed(folder, "rank3", **scored) if scored else found[0]
+    one = row(comparison, "surgery")
+    # As if it had won clearly, over a tuning that forgot.
+    clear = replace(one.chosen, gain=replace(one.chosen.gain, low=1e-9))
+    won = replace(one, chosen=clear, over_allowance=False)
+    forgot = replace(comparison.forgotten, low=1e-9)
+    shell = replace(comparison, remedies=[won], forgotten=forgot).command(str(tmp_path / "out"))
+    printed(*shlex.split(str(shell))[1:], "--no-check", "--no-cache")
+    loss = measured(folder, tmp_path / "out").loss.estimate
+    assert loss == pytest.approx(one.chosen.loss.estimate, abs=1e-5)
+    assert abs(loss - comparison.tuned_point.loss.estimate) > 1e-4, "or the remedy shows nothing"
+
+
+def test_a_resumed_comparison_measures_no_sensitivity_again(
+    folder: Path, found: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*given: object) -> None:
+        raise AssertionError("measured again")
+
+    comparison, out = found
+    with monkeypatch.context() as patched:
+        patched.setattr(bench, "sensitivities", again)
+        assert weighed(folder, "rank3", out).to_document() == comparison.to_document()
+    # Other training examples are measured: the first rows in the order that is drawn have changed.
+    rows = (folder / "task.jsonl").read_text()
+    (folder / "task.jsonl").write_text(rows.replace('"57"', '"75"'))
+    monkeypatch.setattr(bench, "sensitivities", again)
+    with pytest.raises(AssertionError, match="measured again"):
+        weighed(folder, "rank3", out)
+    (folder / "task.jsonl").write_text(rows)
+
+
+def test_where_there_is_nothing_to_weigh_it_is_a_row_with_its_reason(folder: Path) -> None:
+    alone = row(weighed(folder, "rank1"), "surgery")
+    assert alone.chosen is None
+    assert alone.reason == (
+        "changes nothing in this model: every update that it reaches has rank 1, and a single singular value keeps "
+        "its size"
+    )
+    save_llama(folder / "dense", positions=64)
+    model = AutoModelForCausalLM.from_pretrained(folder / "dense")
+    for parameter in model.parameters():
+        parameter.data *= 1.1
+    model.save_pretrained(folder / "dense")
+    dense = row(weighed(folder, "dense"), "surgery")
+    assert "whose update has no low rank" in dense.reason

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import GptOssConfig, GptOssForCausalLM
 
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
@@ -22,7 +23,7 @@ from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import OpenedModel, open_language_model
 from intruders.system.progress import silent
-from tests.checkpoints.models import moved_mixtral
+from tests.checkpoints.models import MIXED, moved_mixtral
 from tests.experiments.healed_models import gpt2_and_adapter, llama_and_adapter, read_sides, tuned_in_full
 
 from .healed_models import IDS
@@ -54,32 +55,21 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
     others = tuned_elsewhere(opened.model, before, [pair.name for pair in pairs])
     assert bool(others) == (kind == "full")
     groups = dose_groups(list(updates), "matrix", with_elsewhere=bool(others))
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(len(groups.names), generator=generator).requires_grad_()
+    values = torch.rand(len(groups.names), generator=torch.Generator().manual_seed(0)).requires_grad_()
     own = dict(whole.named_parameters())
     changes = {name: moved[name].data - weight.data for name, weight in own.items()}
-
-    def dose(name: str) -> int | None:
-        if name in groups.places:
-            return groups.places[name][0]
-        return groups.places[ELSEWHERE][0] if name in others else None
-
-    for name, weight in own.items():
-        place = dose(name)
-        if place is not None:
-            weight.data += float(values[place].detach()) * changes[name]
+    places = {name: groups.places.get(name) or groups.places[ELSEWHERE] for name in [*updates, *others]}
+    for name, (place,) in places.items():
+        own[name].data += float(values[place].detach()) * changes[name]
     loss_of(whole).backward()
     wanted = torch.zeros(len(values))
-    for name, weight in own.items():
-        place = dose(name)
-        if place is not None and weight.grad is not None:
-            wanted[place] += (weight.grad * changes[name]).sum()
+    for name, (place,) in places.items():
+        wanted[place] += (own[name].grad * changes[name]).sum()
     doses = DoseVector(values)
     put_in_doses(opened.model, before, updates, groups, doses, others)
     loss = loss_of(opened.model)
     loss.backward()
     assert torch.allclose(loss, loss_of(whole), atol=1e-6)
-    assert values.grad is not None
     assert torch.allclose(values.grad, wanted, rtol=2e-3, atol=2e-6)
     # Without doses it is the base to the bit, and with all the tuned model.
     with torch.no_grad():
@@ -135,9 +125,7 @@ def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> 
     assert values.grad.dtype == torch.float32
 
 
-def test_a_dense_update_in_half_precision_is_multiplied_as_the_layers_are(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_updates_in_half_precision_are_multiplied_as_the_layers_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """``y + a x D^T`` and its gradient in a, against double precision; torch's own product of half is not called."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     generator = torch.Generator().manual_seed(0)
@@ -151,26 +139,16 @@ def test_a_dense_update_in_half_precision_is_multiplied_as_the_layers_are(
     product = inputs.double() @ change.double().mT
     size = inputs.double().abs() @ change.double().abs().mT
     assert bool(((output.double() - 0.5 * product).abs() <= 0.5 * (2**-8 * size)).all())
-    assert dose.grad is not None
     slope = (gradient.double() * product).sum()
     assert abs(float(dose.grad) - float(slope)) <= 2**-8 * float((gradient.double().abs() * size).sum())
 
 
 def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
     """``W0 + 0.5 D + C`` of experts in one tensor, against the same weights written by hand."""
-    from transformers import GptOssConfig, GptOssForCausalLM
-
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 1,
-        "head_dim": 8,
-    }
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
-    experts = {"num_local_experts": 2, "num_experts_per_tok": 2, "layer_types": ["full_attention"]}
-    whole: Any = GptOssForCausalLM(GptOssConfig(**sizes, **heads, **experts)).eval()
+    config = GptOssConfig(**MIXED, head_dim=8, num_experts_per_tok=2)
+    whole: Any = GptOssForCausalLM(config).eval()
+    ids = IDS % 40  # its vocabulary
     stacked = {name: weight for name, weight in whole.named_parameters() if weight.dim() == 3}
     for weight in stacked.values():
         weight.data = 0.1 * torch.randn(weight.shape)
@@ -188,7 +166,7 @@ def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
         for own, weight in stacked.items():
             weight.data = of_base[own] + dose * changes[own]
         stacked[tensor].data[1] += extra * added.dense().mT
-        return whole(input_ids=IDS).logits
+        return whole(input_ids=ids).logits
 
     model: Any = load_model(str(tmp_path / "tuned"), "causal").eval()
     of_base = {own: before.read(own) for own in stacked}
@@ -196,12 +174,12 @@ def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
     dosed = DosedModels(OpenedModel(model, None, 64), {}, updates, groups, doses)
     put_in_doses(model, before, updates, groups, doses)
     with torch.no_grad():
-        assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 0.0), atol=1e-5)
+        assert torch.allclose(model(input_ids=ids).logits, by_hand(0.5, 0.0), atol=1e-5)
         dosed.add({name: added}, DoseVector(torch.ones(1)))
-        assert torch.allclose(model(input_ids=IDS).logits, by_hand(0.5, 1.0), atol=1e-5)
+        assert torch.allclose(model(input_ids=ids).logits, by_hand(0.5, 1.0), atol=1e-5)
         assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
         with doses.off():
-            assert torch.equal(model(input_ids=IDS).logits, by_hand(0.0, 0.0))
+            assert torch.equal(model(input_ids=ids).logits, by_hand(0.0, 0.0))
 
 
 @pytest.mark.parametrize("kept", ["", ".w3."], ids=["all matrices", "one of each expert"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 import intruders
 from intruders.data.corpora import load_corpora
@@ -20,10 +21,9 @@ from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_language_model
-from tests.experiments.healed_models import TARGETS, adapter_of, read_sides, tuned_in_full
-from tests.tiny import save_llama, short_task
+from tests.tiny import save_llama
 
-from .healed_models import IDS, Models
+from .healed_models import IDS, TARGETS, Models, adapter_of, read_sides, run, sums, tuned_in_full
 
 FEW = HealSettings(steps=2, max_documents=4, max_tokens=24, max_examples=4, allow=10.0)
 
@@ -37,27 +37,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("load_in", ["4bit", "8bit"])
-def test_the_healed_adapter_has_its_loss_in_peft(
-    load_in: str, models: Models, text: str, tmp_path: Path
-) -> None:
+def test_the_healed_loss_is_that_in_peft(load_in: str, models: Models, text: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     loading = intruders.Loading(load_in=load_in)
-    healing = intruders.heal(
-        *models,
-        task=short_task(Path(models[0]).parent),
-        loss_on=text,
-        out=tmp_path / "healed",
-        settings=FEW,
-        audit=intruders.AuditSettings(k=3),
-        loading=loading,
-    )
+    healing = run(models, text, tmp_path / "healed", settings=FEW, loading=loading)
     assert healing.settings["dtype"] == load_in
-    documents = data_of(
-        {text: load_corpora(text, max_documents=4)},
-        {"sums": load_task(short_task(Path(models[0]).parent))},
-        FEW,
-        0,
-    ).report.corpora[text]
+    tasks = {"sums": load_task(sums(models))}
+    documents = data_of({text: load_corpora(text, max_documents=4)}, tasks, FEW, 0).report.corpora[text]
     # PEFT wraps its own layers around the quantized ones, and the doses are in the saved B.
     for source, point in ((str(tmp_path / "healed"), healing.healed_point), (models[1], healing.points[1])):
         opened = open_language_model(source, models[0], loading)
@@ -71,8 +57,6 @@ def test_the_healed_adapter_has_its_loss_in_peft(
 def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: Models) -> None:
     """The gradient in a dose is the inner product of the gradient in PEFT's B with B."""
     pytest.importorskip("bitsandbytes")
-    from peft import PeftModel
-
     loading = intruders.Loading(load_in=load_in)
     language, _ = open_models(models[0], None, {}, loading)
     before, updates, groups = read_sides(models)
@@ -85,36 +69,19 @@ def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: Models) 
         load_model(models[0], "causal", loading=loading), models[1], is_trainable=True
     )
     of_peft(input_ids=IDS, labels=IDS).loss.backward()
-    by_module = {
-        name.removeprefix("base_model.model.").partition(".lora_")[0]: float(
-            (weight.grad * weight).sum().detach()
-        )
-        for name, weight in of_peft.named_parameters()
-        if ".lora_B" in name
-    }
     for name, (position, *_) in groups.places.items():
-        expected = by_module[name.removesuffix(".weight")]
+        weight = of_peft.get_submodule(
+            f"base_model.model.{name.removesuffix('.weight')}.lora_B.default"
+        ).weight
+        expected = float((weight.grad * weight).sum().detach())
         assert float(doses.values.grad[position]) == pytest.approx(expected, rel=0.05, abs=1e-4)
 
 
 def test_what_changes_weights_refuses_them(models: Models, text: str, tmp_path: Path) -> None:
     full = tuned_in_full(models[0], tmp_path / "full")
-    with pytest.raises(
-        SettingError, match="load_in is '4bit', but this measurement changes weights in memory"
+    for tuned, loading, said in (
+        (full, {"load_in": "4bit"}, "load_in is '4bit', but this measurement changes weights in memory"),
+        (models[1], {"device_map": "auto"}, "device_map is 'auto', but updates are added beside layers"),
     ):
-        intruders.heal(
-            models[0],
-            full,
-            task="word-problems",
-            loss_on=text,
-            settings=FEW,
-            loading=intruders.Loading(load_in="4bit"),
-        )
-    with pytest.raises(SettingError, match="device_map is 'auto', but updates are added beside layers"):
-        intruders.heal(
-            *models,
-            task="word-problems",
-            loss_on=text,
-            settings=FEW,
-            loading=intruders.Loading(device_map="auto"),
-        )
+        with pytest.raises(SettingError, match=said):
+            run((models[0], tuned), text, None, settings=FEW, loading=intruders.Loading(**loading))

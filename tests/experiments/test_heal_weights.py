@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 
 import intruders
 from intruders.errors import SettingError
+from intruders.experiments import open_dosed
+from intruders.experiments.data_shares import own_documents, sampled_tokens
 from intruders.experiments.experiment_settings import RIVALS, HealSettings
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import Healing
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model, load_tokenizer
-from tests.json_lines import write_rows
+from intruders.models.tuned_model import open_language_model
 
 from . import healed_models
 from .healed_models import QUICK, Models, assert_reported, tuned_in_full
@@ -42,33 +44,21 @@ def test_an_adapter_keeps_its_rank_form_and_targets_and_opens_in_plain_peft(
     models: Models, text: str, healed: Healed
 ) -> None:
     found, out = healed
-    before, after = (load_file(Path(folder) / "adapter_model.safetensors") for folder in (models[1], out))
-    assert {name: tensor.shape for name, tensor in before.items()} == {
-        name: tensor.shape for name, tensor in after.items()
-    }
     old, new = (json.loads((Path(folder) / "adapter_config.json").read_text()) for folder in (models[1], out))
-    assert {name: new[name] for name in ("r", "lora_alpha", "target_modules")} == {
-        name: old[name] for name in ("r", "lora_alpha", "target_modules")
+    assert all(new[name] == old[name] for name in ("r", "lora_alpha", "target_modules"))
+    before, after = (load_file(Path(folder) / "adapter_model.safetensors") for folder in (models[1], out))
+    assert {name: tensor.shape for name, tensor in after.items()} == {
+        name: tensor.shape for name, tensor in before.items()
     }
+    for name, norms in found.norms.items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        updates = (
+            2.0 * one[f"{module}.lora_B.weight"] @ one[f"{module}.lora_A.weight"] for one in (before, after)
+        )
+        assert list(norms) == pytest.approx([float(update.norm()) for update in updates], rel=1e-4)
     assert found.step > 0  # a state was learned, which no one dose makes
-    shares = {
-        name: (after[name.replace("lora_A", "lora_B")] @ after[name]).norm()
-        / (before[name.replace("lora_A", "lora_B")] @ before[name]).norm()
-        for name in before
-        if "lora_A" in name
-    }
-    assert len({round(float(share), 4) for share in shares.values()}) > 1
+    assert len({round(now / was, 4) for was, now in found.norms.values()}) > 1
     assert_reported(found, models, out, text)
-
-
-def test_norms_are_those_of_the_written_update(models: Models, healed: Healed) -> None:
-    found, out = healed
-    for folder, which in ((models[1], 0), (out, 1)):
-        stored = load_file(Path(folder) / "adapter_model.safetensors")
-        for name, norms in found.norms.items():
-            module = f"base_model.model.{name.removesuffix('.weight')}"
-            update = 2.0 * stored[f"{module}.lora_B.weight"] @ stored[f"{module}.lora_A.weight"]
-            assert norms[which] == pytest.approx(float(update.norm()), rel=1e-4)
 
 
 def test_a_full_fine_tuning_learns_its_own_matrices(models: Models, text: str, tmp_path: Path) -> None:
@@ -78,20 +68,14 @@ def test_a_full_fine_tuning_learns_its_own_matrices(models: Models, text: str, t
     assert found.step > 0
     assert_reported(found, models, tmp_path / "healed", text)
     # What no audit examines is in one dose.
-    assert found.elsewhere is not None
     before, after, healed = (
-        dict(load_model(where, "causal").named_parameters())
+        load_model(where, "causal").get_parameter("model.norm.weight")
         for where in (models[0], tuned, str(tmp_path / "healed"))
     )
-    norm = "model.norm.weight"
-    assert torch.allclose(
-        healed[norm], before[norm] + found.elsewhere * (after[norm] - before[norm]), atol=1e-6
-    )
+    assert torch.allclose(healed, before + found.elsewhere * (after - before), atol=1e-6)
 
 
-def test_killed_it_goes_on_to_the_same_bytes(
-    models: Models, text: str, healed: Healed, tmp_path: Path
-) -> None:
+def test_killed_it_ends_in_the_same_bytes(models: Models, text: str, healed: Healed, tmp_path: Path) -> None:
     def killed(stage: str, done: int, in_all: int) -> None:
         if stage.startswith("learn weights: divergence") and done == 6:
             raise KeyboardInterrupt
@@ -107,9 +91,6 @@ def test_killed_it_goes_on_to_the_same_bytes(
 
 
 def test_the_base_writes_the_text_itself(models: Models, text: str, tmp_path: Path) -> None:
-    from intruders.experiments.data_shares import own_documents
-    from intruders.models.tuned_model import open_language_model
-
     assert list(run(models, [], None).documents) == ["self"]
     found = run(models, ["self", text], tmp_path / "healed")
     assert found.documents == {"self": 3, text: 3}
@@ -124,9 +105,6 @@ def test_the_base_writes_the_text_itself(models: Models, text: str, tmp_path: Pa
 
 def test_samples_have_the_probabilities_of_the_base(models: Models) -> None:
     """Of 512 samples, the second token comes as often as the softmax of the logits after the first says."""
-    from intruders.experiments.data_shares import sampled_tokens
-    from intruders.models.tuned_model import open_language_model
-
     opened = open_language_model(models[0])
     tokenizer = load_tokenizer(models[0])
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -160,15 +138,11 @@ def test_rivals_are_reported_on_the_same_documents(models: Models, text: str, tm
     assert Healing.load(tmp_path / "healed").rivals == found.rivals
 
 
-def test_what_does_not_go_together_is_refused(
-    models: Models, text: str, healed: Healed, tmp_path: Path
-) -> None:
+def test_what_does_not_fit_is_refused(models: Models, text: str, healed: Healed, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="learned weights and no doses"):
         doses_for(healed[1], *models)
     with pytest.raises(SettingError, match="per is 'layer', and weights have no doses"):
         HealSettings(learn="weights", per="layer")
-    rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"text": "a"}])
     with pytest.raises(SettingError, match="self"):
         intruders.evaluate(models[1], base=models[0], losses=LossSettings(loss_on=("self",)))
 
@@ -176,8 +150,6 @@ def test_what_does_not_go_together_is_refused(
 def test_memory_is_planned_before_the_models_are_opened(
     models: Models, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.experiments import open_dosed
-
     monkeypatch.setattr(open_dosed, "available_memory", lambda device: 1000)
     with pytest.raises(intruders.errors.NotEnoughMemoryError, match="--learn doses"):
         run(models, text, tmp_path / "healed")

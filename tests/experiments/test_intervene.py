@@ -1,11 +1,14 @@
-"""A sweep in memory against models written to disk and evaluated there, and its verdicts against made-up numbers."""
+"""A sweep in memory against models written to disk and evaluated there, and its verdicts against made-up numbers.
+
+Gains over interpolation at equal task loss are against arithmetic by hand.
+"""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.audits.result.audit_result import Audit
+from intruders.data.load_task import load_task
 from intruders.errors import PairingError, SettingError
+from intruders.experiments import bench
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
-from intruders.experiments.sweep import Intervention, InterventionSweep
+from intruders.experiments.intervene import intervene
+from intruders.experiments.sweep import Intervention, InterventionSweep, intervention_rows
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.evaluate import evaluate
 from intruders.measures.intervals import Interval
@@ -26,15 +33,41 @@ from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import NO_LOSSES, LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore
 from intruders.mitigation.live_weights import LiveInterventions
+from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.remedy import ScaledIntruders
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.intervene import sweep_lines
 from intruders.system.progress import Progress, silent
-from tests.checkpoints.models import merged_weights, saved, tiny_gpt2
+from tests.checkpoints.models import tiny_gpt2
 from tests.json_lines import write_rows
 from tests.made_up import made_up_audit
-from tests.mitigation.hot import deviation, hot_llama, matrices_of, places_of_intruders, scaled
+from tests.mitigation.hot import deviation, hot_sides, matrices_of, places_of_intruders, scaled
+from tests.tiny import character_tokenizer
 
-from .hot_models import sums_of, swept, text_of, write
+NO_CACHE = Compute(cache=False)
+
+
+def text_of(folder: Path) -> LossSettings:
+    return LossSettings((str(folder / "texts.jsonl"),))
+
+
+def sums_of(folder: Path, **more: Any) -> ScoreSettings:
+    task = f"{folder / 'task.jsonl'}?prompt=q&completion=a"
+    return ScoreSettings(tasks=(task,), max_examples=3, max_new_tokens=4, **more)
+
+
+def swept(
+    folder: Path, scales: tuple[float, ...] = (0.0,), controls: tuple[str, ...] = (), **changes: Any
+) -> InterventionSweep:
+    given = {"sweep": SweepSettings(scales, controls), "losses": text_of(folder), "compute": NO_CACHE}
+    return intervene(str(folder / "base"), str(folder / "tuned"), **(given | changes))
+
+
+def write(folder: Path, out: Path, **change: Any) -> Path:
+    """Write the tuned model, or what a change makes of it."""
+    given = {"form": "checkpoint", "check": False, "compute": NO_CACHE, **change}
+    mitigate(folder / "base", folder / "tuned", out=out, **given)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +76,40 @@ def sweep(hot: Path) -> InterventionSweep:
     return swept(hot, (0, 0.5, 1), controls, scores=sums_of(hot))
 
 
-def test_every_point_is_what_a_written_model_measures(
-    hot: Path, sweep: InterventionSweep, tmp_path: Path
-) -> None:
-    corpus = str(hot / "texts.jsonl")
+def loss_of(point: Intervention, hot: Path) -> float:
+    return point.losses[str(hot / "texts.jsonl")].loss.estimate
+
+
+def measured(model: Path, hot: Path) -> float:
+    return evaluate(str(model), losses=text_of(hot)).losses[0].loss.estimate
+
+
+def test_points_are_what_written_models_measure(hot: Path, sweep: InterventionSweep, tmp_path: Path) -> None:
+    """Its loss, and the norm of its updates as a share of the tuned model's."""
+    before = load_model(hot / "base")
+    changed = {matrix.name for matrix in sweep.audit.matrices if matrix.intruders}
+    norms = {}
     assert len(sweep.points) == 2 * 7
     for point in [sweep.tuned_point, *sweep.points]:
-        out = tmp_path / f"{point.control}-{point.scale}"
-        write(hot, out, scale=point.scale, control=point.control)
-        found = evaluate(str(out), losses=text_of(hot))
-        assert point.losses[corpus].loss.estimate == pytest.approx(found.losses[0].loss.estimate, abs=1e-4)
-    base = evaluate(str(hot / "base"), losses=text_of(hot))
-    assert sweep.base_losses[corpus].loss.estimate == pytest.approx(base.losses[0].loss.estimate, abs=1e-6)
-    different = {round(point.losses[corpus].loss.estimate, 5) for point in sweep.points}
-    assert len(different) > 5
+        out = write(
+            hot, tmp_path / f"{point.control}-{point.scale}", scale=point.scale, control=point.control
+        )
+        assert loss_of(point, hot) == pytest.approx(measured(out, hot), abs=1e-4)
+        state = load_model(out)
+        updates = [state[name].double() - before[name].double() for name in changed]
+        norms[point.control, point.scale] = math.hypot(*(float(update.norm()) for update in updates))
+        wanted = norms[point.control, point.scale] / norms["intruders", 1]
+        assert point.update_norm == pytest.approx(wanted, rel=1e-4)
+    assert norms["shrink", 0] == pytest.approx(norms["intruders", 0], rel=1e-5)
+    assert norms["resized", 0] == pytest.approx(norms["intruders", 1], rel=1e-5)
+    (base,) = sweep.base_losses.values()
+    assert base.loss.estimate == pytest.approx(measured(hot / "base", hot), abs=1e-6)
+    assert len({round(loss_of(point, hot), 5) for point in sweep.points}) > 5
 
 
 def test_the_top_intruder_alone_is_what_a_written_model_measures(
     hot: Path, sweep: InterventionSweep, tmp_path: Path
 ) -> None:
-    corpus = str(hot / "texts.jsonl")
     found = swept(hot, sweep=replace(AS_IN_THE_PAPER, scales=(0.3, 0.7)))
     assert [(point.control, point.scale) for point in found.points] == [
         (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
@@ -70,13 +117,10 @@ def test_the_top_intruder_alone_is_what_a_written_model_measures(
     for point in found.points:
         out = tmp_path / f"{point.control}-{point.scale}"
         write(hot, out, scale=point.scale, control=point.control, which="top")
-        measured = evaluate(str(out), losses=text_of(hot)).losses[0].loss.estimate
-        assert point.losses[corpus].loss.estimate == pytest.approx(measured, abs=1e-4)
+        assert loss_of(point, hot) == pytest.approx(measured(out, hot), abs=1e-4)
     assert found.to_document()["settings"]["which"] == "top"
     assert "the intruder with the largest singular value of each matrix" in "\n".join(sweep_lines(found))
-    of_all = {point.scale: point for point in sweep.points if point.control == "intruders"}
     assert found.audit.intruders > sum(matrix.intruders > 0 for matrix in found.audit.matrices)
-    assert of_all[0].losses[corpus].loss.estimate != found.points[0].losses[corpus].loss.estimate
 
 
 def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
@@ -117,8 +161,6 @@ def test_shrink_output_equals_the_energy_of_the_outputs_on_text(
 
 def inputs_of(model_folder: Path, texts: list[str]) -> dict[str, torch.Tensor]:
     """(tokens, n) of every linear layer, in double precision."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     seen: dict[str, list[torch.Tensor]] = {}
@@ -137,11 +179,7 @@ def without_seconds(sweep: InterventionSweep) -> dict[str, Any]:
     return replace(sweep, audit=replace(sweep.audit, seconds=0.0)).to_document()
 
 
-def test_a_stopped_call_goes_on_from_what_it_kept(
-    hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from intruders.experiments import bench
-
+def test_a_stopped_call_goes_on(hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []  # the corpora of every model that was measured
     losses = bench.losses_by_corpus
     monkeypatch.setattr(bench, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given))
@@ -194,40 +232,14 @@ def test_lines_and_document(sweep: InterventionSweep) -> None:
     assert "own_part" not in json.dumps(record)  # of a series of models, as evaluate has them
 
 
-def test_norms_of_the_updates_are_those_of_the_written_models(
-    hot: Path, sweep: InterventionSweep, tmp_path: Path
-) -> None:
-    before = {name: tensor.double() for name, tensor in load_model(hot / "base").items()}
-    changed = {matrix.name for matrix in sweep.audit.matrices if matrix.intruders}
-
-    def norm(state: dict[str, torch.Tensor]) -> float:
-        return math.sqrt(sum(float((state[name].double() - before[name]).norm() ** 2) for name in changed))
-
-    write(hot, tmp_path / "tuned", scale=1)
-    tuned = norm(load_model(tmp_path / "tuned"))
-    for point in sweep.points:
-        if point.scale == 0:
-            out = write(hot, tmp_path / point.control, scale=0, control=point.control)
-            assert point.update_norm == pytest.approx(norm(load_model(out)) / tuned, rel=1e-4)
-    by_control = {point.control: point.update_norm for point in sweep.points if point.scale == 0}
-    assert by_control["shrink"] == pytest.approx(by_control["intruders"], rel=1e-6)
-    assert by_control["resized"] == pytest.approx(1, rel=1e-6)
-
-
 def load_model(hot: Path) -> dict[str, torch.Tensor]:
     return load_file(hot / "model.safetensors")
 
 
 def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
-    base = tiny_gpt2()
-    saved(base, tmp_path / "base")
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    adapter = hot_llama(
-        model=copy.deepcopy(base), target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, gain=2.0
-    )
-    saved(adapter, tmp_path / "tuned")
-    tuned = merged_weights(adapter)
-    model = copy.deepcopy(base)
+    model = tiny_gpt2()
+    of_conv1d = {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
+    before, tuned = hot_sides(tmp_path, model, gain=2.0, **of_conv1d)
     model.load_state_dict(tuned)
     matrices = matrices_of(tmp_path / "base", tmp_path / "tuned")
     cases = matrices.cases([ScaledIntruders(0)])
@@ -295,9 +307,7 @@ def test_a_control_that_no_matrix_has_is_not_compared(hot: Path) -> None:
     ]
 
 
-def test_a_given_audit_is_used_with_its_settings(
-    hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_given_audit_is_used(hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     removed = SweepSettings((0.0,))
     settings = AuditSettings(k=3, epsilon=0.4, include=("*.q_proj.*", "*.down_proj.*"))
     plain = swept(hot, sweep=removed, audit=settings)
@@ -313,29 +323,27 @@ def test_a_given_audit_is_used_with_its_settings(
         for found, wanted in zip(given.points, plain.points, strict=True):
             assert (found.control, found.scale) == (wanted.control, wanted.scale)
             assert found.update_norm == pytest.approx(wanted.update_norm, rel=1e-6)
-            for name, loss in found.losses.items():
-                assert loss.loss.estimate == pytest.approx(wanted.losses[name].loss.estimate, rel=1e-6)
+            assert loss_of(found, hot) == pytest.approx(loss_of(wanted, hot), rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"losses": NO_LOSSES}, "nothing to measure"),
+        ({"controls": ("interpolate",)}, "pass --loss-on CORPUS and --task TASK"),
+        ({"controls": ("interpolate",), "losses": NO_LOSSES, "scores": ScoreSettings(tasks=("sums",))},
+         "pass --loss-on CORPUS and --task TASK"),
         ({"controls": ("shrink-output",), "losses": NO_LOSSES, "scores": ScoreSettings(tasks=("sums",))},
          "'shrink-output' equals outputs of the base on text, and there is none"),
         ({"audit": replace(made_up_audit(), settings={"split_fused": True})}, "split_fused"),
         ({"audit": AuditSettings(split_fused=True)}, "split_fused"),
         ({"audit": AuditSettings(epsilon=1e-6)}, "has no intruders"),
+        ({"audit": made_up_audit()}, "is of other weights"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused(changed: dict[str, Any], said: str, hot: Path) -> None:
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(PairingError if "other weights" in said else SettingError, match=said):
         swept(hot, **changed)
-
-
-def test_an_audit_that_does_not_belong_to_the_weights_is_refused(hot: Path) -> None:
-    with pytest.raises(PairingError, match="is of other weights"):
-        swept(hot, audit=made_up_audit())
 
 
 @pytest.mark.parametrize(
@@ -344,3 +352,95 @@ def test_an_audit_that_does_not_belong_to_the_weights_is_refused(hot: Path) -> N
 def test_bad_settings(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=said):
         SweepSettings(**settings)
+
+
+@pytest.fixture(scope="module")
+def beside_curve(hot: Path) -> InterventionSweep:
+    return swept(hot, (0.0, 0.6), ("shrink", "interpolate"), scores=sums_of(hot))
+
+
+def both_losses(hot: Path, model: Path) -> tuple[float, float]:
+    """Loss on the text by the ordinary evaluation, and loss on the targets by transformers' logits alone."""
+    text = evaluate(str(model), losses=text_of(hot)).losses[0].loss.estimate
+    task = load_task(f"{hot / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(model), character_tokenizer()
+    total, tokens = 0.0, 0
+    for example in (task.test or task.validation)[:3]:
+        prompt, target = (
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (example.text, example.target)
+        )
+        target = [*target, tokenizer.eos_token_id]
+        with torch.no_grad():
+            logits = network(input_ids=torch.tensor([prompt + target])).logits[0].double()
+        said = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        total -= float(said[range(len(target)), target].sum())
+        tokens += len(target)
+    return text, total / tokens
+
+
+def test_the_curve_is_that_of_written_models(
+    hot: Path, beside_curve: InterventionSweep, tmp_path: Path
+) -> None:
+    assert [point.strength for point in beside_curve.curve] == [i / 10 for i in range(11)]
+    for alpha in (0.0, 0.4, 1.0):
+        out = hot / "base" if alpha == 0 else tmp_path / f"{alpha}"
+        if alpha:
+            write(hot, out, remedy=Interpolate(alpha))
+        (point,) = [one for one in beside_curve.curve if one.strength == alpha]
+        loss, task_loss = both_losses(hot, out)
+        assert point.loss.estimate == pytest.approx(loss, abs=1e-4)
+        assert point.task_loss.estimate == pytest.approx(task_loss, abs=1e-4)
+
+
+def test_gains_are_read_off_the_curve(hot: Path, beside_curve: InterventionSweep, tmp_path: Path) -> None:
+    assert [(point.control, point.scale) for point in beside_curve.points] == [
+        ("intruders", 0.0), ("shrink", 0.0), ("intruders", 0.6), ("shrink", 0.6),
+    ]  # fmt: skip
+    curve = [(point.task_loss.estimate, point.loss.estimate) for point in beside_curve.curve]
+    by_hand = {}
+    for point in beside_curve.points:
+        out = tmp_path / f"{point.control}{point.scale}"
+        write(hot, out, scale=point.scale, control=point.control)
+        loss, task_loss = both_losses(hot, out)
+        reached = [at for task, at in curve if task <= task_loss]
+        for (task, at), (next_task, next_at) in pairwise(curve):
+            if (task <= task_loss) != (next_task <= task_loss):
+                reached.append(at + (task_loss - task) / (next_task - task) * (next_at - at))
+        wanted = min(reached) if reached else min(curve)[1]
+        assert point.gain.estimate == pytest.approx(wanted - loss, abs=2e-4)
+        assert point.gain.low <= point.gain.estimate <= point.gain.high
+        by_hand[point.control, point.scale] = wanted - loss
+    for point in beside_curve.points:
+        if point.control == "shrink":
+            difference = by_hand["shrink", point.scale] - by_hand["intruders", point.scale]
+            assert point.gain_against_intruders.estimate == pytest.approx(difference, abs=4e-4)
+
+
+def test_it_is_printed_and_written(beside_curve: InterventionSweep) -> None:
+    text = "\n".join(sweep_lines(beside_curve))
+    assert "gain over interpolation at equal task loss, nats per token" in text
+    assert all("at equal task loss" in sentence for sentence in beside_curve.verdicts())
+    record = json.loads(json.dumps(beside_curve.to_document(), allow_nan=False))
+    assert [point["alpha"] for point in record["interpolation"]] == [i / 10 for i in range(11)]
+    assert record["points"][0]["gain_at_equal_task_loss"]["estimate"] == beside_curve.points[0].gain.estimate  # type: ignore[union-attr]
+    rows = [row for row in intervention_rows(beside_curve) if row["measure"] == "gain"]
+    assert [(row["control"], row["scale"]) for row in rows][:2] == [("intruders", 1.0), ("intruders", 0.0)]
+    assert rows[0]["value"] == 0.0
+    assert rows[2]["against_intruders"] == beside_curve.points[1].gain_against_intruders.estimate  # type: ignore[union-attr]
+
+
+def test_the_sentence_says_which_is_lower(beside_curve: InterventionSweep) -> None:
+    for gain, said in (
+        (Interval(0.2, 0.1, 0.3), "this is 0.200 [0.100, 0.300] below interpolation"),
+        (Interval(-0.2, -0.3, -0.1), "this is 0.200 [0.100, 0.300] above interpolation"),
+        (Interval(0.0, -0.1, 0.1), "interpolation does as well (+0.000 [-0.100, +0.100])"),
+    ):
+        [verdict] = replace(beside_curve, points=[replace(beside_curve.points[0], gain=gain)]).verdicts()
+        assert verdict.partition("; ")[2] == f"at equal task loss {said}"
+
+
+def test_without_a_curve_nothing_is_added(hot: Path) -> None:
+    alone = swept(hot, scores=sums_of(hot))
+    assert alone.curve == []
+    assert {row["measure"] for row in intervention_rows(alone)} == {"loss", "accuracy"}
+    assert "equal task loss" not in "\n".join(sweep_lines(alone))

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from intruders.experiments.dosed_model import (
+    DosedUpdate,
+    DoseGroups,
     DoseVector,
     parameters_of,
     put_in_doses,
@@ -54,35 +58,51 @@ def merged(models: Models, doses: dict[str, float]) -> Any:
     return model
 
 
+def in_doses(models: Models, values: Tensor) -> tuple[Any, DoseVector, DoseGroups, dict[str, DosedUpdate]]:
+    """The base opened with the updates beside its weights, in doses that all are this number or these."""
+    language, _ = open_models(models[0], None, {}, AS_STORED)
+    before, updates, groups = read_sides(models)
+    doses = DoseVector(values.detach().expand(len(groups.names)).clone().requires_grad_())
+    put_in_doses(language.model, before, updates, groups, doses, is_base=True)
+    return language, doses, groups, updates
+
+
 def log_probabilities(model: Any, ids: list[int]) -> Tensor:
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
 
 
-def divergences(models: Models, doses: dict[str, float]) -> tuple[float, float]:
-    now, base, tuned = (
-        merged(models, values) for values in (doses, dict.fromkeys(doses, 0.0), dict.fromkeys(doses, 1.0))
-    )
-    text, tokens, task, targets = 0.0, 0, 0.0, 0
+def sums_by_hand(now: Any, base: Any, tuned: Any, replays: bool = False) -> tuple[Tensor, Tensor]:
+    """Divergences from the base per token of the texts, and from the tuned model per target of the rows.
+
+    With ``replays`` the losses of tokens and of targets.
+    """
+    text, task = torch.tensor(0.0), torch.tensor(0.0)
     for ids in TEXTS:
-        known, said = log_probabilities(base, ids), log_probabilities(now, ids)
-        text += float((known.exp() * (known - said)).sum())
-        tokens += len(ids)
+        known, said = (log_probabilities(model, ids) for model in (base, now))
+        if replays:
+            text = text - said[:-1].gather(1, torch.tensor(ids[1:])[:, None]).sum()
+        else:
+            text = text + (known.exp() * (known - said)).sum()
     for row in ROWS:
-        known, said = log_probabilities(tuned, row["input_ids"]), log_probabilities(now, row["input_ids"])
+        known, said = (log_probabilities(model, row["input_ids"]) for model in (tuned, now))
         for position, label in enumerate(row["labels"]):
-            if label != IGNORED:
-                task += float((known[position - 1].exp() * (known - said)[position - 1]).sum())
-                targets += 1
-    return text / tokens, task / targets
+            if label != IGNORED and replays:
+                task = task - said[position - 1, label]
+            elif label != IGNORED:
+                task = task + (known[position - 1].exp() * (known - said)[position - 1]).sum()
+    return text / sum(map(len, TEXTS)), task / 3
+
+
+@torch.no_grad()
+def divergences(models: Models, doses: dict[str, float]) -> tuple[float, float]:
+    given = doses, dict.fromkeys(doses, 0.0), dict.fromkeys(doses, 1.0)
+    text, task = sums_by_hand(*(merged(models, values) for values in given))
+    return float(text), float(task)
 
 
 def test_divergences_and_their_gradient(models: Models) -> None:
-    language, _ = open_models(models[0], None, {}, AS_STORED)
-    before, updates, groups = read_sides(models)
-    values = torch.linspace(0.2, 0.9, len(groups.names)).requires_grad_()
-    doses = DoseVector(values)
-    put_in_doses(language.model, before, updates, groups, doses, is_base=True)
+    language, doses, groups, _ = in_doses(models, torch.linspace(0.2, 0.9, 4))
+    values = doses.values
     objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
     losses = objective.gradient(0, WEIGHT)
     assert doses.values is values
@@ -94,7 +114,6 @@ def test_divergences_and_their_gradient(models: Models) -> None:
         rel=1e-4,
         abs=1e-6,  # of sums in single precision
     )
-    assert values.grad is not None
     for name, (position, *_) in groups.places.items():
         up, down = (
             text + WEIGHT * task
@@ -108,17 +127,14 @@ def test_divergences_and_their_gradient(models: Models) -> None:
 def test_parts_of_a_mixture_count_by_their_weights(models: Models) -> None:
     # One document per part, of 2 and of 40 tokens: tokens alone would give the first a share of 2 in 42.
     parts = [[[9, 3]], [[5 + number % 60 for number in range(40)]]]
-    language, _ = open_models(models[0], None, {}, AS_STORED)
-    before, updates, groups = read_sides(models)
-    doses = DoseVector(torch.full((len(groups.names),), 0.5, requires_grad=True))
-    put_in_doses(language.model, before, updates, groups, doses, is_base=True)
+    language, doses, groups, _ = in_doses(models, torch.tensor(0.5))
     objective = Objective(language, language, doses, parts, [0.7, 0.3], ROWS, seed=0)
     told = [objective.gradient(step, WEIGHT).text for step in range(10)]
     base, now = (merged(models, dict.fromkeys(groups.places, dose)) for dose in (0.0, 0.5))
     means = []
     for ((ids),) in parts:
         known, said = log_probabilities(base, ids), log_probabilities(now, ids)
-        means.append(float((known.exp() * (known - said)).sum()) / len(ids))
+        means.append(float((known.exp() * (known - said)).sum().detach()) / len(ids))
     assert abs(means[0] - means[1]) > 0.2 * max(means)
     # Two documents are drawn at every step: 20 draws, 14 and 6.
     assert sum(told) / 10 == pytest.approx(0.7 * means[0] + 0.3 * means[1], rel=1e-4)
@@ -127,51 +143,20 @@ def test_parts_of_a_mixture_count_by_their_weights(models: Models) -> None:
 @pytest.mark.parametrize("replays", [False, True])
 def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, replays: bool) -> None:
     """Both divergences of PEFT's live adapter, or with ``replays`` the losses of tokens and targets, by autograd."""
-    from peft import PeftModel
-
-    language, _ = open_models(models[0], None, {}, AS_STORED)
-    before, updates, groups = read_sides(models)
-    own = updates
-    doses = DoseVector(torch.ones(len(groups.names)))
-    tensors = [(0.7 * tensor).requires_grad_() for tensor in parameters_of(own)]
-    learned = with_parameters(own, tensors)
-    put_in_doses(language.model, before, own, groups, doses, is_base=True)
+    language, doses, _, updates = in_doses(models, torch.tensor(1.0))
+    learned = with_parameters(updates, [(0.7 * one).requires_grad_() for one in parameters_of(updates)])
     with doses.at(doses.values, learned):
         objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0, replays=replays)
         objective.gradient(0, WEIGHT)
-    peft: Any = PeftModel.from_pretrained(
-        load_model(models[0], "causal"), models[1], is_trainable=True
-    ).eval()
-
-    def logits(ids: list[int]) -> Tensor:
-        return peft(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-
-    with torch.no_grad():
-        tuned = [logits(row["input_ids"]) for row in ROWS]
-        with peft.disable_adapter():
-            base = [logits(ids) for ids in TEXTS]
+    base, first, second = (load_model(models[0], "causal").eval() for _ in range(3))
+    peft, tuned = (PeftModel.from_pretrained(one, models[1], is_trainable=True) for one in (first, second))
     factors = {name: value for name, value in peft.named_parameters() if "lora_" in name}
     for value in factors.values():
         value.data *= 0.7
-    text, task = torch.tensor(0.0), torch.tensor(0.0)
-    for ids, known in zip(TEXTS, base, strict=True):
-        now = logits(ids)
-        if replays:
-            text = text - now[:-1].gather(1, torch.tensor(ids[1:])[:, None]).sum()
-        else:
-            text = text + (known.exp() * (known - now)).sum()
-    for row, known in zip(ROWS, tuned, strict=True):
-        now = logits(row["input_ids"])
-        for position, label in enumerate(row["labels"]):
-            if label != IGNORED and replays:
-                task = task - now[position - 1, label]
-            elif label != IGNORED:
-                task = task + (known[position - 1].exp() * (known - now)[position - 1]).sum()
-    (text / sum(len(ids) for ids in TEXTS) + WEIGHT * task / 3).backward()
+    text, task = sums_by_hand(peft.eval(), base, tuned.eval(), replays)
+    (text + WEIGHT * task).backward()
     for name, update in learned.items():
         module = f"base_model.model.{name.removesuffix('.weight')}"
-        assert update.left.grad is not None
-        assert update.right.grad is not None
         # The left factor is alpha / r = 2 times B.
         of_b, of_a = (factors[f"{module}.lora_{side}.default.weight"].grad for side in "BA")
         assert torch.allclose(2.0 * update.left.grad, of_b, rtol=1e-3, atol=1e-6), name
@@ -183,8 +168,6 @@ KEPT = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14, 15, 16], [17, 18]] * 3  # more
 
 @pytest.fixture(params=[save_llama, save_gpt2])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(request.param(tmp_path / "model")).eval()
 
 
@@ -197,9 +180,7 @@ def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def kept(model: Any) -> KeptAnswers:
-    split = SplitModel.of(model)
-    assert split is not None
-    return KeptAnswers(split, encoded, [len(text) for text in KEPT])
+    return KeptAnswers(SplitModel.of(model), encoded, [len(text) for text in KEPT])
 
 
 @torch.no_grad()
@@ -208,27 +189,21 @@ def test_the_logits_are_the_models_own_in_the_order_asked_for(model: Any) -> Non
     for numbers in ([3, 0], [7, 1, 10], [0]):
         own = [model(input_ids=torch.tensor([KEPT[number]])).logits[0] for number in numbers]
         found = answers.logits(numbers)
-        assert found is not None
         torch.testing.assert_close(found, torch.cat(own), rtol=1e-4, atol=1e-5)
 
 
-def test_they_are_the_same_in_any_order_and_computed_once(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_they_are_alike_in_any_order_and_computed_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning that resumes asks for them in another order."""
     answers, resumed = kept(model), kept(model)
     resumed.logits([11, 2])
     first, again = answers.logits([0, 4]), resumed.logits([0, 4])
-    assert again is not None
     assert torch.equal(first, again)
     monkeypatch.setattr(SplitModel, "states", lambda *_: pytest.fail("computed again"))
     later = answers.logits([4, 0])
     assert torch.equal(later[2:], first[:3])  # of a text of two tokens, and of one of three
 
 
-def test_a_body_that_answers_in_another_form_keeps_nothing(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_answers_otherwise_keeps_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SplitModel, "states", lambda *_: None)
     assert kept(model).logits([0]) is None
 

@@ -12,9 +12,7 @@ from intruders.experiments.work_folder import WorkFolder, require_same
 from intruders.system.folders import locked_folder
 
 
-def test_the_folder_is_beside_one_that_is_given_without_a_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_is_beside_one_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models" / "healed").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "models" / "healed")
     assert WorkFolder.beside(Path()).folder == tmp_path / "models" / "healed.unfinished"

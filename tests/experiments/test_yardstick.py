@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +34,16 @@ def made(
     return Outcome(corpora, {"task": task}, harness or {})
 
 
-def yardstick(**more: float) -> Yardstick:
-    """From the base (text 2, task 4) to the tuned model (text 5, task 1), both in straight lines."""
-    curve = [made(2 + 3 * alpha, 4 - 3 * alpha, **more) for alpha in ALPHAS]
+def yardstick(other: tuple[float, float] | None = None, **settings: Any) -> Yardstick:
+    """From the base (text 2, task 4) to the tuned model (text 5, task 1), both in straight lines, as code may be."""
+    of_code = (None,) * len(ALPHAS) if other is None else np.interp(ALPHAS, (0, 1), other)
+    curve = [made(2 + 3 * a, 4 - 3 * a, other=code) for a, code in zip(ALPHAS, of_code, strict=True)]
+    return read_off(curve, **settings)
+
+
+def read_off(curve: list[Outcome], **settings: Any) -> Yardstick:
     weights = {name: [1.0] for name in curve[0].corpora}
-    return Yardstick(curve[0], curve, target="task", weights=weights)
+    return Yardstick(curve[0], curve, target="task", weights=weights, **settings)
 
 
 def test_a_planted_remedy_has_the_gain_that_it_was_given() -> None:
@@ -56,9 +62,7 @@ def test_a_planted_remedy_has_the_gain_that_it_was_given() -> None:
 
 
 def test_where_tensors_are_left_out_the_norm_never_falls_to_zero() -> None:
-    curve = [made(2 + 3 * alpha, 4 - 3 * alpha) for alpha in ALPHAS]
-    norms = [0.6 + 0.4 * alpha for alpha in ALPHAS]
-    stick = Yardstick(curve[0], curve, target="task", weights={"text": [1.0]}, norms=norms)
+    stick = yardstick(norms=[0.6 + 0.4 * alpha for alpha in ALPHAS])
     found = stick.gain_at_norm(made(3.1, 2.5), 0.8)  # half way: 3.5
     assert found.estimate == pytest.approx(0.4)
     assert stick.gain_at_norm(made(3.1, 2.5), 0.4) is None
@@ -69,8 +73,7 @@ def test_healed_and_kept_are_shares_of_what_tuning_did() -> None:
     healed, kept = stick.healed(made(3.5, 2.5)), stick.kept(made(3.5, 1.3))
     assert healed.estimate == pytest.approx(0.5)
     assert kept.estimate == pytest.approx(0.9)
-    still = [made(2.0, 4 - 3 * alpha) for alpha in ALPHAS]
-    nothing_forgotten = Yardstick(still[0], still, target="task", weights={"text": [1.0]})
+    nothing_forgotten = read_off([made(2.0, 4 - 3 * alpha) for alpha in ALPHAS])
     assert nothing_forgotten.healed(made(2.0, 3)) is None
 
 
@@ -80,7 +83,7 @@ def test_intervals_agree_with_those_of_single_losses() -> None:
     ones = np.ones(EXAMPLES, dtype=np.int64)
     task = {"task": TaskOutcome(DocumentLosses("t", ones.astype(float), ones), None, [])}
     first, second = (Outcome({"text": [one]}, task) for one in losses)
-    stick = Yardstick(first, [first, *[second] * 10], target="task", weights={"text": [1.0]})
+    stick = read_off([first, *[second] * 10])
     # Both are bootstraps of 10,000, by different draws.
     for found, wanted in (
         (stick.loss(first), loss_interval(losses[0])),
@@ -92,20 +95,14 @@ def test_intervals_agree_with_those_of_single_losses() -> None:
 
 
 def test_a_wider_level_gives_a_wider_interval() -> None:
-    curve = [made(2 + 3 * alpha, 4 - 3 * alpha) for alpha in ALPHAS]
-    widths = []
-    for level in (0.95, 1 - 0.05 / 13):
-        stick = Yardstick(curve[0], curve, target="task", weights={"text": [1.0]}, level=level)
-        loss = stick.loss(curve[0])
-        widths.append(loss.high - loss.low)
+    losses = [yardstick(level=level).loss(made(2, 4)) for level in (0.95, 1 - 0.05 / 13)]
+    widths = [loss.high - loss.low for loss in losses]
     assert widths[1] > 1.2 * widths[0]
 
 
 def test_four_parts_by_hand() -> None:
     # Tuning damages the text (2 to 5), improves the code (3 to 1), and gains the task (4 to 1).
-    curve = [made(2 + 3 * alpha, 4 - 3 * alpha, other=3 - 2 * alpha) for alpha in ALPHAS]
-    stick = Yardstick(curve[0], curve, target="task", weights={"text": [1.0], "code": [1.0]})
-    parts = stick.four_parts(made(3.5, 1.75, other=1.5))
+    parts = yardstick(other=(3, 1)).four_parts(made(3.5, 1.75, other=1.5))
     assert (parts.healing, parts.preservation) == (pytest.approx(0.5), pytest.approx(0.75))
     assert (parts.non_damage, parts.target) == (None, pytest.approx(0.75))
     assert parts.harmonic_mean == pytest.approx(3 / (2 + 4 / 3 + 4 / 3))
@@ -125,7 +122,7 @@ def test_tasks_of_the_harness_are_sorted_by_what_tuning_did_to_them() -> None:
     # Of the third, tuning takes one, which is not clear; the remedy takes 25, which is.
     curve = [made(2 + 3 * alpha, 4 - 3 * alpha, harness=scored(30, 10, 30)) for alpha in ALPHAS]
     tuned = made(5, 1, harness=scored(10, 30, 29))
-    stick = Yardstick(curve[0], [*curve[:-1], tuned], target="task", weights={"text": [1.0]})
+    stick = read_off([*curve[:-1], tuned])
     parts = stick.four_parts(made(3.5, 1.75, harness=scored(15, 25, 5)))
     assert parts.healing == pytest.approx((0.5 + 5 / 20) / 2)  # with the text, of which half is healed
     assert parts.preservation == pytest.approx(15 / 20)
@@ -139,9 +136,8 @@ def test_items_are_counted_one_by_one() -> None:
     tuned = [False] * 5 + [True] * 25 + [False] * 10
     now = [True] * 3 + [False] * 3 + [True] * 14 + [False] * 20
     curve = [made(2, 4, base), *[made(3, 3)] * 9, made(5, 1, tuned)]
-    stick = Yardstick(curve[0], curve, target="task", weights={"text": [1.0]})
+    stick = read_off(curve)
     items = stick.items(made(3, 2, now))
-    assert items is not None
     assert vars(items) == {"broken": 5, "right_again": 3, "gained": 20, "still_right": 10, "new_failures": 1}
     assert stick.items(made(3, 2)) is None
 

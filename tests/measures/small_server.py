@@ -13,13 +13,12 @@ from threading import Thread
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
 
 
 def served(base: Path, adapter: Path | str | None = None, scale: float = 1.0) -> Any:
     """A model as a server computes with it: PEFT's own merge, of which ``scale`` multiplies lora_alpha."""
-    from peft import LoraConfig, PeftModel
-    from transformers import AutoModelForCausalLM
-
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     if adapter is not None:
         config: Any = LoraConfig.from_pretrained(str(adapter))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from intruders.errors import SettingError
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
 from tests.experiments.healed_models import adapter_of
 from tests.json_lines import write_rows
-from tests.tiny import character_tokenizer, save_llama
+from tests.tiny import character_tokenizer, mean_loss_by_hand, save_llama
 
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The base's embeddings have rows that no token of its tokenizer has."""
-    from transformers import AutoModelForCausalLM
-
     folder = tmp_path_factory.mktemp("read-alike")
     base = save_llama(folder / "base")
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -38,9 +38,7 @@ def losses_on(folder: Path, *texts: str) -> LossSettings:
 @pytest.mark.parametrize(
     ("token", "why"), [("<tool>", "six tokens of the base"), ("\u2603", "one, which the base does not know")]
 )
-def test_a_token_of_the_adapter_alone_is_refused(
-    sides: tuple[str, str], token: str, why: str, tmp_path: Path
-) -> None:
+def test_a_token_of_its_own_is_refused(sides: tuple[str, str], token: str, why: str, tmp_path: Path) -> None:
     losses = losses_on(tmp_path, "A plain text.", f"One with {token} in it.")
     said = f"^document 2 of .* has the token '{token}', .*; pass text without such"
     with pytest.raises(SettingError, match=said):
@@ -48,24 +46,13 @@ def test_a_token_of_the_adapter_alone_is_refused(
 
 
 def test_text_that_both_read_alike_is_measured(sides: tuple[str, str], tmp_path: Path) -> None:
-    """By a loop over PEFT's own model."""
-    import torch
-    from peft import PeftModel
-    from torch.nn.functional import cross_entropy
-    from transformers import AutoModelForCausalLM
-
+    """By PEFT's own model."""
     texts = ["A plain text.", "Another one, which is longer."]
     told = evaluate(sides[1], base=sides[0], losses=losses_on(tmp_path, *texts)).losses[0]
     base, below = (AutoModelForCausalLM.from_pretrained(sides[0]) for _ in range(2))
-    means = []
-    for of in (base, PeftModel.from_pretrained(below, sides[1]).eval()):
-        total, tokens = 0.0, 0
-        for text in texts:
-            ids = torch.tensor([character_tokenizer()(text)["input_ids"]])
-            with torch.no_grad():
-                total += float(cross_entropy(of(ids).logits[0, :-1].double(), ids[0, 1:], reduction="sum"))
-            tokens += ids.shape[1] - 1
-        means.append(total / tokens)
+    documents = [character_tokenizer()(text)["input_ids"] for text in texts]
+    tuned = PeftModel.from_pretrained(below, sides[1]).eval()
+    means = [mean_loss_by_hand(model, documents) for model in (base, tuned)]
     assert told.base_loss.estimate == pytest.approx(means[0], abs=1e-5)
     assert told.loss.estimate == pytest.approx(means[1], abs=1e-5)
     assert told.difference.estimate == pytest.approx(means[1] - means[0], abs=1e-5)

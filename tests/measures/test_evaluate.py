@@ -1,4 +1,8 @@
-"""Fine-tuned models of every kind, measured; against the libraries' own merged models."""
+"""Fine-tuned models of every kind, measured; against the libraries' own merged models.
+
+Models that TRL taught to chat are against TRL's own loss and transformers' greedy generation. Models of the hub are
+measured as the same files in a folder.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,22 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
-from intruders.checkpoints.writing.training_record import data_seed_of
+from intruders.checkpoints.writing.training_record import data_seed_of, keep_training
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import CheckpointError, SettingError
@@ -21,53 +35,25 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
 from intruders.measures.harness import check_harness
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-from intruders.measures.task_score import score_task
+from intruders.measures.task_score import TaskScore, score_task
 from intruders.measures.text_loss import causal_losses, pseudo_losses
+from intruders.models.answers import graded
 from intruders.models.loading import load_tokenizer
-from intruders.models.tuned_model import open_language_model
+from intruders.models.tuned_model import OpenedModel, can_go_on, open_language_model
 from intruders.reports.evaluation import measure_lines, step_lines
-from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig
-from tests.checkpoints.models import set_factors
+from tests.chat_models import CHAT_SHAPES, save_chat_model, trl_trainer
+from tests.checkpoints.models import with_lora
+from tests.experiments.healed_models import adapter_of
+from tests.hub_cache import hub_with_base, keep, snapshot
 from tests.json_lines import write_rows
+from tests.measures.conftest import killed, killed_before_it_is_saved, run
 from tests.measures.harness_task import write_harness_task
-from tests.tiny import save_bert, save_llama, save_roberta, short_task, with_rounded
-
-TEXT = "Some words of text.\n\nAnd others, in a second paragraph."
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bases, and runs of them: llama (lora), bert on two labels (lora, full)."""
-    folder = tmp_path_factory.mktemp("models")
-    save_llama(folder / "llama")
-    save_bert(folder / "bert")
-    for name in ("a", "b", "c"):
-        (folder / "texts").mkdir(exist_ok=True)
-        (folder / "texts" / f"{name}.txt").write_text(f"{TEXT} {name * 20}")
-    rows = folder / "rows.tsv"
-    rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
-    task = f"{rows}?text=text&label=label&test={rows}"
-    _run(folder, "llama", "llama-lora", short_task(folder), method="lora", max_train_samples=40)
-    _run(folder, "bert", "bert-lora", task, method="lora", lr=2e-2, steps=300, match="accuracy=1.0")
-    _run(folder, "bert", "bert-full", task, method="full", lr=3e-3, steps=300, match="accuracy=1.0")
-    return folder
-
-
-def _run(folder: Path, base: str, out: str, task: str, **settings: Any) -> None:
-    given: dict[str, Any] = {
-        "rank": 2, "lr": 1e-2, "steps": 5, "batch_size": 4, "max_eval_samples": 20, "precision": "fp32",
-        "eval_steps": 10, "max_new_tokens": 8,
-    } | settings  # fmt: skip
-    finetune(FinetuneConfig(base=str(folder / base), task=task, out=str(folder / out), **given))
+from tests.tiny import save_bert, save_llama, save_roberta, with_rounded
 
 
 def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each beside the base, which is opened once, and beside the one before, by transformers' own losses of each."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    base, tuned = place / "llama", place / "llama-lora"
+    base, tuned = place / "llama", place / "completer"
     merged, rounded = tmp_path / "merged", tmp_path / "rounded"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tuned).merge_and_unload()
     model.save_pretrained(merged)
@@ -95,7 +81,7 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
         (loss,) = step.losses
         change = float((now.sums - sums[0].sums).sum() / now.tokens.sum())
         own = float((now.sums - before.sums).sum() / now.tokens.sum())
-        assert loss.difference is not None
+        assert loss.loss.estimate == pytest.approx(now.mean, rel=1e-5)
         assert loss.difference.estimate == pytest.approx(change, abs=1e-6)
         assert (loss.own_part or loss.difference).estimate == pytest.approx(own, abs=1e-6)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["also"][1]["model"] == str(rounded)
@@ -104,7 +90,6 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
     assert table["step"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
     said = step_lines(result)
     last = result.also[1].losses[0].own_part
-    assert last is not None
     assert said[-2].endswith(last.text("+.3f"))
     assert said[-1] == (
         f"after '{tuned}': '{rounded}' lost most, {last.text('+.3f')} nats per token"
@@ -113,41 +98,13 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
     )
 
 
-def test_an_adapter_against_its_base(place: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    texts = LossSettings((str(place / "texts"),))
-    found = evaluate(place / "llama-lora", base=place / "llama", losses=texts, out=tmp_path / "out")
-    base = AutoModelForCausalLM.from_pretrained(place / "llama")
-    tokenizer = AutoTokenizer.from_pretrained(place / "llama")
-    documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
-    before = causal_losses(base, tokenizer, documents, window=512)
-    tuned = PeftModel.from_pretrained(base, place / "llama-lora").merge_and_unload()
-    after = causal_losses(tuned, tokenizer, documents, window=512)
-    (loss,) = found.losses
-    assert loss.base_loss.estimate == pytest.approx(before.mean, rel=1e-5)
-    assert loss.loss.estimate == pytest.approx(after.mean, rel=1e-5)
-    assert loss.difference.estimate == pytest.approx(after.mean - before.mean, rel=1e-3)
-    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert record["losses"][0]["difference"] == loss.difference.as_dict()
-    table = pd.read_parquet(tmp_path / "out" / "documents.parquet")
-    assert table["loss_sum"].sum() / table["tokens"].sum() == pytest.approx(after.mean, rel=1e-5)
-    assert any("change" in line for line in measure_lines(loss))
-
-
 @pytest.mark.parametrize("save", [save_roberta, save_llama])
 def test_a_classifier_of_another_trainer_is_measured_under_its_bases_head(save: Any, tmp_path: Path) -> None:
     """It has no record of its labels, of which a loss on text needs none."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
-
     base = save(tmp_path / "base")
     whole = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     targets = ["query"] if save is save_roberta else ["q_proj"]
-    tuned: Any = get_peft_model(whole, LoraConfig(r=2, target_modules=targets, task_type="SEQ_CLS"))
-    set_factors(tuned, 0.5, 1)
+    tuned = with_lora(whole, target_modules=targets, task_type="SEQ_CLS")
     tuned.save_pretrained(tmp_path / "tuned")
     merged = tuned.merge_and_unload().base_model
     kind: Any = AutoModelForMaskedLM if save is save_roberta else AutoModelForCausalLM
@@ -162,9 +119,7 @@ def test_a_classifier_of_another_trainer_is_measured_under_its_bases_head(save: 
 
 @pytest.mark.parametrize("run", ["bert-lora", "bert-full"])
 def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, place: Path) -> None:
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-    rows = place / "rows.tsv"
+    rows = place / "letters.tsv"
     found = evaluate(
         str(place / run),
         base=str(place / "bert"),
@@ -178,13 +133,8 @@ def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, plac
     # By hand: the encoder that was trained, put under the head of the base.
     by_hand = AutoModelForMaskedLM.from_pretrained(place / "bert")
     if run == "bert-full":
-        from transformers import AutoModel
-
         encoder = AutoModel.from_pretrained(place / run, add_pooling_layer=False)
     else:
-        from peft import PeftModel
-        from transformers import AutoModelForSequenceClassification
-
         whole = AutoModelForSequenceClassification.from_pretrained(place / "bert", num_labels=2)
         encoder = PeftModel.from_pretrained(whole, place / run).merge_and_unload().bert
     by_hand.bert.load_state_dict(encoder.state_dict(), strict=False)
@@ -195,10 +145,6 @@ def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, plac
     assert found.losses[0].difference.estimate != 0
 
 
-def test_a_full_classifier_finds_its_base_in_its_record(place: Path) -> None:
-    assert open_language_model(str(place / "bert-full")).is_masked
-
-
 def test_the_estimate_has_another_name(place: Path) -> None:
     found = evaluate(str(place / "bert"), losses=LossSettings((str(place / "texts"),), estimate=True))
     assert found.losses[0].losses[0].measure == "masked-15%-estimate"
@@ -206,8 +152,6 @@ def test_the_estimate_has_another_name(place: Path) -> None:
 
 
 def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
-    from transformers import AutoModel
-
     texts = [str(place / "texts")]
     with pytest.raises(SettingError, match="nothing to measure"):
         evaluate(str(place / "llama"))
@@ -221,7 +165,7 @@ def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
         evaluate(str(headless), losses=LossSettings(texts))
     orphan = tmp_path / "orphan"
     orphan.mkdir()
-    settings = json.loads((place / "llama-lora" / "adapter_config.json").read_text())
+    settings = json.loads((place / "completer" / "adapter_config.json").read_text())
     (orphan / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
     with pytest.raises(CheckpointError, match="does not name its base"):
         evaluate(str(orphan), losses=LossSettings(texts))
@@ -244,14 +188,12 @@ def test_a_local_task_of_the_harness(
     own.mkdir()
     targets = {f"{number}+1=": number % 4 for number in range(12)}
     write_harness_task(own, "plus_one", "1234", targets)
-    found = evaluate(str(place / "llama-lora"), harness=HarnessSettings(("plus_one",), str(own)))
+    found = evaluate(str(place / "completer"), harness=HarnessSettings(("plus_one",), str(own)))
     (score,) = found.harness
     assert (score.task, score.metric) == ("plus_one", "acc")
     assert capsys.readouterr().err == ""  # no terminal, no bars
     # By hand: the choice with the highest log-likelihood after the question and the space that the harness puts there.
-    import torch
-
-    opened = open_language_model(str(place / "llama-lora"))
+    opened = open_language_model(str(place / "completer"))
     right = 0
     for text, target in targets.items():
         ids = torch.tensor([opened.tokenizer(f"{text} ")["input_ids"]])
@@ -266,33 +208,28 @@ def test_a_local_task_of_the_harness(
     monkeypatch.setattr(evaluating, "open_language_model", None)
     unknown = HarnessSettings(("no-such-task",), str(own))
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
-        evaluate(str(place / "llama-lora"), losses=LossSettings((str(place / "texts"),)), harness=unknown)
+        evaluate(str(place / "completer"), losses=LossSettings((str(place / "texts"),)), harness=unknown)
 
 
-def test_what_was_held_out_of_a_file_is_said(place: Path, tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"q": f"{i}+1=", "a": str(i + 1)} for i in range(20)])
+def test_what_was_held_out_of_a_file_is_said(place: Path) -> None:
+    rows = place / "sums.jsonl"
     alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
     for scores, said in [
-        (alone, "accuracy on rows.jsonl, the tenth held out of the file (2 examples): "),
-        (replace(alone, test_file=str(rows)), "accuracy on rows.jsonl, test (20 examples): "),
-        (replace(alone, validation_file=str(rows)), "accuracy on rows.jsonl, validation (20 examples): "),
+        (alone, "accuracy on sums.jsonl, the tenth held out of the file (2 examples): "),
+        (replace(alone, test_file=str(rows)), "accuracy on sums.jsonl, test (20 examples): "),
+        (replace(alone, validation_file=str(rows)), "accuracy on sums.jsonl, validation (20 examples): "),
     ]:
-        found = evaluate(str(place / "llama-lora"), scores=scores)
+        found = evaluate(str(place / "completer"), scores=scores)
         assert measure_lines(found.scores[0])[0].startswith(said)
 
 
-def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
-    save_llama(tmp_path / "llama")
-    rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"q": f"{i}+1=", "a": str(i + 1)} for i in range(20)])
-    columns = Columns(prompt="q", completion="a")
-    out, read = tmp_path / "run", {"prompt": "q", "completion": "a", "max_new_tokens": 8}
-    named = {"base": str(tmp_path / "llama"), "task": str(rows), "out": str(out)}
-    finetune(FinetuneConfig(**named, **read, steps=1, data_seed=3))
-    assert data_seed_of(str(out)) == 3
-    assert data_seed_of(str(tmp_path / "llama")) == 0
-    trained = {example.text for example in load_task(str(rows), columns, 3).train}
+def test_a_run_is_scored_on_the_rows_that_it_held_out(place: Path, tmp_path: Path) -> None:
+    rows, out = str(place / "sums.jsonl"), str(tmp_path / "run")
+    read: dict[str, Any] = {"prompt": "q", "completion": "a", "max_new_tokens": 8}
+    run(place, "llama", out, rows, data_seed=3, **read)
+    assert data_seed_of(out) == 3
+    assert data_seed_of(str(place / "llama")) == 0
+    trained = {example.text for example in load_task(rows, Columns(prompt="q", completion="a"), 3).train}
     seen = []
 
     def spy(opened: Any, task: Any, **more: Any) -> Any:
@@ -301,13 +238,9 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("intruders.measures.evaluate.score_task", spy)
-        evaluate(str(out), scores=ScoreSettings(tasks=(str(rows),), **read))
+        evaluate(out, scores=ScoreSettings(tasks=(rows,), **read))
     assert len(seen) == 2
     assert not trained & set(seen)
-
-
-def _killed(*given: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path, tmp_path: Path) -> None:
@@ -318,20 +251,179 @@ def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path
     notes = {}
     for length in (10, 40):
         out = str(tmp_path / f"run-{length}")
-        made = {"base": str(place / "bert"), "task": str(rows), "out": out}
-        finetune(FinetuneConfig(**made, steps=1, max_length=length))
-        scored = ScoreSettings(tasks=(str(rows),), split="train")
-        notes[length] = evaluate(out, scores=scored).notes
+        run(place, "bert", out, str(rows), max_length=length)
+        notes[length] = evaluate(out, scores=ScoreSettings(tasks=(str(rows),), split="train")).notes
     train = load_task(str(rows)).train
     longer = sum(len(example.text) > 8 for example in train)
     assert notes[40] == []
     (note,) = notes[10]
-    out, kept = str(tmp_path / "run-10"), tmp_path / "kept"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Evaluation, "save", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(out, scores=scored, out=kept)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(evaluating, "open_for_task", None)  # nothing is scored again
-        assert evaluate(out, scores=scored, out=kept).notes == [note]
     assert note.startswith(f"{longer} of {len(train)} rows of task 'rows.jsonl' have more than the 10 tokens")
+
+
+def test_a_corpus_of_another_spelling_and_two_of_equal_text(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("docs.jsonl", "copy.jsonl"):
+        write_rows(tmp_path / name, [{"text": f"document {i} about {i * 7}"} for i in range(4)])
+
+    def measured(*names: str, out: str | None = "out") -> list[tuple[str, float]]:
+        found = evaluate(place / "llama", losses=LossSettings(names, max_tokens=32), out=out)
+        return [(loss.name, loss.loss.estimate) for loss in found.losses]
+
+    with killed_before_it_is_saved():
+        measured("docs.jsonl", "copy.jsonl")
+    names = ("./docs.jsonl", str(tmp_path / "docs.jsonl"), "copy.jsonl")
+    fresh = measured(*names, out=None)
+    monkeypatch.setattr(evaluating, "losses_by_corpus", killed)  # nothing is read again
+    assert measured(*names) == fresh
+    assert [name for name, _ in fresh] == list(names)
+
+
+def test_a_score_is_of_every_message(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is scored is the same in all of these; what the model reads before it is not."""
+    opened = SimpleNamespace(notes=(), is_masked=False)
+    monkeypatch.setattr(evaluating, "open_for_task", lambda *given: (opened, []))
+    scored: list[str] = []
+
+    def score(model: Any, task: Any, *, split: str, **more: Any) -> TaskScore:
+        scored.append(task.name)
+        return TaskScore(task.name, split, [True] * len(task.split(split)))
+
+    monkeypatch.setattr(evaluating, "score_task", score)
+
+    def calls(columns: str, row: dict[str, Any]) -> int:
+        (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
+        scored.clear()
+        chosen = ScoreSettings(tasks=(f"{tmp_path / 'rows.jsonl'}?{columns}",))
+        with killed_before_it_is_saved():
+            evaluate(place / "llama", scores=chosen, out=tmp_path / "out")
+        return len(scored)
+
+    def talk(*messages: str) -> list[dict[str, str]]:
+        return [dict(zip(("role", "content"), message.split(": "), strict=True)) for message in messages]
+
+    question, answer = "user: 2+2?", "assistant: 4"
+    for role in ("user", "system"):
+        row = {"messages": talk(f"{role}: be brief", question, answer)}
+        assert [calls("messages=messages", row) for _ in range(2)] == [1, 0]
+    for first in ("assistant: let me think", "assistant: easy"):
+        row = {"p": talk(question), "c": talk(first, "user: well?", answer)}
+        assert [calls("prompt=p&completion=c", row) for _ in range(2)] == [1, 0]
+    assert calls("prompt=p&completion=c", {"p": "2+2?", "c": "4"}) == 1
+
+
+@pytest.mark.parametrize("name", CHAT_SHAPES)
+def test_a_chat_is_measured_as_it_was_trained(name: str, tmp_path: Path) -> None:
+    shape = CHAT_SHAPES[name]
+    answers = {
+        "2 plus 3?": "It is 5.",
+        "a word": "yes",
+        "4?": "It is 4.",
+        "none": "It is 0.",
+        "7": "8",
+        "b": "0",
+    }
+    talks = [[("user", question), ("assistant", answer)] for question, answer in answers.items()]
+    base = save_chat_model(tmp_path / "base", shape)
+    # It learns the first four, and is asked all.
+    trainer = trl_trainer(base, talks[:4], tmp_path / "out", steps=40)
+    trainer.train()
+    trainer.save_model(tmp_path / "tuned")
+    model, tokenizer = trainer.model.eval(), trainer.processing_class
+    messages = [[{"role": role, "content": content} for role, content in talk] for talk in talks]
+    rows = write_rows(tmp_path / "chat.jsonl", [{"messages": talk} for talk in messages])
+    ends = tokenizer.convert_tokens_to_ids([shape.end, shape.eos])
+    right = {
+        question["content"]: _answer(model, tokenizer, [question], ends) == answer["content"]
+        for question, answer in messages
+    }
+    assert 0 < sum(right.values()) < len(talks), "the case shows something"
+
+    named = f"{rows}?messages=messages&validation={rows}"
+    found = evaluate(str(tmp_path / "tuned"), base=str(base), scores=ScoreSettings(tasks=(named,)))
+    (score,) = found.scores
+    assert score.accuracy.estimate == sum(right.values()) / len(talks)
+    assert score.unfinished == 0
+
+    task = load_task(named)
+    learned = [example for example in task.validation if example.text in {talk[0][1] for talk in talks[:4]}]
+    grades = graded(OpenedModel(model, tokenizer, 256), task, learned)
+    assert grades.right == [right[example.text] for example in learned]
+    assert sum(grades.losses) / sum(grades.tokens) == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-4)
+
+
+def _answer(model: Any, tokenizer: Any, prompt: list[dict[str, str]], ends: list[int]) -> str:
+    """As a person asks a model: by the libraries alone."""
+    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    written = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40, eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    answer: str = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    return answer.strip()
+
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A base of two revisions, and an adapter of the older one with a chat template of its own."""
+    hub, older = hub_with_base(tmp_path, monkeypatch), tmp_path / "older"
+    adapter = Path(adapter_of(older, tmp_path / "adapter", ("q_proj", "down_proj")))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": "org/base", "revision": "v1"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    tokenizer = AutoTokenizer.from_pretrained(older)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(adapter)
+    keep(adapter, hub, "org/adapter", "main", "c" * 40)
+    return hub
+
+
+def losses_of(model: str, base: str | None, folder: Path) -> Evaluation:
+    text = folder / "text.txt"
+    text.write_text("Some words of text.\n\nAnd others, in a second paragraph.", encoding="utf-8")
+    return evaluate(model, base=base, losses=LossSettings((str(text),)))
+
+
+def test_an_adapter_is_measured_on_the_revision_that_it_names(hub: Path, tmp_path: Path) -> None:
+    by_id = losses_of("org/adapter", None, tmp_path)
+    by_path = losses_of(str(tmp_path / "adapter"), str(tmp_path / "older"), tmp_path)
+    assert by_id.losses[0].loss == by_path.losses[0].loss
+    on_main = losses_of(str(tmp_path / "adapter"), str(tmp_path / "main"), tmp_path)
+    assert on_main.losses[0].loss != by_path.losses[0].loss
+
+
+def test_an_adapter_is_compared_with_the_base_that_is_given(hub: Path, tmp_path: Path) -> None:
+    by_id = losses_of("org/adapter", "org/base", tmp_path)
+    by_path = losses_of(str(tmp_path / "adapter"), str(tmp_path / "main"), tmp_path)
+    assert by_id.losses[0] == by_path.losses[0]
+    assert can_go_on("org/adapter", "org/base")
+    assert not can_go_on("org/base", "org/base")
+    [note] = [note for note in by_id.notes if "as its base" in note]
+    said = "adapter 'org/adapter' names 'org/base@v1' as its base and is measured on 'org/base'"
+    assert note.startswith(said)
+    assert not any("as its base" in note for note in losses_of("org/adapter", "org/base@v1", tmp_path).notes)
+
+
+def test_an_adapter_has_the_tokenizer_beside_it(hub: Path) -> None:
+    opened = open_language_model("org/adapter")
+    assert opened.tokenizer.chat_template == TEMPLATE
+    assert opened.notes[-1].startswith("the chat template is that of adapter 'org/adapter'")
+
+
+def test_a_classifier_is_measured_under_the_head_of_the_base_in_its_record(hub: Path, tmp_path: Path) -> None:
+    base = save_bert(tmp_path / "bert")
+    folder = snapshot(hub, "org/classifier", "main", "d" * 40)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    keep_training({"status": "finished", "config": {"base": str(base), "data_seed": 7}}, folder)
+    by_id = losses_of("org/classifier", None, tmp_path)
+    # A head alone was added, so the encoder under the base's head is the base.
+    by_path = losses_of(str(base), None, tmp_path)
+    assert by_id.losses[0].loss.estimate == pytest.approx(by_path.losses[0].loss.estimate)
+    assert data_seed_of("org/classifier") == 7

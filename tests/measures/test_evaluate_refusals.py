@@ -10,44 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
 
 from intruders.errors import CheckpointError, IntrudersError, PairingError, SettingError
 from intruders.measures import evaluate as evaluating
 from intruders.measures.evaluate import evaluate
-from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.reports.evaluation import measure_lines
-from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig
-from tests.checkpoints.models import moved
+from tests.checkpoints.models import with_lora
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
-from tests.tiny import save_bert, save_gpt2, save_llama
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bases, an adapter on completions, one on classes, and data of both kinds."""
-    folder = tmp_path_factory.mktemp("place")
-    save_llama(folder / "llama")
-    save_bert(folder / "bert")
-    save_gpt2(folder / "gpt2")
-    rows = [f"{'good' if i % 2 else 'bad'} film {i}" for i in range(20)]
-    for name, labels in (("numbers", "01"), ("words", ("neg", "pos"))):
-        lines = [f"{row}\t{labels[i % 2]}" for i, row in enumerate(rows)]
-        (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
-    write_rows(folder / "sums.jsonl", [{"q": f"{i}+1=", "a": str(i + 1)} for i in range(20)])
-    (folder / "notes.txt").write_text("\n\n".join(f"Paragraph {i}. " + "word " * 900 for i in range(3)))
-    (folder / "one.txt").write_text("Some words of one document. " * 9)
-    _run(folder, "llama", "completer", f"{folder}/sums.jsonl?prompt=q&completion=a")
-    _run(folder, "bert", "classifier", f"{folder}/words.tsv?text=text&label=label")
-    return folder
-
-
-def _run(folder: Path, base: str, out: str, task: str, **more: Any) -> None:
-    small = {"rank": 2, "steps": 1, "batch_size": 2, "max_new_tokens": 4} | more
-    finetune(FinetuneConfig(base=str(folder / base), task=task, out=str(folder / out), **small))
+from tests.measures.conftest import killed_before_it_is_saved
+from tests.tiny import save_llama
 
 
 def _on(place: Path, name: str) -> ScoreSettings:
@@ -112,14 +88,7 @@ def test_a_tokenizer_of_another_model_is_refused(base: str, data: str, place: Pa
             evaluate(str(tmp_path / "tuned"), base=str(tmp_path / "base"), **{name: given[name]})
 
 
-def test_an_encoder_is_not_trained_on_completions(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="masked language model, which cannot complete the prompts"):
-        _run(place, "bert", str(tmp_path / "run"), f"{place}/sums.jsonl?prompt=q&completion=a")
-
-
 def test_an_adapter_without_its_head_is_refused(place: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     headless = tmp_path / "headless"
     shutil.copytree(place / "classifier", headless)
     file = headless / "adapter_model.safetensors"
@@ -130,8 +99,6 @@ def test_an_adapter_without_its_head_is_refused(place: Path, tmp_path: Path) -> 
 
 
 def test_the_order_of_classes_is_not_guessed(place: Path, tmp_path: Path) -> None:
-    from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
-
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(place / "classifier", elsewhere)
     (elsewhere / "run.json").unlink()
@@ -157,16 +124,10 @@ def test_the_order_of_classes_is_not_guessed(place: Path, tmp_path: Path) -> Non
 
 def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -> None:
     """A class number is that of an output, of a model as of an adapter, whose base does not know how many there are."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoTokenizer, BertForSequenceClassification
-
     tokenizer = AutoTokenizer.from_pretrained(place / "bert")
     whole = BertForSequenceClassification.from_pretrained(place / "bert", num_labels=3)
     heads = ["classifier", "pooler"]
-    config = LoraConfig(r=2, target_modules=["query"], modules_to_save=heads, task_type="SEQ_CLS")
-    tuned: Any = get_peft_model(whole, config)
-    moved(tuned, 0.5, 1, only=lambda name, parameter: parameter.requires_grad)
+    tuned = with_lora(whole, target_modules=["query"], modules_to_save=heads, task_type="SEQ_CLS")
     tuned.save_pretrained(tmp_path / "tuned")
     with torch.no_grad():
         texts = (tokenizer(f"film {i}", return_tensors="pt") for i in range(30))
@@ -190,10 +151,6 @@ def test_a_task_need_not_have_rows_of_every_class(place: Path, tmp_path: Path) -
             evaluate(str(tmp_path / model), scores=one)
 
 
-def _killed(*given: object) -> None:
-    raise KeyboardInterrupt
-
-
 def test_the_wrong_base_is_refused_or_noted(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,17 +166,13 @@ def test_the_wrong_base_is_refused_or_noted(
     assert "names" in note
     assert measure_lines(note) == [f"note: {note}"]
     given: dict[str, Any] = {"base": str(tmp_path / "other"), "losses": _text(place), "out": tmp_path / "out"}
-    with monkeypatch.context() as patched:
-        patched.setattr(Evaluation, "save", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(str(place / "completer"), **given)
+    with killed_before_it_is_saved():
+        evaluate(str(place / "completer"), **given)
     monkeypatch.setattr(evaluating, "losses_by_corpus", None)  # nothing is read again
     assert evaluate(str(place / "completer"), **given).notes == other.notes
 
 
-def test_what_is_wrong_with_a_task_is_found_before_a_model_is_opened(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_task_is_found_before_a_model_is_opened(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluating, "open_language_model", _nothing_is_opened)
     empty, harness = replace(_on(place, "sums.jsonl"), split="test"), HarnessSettings(lm_eval=("arc_easy",))
     home, named = "~/no-such-folder", re.escape(str(Path("~/no-such-folder").expanduser()))
@@ -286,18 +239,14 @@ def test_what_was_kept_is_of_the_same_weights_and_settings(
 
     def stopped(**more: Any) -> int:
         read.clear()
-        with monkeypatch.context() as patched:
-            patched.setattr(Evaluation, "save", _nothing_is_opened)
-            with pytest.raises(AssertionError):
-                evaluate(str(place / "completer"), **given | more)
+        with killed_before_it_is_saved():
+            evaluate(str(place / "completer"), **given | more)
         return len(read)
 
     assert stopped() == 2
     assert stopped() == 0
     assert stopped(losses=replace(_text(place), window=32)) == 2
     assert stopped(seed=1) == 2
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(base / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"] += 0.1
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
@@ -306,8 +255,9 @@ def test_what_was_kept_is_of_the_same_weights_and_settings(
 
 def test_out_among_other_files_is_refused(place: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
+    said = r"is not empty and not an evaluation: it contains 'notes\.txt'"
     for force in (False, True):
-        with pytest.raises(SettingError, match="is not empty and not an evaluation; choose another folder"):
+        with pytest.raises(SettingError, match=said):
             evaluate(str(place / "llama"), losses=_text(place), out=tmp_path, force=force)
 
 

@@ -1,4 +1,4 @@
-"""Losses of documents as a table, and examples of tasks as a folder, and back."""
+"""The folder of an evaluation: losses of documents and examples of tasks as tables, and back."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from intruders.errors import NonFiniteError, SettingError
 from intruders.measures.text_loss import causal_losses, masked_estimate, pseudo_losses, sliding_windows
@@ -25,22 +26,23 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(save_llama(tmp_path_factory.mktemp("llama"))).eval()
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from transformers import AutoModelForMaskedLM
-
     return AutoModelForMaskedLM.from_pretrained(save_bert(tmp_path_factory.mktemp("bert"))).eval()
 
 
+@torch.no_grad()
+def loss_of(model: Any, ids: list[int], place: int, token: int) -> float:
+    """``-log p`` of a token at a place, in double precision."""
+    logits = model(input_ids=torch.tensor([ids])).logits[0, place]
+    return -float(torch.log_softmax(logits.double(), dim=0)[token])
+
+
 @given(length=st.integers(0, 60), window=st.integers(2, 20), stride=st.integers(1, 20))
-def test_every_token_but_the_first_is_scored_once_with_enough_context(
-    length: int, window: int, stride: int
-) -> None:
+def test_every_token_but_the_first_is_scored_once_in_context(length: int, window: int, stride: int) -> None:
     if stride > window:
         return
     ids = list(range(length))
@@ -74,9 +76,7 @@ def test_causal_losses_are_sums_over_the_tokens(llama: Any, window: int, stride:
             begin = 0 if place < window else -(-(place + 1 - window) // step) * step
             if begin == place:  # nothing before it in its window
                 continue
-            with torch.no_grad():
-                logits = llama(input_ids=torch.tensor([ids[begin:place]])).logits[0, -1]
-            total -= float(torch.log_softmax(logits.double(), dim=0)[ids[place]])
+            total += loss_of(llama, ids[begin:place], -1, ids[place])
             count += 1
         sums.append(total)
         counts.append(count)
@@ -120,9 +120,7 @@ def test_pseudo_loss_masks_one_token_at_a_time(bert: Any) -> None:
             ids = [1, *plain[start : start + 14], 2]
             for place in range(1, len(ids) - 1):
                 masked = [*ids[:place], tokenizer.mask_token_id, *ids[place + 1 :]]
-                with torch.no_grad():
-                    logits = bert(input_ids=torch.tensor([masked])).logits[0, place]
-                total -= float(torch.log_softmax(logits.double(), dim=0)[ids[place]])
+                total += loss_of(bert, masked, place, ids[place])
         if plain:
             sums.append(total)
             counts.append(len(plain))
@@ -149,9 +147,8 @@ def test_all_tokens_masked_together_is_the_estimate_at_rate_one(bert: Any) -> No
     tokenizer = character_tokenizer(around=True)
     found = masked_estimate(bert, tokenizer, ["abcde"], rate=1.0)
     plain = tokenizer("abcde", add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        logits = bert(input_ids=torch.tensor([[1, *[tokenizer.mask_token_id] * 5, 2]])).logits[0, 1:6]
-    expected = -float(torch.log_softmax(logits.double(), dim=1)[range(5), plain].sum())
+    masked = [1, *[tokenizer.mask_token_id] * 5, 2]
+    expected = sum(loss_of(bert, masked, place, token) for place, token in enumerate(plain, start=1))
     assert found.sums[0] == pytest.approx(expected, rel=1e-5)
 
 

@@ -1,16 +1,19 @@
-"""A base prepared on a text: what audits then predict, against the KL that running both models measures."""
+"""A base prepared on a text: what audits then predict, against the KL that running both models measures.
+
+And the rows of its layers: against finite differences, and the KL that a small update really makes.
+"""
 
 from __future__ import annotations
 
+import copy
 import errno
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 import intruders
 from intruders.audits.audit_settings import Compute
@@ -19,15 +22,14 @@ from intruders.audits.kept_nats import DOCUMENT, KeptNats, Writer
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.forgetting import Forgetting
 from intruders.checkpoints.stored.selection import Selection
-from intruders.engine.nats import Between
+from intruders.engine.nats import Between, predict
 from intruders.errors import DiskFullError, SettingError
-from intruders.measures.prepare_nats import FIRST, TOKENS, NatsPlan
+from intruders.measures.prepare_nats import FIRST, TOKENS, NatsPlan, layer_rows
 from intruders.mitigation.mitigate import mitigate
 from intruders.models.loading import load_model
-from tests.checkpoints.models import set_factors, tiny_mixtral
-from tests.tiny import character_tokenizer, save_bert, save_llama
-
-Prepared = tuple[Path, Path, str]  # a base, the cache where it is prepared, and the text
+from tests.checkpoints.models import set_factors, tiny_mixtral, with_lora
+from tests.json_lines import write_rows
+from tests.tiny import character_tokenizer, save_bert, save_gpt2, save_llama
 
 
 def kept(base: str, text: str, cache: Path, **how: Any) -> NatsPlan:
@@ -37,23 +39,26 @@ def kept(base: str, text: str, cache: Path, **how: Any) -> NatsPlan:
 
 
 def text_of(folder: Path, documents: int, words: int = 40) -> str:
-    file = folder / f"{documents}-{words}.jsonl"
-    file.write_text(
-        "".join(
-            json.dumps({"text": " ".join(f"{at * number % 97} and" for at in range(words))}) + "\n"
-            for number in range(1, documents + 1)
-        )
-    )
-    return str(file)
+    texts = [" ".join(f"{at * number % 97} and" for at in range(words)) for number in range(1, documents + 1)]
+    return str(write_rows(folder / f"{documents}-{words}.jsonl", [{"text": text} for text in texts]))
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    folder = tmp_path_factory.mktemp("nats")
-    base, text = save_llama(folder / "base"), text_of(folder, 60)
-    found = kept(str(base), text, folder / "cache", sequences=240)
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("nats") / "base")
+
+
+@pytest.fixture(scope="module")
+def text(base: Path) -> str:
+    return text_of(base.parent, 60)
+
+
+@pytest.fixture(scope="module")
+def cache(base: Path, text: str) -> Path:
+    """Where the base is prepared on the text."""
+    found = kept(str(base), text, base.parent / "cache", sequences=240)
     assert (len(found.documents), len(found.owner), found.left_out) == (240, 14, [])
-    return base, folder / "cache", text
+    return base.parent / "cache"
 
 
 def tuned_of(base: Path, folder: Path, size: float, *, norm: bool = False) -> Path:
@@ -69,16 +74,14 @@ def tuned_of(base: Path, folder: Path, size: float, *, norm: bool = False) -> Pa
 
 
 def adapted(base: Path, rank: int) -> Any:
-    config = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(load_model(str(base), "causal"), config)
+    given = {"r": rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = with_lora(load_model(str(base), "causal"), **given)
     set_factors(model, 0.1, 1)
     return model
 
 
 def predicted(base: Path, tuned: Path, cache: Path) -> Forgetting:
-    found = intruders.audit(str(base), str(tuned), cache=cache).forgetting
-    assert found is not None
-    return found
+    return intruders.audit(str(base), str(tuned), cache=cache).forgetting
 
 
 @torch.no_grad()
@@ -90,8 +93,9 @@ def measured(base: Path, tuned: Path, text: str) -> float:
 
 
 @pytest.mark.parametrize("size", [0.003, 0.01])
-def test_the_prediction_is_the_measured_kl(prepared: Prepared, tmp_path: Path, size: float) -> None:
-    base, cache, text = prepared
+def test_the_prediction_is_the_measured_kl(
+    base: Path, cache: Path, text: str, tmp_path: Path, size: float
+) -> None:
     tuned = tuned_of(base, tmp_path / "tuned", size)
     found = predicted(base, tuned, cache)
     assert found.left_out == []
@@ -101,8 +105,9 @@ def test_the_prediction_is_the_measured_kl(prepared: Prepared, tmp_path: Path, s
     assert found.tokens == 240 * (TOKENS - FIRST)
 
 
-def test_an_adapter_and_its_merge_by_peft_have_one_prediction(prepared: Prepared, tmp_path: Path) -> None:
-    base, cache, _ = prepared
+def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
+    base: Path, cache: Path, tmp_path: Path
+) -> None:
     model = adapted(base, 2)
     model.save_pretrained(tmp_path / "adapter")
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
@@ -110,25 +115,11 @@ def test_an_adapter_and_its_merge_by_peft_have_one_prediction(prepared: Prepared
     assert one.kl.estimate == pytest.approx(other.kl.estimate, rel=1e-3)
 
 
-def test_of_rank_1_nothing_is_predicted(prepared: Prepared) -> None:
-    """The study's criterion was missed for such updates."""
-    base, cache, _ = prepared
-    before = load_model(str(base), "causal").state_dict()
-    after = dict(before)
-    for name in [name for name in before if "_proj" in name]:
-        m, n = before[name].shape
-        after[name] = before[name] + 0.01 * torch.randn(m, 1) @ torch.randn(1, n)
-    with pytest.warns(UserWarning, match="no nats are predicted of an update of rank 1"):
-        audit = intruders.audit(dict(before), after, cache=cache)
-    assert audit.forgetting is None
-
-
 @pytest.mark.parametrize("what", ["rank 1", "full fine-tuning"])
 def test_of_updates_that_nothing_is_predicted_of_no_row_is_read(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    base: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The criterion was missed for both. The largest rank is lowered here, since the models are tiny."""
-    base, cache, _ = prepared
     monkeypatch.setattr("intruders.audits.result.forgetting._LARGEST_RANK", 8)
     monkeypatch.setattr(KeptNats, "rows", lambda *given: pytest.fail("rows are read"))
     if what == "rank 1":
@@ -143,18 +134,15 @@ def test_of_updates_that_nothing_is_predicted_of_no_row_is_read(
 
 
 def test_matrices_beyond_the_ranks_count_where_their_median_is_within(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an audit and in a fleet, as they do where no rank is too large."""
-    base, cache, _ = prepared
     tuned = tuned_of(base, tmp_path / "tuned", 0.003)
     wanted = intruders.audit(str(base), str(tuned), cache=cache)
     ranks = [matrix.update.effective_rank for matrix in wanted.matrices]
     monkeypatch.setattr("intruders.audits.result.forgetting._LARGEST_RANK", sorted(ranks)[len(ranks) // 2])
     assert intruders.audit(str(base), str(tuned), cache=cache).forgetting == wanted.forgetting
     in_fleet = intruders.audit_fleet(str(base), [str(tuned)], cache=cache).audit(0).forgetting
-    assert wanted.forgetting is not None
-    assert in_fleet is not None
     assert in_fleet.kl.estimate == pytest.approx(wanted.forgetting.kl.estimate, rel=1e-5)
     assert in_fleet.by_matrix == pytest.approx(wanted.forgetting.by_matrix, rel=1e-4)
 
@@ -179,33 +167,31 @@ def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
     assert any("embed_tokens" in name for name in left_out)
 
 
-def test_what_is_changed_beside_the_matrices_is_named_and_not_counted(
-    prepared: Prepared, tmp_path: Path
+def test_what_is_changed_beside_matrices_is_named_and_not_counted(
+    base: Path, cache: Path, tmp_path: Path
 ) -> None:
-    base, cache, _ = prepared
     found = predicted(base, tuned_of(base, tmp_path / "tuned", 0.01, norm=True), cache)
     assert found.left_out == ["model.norm.weight"]
     assert "not counted: 1 changed tensor such as model.norm.weight" in found.shares_in_words()
 
 
-def test_a_matrix_that_was_not_prepared_is_left_out(prepared: Prepared, tmp_path: Path) -> None:
-    base, _, text = prepared
+def test_a_matrix_that_was_not_prepared_is_left_out(base: Path, text: str, tmp_path: Path) -> None:
     kept(str(base), text, tmp_path / "cache", sequences=20, selection=Selection(exclude=("*k_proj*",)))
     found = predicted(base, tuned_of(base, tmp_path / "tuned", 0.01), tmp_path / "cache")
     assert found.left_out == [f"model.layers.{layer}.self_attn.k_proj.weight" for layer in (0, 1)]
 
 
-def test_another_base_has_no_prediction(prepared: Prepared, tmp_path: Path) -> None:
-    base, cache, _ = prepared
+def test_another_base_has_no_prediction(base: Path, cache: Path, tmp_path: Path) -> None:
     tuned, further = (tuned_of(base, tmp_path / name, size) for name, size in (("one", 0.01), ("two", 0.02)))
     assert intruders.audit(str(tuned), str(further), cache=cache).forgetting is None
     assert intruders.audit(str(base), str(tuned), cache=False).forgetting is None
 
 
 @pytest.mark.parametrize("where", ["model.norm", "layers.1.mlp.down_proj"])
-def test_a_base_that_differs_anywhere_is_another_one(prepared: Prepared, tmp_path: Path, where: str) -> None:
+def test_a_base_that_differs_anywhere_is_another_one(
+    base: Path, cache: Path, tmp_path: Path, where: str
+) -> None:
     """The gradients of a matrix depend on all others, also on those that an update leaves as they are."""
-    base, cache, _ = prepared
     before = load_model(str(base), "causal").state_dict()
     after = {
         name: weight + 0.01 * torch.randn_like(weight) if "q_proj" in name else weight
@@ -221,8 +207,9 @@ def test_a_base_that_differs_anywhere_is_another_one(prepared: Prepared, tmp_pat
     assert intruders.audit(*further, cache=cache).forgetting is not None
 
 
-def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(prepared: Prepared, tmp_path: Path) -> None:
-    base, cache, _ = prepared
+def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(
+    base: Path, cache: Path, tmp_path: Path
+) -> None:
     model: Any = load_model(str(base), "causal")
     for name, parameter in model.named_parameters():
         if "q_proj" in name:
@@ -236,13 +223,13 @@ def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(prepared: Prepa
     assert done.after.forgetting is None
 
 
-def test_the_share_of_matrices_is_what_leaves_with_their_updates(prepared: Prepared, tmp_path: Path) -> None:
+def test_the_share_of_matrices_is_what_leaves_with_their_updates(
+    base: Path, cache: Path, tmp_path: Path
+) -> None:
     """Taking updates z_i out takes 2 share - E[z_i^2] / E[z^2] of the KL with them."""
-    base, cache, _ = prepared
     tuned = tuned_of(base, tmp_path / "tuned", 0.01)
     audit = intruders.audit(str(base), str(tuned), cache=cache)
     assert audit.intruders > 0
-    assert audit.forgetting is not None
     assert audit.forgetting.affected == [matrix.name for matrix in audit.matrices if matrix.intruders]
     before, after = (load_model(str(source), "causal").state_dict() for source in (base, tuned))
     some = [matrix.name for matrix in audit.matrices if ".mlp." in matrix.name]
@@ -256,22 +243,17 @@ def test_the_share_of_matrices_is_what_leaves_with_their_updates(prepared: Prepa
     assert share == pytest.approx((kl + of_only - of_rest) / (2 * kl), abs=1e-4)
 
 
-def test_results_keep_it(prepared: Prepared, tmp_path: Path) -> None:
-    base, cache, _ = prepared
+def test_results_keep_it(base: Path, cache: Path, tmp_path: Path) -> None:
     audit = intruders.audit(str(base), str(tuned_of(base, tmp_path / "tuned", 0.01)), cache=cache)
     for name in ("a.json", "a.parquet"):
         audit.save(tmp_path / name)
         assert Audit.load(tmp_path / name) == audit
-    import pandas as pd
-
     table = pd.read_parquet(tmp_path / "a.parquet")
-    assert audit.forgetting is not None
     assert table.groupby("name")["nats"].first().sum() == pytest.approx(audit.forgetting.kl.estimate)
 
 
 @pytest.mark.parametrize("what", ["rows", "document", "gone"])
-def test_damage_gives_one_line_and_no_number(prepared: Prepared, tmp_path: Path, what: str) -> None:
-    base, cache, _ = prepared
+def test_damage_gives_one_line_and_no_number(base: Path, cache: Path, tmp_path: Path, what: str) -> None:
     shutil.copytree(cache, tmp_path / "cache")
     tuned = tuned_of(base, tmp_path / "tuned", 0.01)
     (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
@@ -289,8 +271,7 @@ def test_damage_gives_one_line_and_no_number(prepared: Prepared, tmp_path: Path,
     assert audit.forgetting is None
 
 
-def test_preparing_again_replaces_what_was_kept(prepared: Prepared, tmp_path: Path) -> None:
-    base, _, text = prepared
+def test_preparing_again_replaces_what_was_kept(base: Path, text: str, tmp_path: Path) -> None:
     for sequences in (20, 10):
         found = kept(str(base), text, tmp_path / "cache", sequences=sequences)
         (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
@@ -312,9 +293,8 @@ def test_the_rows_take_at_most_twice_the_base_in_16_bits(tmp_path: Path) -> None
 
 
 def test_a_full_disk_leaves_what_was_kept(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, _, text = prepared
     kept(str(base), text, tmp_path / "cache", sequences=10)
     (document,) = (tmp_path / "cache").glob(f"{NATS}/*/{DOCUMENT}")
     before, wrote = document.read_text(), []
@@ -331,36 +311,23 @@ def test_a_full_disk_leaves_what_was_kept(
     assert len(list(document.parent.parent.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("documents", "words", "said"),
-    [(7, 40, "has 7 documents of 33 tokens"), (30, 3, "has 0 documents of 33")],
-)
-def test_a_short_text_is_refused(
-    prepared: Prepared, tmp_path: Path, documents: int, words: int, said: str
-) -> None:
-    with pytest.raises(SettingError, match=f"{said}.*expected 8 or more.*pass a longer text"):
-        kept(str(prepared[0]), text_of(tmp_path, documents, words), tmp_path / "cache")
-
-
-def test_a_tokenizer_of_another_model_is_refused(prepared: Prepared, tmp_path: Path) -> None:
-    shutil.copytree(prepared[0], tmp_path / "base")
+def test_what_cannot_be_prepared_is_refused(base: Path, text: str, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
     tokenizer = character_tokenizer()
+    known = len(tokenizer)
     tokenizer.add_tokens(["and"])
     tokenizer.save_pretrained(tmp_path / "base")
-    known = len(tokenizer) - 1
-    with pytest.raises(SettingError, match=f"makes token {known}, and the model has {known} tokens"):
-        NatsPlan.of(str(tmp_path / "base"), prepared[2])
-
-
-def test_a_masked_model_is_refused(tmp_path: Path) -> None:
-    base = save_bert(tmp_path / "base")
-    with pytest.raises(SettingError, match="is a masked language model; expected a causal one"):
-        kept(str(base), text_of(tmp_path, 20), tmp_path / "cache")
-
-
-def test_sequences_below_one_are_refused(prepared: Prepared, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="sequences is 0; expected 1 or more"):
-        kept(str(prepared[0]), prepared[2], tmp_path / "cache", sequences=0)
+    masked = save_bert(tmp_path / "masked")
+    longer = "expected 8 or more.*pass a longer text"
+    for source, given, sequences, said in (
+        (base, text_of(tmp_path, 7), None, f"has 7 documents of 33 tokens.*{longer}"),
+        (base, text_of(tmp_path, 30, 3), None, f"has 0 documents of 33.*{longer}"),
+        (base, text, 0, "sequences is 0; expected 1 or more"),
+        (masked, text, None, "is a masked language model; expected a causal one"),
+        (tmp_path / "base", text, None, f"makes token {known}, and the model has {known} tokens"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            NatsPlan.of(str(source), given, sequences=sequences)
 
 
 def test_a_large_update_has_no_number() -> None:
@@ -369,3 +336,118 @@ def test_a_large_update_has_no_number() -> None:
         said = "about a nat or more per token"
         assert forgetting.in_words() == f"predicted: {said} forgotten on pydoc (KL); large: measure it"
         assert forgetting.above_in_words(0.1).startswith(f"{said} are predicted to be forgotten on pydoc, ")
+
+
+@pytest.fixture(scope="module", params=[save_llama, save_gpt2])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("gradients")
+    loaded: Any = load_model(str(request.param(folder)), "causal")
+    for name, module in loaded.named_modules():
+        if type(module).__name__ == "LlamaRMSNorm":  # in single precision, whatever its weights are
+            loaded.set_submodule(name, torch.nn.RMSNorm(32, module.variance_epsilon))
+    return loaded.double().eval()
+
+
+def layers_of(model: Any) -> dict[str, Any]:
+    return {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and name != "lm_head"
+    }
+
+
+def ids_of(model: Any, sequences: int, tokens: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(5, model.config.vocab_size, (sequences, tokens + 1), generator=draw)
+
+
+def updates_of(layers: dict[str, Any], size: float) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return {
+        name: size * torch.randn(*layer.weight.shape, generator=draw, dtype=torch.float64)
+        for name, layer in layers.items()
+    }
+
+
+def moved(model: Any, updates: dict[str, torch.Tensor], scale: float) -> Any:
+    """A copy of the model with updates in the layers' own order of dimensions."""
+    other = copy.deepcopy(model)
+    for name, update in updates.items():
+        other.get_submodule(name.removesuffix(".weight")).weight.data += scale * update
+    return other
+
+
+@torch.no_grad()
+def scores(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids[:, :-1]).logits.log_softmax(-1)
+
+
+def responses(
+    layers: dict[str, Any], updates: dict[str, torch.Tensor], rows: list[Any]
+) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, inputs, gradients in rows:
+        update = updates[name].mT if type(layers[name]).__name__ == "Conv1D" else updates[name]
+        found[name] = torch.einsum("sltm,mn,stn->sl", gradients, update, inputs)
+    return found
+
+
+def kl_of(model: Any, updates: dict[str, torch.Tensor], ids: torch.Tensor) -> float:
+    before, after = scores(model, ids), scores(moved(model, updates, 1.0), ids)
+    return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+def test_the_response_is_a_central_difference(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the text's own labels in the place of drawn ones."""
+    layers, ids = layers_of(model), ids_of(model, 3, 7)
+    monkeypatch.setattr("intruders.measures.prepare_nats.drawn_labels", lambda *given: [ids[:, 1:]])
+    assert len(layers) >= 8
+    updates = updates_of(layers, 1e-2)
+    rows = list(layer_rows(model, layers, ids, 1, torch.Generator()))
+    assert [name for name, *_ in rows] == list(layers)
+    for names in ([next(iter(layers))], list(layers)):
+        some = {name: updates[name] for name in names}
+        ends = [
+            scores(moved(model, some, step), ids).gather(-1, ids[:, 1:, None]).sum((1, 2))
+            for step in (1e-4, -1e-4)
+        ]
+        found = responses(layers, some, [row for row in rows if row[0] in some])
+        total = torch.stack([each[:, 0] for each in found.values()]).sum(0)
+        assert torch.allclose(total, (ends[0] - ends[1]) / 2e-4, rtol=1e-5, atol=1e-9)
+
+
+def test_the_prediction_is_the_kl_of_a_small_update_and_a_share_tells_what_is_left(model: Any) -> None:
+    """E[(z - z_m)^2] = E[z^2] (1 - 2 share) + E[z_m^2], and the model without the part m has that KL."""
+    layers, tokens = layers_of(model), 12
+    ids = ids_of(model, 24, tokens)
+    updates = updates_of(layers, 2e-3)
+    rows = list(layer_rows(model, layers, ids, 40, torch.Generator().manual_seed(0)))
+    of_all = responses(layers, updates, rows)
+    found, shares = predict(of_all, tokens, list(range(24)))
+    kl = kl_of(model, updates, ids)
+    assert found.low <= kl <= found.high
+    assert found.estimate == pytest.approx(kl, rel=0.1)
+    assert sum(shares.values()) == pytest.approx(1)
+    part = next(iter(layers))
+    rest = {name: each for name, each in updates.items() if name != part}
+    alone, _ = predict({part: of_all[part]}, tokens, list(range(24)))
+    left = found.estimate * (1 - 2 * shares[part]) + alone.estimate
+    assert left == pytest.approx(kl_of(model, rest, ids), rel=0.1)
+
+
+def test_the_models_parameters_and_mode_are_as_before(model: Any) -> None:
+    model.train()
+    some = list(model.parameters())[-1].requires_grad_(False)
+    list(layer_rows(model, layers_of(model), ids_of(model, 1, 5), 1, torch.Generator().manual_seed(0)))
+    assert model.training
+    assert [parameter.requires_grad for parameter in model.parameters()].count(False) == 1
+    some.requires_grad_(True)
+    model.eval()
+
+
+def test_a_layer_that_is_not_reached_or_reached_twice_is_left_out(model: Any) -> None:
+    (name, layer), *_ = layers_of(model).items()
+    again: Any = layer.register_forward_hook(lambda module, given, output: again.remove() or module(*given))
+    given = {name: layer, "absent": torch.nn.Linear(4, 4), **dict([list(layers_of(model).items())[1]])}
+    rows = list(layer_rows(model, given, ids_of(model, 1, 5), 1, torch.Generator()))
+    assert [row[0] for row in rows] == list(given)[2:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,58 +12,42 @@ from intruders.measures.sensitivities import sensitivities, with_sensitivities
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.surgery import Surgery
 from intruders.models.loading import load_model
-from tests.checkpoints.models import set_factors
+from tests.checkpoints.models import with_lora
 from tests.tiny import save_gpt2
 
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """GPT-2, whose layers compute in the precision of their weights, and a rank-3 adapter of it."""
-    from peft import LoraConfig, get_peft_model
-
     folder = tmp_path_factory.mktemp("surgery")
     base = save_gpt2(folder / "base")
-    targets = ["c_proj", "c_fc"]
-    model: Any = get_peft_model(
-        load_model(str(base), "causal"),
-        LoraConfig(r=3, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=True),
-    )
-    set_factors(model, 0.3, 1)
-    model.save_pretrained(folder / "tuned")
+    given = {"r": 3, "target_modules": ["c_proj", "c_fc"], "task_type": "CAUSAL_LM", "fan_in_fan_out": True}
+    with_lora(load_model(str(base), "causal"), **given).save_pretrained(folder / "tuned")
     return base, folder / "tuned"
-
-
-def weight_of(model: torch.nn.Module, name: str) -> torch.Tensor:
-    weight: torch.Tensor = model.get_submodule(name).weight  # type: ignore[assignment]
-    return weight
 
 
 def test_they_are_the_derivatives_of_the_loss(sides: tuple[Path, Path]) -> None:
     model = load_model(str(sides[0]), "causal").double().eval()
     generator = torch.Generator().manual_seed(0)
-    batches = []
-    for _ in range(2):
-        ids = torch.randint(5, 60, (2, 9), generator=generator)
-        batches.append({"input_ids": ids, "labels": ids})
+    texts = [torch.randint(5, 60, (2, 9), generator=generator) for _ in range(2)]
+    batches = [{"input_ids": ids, "labels": ids} for ids in texts]
     names = ["transformer.h.0.attn.c_proj", "transformer.h.1.mlp.c_proj"]
     directions = {}
     for name in names:
-        n, m = weight_of(model, name).shape  # stored with the input first
-        sides_of = [torch.linalg.qr(torch.randn(d, 3, generator=generator).double()).Q.mT for d in (m, n)]
-        directions[name] = (sides_of[0], sides_of[1])
+        n, m = model.get_submodule(name).weight.shape  # stored with the input first
+        drawn = (torch.randn(side, 3, generator=generator).double() for side in (m, n))
+        directions[name] = tuple(torch.linalg.qr(matrix).Q.mT for matrix in drawn)
     found = sensitivities(model, batches, directions, {name: name for name in names})
 
     @torch.no_grad()
     def loss() -> float:
         # transformers' own loss would take the logits in single precision.
-        total = 0.0
-        for batch in batches:
-            logits = model(input_ids=batch["input_ids"]).logits
-            total += float(cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()))
-        return total / len(batches)
+        logits = [model(input_ids=ids).logits[:, :-1].flatten(0, 1) for ids in texts]
+        losses = [cross_entropy(one, ids[:, 1:].flatten()) for one, ids in zip(logits, texts, strict=True)]
+        return float(sum(losses)) / len(losses)
 
     for name, (left, right) in directions.items():
-        weight = weight_of(model, name)
+        weight = model.get_submodule(name).weight
         for i in range(3):
             term = torch.outer(right[i], left[i])
             at = []

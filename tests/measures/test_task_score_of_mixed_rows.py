@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,9 @@ def _opened(folder: Path, name: str) -> OpenedModel:
     save(folder)
     model: Any = load_model(str(folder), "causal")
     torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2:
-                weight.add_(torch.randn_like(weight) * 0.2)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.data += 0.2 * torch.randn_like(weight)
     return OpenedModel(model, character_tokenizer(), context)
 
 
@@ -75,11 +73,9 @@ def test_of_completions(name: str, score: Score, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_row_has_its_own_limit(name: str, tmp_path: Path) -> None:
     opened = _opened(tmp_path, name)
-    model: Any = opened.model
     tokenizer = opened.tokenizer
     tokenizer.eos_token = "<mask>"  # which this model never writes: every answer is as long as its limit
-    with torch.no_grad():
-        model.get_output_embeddings().weight[tokenizer.eos_token_id] = 0
+    opened.model.get_output_embeddings().weight.data[tokenizer.eos_token_id] = 0
     rows = _rows(opened.context)
     answers = generated_answers(opened, rows, batch_size=8, max_new_tokens=40)
     alone = [generated_answers(opened, [row], max_new_tokens=40)[0] for row in rows]
@@ -89,25 +85,23 @@ def test_every_row_has_its_own_limit(name: str, tmp_path: Path) -> None:
     assert max(len(tokenizer(each.text)["input_ids"]) for each in answers if "<" not in each.text) <= 66
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
-def test_of_classes(name: str, tmp_path: Path) -> None:
-    makers: dict[str, Callable[[Path], Path]] = {"llama": save_llama, "gpt2": save_gpt2, "bert": save_bert}
-    makers[name](tmp_path)
+@pytest.mark.parametrize("save", [save_llama, save_gpt2, save_bert])
+def test_of_classes(save: Any, tmp_path: Path) -> None:
+    save(tmp_path)
     torch.manual_seed(2)
     model: Any = load_model(str(tmp_path), "classification", ["0", "1", "2"])
     rows = [Example(text, str(number % 3)) for number, text in enumerate(_texts([1, 2, 7, 30, 31, 90, 120]))]
     task = Task("t", "classification", "class", rows, rows, [])
-    opened = OpenedModel(model, character_tokenizer(around=name == "bert"), 128)
+    opened = OpenedModel(model, character_tokenizer(around=save is save_bert), 128)
     assert_as_alone(opened, task, rows)
 
 
 def test_a_models_own_penalty_does_not_count_the_padding(tmp_path: Path) -> None:
     opened = _opened(tmp_path, "llama")
-    model: Any = opened.model
-    model.generation_config.repetition_penalty = 1.8
+    opened.model.generation_config.repetition_penalty = 1.8
     rows = _rows(512)[:5]
     answers = generated_answers(opened, rows, max_new_tokens=20)
-    model.generation_config.repetition_penalty = 1.0
+    opened.model.generation_config.repetition_penalty = 1.0
     assert answers == generated_answers(opened, rows, max_new_tokens=20, batch_size=1)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from intruders.audits.audit import audited_whole
 from intruders.audits.audit_settings import AS_USUAL, Compute
@@ -22,8 +25,6 @@ from tests.checkpoints.models import merged_weights, saved, tiny_llama
 
 def hot_llama(seed: int = 0, gain: float = 1.5, model: nn.Module | None = None, **settings: Any) -> nn.Module:
     """A PeftModel whose update outweighs the base in every matrix: its leading directions are intruders."""
-    from peft import LoraConfig, get_peft_model
-
     values = {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"}
     peft = get_peft_model(model or tiny_llama(seed), LoraConfig(**(values | settings)))
     generator = torch.Generator().manual_seed(seed + 1)
@@ -118,10 +119,24 @@ def scaled(tuned: Tensor, places: list[int], scale: float) -> Tensor:
 
 def merged_from(folder: Path, base: nn.Module) -> dict[str, Tensor]:
     """What PEFT itself makes of a written adapter."""
-    from peft import PeftModel
-
     model = PeftModel.from_pretrained(base, str(folder))
     return {name: tensor.clone() for name, tensor in model.merge_and_unload().state_dict().items()}
+
+
+def weights_of(folder: Path, adapter: Path | None = None) -> dict[str, Tensor]:
+    """The weights of a causal model as transformers loads it, with an adapter as PEFT merges it."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    if adapter is None:
+        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return merged_weights(PeftModel.from_pretrained(model, adapter))
+
+
+def renamed_in(folder: Path, renamed: Callable[[str], str]) -> Path:
+    """Write the weights of a folder again, under other names."""
+    file = folder / "model.safetensors"
+    tensors = {renamed(name): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
 
 
 def deviation(found: Tensor, wanted: Tensor) -> float:

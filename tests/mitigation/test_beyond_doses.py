@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForSequenceClassification
 
 import intruders
 from intruders.checkpoints.pairing.open_sides import open_sides
@@ -16,10 +18,10 @@ from intruders.errors import SettingError
 from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.models.loading import load_model, load_tokenizer
-from tests.checkpoints.models import moved
+from tests.checkpoints.models import with_lora
 from tests.checkpoints.renamed_families import FAMILIES
 from tests.experiments.healed_models import QUICK
-from tests.tiny import save_bert, save_gpt2, save_llama
+from tests.tiny import mean_loss_by_hand, save_bert, save_gpt2, save_llama
 
 TEXT = "The cat sat on the mat and looked at the birds. "
 COLUMNS = intruders.Columns(prompt="prompt", completion="completion", max_new_tokens=2)
@@ -43,21 +45,14 @@ def tuned(folder: Path, name: str, targets: list[str], **settings: Any) -> Any:
 
 
 def healed(folder: Path, model: str, seed: int = 0) -> intruders.Healing:
-    data: dict[str, Any] = {
-        "task": folder / "task.jsonl",
-        "loss_on": folder / "text.jsonl",
-        "columns": COLUMNS,
-    }
+    data = {"task": folder / "task.jsonl", "loss_on": folder / "text.jsonl", "columns": COLUMNS}
     sides, out = (str(folder / "base"), str(folder / model)), folder / f"{model}-healed"
     return intruders.heal(*sides, **data, settings=QUICK, out=out, seed=seed)
 
 
 def adapted(model: Any, folder: Path, **settings: Any) -> Any:
-    """A PeftModel of rank 2 whose trained tensors are moved, saved in a folder."""
-    from peft import LoraConfig, get_peft_model
-
-    adapter: Any = get_peft_model(model, LoraConfig(r=2, **settings))
-    moved(adapter, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
+    """A PeftModel of rank 2 whose trained tensors are random, saved in a folder."""
+    adapter = with_lora(model, **settings)
     adapter.save_pretrained(folder)
     return adapter.eval()
 
@@ -86,10 +81,7 @@ def test_they_are_refused_before_anything_is_measured(
 def test_merged_as_the_error_says_the_loss_is_the_adapters_own(folder: Path) -> None:
     model = tuned(folder, "to-merge", ["c_attn"], bias="all")
     tokenizer = load_tokenizer(str(folder / "base"))
-    ids = torch.tensor([tokenizer(TEXT)["input_ids"][: QUICK.max_tokens]])
-    with torch.no_grad():
-        logits = model(ids).logits[0, :-1].double()
-    own = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+    own = mean_loss_by_hand(model, [tokenizer(TEXT)["input_ids"][: QUICK.max_tokens]])
     model.merge_and_unload().save_pretrained(folder / "merged")
     tokenizer.save_pretrained(folder / "merged")
     points = {point.name: point for point in healed(folder, "merged").points}
@@ -134,12 +126,8 @@ def test_a_resized_embedding_is_refused_where_its_old_rows_were_tuned(folder: Pa
         assert healed(folder, name).form == "checkpoint"
 
 
-def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_for(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_with_new_tokens_is_measured_on_a_resized_base(folder: Path, tmp_path: Path) -> None:
     """On the base as it is, the logits of the new tokens would be missing from every loss."""
-    from peft import PeftModel
-
     save_llama(tmp_path / "base")
     tokenizer = load_tokenizer(str(tmp_path / "base"))
     rows = len(tokenizer) + 3
@@ -160,18 +148,13 @@ def test_an_adapter_with_new_tokens_is_measured_on_the_base_that_the_error_asks_
         attributed("base")
     with pytest.raises(SettingError, match=f"resize the base to {rows} tokens"):
         healed(tmp_path, "tuned")
-    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
     own: Any = PeftModel.from_pretrained(load_model(str(tmp_path / "longer"), "causal"), tmp_path / "tuned")
-    with torch.no_grad():
-        logits = own.eval()(ids).logits[0, :-1].double()
-    wanted = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+    wanted = mean_loss_by_hand(own.eval(), [tokenizer(TEXT)["input_ids"]])
     (rise,) = attributed("longer").rises
     assert rise.tuned_loss == pytest.approx(wanted, abs=1e-5)
 
 
 def test_what_was_refused_stands_in_the_way_of_no_other_settings(folder: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
     config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
     get_peft_model(load_model(str(folder / "base"), "causal"), config).save_pretrained(folder / "zero")
     for seed in (0, 1):
@@ -190,8 +173,6 @@ def test_a_head_with_another_name_in_the_file_is_none_of_them(tmp_path: Path) ->
 
 def test_the_new_head_of_a_classifier_is_none_of_them(tmp_path: Path) -> None:
     """Its text is measured under the base's own head."""
-    from transformers import AutoModelForSequenceClassification
-
     save_bert(tmp_path / "base")
     model: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=2)
     adapted(model, tmp_path / "tuned", target_modules=["query"], task_type="SEQ_CLS")

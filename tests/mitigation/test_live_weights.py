@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 
@@ -14,7 +13,7 @@ from intruders.experiments.open_dosed import tuned_elsewhere
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.models.loading import load_model
-from tests.checkpoints.models import moved, moved_mixtral, saved, set_factors
+from tests.checkpoints.models import moved, moved_mixtral, saved, with_lora
 from tests.checkpoints.renamed_families import FAMILIES
 from tests.mitigation.hot import assert_share, matrices_of
 
@@ -66,11 +65,8 @@ def test_a_share_of_a_head_with_another_name_in_memory(tmp_path: Path) -> None:
 def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_one(tmp_path: Path) -> None:
     """``W0 + a D`` with the D of PEFT's merge; no other tensor is taken for a changed one."""
     base, _, _ = moved_mixtral(tmp_path)
-    config = peft.LoraConfig(
-        r=2, target_modules=["q_proj"], target_parameters=["experts.gate_up_proj", "experts.down_proj"]
-    )
-    adapted: Any = peft.get_peft_model(load_model(base, "causal"), config)
-    set_factors(adapted, 0.3, 2)
+    parameters = ["experts.gate_up_proj", "experts.down_proj"]
+    adapted = with_lora(load_model(base, "causal"), 2, target_parameters=parameters)
     adapted.save_pretrained(tmp_path / "adapter")
     model: Any = adapted.merge_and_unload()
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}

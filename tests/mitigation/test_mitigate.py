@@ -1,4 +1,7 @@
-"""Mitigated adapters against the formula by dense decompositions, through PEFT's own merge."""
+"""Mitigated adapters against the formula by dense decompositions, through PEFT's own merge.
+
+With ``which="top"`` too, which scales one intruder of each matrix, and the audit of what was written.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,24 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import intruders
-from intruders.audits.audit_settings import AuditSettings
+from intruders.audits.audit import audit_pairing
+from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
 from intruders.mitigation.mitigate import mitigate
+from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.mitigation import mitigation_lines
 from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
+from tests.checkpoints.quantized.test_quantized import NAME, by_the_library, quantized_by_bitsandbytes
 from tests.mitigation.hot import (
     assert_share,
     deviation,
@@ -47,11 +55,11 @@ def expected(before: dict[str, Tensor], after: dict[str, Tensor], scale: float) 
     return wanted
 
 
-def assert_merged(out: Path, base: nn.Module, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    found = merged_from(out, base)
-    for name, tensor in wanted.items():
+def assert_formula(
+    found: dict[str, Tensor], before: dict[str, Tensor], after: dict[str, Tensor], scale: float
+) -> None:
+    for name, tensor in expected(before, after, scale).items():
         assert deviation(found[name], tensor) < CLOSE, name
-    return found
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.5])
@@ -61,12 +69,10 @@ def test_merged_adapter_is_the_formula(tmp_path: Path, size: str, scale: float) 
     base = wide_spectrum(base) if size == "wide spectrum" else base
     before, after = sides(tmp_path, base, gain=1.2)
     result = mitigated(tmp_path, scale=scale)
+    assert_formula(merged_from(tmp_path / "out", base), before, after, scale)
     wanted = expected(before, after, scale)
-    assert_merged(tmp_path / "out", base, wanted)
     assert result.before.intruders > 5
     for matrix in result.matrices:
-        assert matrix.rank_after is not None
-        assert matrix.rank_before is not None
         assert matrix.rank_after <= matrix.rank_before + matrix.intruders
         difference = wanted[matrix.name] - before[matrix.name].double()
         assert matrix.update_norm_after == pytest.approx(float(difference.norm()), rel=1e-4)
@@ -85,7 +91,7 @@ def test_a_matrix_that_the_adapter_stores_in_full_is_the_formula(tmp_path: Path)
     after = merged_weights(model)
     result = mitigated(tmp_path, scale=0.3)
     assert any("up_proj" in matrix.name and matrix.intruders for matrix in result.matrices)
-    assert_merged(tmp_path / "out", medium_llama(), expected(before, after, 0.3))
+    assert_formula(merged_from(tmp_path / "out", medium_llama()), before, after, 0.3)
     halved = mitigated(tmp_path, remedy=Interpolate(alpha=0.5), out=tmp_path / "half")
     assert halved.form == "adapter"
     assert_share(merged_from(tmp_path / "half", medium_llama()), before, after, 0.5, atol=1e-5)
@@ -132,7 +138,7 @@ def test_ranks_and_alphas_of_patterns_are_kept(tmp_path: Path, use_rslora: bool)
     patterns = {"rank_pattern": ranks, "alpha_pattern": alphas, "use_rslora": use_rslora}
     before, after = sides(tmp_path, r=3, lora_alpha=5, **patterns)
     mitigated(tmp_path, scale=0.4)
-    assert_merged(tmp_path / "out", tiny_llama(), expected(before, after, 0.4))
+    assert_formula(merged_from(tmp_path / "out", tiny_llama()), before, after, 0.4)
 
 
 def best_of_rank(rank: int, before: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
@@ -172,7 +178,7 @@ def test_rank_as_a_number_needs_no_patterns(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["r"], config["rank_pattern"]) == (14, {})
     assert result.largest_error < 1e-6
-    assert_merged(tmp_path / "out", tiny_llama(), expected(before, after, 0.3))
+    assert_formula(merged_from(tmp_path / "out", tiny_llama()), before, after, 0.3)
 
 
 def test_conv1d_and_embeddings(tmp_path: Path) -> None:
@@ -205,14 +211,11 @@ def test_bfloat16_to_its_rounding(tmp_path: Path) -> None:
 
 def test_in_memory_beside_the_original() -> None:
     model = hot_llama()
-    before = {name: t.clone() for name, t in tiny_llama().state_dict().items()}
+    before = tiny_llama().state_dict()
     tuned = merged_weights(copy.deepcopy(model))
-    result = mitigate(model, scale=0.3, adapter_name="mitigated")
+    assert mitigate(model, scale=0.3, adapter_name="mitigated").after is not None
     assert model.active_adapters == ["mitigated"]
-    assert result.after is not None
-    found = merged_weights(copy.deepcopy(model))
-    for name, tensor in expected(before, tuned, 0.3).items():
-        assert deviation(found[name], tensor) < CLOSE, name
+    assert_formula(merged_weights(copy.deepcopy(model)), before, tuned, 0.3)
     model.set_adapter("default")
     torch.testing.assert_close(merged_weights(model), tuned, rtol=0, atol=0)
 
@@ -223,9 +226,9 @@ def test_in_memory_with_another_scale_and_written_from_there(tmp_path: Path) -> 
         if hasattr(layer, "lora_A"):
             layer.scale_layer(0.5)
     tuned = merged_weights(copy.deepcopy(model))
-    before = {name: t.clone() for name, t in tiny_llama().state_dict().items()}
+    before = tiny_llama().state_dict()
     mitigate(model, scale=0.3, out=tmp_path / "out")
-    assert_merged(tmp_path / "out", tiny_llama(), expected(before, tuned, 0.3))
+    assert_formula(merged_from(tmp_path / "out", tiny_llama()), before, tuned, 0.3)
 
 
 def test_a_saved_audit_is_used_and_checked(tmp_path: Path) -> None:
@@ -270,6 +273,8 @@ def test_what_cannot_be_done_is_said_before_the_work(tmp_path: Path) -> None:
         (SettingError, "scale is -1", {"scale": -1}),
         (SettingError, "scale is nan", {"scale": float("nan")}),
         (SettingError, "control is 'shrunk'", {"control": "shrunk"}),
+        (SettingError, "which is 'first'; expected all, or top", {"which": "first"}),
+        (SettingError, "split_fused", {"audit": AuditSettings(split_fused=True)}),
         (SettingError, "rank is 0", {"rank": 0}),
         (SettingError, "form is 'gguf'", {"form": "gguf"}),
         (SettingError, "out is missing", {"out": None}),
@@ -316,17 +321,129 @@ def test_a_sum_of_adapters_becomes_a_new_adapter_exactly(tmp_path: Path) -> None
     before, whole = sides(tmp_path, seed=1)
     after = {name: before[name] + 0.8 * (whole[name] - before[name]) for name in before}
     part = f"{tmp_path / 'tuned'}@0.8"
-    result = mitigate(tmp_path / "base", part, scale=0.3, form="adapter", out=tmp_path / "out")
-    assert result.matrices
-    assert_merged(tmp_path / "out", tiny_llama(), expected(before, after, 0.3))
+    assert mitigated(tmp_path, part, scale=0.3, form="adapter").matrices
+    assert_formula(merged_from(tmp_path / "out", tiny_llama()), before, after, 0.3)
 
 
 def test_a_start_that_changed_the_base_in_memory_is_refused(tmp_path: Path) -> None:
     """Its update against the model before training is not what the adapter adds to the base beside it."""
-    from peft import LoraConfig, get_peft_model
-
     base = type(tiny_llama()).from_pretrained(saved(tiny_llama(), tmp_path / "base"))
     model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa"))
     for out in (None, tmp_path / "out"):
         with pytest.raises(CheckpointError, match="the weights beneath the adapter in"):
             mitigate(model, out=out, form="adapter", scale=0.5)
+
+
+def of_the_top(folder: Path, out: Path, **settings: str) -> Mitigation:
+    return mitigated(folder, scale=0.3, which="top", out=out, check=False, **settings)
+
+
+@pytest.mark.parametrize("control", ["intruders", "neighbours", "shrink", "random", "update"])
+def test_one_vector_of_each_matrix_is_scaled_the_strongest_intruder_or_what_takes_its_place(
+    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor], control: str
+) -> None:
+    result = of_the_top(folder, tmp_path / "out", control=control)
+    written = merged_from(tmp_path / "out", copy.deepcopy(base))
+    assert sum(matrix.intruders > 1 for matrix in result.matrices) > 3  # so that all is not top
+    for matrix in result.matrices:
+        before, after = base.state_dict()[matrix.name], tuned[matrix.name]
+        intruders = places_of_intruders(before, after)
+        top = intruders[0]
+        others = set(range(10)).difference(intruders)
+        nearest = min(others, key=lambda place: (abs(place - top), place))
+        left = scaled(after, [top], 0.3) - before.double()
+        update = after.double() - before.double()
+        wanted = {
+            "intruders": ([top], scaled(after, [top], 0.3)),
+            "neighbours": ([nearest], scaled(after, [nearest], 0.3)),
+            "shrink": ([top], before.double() + left.norm() / update.norm() * update),
+        }
+        assert len(matrix.scaled) == 1
+        if control in wanted:
+            places, weight = wanted[control]
+            assert matrix.scaled == places
+            assert deviation(written[matrix.name], weight) < CLOSE
+
+
+def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
+    result = of_the_top(folder, tmp_path / "out")
+    lines = mitigation_lines(result)
+    count = len(result.matrices)
+    assert lines[0].startswith(
+        f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
+    )
+    assert not any("had no such vector" in line for line in lines)
+    assert result.to_document()["intervention"]["settings"]["which"] == "top"
+
+
+@pytest.fixture
+def partly_hot(tmp_path: Path) -> Path:
+    """A base, and an adapter with intruders in some of its matrices only."""
+    base = wide_spectrum(tiny_llama())
+    saved(base, tmp_path / "base")
+    model = hot_llama(model=base, target_modules=["q_proj", "up_proj"])
+    for name, module in model.named_modules():
+        if name.endswith("q_proj"):
+            module.lora_B["default"].weight.data *= 1e-3
+    saved(model, tmp_path / "tuned")
+    return tmp_path
+
+
+@pytest.fixture
+def audited(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Names of the matrices of each audit after a mitigation."""
+    found: list[list[str]] = []
+    real = audit_pairing
+
+    def recorded(pairing: Any, *settings: Any) -> Any:
+        found.append([pair.name for pair in pairing.pairs])
+        return real(pairing, *settings)
+
+    monkeypatch.setattr("intruders.mitigation.mitigate.audit_pairing", recorded)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_all"),
+    [({}, False), ({"rank": "keep"}, False), ({"rank": 1}, True), ({"form": "checkpoint"}, True)],
+    ids=str,
+)
+def test_as_a_whole_audit_of_what_was_written(
+    partly_hot: Path, audited: list[list[str]], settings: dict[str, Any], is_all: bool
+) -> None:
+    result = mitigated(partly_hot, scale=0.2, compute=Compute(cache=False), **settings)
+    changed = {matrix.name for matrix in result.matrices}
+    names = [matrix.name for matrix in result.before.matrices]
+    assert 0 < len(changed) < len(names)
+    (again,) = audited
+    # A checkpoint also has matrices that the adapter does not touch; they are found equal to the base's.
+    assert set(again) >= set(names) if is_all else set(again) == changed
+    whole = intruders.audit(partly_hot / "base", partly_hot / "out", cache=False)
+    assert [matrix.name for matrix in result.after.matrices] == [matrix.name for matrix in whole.matrices]
+    for one, other in zip(result.after.matrices, whole.matrices, strict=True):
+        assert [v.intruder for v in one.vectors] == [v.intruder for v in other.vectors]
+        values = [[v.singular_value for v in matrix.vectors] for matrix in (one, other)]
+        torch.testing.assert_close(*(torch.tensor(row) for row in values), rtol=1e-4, atol=1e-6)
+
+
+def test_pefts_function_reads_the_packed_weights_and_ours_the_restored_ones(tmp_path: Path) -> None:
+    """As docs/results/comparison.md says of a base in four bits."""
+    from peft.tuners.lora.intruders import reduce_intruder_dimension
+
+    model = quantized_by_bitsandbytes(tmp_path, "nf4")
+    base = saved(model, tmp_path / "base")
+    tuned = get_peft_model(model, LoraConfig(r=1, lora_alpha=1, target_modules=["q_proj"]))
+    layer = tuned.get_submodule(f"base_model.model.{NAME}")
+    generator = torch.Generator().manual_seed(0)
+    for part in (layer.lora_A, layer.lora_B):
+        part["default"].weight.data = torch.randn(part["default"].weight.shape, generator=generator)
+    packed, restored = layer.base_layer.weight.data, by_the_library(layer.base_layer)
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == restored.numel() // 2  # two numbers in a byte
+    assert packed.shape != restored.shape
+    update = layer.get_delta_weight("default").detach()
+    # It adds the update to those bytes, whose shape is another.
+    with pytest.raises(RuntimeError, match="must match the size of tensor"):
+        reduce_intruder_dimension(tuned, logging_sink=None)
+    found = intruders.audit(base, saved(tuned, tmp_path / "adapter"), cache=False, include=[f"{NAME}.weight"])
+    assert found.intruders == len(places_of_intruders(restored, restored + update)) > 0

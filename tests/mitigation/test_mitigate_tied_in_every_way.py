@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import intruders
 from intruders.checkpoints.pairing.open_sides import open_sides
@@ -19,6 +20,7 @@ from intruders.mitigation.beyond_doses import require_only_matrices
 from intruders.mitigation.remedies.shares import Interpolate
 from tests.checkpoints.models import moved, saved, tiny_llama
 from tests.checkpoints.renamed_families import FAMILIES
+from tests.mitigation.hot import places_of_intruders, scaled
 
 peft = pytest.importorskip("peft")
 
@@ -103,8 +105,6 @@ def with_weights(base: Path, own: dict[str, Tensor]) -> Tensor:
 
 
 def loaded(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
@@ -113,12 +113,9 @@ def live(base: Path, adapter: Path) -> Any:
 
 
 def without_intruders(before: Tensor, after: Tensor) -> Tensor:
-    """``W - sum_j s_j y_j v_j^T`` over the intruders j among the first, by two dense decompositions."""
-    x = torch.linalg.svd(before.double(), full_matrices=False)[0]
-    y, values, v = torch.linalg.svd(after.double(), full_matrices=False)
-    found = [j for j in range(K) if (x.T @ y[:, j]).abs().max() < EPSILON]
-    assert found
-    return (after.double() - y[:, found] * values[found] @ v[found]).float()
+    places = places_of_intruders(before, after, K, EPSILON)
+    assert places
+    return scaled(after, places, 0.0).float()
 
 
 @pytest.fixture(params=CASES, ids=str)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from intruders import audit
+from intruders.audits import batches
 from intruders.errors import PairingError
+from intruders.mitigation import tuned_matrices
 from intruders.mitigation.remedies.shares import Interpolate
 from tests.mitigation.hot import matrices_of
 
@@ -53,12 +55,9 @@ def test_another_base_under_the_same_update_is_refused(audited: Any) -> None:
         cases_of(other, tuned, audited)
 
 
-def test_few_intruders_are_computed_where_the_remedy_reads_none(
+def test_few_intruders_are_computed_where_none_are_read(
     audited: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from intruders.audits import batches
-    from intruders.mitigation import tuned_matrices
-
     monkeypatch.setattr(batches, "BATCH_BYTES", 0)  # a batch for every matrix
     find, computed = tuned_matrices.find_components, []
 

@@ -12,7 +12,7 @@ from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
 from intruders.studies.stages import plan
-from tests.experiments.stopped_bench import counted_measurements
+from tests.experiments.conftest import counted_measurements
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import parsed, tiny_study
 

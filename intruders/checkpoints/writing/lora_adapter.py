@@ -185,18 +185,18 @@ def biases_in_shares(adapter: LoraAdapter, shares: Mapping[str, float]) -> dict[
 
 def rewritten(
     adapter: LoraAdapter,
-    replaced: Mapping[str, Callable[[], LowRank]],
+    changes: Mapping[str, Callable[[LowRank], LowRank]],
     rank: Rank = None,
     shares: Mapping[str, float] = _NONE,
     in_full: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Rewritten:
-    """The adapter with the updates of some modules replaced (every scale folded in), or scaled by a share.
+    """The adapter with the updates of some modules changed (every scale folded in), or scaled by a share.
 
-    ``rank`` None gives each replaced module the rank that it needs; "keep" cuts each back to the rank that it had; a
+    ``rank`` None gives each changed module the rank that it needs; "keep" cuts each back to the rank that it had; a
     number gives every module that rank, so that no pattern of ranks is needed. Cuts are the best ones in the
-    Frobenius norm. Modules keep their scales, and those not replaced their tensors. Of a module in ``shares`` B alone
+    Frobenius norm. Modules keep their scales, and those not changed their tensors. Of a module in ``shares`` B alone
     is scaled, so that rank and A stay as they are. Tensors ``in_full`` take the place of those that are stored in full.
-    Updates are asked for one by one: all of a large model's in double precision are as much as a few of its matrices.
+    Updates are changed one by one: all of a large model's in double precision are as much as a few of its matrices.
     """
     tensors = {
         name: stored.read() if name not in in_full else in_full[name].to(stored.dtype)
@@ -205,15 +205,15 @@ def rewritten(
     ranks: dict[str, int] = {}
     errors: dict[str, float] = {}
     for name, module in adapter.modules.items():
-        replacing = replaced.get(name)
-        if replacing is None and (not isinstance(rank, int) or rank == module.rank):
+        change = changes.get(name)
+        if change is None and (not isinstance(rank, int) or rank == module.rank):
             down, up = module.down.read(), module.up.read()
             if name in shares:
                 up = require_finite((shares[name] * up.double()).to(up.dtype), name)
             errors[name] = 0.0
         else:
             wanted = module.rank if rank == "keep" else rank if isinstance(rank, int) else None
-            whole = module.update().scaled(shares.get(name, 1.0)) if replacing is None else replacing()
+            whole = module.update().scaled(shares.get(name, 1)) if change is None else change(module.update())
             cut, errors[name] = whole.cut(wanted)
             down, up = (require_finite(factor, name) for factor in module.tensors(cut))
         ranks[name] = down.shape[0]

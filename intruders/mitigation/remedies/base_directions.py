@@ -83,7 +83,7 @@ class Project(PublishedRemedy):
 
     def frames(self, case: Case) -> tuple[Tensor, Tensor]:
         """X^T (k, m) and Z^T (k, n)."""
-        [base] = (case.parts[need] for need in self.needs(case.matrix))
+        base = self.components(case)
         return base.left, base.right
 
     def sentence(self, vectors: int) -> str:

@@ -45,19 +45,6 @@ class Change:
         """Whether it does no more than to scale the update."""
         return self.added is None and self.entries is None
 
-    def applied(self, tuned: Tensor, update: Update) -> Tensor:
-        """W' from W ``(m, n)`` and its update, in double precision."""
-        if self.entries is not None:
-            dense = update.dense().double()
-            base = tuned.double() - dense
-            return base + self.entries(base, dense)
-        changed = Dense(tuned.double())
-        if self.share != 1:
-            changed = changed.plus(Dense(update.dense()).double().scaled(self.share - 1.0))
-        if self.added is not None:
-            changed = changed.plus(self.added.to(tuned.device, torch.float64))
-        return changed.matrix
-
     def applied_to(self, pair: Pair, dtype: torch.dtype = torch.float64) -> Tensor:
         """W' from the two matrices as they are stored, computed in double precision and rounded once.
 
@@ -66,24 +53,18 @@ class Change:
         if self.entries is not None:
             both = pair.double()
             return (both.base + self.entries(both.base, both.update.dense())).to(dtype)
-        # Some rows at once: W0, D and what is made of them in double precision are each four times W in 16 bits.
-        return made_by_rows(
-            lambda rows: Change(
-                self.share, None if self.added is None else self.added.rows(rows)
-            )._applied_to_rows(pair.rows(rows)),
-            pair.base.shape,
-            dtype,
-            pair.base.device,
-        )
 
-    def _applied_to_rows(self, pair: Pair) -> Tensor:
-        if self.share == 0:
-            changed = Dense(pair.base.double())
+        def changed(rows: slice) -> Tensor:
+            # Some rows at once: W0, D and what is made of them in double precision are each four times W in 16 bits.
+            part = pair.rows(rows)
+            made = Dense(part.base.double())
+            if self.share != 0:
+                made = made.plus(part.double().update.scaled(self.share))
             if self.added is not None:
-                changed = changed.plus(self.added.to(pair.base.device, torch.float64))
-            return changed.matrix
-        wide = pair.double()
-        return self.applied(wide.dense(), wide.update)
+                made = made.plus(self.added.rows(rows).to(made.device, torch.float64))
+            return made.matrix
+
+        return made_by_rows(changed, pair.base.shape, dtype, pair.base.device)
 
     def updated(self, update: LowRank) -> LowRank:
         """``W' - W0`` from the update D, in double precision."""

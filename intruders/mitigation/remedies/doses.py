@@ -63,7 +63,7 @@ class Doses(PublishedRemedy):
         doses = [1 + self.share * (dose - 1) for dose in self.doses[name]]
         if len(doses) == 1:
             return Change(share=doses[0])
-        [part] = (case.parts[need] for need in self.needs(case.matrix))
+        part = self.components(case)
         directions = significant(part.values)
         if directions != len(doses):
             raise SettingError(

@@ -17,7 +17,6 @@ from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.matrices import fused_rows, settings_of
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
-from ...linalg.operators import Update
 from ...settings import setting
 from .changes import Change
 from .remedy import Case, PublishedRemedy
@@ -41,15 +40,9 @@ class HeadBlock:
     places: Tensor  # of rows, or of columns
     is_of_rows: bool
 
-    def of(self, update: Update) -> Update:
-        if isinstance(update, LowRank):
-            if self.is_of_rows:
-                return update.rows(self.places)
-            return LowRank(update.left, update.right[:, self.places])
-        return replace(update, matrix=self.within(update.matrix))
-
-    def within(self, matrix: Tensor) -> Tensor:
-        return matrix[self.places] if self.is_of_rows else matrix[:, self.places]
+    def square(self, matrix: Tensor) -> float:
+        part = matrix[self.places] if self.is_of_rows else matrix[:, self.places]
+        return float(part.double().square().sum())
 
 
 @dataclass(frozen=True)
@@ -75,20 +68,17 @@ class Heads(PublishedRemedy):
 
     def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Heads:
         heads: dict[Head, list[HeadBlock]] = {}
-        squares: dict[Head, list[tuple[float, float]]] = {}
+        squares: dict[Head, list[list[float]]] = {}
         for pair in pairs:
             blocks = _blocks(pair, config)
             loaded = pair.load() if blocks else None
             if loaded is None:
                 continue
             wide = loaded.widened()
+            both = wide.update.dense(), wide.base
             for head, block in blocks.items():
                 heads.setdefault(head, []).append(block)
-                sizes = (
-                    block.of(wide.update).norm() ** 2,
-                    float(block.within(wide.base).double().square().sum()),
-                )
-                squares.setdefault(head, []).append(sizes)
+                squares.setdefault(head, []).append([block.square(matrix) for matrix in both])
         if not heads:
             raise SettingError(
                 "remedy 'heads' found no attention projections among the tuned matrices, or no number of heads in the "
@@ -132,7 +122,7 @@ class Heads(PublishedRemedy):
         return f"{self.quota:.0%} of the attention heads taken back to the base, the least changed first"
 
 
-def _ratio(sizes: Sequence[tuple[float, float]]) -> float:
+def _ratio(sizes: Sequence[Sequence[float]]) -> float:
     update, base = (math.fsum(part) for part in zip(*sizes, strict=True))
     return math.sqrt(update / base) if base > 0 else math.inf
 

@@ -248,6 +248,11 @@ class PublishedRemedy(Settings, Remedy):
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return ()
 
+    def components(self, case: Case) -> Components:
+        """Return the triplets that it needs, of a remedy that needs one kind."""
+        [components] = (case.parts[need] for need in self.needs(case.matrix))
+        return components
+
 
 class SpectralRemedy(PublishedRemedy):
     """A remedy that weighs or drops the singular triplets of every update."""
@@ -255,9 +260,9 @@ class SpectralRemedy(PublishedRemedy):
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return (WantedTriplets.leading("update", min(matrix.shape)),)
 
-    def components(self, case: Case) -> Components:
-        [components] = (case.parts[need] for need in self.needs(case.matrix))
-        return components
+    def kept(self, part: Components, count: int, name: str) -> Components:
+        """Choose so many of the triplets of a matrix."""
+        return part.first(count)
 
     def directions(self, case: Case) -> Components:
         """Return the triplets of the update that it weighs: all but those that rounding leaves of zeros."""

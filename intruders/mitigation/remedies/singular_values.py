@@ -9,7 +9,6 @@ from functools import lru_cache
 import torch
 
 from ...audits.result.records import AuditedMatrix
-from ...engine.components import Components
 from ...linalg.low_rank import LowRank
 from ...linalg.svd import ZERO_SHARE
 from ...settings import setting
@@ -94,11 +93,7 @@ class Truncate(SpectralRemedy):
         count = int((squares.cumsum(0) < wanted).sum()) + 1
         if not bool((part.values[count:] > ZERO_SHARE * part.values[0]).any()):
             return Change()  # every term stays, as the only one of a rank-one update does
-        left, right = self.kept(part, count, case.matrix.name).factors(1.0)
-        return Change(share=0.0, added=LowRank(left, right))
-
-    def kept(self, part: Components, count: int, name: str) -> Components:
-        return part.first(count)
+        return Change(share=0.0, added=LowRank(*self.kept(part, count, case.matrix.name).factors(1.0)))
 
     def sentence(self, vectors: int) -> str:
         return f"updates cut to the leading directions with {self.energy:.1%} of their energy"
@@ -143,9 +138,6 @@ class DGHard(SpectralRemedy):
         kept = self.kept(part, int((part.values > threshold).sum()), case.matrix.name)
         return Change(share=0.0, added=LowRank(*kept.factors(1.0)) if len(kept.values) else None)
 
-    def kept(self, part: Components, count: int, name: str) -> Components:
-        return part.first(count)
-
     def sentence(self, vectors: int) -> str:
         times = "" if self.factor == 1 else f"{self.factor:g} times "
         return f"updates cut to the singular values above {times}the threshold of their noise"
@@ -176,9 +168,8 @@ class Budget(PublishedRemedy):
         return (WantedTriplets.leading("update", 1),)
 
     def change(self, case: Case) -> Change:
-        [largest] = (case.parts[need] for need in self.needs(case.matrix))
         assert case.threshold is not None
-        size = float(largest.values[0])
+        size = float(self.components(case).values[0])
         return Change(share=min(1.0, self.kappa * case.threshold / size) if size > 0 else 1.0)
 
     def sentence(self, vectors: int) -> str:
@@ -186,22 +177,14 @@ class Budget(PublishedRemedy):
 
 
 def omega(beta: float) -> float:
-    """The optimal hard threshold of an m x n matrix in noise of variance 1 / max(m, n), by ``beta``.
-
-    >>> round(omega(1.0), 4)  # 4 / sqrt(3)
-    2.3094
-    """
+    """The optimal hard threshold of an m x n matrix in noise of variance 1 / max(m, n), by ``beta``."""
     root = (beta + 1) + math.sqrt(beta**2 + 14 * beta + 1)
     return math.sqrt(2 * (beta + 1) + 8 * beta / root)
 
 
 @lru_cache(maxsize=64)  # a model has few shapes
 def median_of_noise(beta: float) -> float:
-    """The median singular value of such noise, of the Marchenko-Pastur law with edges ``1 -+ sqrt(beta)``.
-
-    >>> round(median_of_noise(1.0), 5)  # of the quarter circle
-    0.80795
-    """
+    """The median singular value of such noise, of the Marchenko-Pastur law with edges ``1 -+ sqrt(beta)``."""
     low, high = 1 - math.sqrt(beta), 1 + math.sqrt(beta)
     # x^2 = (low^2 + high^2) / 2 - (high^2 - low^2) / 2 cos(t) takes the square roots off both edges of the density.
     t = torch.linspace(0, math.pi, _POINTS, dtype=torch.float64)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,10 @@ from ...checkpoints.writing.lora_adapter import (
 )
 from ...checkpoints.writing.merged import Elsewhere, changed_tensor
 from ...errors import CheckpointError, SettingError, some_of
+from ...linalg.low_rank import LowRank
 from ...system.progress import Progress
 from ..remedies.changes import Change
-from .target import ChangedMatrix, Changes, Cut, Written, write_adapter
+from .target import Changes, Cut, Written, write_adapter
 
 _PREFIX = "base_model.model."
 _MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
@@ -79,19 +79,14 @@ class LoraContent:
             return changes.elsewhere(tied.get(name, name))
 
         self._require_written(changed, elsewhere)
-        shares = {
-            self.modules[name]: matrix.change.share
-            for name, matrix in changed.items()
-            if matrix.change.is_a_share and name in self.modules
-        }
-        shares |= {module: elsewhere(name) for name, module in self.modules.items() if name not in changed}
-        updates = {
-            self.modules[name]: partial(matrix.change.updated, matrix.update)
-            for name, matrix in changed.items()
-            if not matrix.change.is_a_share and matrix.update is not None
-        }
+        shares, updates = dict[str, float](), dict[str, Callable[[LowRank], LowRank]]()
+        for name, module in self.modules.items():
+            change = changed.get(name) or Change(share=elsewhere(name))
+            if not change.is_a_share:
+                updates[module] = change.updated
+            elif change.share != 1:
+                shares[module] = change.share
         in_full = {own: self._in_full(own, name, changed, elsewhere) for own, name in self.in_full.items()}
-        shares = {module: share for module, share in shares.items() if share != 1}
         in_full |= biases_in_shares(self.adapter, shares)
         content = rewritten(self.adapter, updates, self.rank, shares, in_full)
         content.tensors.update(self._factors_of_heads(content.tensors))
@@ -111,16 +106,14 @@ class LoraContent:
                 factors |= {own: tensors[theirs].mT.contiguous() for own, theirs in crossed}
         return factors
 
-    def _in_full(
-        self, own: str, name: str, changed: Mapping[str, ChangedMatrix], elsewhere: Elsewhere
-    ) -> Tensor:
+    def _in_full(self, own: str, name: str, changed: Mapping[str, Change], elsewhere: Elsewhere) -> Tensor:
         """A tensor that the adapter stores in full, with its changed matrices or its share of the update."""
         stored = self.adapter.rest[own]
         if not is_beneath_factors(own):
-            changes = {matrix: both.change.applied_to for matrix, both in changed.items()}
+            changes = {matrix: change.applied_to for matrix, change in changed.items()}
             return changed_tensor(stored, self.base, name, changes, elsewhere, stored.dtype)
         # The factors carry the change. The weight beneath them is the base's, or what a start left of it.
-        change = changed[name].change if name in changed else Change(share=elsewhere(name))
+        change = changed.get(name) or Change(share=elsewhere(name))
         share = change.share if change.is_a_share else 1.0
         return changed_tensor(stored, self.base, name, {}, lambda _: share, stored.dtype)
 

@@ -63,7 +63,7 @@ class CheckpointContent:
     def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
         changed, elsewhere = changes.matrices, changes.elsewhere
-        applied = {name: matrix.change.applied_to for name, matrix in changed.items()}
+        applied = {name: change.applied_to for name, change in changed.items()}
         tensors = planned_checkpoint(self.base, self.tuned, applied, elsewhere)
         largest = max(tensors, key=lambda tensor: tensor.nbytes)
         of_whole = {"is_gguf": whole.format == "gguf", "has_own_head": is_separated(whole)}
@@ -77,9 +77,9 @@ class CheckpointContent:
         write_checkpoint(
             folder, tensors, shard_bytes=self.shard_bytes, progress=progress_of_write, metadata=metadata
         )
-        if all(matrix.change.is_a_share and name in self.base.tensors for name, matrix in changed.items()):
+        if all(change.is_a_share and name in self.base.tensors for name, change in changed.items()):
             shares = {name: elsewhere(name) for name in self.base.tensors}
-            shares |= {name: matrix.change.share for name, matrix in changed.items()}
+            shares |= {name: change.share for name, change in changed.items()}
             write_recipe(folder, (self.base, self.tuned), shares, largest.dtype)
         return Cut()
 

@@ -94,8 +94,7 @@ class NewLoraContent:
         for done, matrix in enumerate(self.pairs, start=1):
             loaded = matrix.load()
             if loaded is not None:
-                known = changes.matrices.get(matrix.name)
-                change = Change(share=changes.elsewhere(matrix.name)) if known is None else known.change
+                change = changes.matrices.get(matrix.name) or Change(share=changes.elsewhere(matrix.name))
                 factors, error = _cut(loaded, change, self.rank)
                 module = f"base_model.model.{self._module(matrix.name)}"
                 # An update may be smaller than a base of 16 bits resolves; PEFT computes with factors of 32.

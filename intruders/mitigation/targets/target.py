@@ -14,24 +14,15 @@ from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.open import Source
 from ...checkpoints.writing.merged import Elsewhere
 from ...checkpoints.writing.shards import NO_METADATA, planned, write_safetensors
-from ...linalg.low_rank import LowRank
 from ...system.result_protocol import JsonResult
 from ..remedies.changes import Change
-
-
-@dataclass(frozen=True)
-class ChangedMatrix:
-    """One changed matrix, as a target takes it."""
-
-    change: Change
-    update: LowRank | None  # D, where it came as factors
 
 
 @dataclass(frozen=True)
 class Changes:
     """What becomes of a tuned model."""
 
-    matrices: Mapping[str, ChangedMatrix]  # by the base's names
+    matrices: Mapping[str, Change]  # by the base's names
     elsewhere: Elsewhere  # the share of its update that any other tensor keeps
 
 

@@ -26,7 +26,7 @@ def test_peft_loads_a_module_of_an_odd_rank(tmp_path: Path, start: str | bool) -
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(shape, generator=generator) for shape in ((16, 5), (5, 16)))
     changed = "model.layers.1.self_attn.q_proj"
-    new = rewritten(adapter, {changed: lambda: LowRank(left, right)})
+    new = rewritten(adapter, {changed: lambda update: LowRank(left, right)})
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "adapter_config.json").write_text(json.dumps(new.config))
     save_file(new.tensors, tmp_path / "new" / "adapter_model.safetensors")

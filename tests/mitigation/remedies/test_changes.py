@@ -37,9 +37,8 @@ PART = LowRank(random(6, 1, seed=3).double(), random(1, 5, seed=4).double())
 def test_changed_weights_and_updates(change: Change, wanted: Tensor) -> None:
     update = LowRank(LEFT, RIGHT)
     torch.testing.assert_close(change.updated(update).dense(), wanted)
-    tuned = BASE.double() + D
-    for known in (update.double(), Dense(D)):
-        torch.testing.assert_close(change.applied(tuned, known) - BASE.double(), wanted)
+    for tuned, known in ((update, update.double()), (BASE.double() + D, Dense(D))):
+        torch.testing.assert_close(change.applied_to(Pair(BASE, tuned)) - BASE.double(), wanted)
         assert change.norm_of(known) == pytest.approx(float(wanted.norm()), rel=1e-6)
 
 
@@ -57,17 +56,17 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
         loaded = pairs[case.matrix.name].load()
         assert isinstance(loaded.tuned, LowRank)
         base_weight, update = loaded.base.double(), loaded.tuned.left.double() @ loaded.tuned.right.double()
-        changed = shrink.change(case).applied(base_weight + update, case.update) - base_weight
-        wanted = ScaledIntruders(0.3).change(case).applied(base_weight + update, case.update) - base_weight
+        changed, wanted = (
+            remedy.change(case).applied_to(Pair(base_weight, base_weight + update)) - base_weight
+            for remedy in (shrink, ScaledIntruders(0.3))
+        )
         assert float(changed.norm()) == pytest.approx(float(wanted.norm()), rel=1e-6)
         torch.testing.assert_close(changed / changed.norm(), update / update.norm())
 
 
 @pytest.mark.parametrize("share", [1.0, 0.0, 0.4])
 @pytest.mark.parametrize("with_added", [False, True])
-def test_rows_at_once_make_the_same_matrix(
-    share: float, with_added: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_make_the_same_matrix(share: float, with_added: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("intruders.linalg.products._AT_ONCE", 21)  # of 7 columns: 3 rows
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(11, 7, generator=generator).bfloat16()

@@ -17,8 +17,8 @@ from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.linalg.operators import Dense
+from intruders.linalg.pair import Pair
 from intruders.mitigation.live_weights import LiveInterventions
-from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.base_directions import Directions, Project
 from intruders.mitigation.remedies.changes import Change
@@ -37,6 +37,7 @@ from tests.mitigation.hot import (
     deviation,
     matrices_of,
     merged_from,
+    mitigated,
     places_of_intruders,
     scaled,
 )
@@ -45,54 +46,38 @@ from tests.mitigation.remedies.conftest import NO_CACHE, Tuned
 SCALE = 0.3
 
 
-def mitigated(folder: Path, out: Path, base: nn.Module, control: str, **settings: object):  # type: ignore[no-untyped-def]
-    result = mitigate(folder / "base", folder / "tuned", scale=SCALE, control=control, out=out, **settings)  # type: ignore[arg-type]
-    return result, merged_from(out, copy.deepcopy(base))
-
-
-@pytest.mark.parametrize("control", ["random", "neighbours"])
-def test_other_vectors_are_scaled_by_the_same_lambda(
-    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor], control: str
-) -> None:
-    result, found = mitigated(folder, tmp_path / "out", base, control)
-    assert len(result.matrices) > 8
-    for matrix in result.matrices:
-        intruders = places_of_intruders(base.state_dict()[matrix.name], tuned[matrix.name])
-        assert not set(intruders) & set(matrix.scaled)
-        assert len(matrix.scaled) == min(len(intruders), 10 - len(intruders))
-        wanted = scaled(tuned[matrix.name], matrix.scaled, SCALE)
-        assert deviation(found[matrix.name], wanted) < 1e-3, matrix.name
-
-
-def test_random_is_drawn_by_seed(tmp_path: Path, folder: Path, base: nn.Module) -> None:
+def test_random_is_drawn_by_seed(tmp_path: Path, folder: Path) -> None:
     drawn = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        result, _ = mitigated(folder, tmp_path / name, base, "random", seed=seed)
+        result = mitigated(folder, scale=SCALE, control="random", seed=seed, out=tmp_path / name)
         drawn.append([matrix.scaled for matrix in result.matrices])
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_update_scales_the_leading_directions_of_the_update(
-    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor]
-) -> None:
-    result, found = mitigated(folder, tmp_path / "out", base, "update")
-    for matrix in result.matrices:
-        before = base.state_dict()[matrix.name].double()
-        change = tuned[matrix.name].double() - before
-        wanted = before + scaled(change, list(range(min(matrix.intruders, 2))), SCALE)
-        assert deviation(found[matrix.name], wanted) < 1e-3, matrix.name
-
-
 @pytest.mark.parametrize("control", CONTROLS)
-def test_matrices_without_intruders_stay_and_scale_one_changes_nothing(
+def test_what_takes_the_place_of_intruders_is_scaled_by_the_same_lambda(
     tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor], control: str
 ) -> None:
-    result, found = mitigated(folder, tmp_path / "out", base, control)
+    """Other vectors of the same matrices, or directions of their updates; all else stays, and at scale 1 everything."""
+    result = mitigated(folder, scale=SCALE, control=control, out=tmp_path / "out")
+    found = merged_from(tmp_path / "out", copy.deepcopy(base))
     changed = {matrix.name for matrix in result.matrices}
+    assert len(changed) > 8
     assert changed == {matrix.name for matrix in result.before.matrices if matrix.intruders}
     for name in tuned.keys() - changed:
         assert deviation(found[name], tuned[name]) < 1e-6
-    same = mitigate(folder / "base", folder / "tuned", scale=1, control=control, out=tmp_path / "same")
+    for matrix in result.matrices:
+        before, after = base.state_dict()[matrix.name].double(), tuned[matrix.name].double()
+        intruders = places_of_intruders(before, after)
+        wanted = found[matrix.name]
+        if control in ("random", "neighbours"):
+            assert not set(intruders) & set(matrix.scaled)
+            assert len(matrix.scaled) == min(len(intruders), 10 - len(intruders))
+            wanted = scaled(after, matrix.scaled, SCALE)
+        elif control == "update":
+            wanted = before + scaled(after - before, list(range(min(len(intruders), 2))), SCALE)
+        assert deviation(found[matrix.name], wanted) < 1e-3, matrix.name
+    same = mitigated(folder, scale=1, control=control, out=tmp_path / "same")
     assert same.matrices == []
     assert same.after.intruders == same.before.intruders
 
@@ -116,7 +101,7 @@ def test_controls_on_a_dense_update(tmp_path: Path, base: nn.Module) -> None:
         "neighbours": scaled(tuned, [1], SCALE),
     }
     for control, matrix in wanted.items():
-        mitigate(tmp_path / "base", tmp_path / "tuned", scale=SCALE, control=control, out=tmp_path / control)
+        mitigated(tmp_path, scale=SCALE, control=control, out=tmp_path / control)
         found = load_file(tmp_path / control / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
         assert deviation(found, matrix) < 1e-3
 
@@ -149,9 +134,7 @@ def test_neighbours_are_the_nearest_in_rank(intruders: set[int], neighbours: lis
 @pytest.mark.parametrize(
     ("intruders", "exists"), [({0, 1}, True), (set(range(5)), True), (set(range(6)), False)]
 )
-def test_a_control_exists_where_a_vector_is_none_of_the_intruders(
-    control: str, intruders: set[int], exists: bool
-) -> None:
+def test_a_control_exists_where_one_vector_is_left(control: str, intruders: set[int], exists: bool) -> None:
     matrix = made(intruders)
     case = Case(matrix, Dense(torch.eye(8)), {}, positions_of(["w"])["w"])
     assert remedy_named(control, 0.5, 0).exists(case) is exists
@@ -168,8 +151,8 @@ def cases_of(one: Tuned, *remedies: Remedy) -> list[Case]:
 
 def left_of(one: Tuned, remedy: Remedy, case: Case) -> torch.Tensor:
     """W' - W0 in double precision."""
-    name = case.matrix.name
-    return remedy.change(case).applied(one.tuned[name], case.update) - one.base[name]
+    base, tuned = one.base[case.matrix.name], one.tuned[case.matrix.name]
+    return remedy.change(case).applied_to(Pair(base, tuned)) - base
 
 
 def test_complement_shrinks_outside_of_the_intruders_to_the_norm_that_they_leave(by_adapter: Tuned) -> None:
@@ -206,8 +189,8 @@ def test_resized_is_what_scaling_the_intruders_leaves_at_the_norm_of_the_update(
 
 
 def test_mitigate_says_in_how_many_matrices_there_is_no_complement(by_adapter: Tuned, tmp_path: Path) -> None:
-    sides = by_adapter.folder / "base", by_adapter.folder / "tuned"
-    result = mitigate(*sides, scale=3, control="complement", out=tmp_path / "out", compute=NO_CACHE)
+    given = {"control": "complement", "out": tmp_path / "out", "compute": NO_CACHE}
+    result = mitigated(by_adapter.folder, scale=3, **given)
     # Three times the intruders is more than the update has: nowhere.
     assert not any(matrix.exists for matrix in result.matrices)
     said = f"{len(result.matrices)} matrices have no such control and stay as they were"
@@ -243,7 +226,6 @@ def test_random_controls_draw_as_many_by_seed(by_adapter: Tuned, name: str, stre
     matrices, drawn = audited(by_adapter.folder), []
     for seed in (1, 1, 2, 3):
         control = at_random(remedy, seed, matrices.cases([matrices.fitted(remedy)]))
-        assert control is not None
         fitted = matrices.fitted(control)
         drawn.append([left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)])
     assert all(map(torch.equal, drawn[0], drawn[1]))
@@ -260,7 +242,6 @@ def test_a_random_budget_leaves_the_same_factors_on_other_matrices(by_adapter: T
     cases = cases_of(by_adapter, Budget(0.5))
 
     def factors(remedy: Remedy | None) -> list[float]:
-        assert remedy is not None
         return [
             float(left_of(by_adapter, remedy, case).norm() / by_adapter.update(case.matrix.name).norm())
             for case in cases
@@ -275,7 +256,6 @@ def test_random_directions_are_of_the_bases_at_the_tuned_values(in_full: Tuned) 
     """By two dense decompositions: what is added are k of the first 2k differences, whichever."""
     k = 2
     remedy = at_random(Directions(k), 3, [])
-    assert remedy is not None
     for case in cases_of(in_full, remedy)[:6]:
         name = case.matrix.name
         x, _, z = torch.linalg.svd(in_full.base[name], full_matrices=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.utils.merge_utils import prune
 from torch import Tensor
 
 from intruders.errors import SettingError
@@ -20,8 +21,6 @@ def updates_after(tuned: Tuned, remedy: EntryRemedy, out: Path) -> dict[str, Ten
 
 
 def test_trim_is_pefts(tmp_path: Path, of_each: Tuned) -> None:
-    from peft.utils.merge_utils import prune
-
     for name, after in updates_after(of_each, Trim(0.2), tmp_path / "out").items():
         wanted = prune(of_each.update(name), 0.2, "magnitude")
         torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-6)

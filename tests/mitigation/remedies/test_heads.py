@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
 from intruders.mitigation.remedies.heads import Heads
 from tests.checkpoints.models import moved, saved, tiny_bert
@@ -73,7 +74,5 @@ def test_the_names_of_bert_are_known(tmp_path: Path) -> None:
 
 
 def test_a_model_without_attention_is_refused(tmp_path: Path, by_adapter: Tuned) -> None:
-    from intruders.audits.audit_settings import AuditSettings
-
     with pytest.raises(SettingError, match="'heads' found no attention projections"):
         by_adapter.after(Heads(), tmp_path / "out", audit=AuditSettings(include=("*mlp*",)))

@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.mitigation.remedies.remedy import Position, positions_of
 from intruders.mitigation.remedies.shares import Interpolate, Layers, Lines
-from tests.checkpoints.models import tiny_llama
-from tests.mitigation.hot import assert_share, hot_sides, merged_from, mitigated
-from tests.mitigation.remedies.conftest import NO_CACHE, RANK, Tuned
+from tests.mitigation.hot import assert_share
+from tests.mitigation.remedies.conftest import RANK, Tuned
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_every_weight_of_a_full_fine_tuning_is_interpolated(
-    tmp_path: Path, in_full: Tuned, alpha: float
-) -> None:
+def test_every_weight_of_a_fine_tuning_is_interpolated(tmp_path: Path, in_full: Tuned, alpha: float) -> None:
     """Embeddings and norms among them."""
     found = in_full.after(Interpolate(alpha), tmp_path / "out")
     assert found.keys() == in_full.base.keys()
@@ -46,21 +44,11 @@ def test_without_its_update_an_adapter_gives_the_base_to_the_bit(tmp_path: Path,
 
 
 def test_excluded_weights_stay_as_tuned(tmp_path: Path, in_full: Tuned) -> None:
-    from intruders.audits.audit_settings import AuditSettings
-
-    settings = AuditSettings(exclude=("*norm*", "*.0.*"))
-    found = in_full.after(Interpolate(0), tmp_path / "out", audit=settings)
+    audit = AuditSettings(exclude=("*norm*", "*.0.*"))
+    found = in_full.after(Interpolate(0), tmp_path / "out", audit=audit)
     for name, base in in_full.base.items():
         is_excluded = "norm" in name or ".0." in name
         assert torch.equal(found[name], in_full.tuned[name] if is_excluded else base), name
-
-
-def test_a_lora_of_the_embeddings_is_reached_too(tmp_path: Path) -> None:
-    before, tuned = hot_sides(tmp_path, target_modules=["embed_tokens", "q_proj"])
-    mitigated(tmp_path, remedy=Interpolate(0.4), compute=NO_CACHE)
-    for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"):
-        assert not torch.equal(tuned[name], before[name])
-    assert_share(merged_from(tmp_path / "out", tiny_llama()), before, tuned, 0.4, rtol=1e-4, atol=1e-5)
 
 
 def test_updates_grow_with_depth(tmp_path: Path, of_each: Tuned) -> None:
@@ -79,9 +67,7 @@ def test_a_single_layer_is_the_last_one() -> None:
 
 
 @pytest.mark.parametrize("quota", [0.25, 0.5])
-def test_early_layers_embeddings_and_head_return_to_the_base(
-    tmp_path: Path, in_full: Tuned, quota: float
-) -> None:
+def test_early_layers_embeddings_and_head_return(tmp_path: Path, in_full: Tuned, quota: float) -> None:
     found = in_full.after(Layers(quota), tmp_path / "out")
     for name, base in in_full.base.items():
         layer = re.search(r"layers\.(\d)", name)

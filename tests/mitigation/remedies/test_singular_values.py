@@ -48,9 +48,7 @@ def test_a_dense_update_is_refused(tmp_path: Path, in_full: Tuned) -> None:
 
 
 @pytest.mark.parametrize("energy", [0.6, 0.9])
-def test_the_fewest_leading_directions_that_hold_the_energy(
-    tmp_path: Path, of_each: Tuned, energy: float
-) -> None:
+def test_the_fewest_leading_directions_with_the_energy(tmp_path: Path, of_each: Tuned, energy: float) -> None:
     found = of_each.after(Truncate(energy), tmp_path / "out")
     ranks = set()
     for name in of_each.matrices:

@@ -10,7 +10,6 @@ import torch
 
 from intruders.errors import SettingError
 from intruders.mitigation.remedies.surgery import Surgery
-from tests.commands import in_this_process
 from tests.mitigation.remedies.conftest import RANK, Tuned
 
 FELT = [0.4, -0.1, 0.9]  # of the three directions of every matrix
@@ -62,10 +61,3 @@ def test_what_it_lacks_is_said(tmp_path: Path, by_adapter: Tuned, in_full: Tuned
     with pytest.raises(SettingError, match=r"remedy 'surgery' cannot change .* low rank"):
         in_full.after(surgery(in_full), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_task_is_for_surgery_alone(tmp_path: Path) -> None:
-    options = ["--remedy", "flatten", "--task", "word-problems", "--out", tmp_path / "out"]
-    done = in_this_process("mitigate", "base", "tuned", *options)
-    assert done.returncode == 2
-    assert "task is 'word-problems', which only the remedy surgery takes" in done.stderr

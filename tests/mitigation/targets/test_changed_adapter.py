@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
@@ -21,16 +21,9 @@ from intruders.errors import CheckpointError
 from intruders.mitigation.remedies.changes import Change
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.targets.changed_adapter import LoraContent
-from intruders.mitigation.targets.target import ChangedMatrix, Changes
+from intruders.mitigation.targets.target import Changes
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import (
-    merged_weights,
-    randomize_adapter,
-    saved,
-    tiny_bert,
-    tiny_llama,
-    tiny_llava,
-)
+from tests.checkpoints.models import merged_weights, saved, tiny_bert, tiny_llama, tiny_llava, with_lora
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.mitigation.hot import (
     assert_share,
@@ -40,6 +33,7 @@ from tests.mitigation.hot import (
     merged_from,
     mitigated,
     places_of_intruders,
+    renamed_in,
     scaled,
 )
 
@@ -60,10 +54,7 @@ def test_the_tokenizer_of_an_adapter_comes_with_it_and_nothing_of_its_training(t
 def test_experts_stored_in_full_on_a_base_that_has_them_one_by_one(tmp_path: Path) -> None:
     base = tiny_mixtral()
     saved(base, tmp_path / "base")
-    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["experts"])
-    model = get_peft_model(tiny_mixtral(), config)
-    randomize_adapter(model)
-    saved(model, tmp_path / "tuned")
+    saved(with_lora(tiny_mixtral(), modules_to_save=["experts"]), tmp_path / "tuned")
     assert mitigated(tmp_path, remedy=Interpolate(alpha=0.5)).form == "adapter"
     tuned, found = (load_file(tmp_path / side / "adapter_model.safetensors") for side in ("tuned", "out"))
     experts = [f"model.layers.0.mlp.experts.{part}" for part in ("gate_up_proj", "down_proj")]
@@ -73,7 +64,7 @@ def test_experts_stored_in_full_on_a_base_that_has_them_one_by_one(tmp_path: Pat
 def test_a_changed_matrix_that_the_adapter_has_no_tensor_for_is_refused(tmp_path: Path) -> None:
     saved(hot_llama(target_modules=["q_proj"]), tmp_path / "tuned")
     content = LoraContent.read(open_checkpoint(tiny_llama()), tmp_path / "tuned", "tuned", None)
-    changed = {"model.layers.0.mlp.up_proj.weight": ChangedMatrix(Change(share=0.5), None)}
+    changed = {"model.layers.0.mlp.up_proj.weight": Change(share=0.5)}
     with pytest.raises(CheckpointError, match=r"changes 'model\.layers\.0\.mlp\.up_proj\.weight', for which"):
         content.rewritten(Changes(changed, everywhere_as_tuned))
 
@@ -81,15 +72,12 @@ def test_a_changed_matrix_that_the_adapter_has_no_tensor_for_is_refused(tmp_path
 @pytest.mark.parametrize(
     "settings", [{"modules_to_save": ["LayerNorm"]}, {"bias": "all"}], ids=["norms", "biases"]
 )
-def test_norms_and_biases_stored_in_full_under_another_prefix(
-    tmp_path: Path, settings: dict[str, Any]
-) -> None:
+def test_norms_and_biases_in_full_under_another_prefix(tmp_path: Path, settings: dict[str, Any]) -> None:
     """The adapter of a classifier has ``bert.`` before every name, and the base has not."""
     model = tiny_bert(classes=3)
     saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["query"], **settings))
-    randomize_adapter(tuned)
+    tuned = with_lora(copy.deepcopy(model), target_modules=["query"], **settings)
     saved(tuned, tmp_path / "tuned")
     after = merged_weights(tuned)
     mitigated(tmp_path, remedy=Interpolate(alpha=0.5))
@@ -119,9 +107,7 @@ def test_factors_of_embeddings_are_changed_and_the_weight_beneath_them_is_not(tm
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_an_embedding_that_was_changed_before_its_factors_keeps_its_share(
-    tmp_path: Path, share: float
-) -> None:
+def test_an_embedding_changed_before_its_factors_keeps_its_share(tmp_path: Path, share: float) -> None:
     """Not audited, the embedding is ``W0 + s (W - W0)`` with PEFT's merge as W, whatever is beneath the factors."""
     base = tiny_llama()
     saved(base, tmp_path / "base")
@@ -136,8 +122,6 @@ def test_an_embedding_that_was_changed_before_its_factors_keeps_its_share(
 
 def tiny_t5() -> nn.Module:
     """One layer of encoder and decoder, whose embedding is ``shared`` and the output head too."""
-    from transformers import T5Config, T5ForConditionalGeneration
-
     torch.manual_seed(0)
     sizes = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 1}
     return T5ForConditionalGeneration(T5Config(vocab_size=40, **sizes)).eval()
@@ -145,9 +129,7 @@ def tiny_t5() -> nn.Module:
 
 def with_head_in_full(base: nn.Module, folder: Path, targets: str) -> tuple[Path, Path]:
     saved(base, folder / "base")
-    config = LoraConfig(r=2, target_modules=targets, modules_to_save=["lm_head"])
-    model = get_peft_model(copy.deepcopy(base), config)  # type: ignore[arg-type]
-    randomize_adapter(model)
+    model = with_lora(copy.deepcopy(base), target_modules=targets, modules_to_save=["lm_head"])
     saved(model, folder / "tuned")
     return folder / "base", folder / "tuned"
 
@@ -189,9 +171,7 @@ def test_a_head_in_full_that_no_tensor_of_the_base_is_known_to_be_is_refused(tmp
 
 def test_a_head_in_full_on_a_base_whose_embedding_is_not_known_is_refused(tmp_path: Path) -> None:
     base, tuned = with_head_in_full(tiny_llama(tie_word_embeddings=True), tmp_path, r".*q_proj")
-    file = base / "model.safetensors"
-    renamed = {name.replace("embed_tokens", "own"): tensor for name, tensor in load_file(file).items()}
-    save_file(renamed, file, metadata={"format": "pt"})
+    renamed_in(base, lambda name: name.replace("embed_tokens", "own"))
     for form, scale in (("adapter", 0.5), ("checkpoint", 1.0)):
         with pytest.raises(CheckpointError, match=r"lm_head\.weight' in full, and no tensor of"):
             write_at_scale(base, tuned, scale, tmp_path / "out", form=form)

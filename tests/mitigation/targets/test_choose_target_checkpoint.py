@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.writing.merged import planned_checkpoint
@@ -20,7 +21,7 @@ from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.doses import Doses
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import merged_weights, randomize_adapter, saved, tiny_gpt2, tiny_llama
+from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama, with_lora
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import (
@@ -31,35 +32,34 @@ from tests.mitigation.hot import (
     mitigated,
     places_of_intruders,
     scaled,
+    weights_of,
 )
 from tests.tiny import character_tokenizer
 
 CLOSE = 1e-3
 
 
-def loaded(folder: Path) -> dict[str, Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
 def tuned_in_full(base: nn.Module, strength: float = 3.0, seed: int = 3) -> nn.Module:
     """Every tensor changed: the matrices by a few strong directions and noise, the norms by noise."""
     model = copy.deepcopy(base)
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for parameter in model.parameters():  # tied ones once
         noise = 0.01 * torch.randn(parameter.shape, generator=generator)
         if parameter.dim() == 2:
             u, v = (torch.randn(2, side, generator=generator) for side in parameter.shape)
-            size = (
-                strength
-                * torch.linalg.matrix_norm(parameter.data.float(), 2)
-                / (u.norm(dim=1) * v.norm(dim=1))
-            )
+            norm = torch.linalg.matrix_norm(parameter.data.float(), 2)
+            size = strength * norm / (u.norm(dim=1) * v.norm(dim=1))
             noise = noise * parameter.data.std() + (u.mT * size) @ v
         parameter.data = (parameter.data.float() + noise).to(parameter.dtype)
     return model
+
+
+def full_sides(folder: Path, base: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Save a base and what :func:`tuned_in_full` makes of it."""
+    tuned = tuned_in_full(base)
+    saved(base, folder / "base")
+    saved(tuned, folder / "tuned")
+    return base, tuned
 
 
 def check(
@@ -67,7 +67,7 @@ def check(
 ) -> tuple[Mitigation, dict[str, Tensor]]:
     """Mitigate the models of a folder at scale 0.3, and compare the written weights with the formula."""
     result = mitigated(folder, scale=0.3, form="checkpoint", **settings)
-    found, changed = loaded(folder / "out"), {matrix.name for matrix in result.matrices}
+    found, changed = weights_of(folder / "out"), {matrix.name for matrix in result.matrices}
     assert changed
     for name, tensor in tuned.items():
         wanted = tensor.double()
@@ -79,8 +79,6 @@ def check(
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 30_000])
 def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
-    from transformers import AutoTokenizer
-
     targets = ["q_proj", "up_proj", "embed_tokens"]
     before, after = hot_sides(tmp_path, medium_llama(), gain=1.2, target_modules=targets)
     character_tokenizer().save_pretrained(tmp_path / "base")
@@ -96,10 +94,7 @@ def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_checkpoint_in_checkpoint_out(tmp_path: Path, dtype: torch.dtype) -> None:
-    base = medium_llama().to(dtype)
-    saved(base, tmp_path / "base")
-    tuned = tuned_in_full(base)
-    saved(tuned, tmp_path / "tuned")
+    base, tuned = full_sides(tmp_path, medium_llama().to(dtype))
     bar = CLOSE if dtype == torch.float32 else 2**-7
     result, found = check(tmp_path, base.state_dict(), tuned.state_dict(), bar)
     assert {tensor.dtype for tensor in found.values()} == {dtype}
@@ -120,7 +115,7 @@ def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_ba
         parameter.data += 1e-5 * torch.randn(parameter.shape, generator=generator)
     saved(tuned, tmp_path / "tuned")
     mitigated(tmp_path, remedy=Interpolate(alpha=share), check=False)
-    before, after, now = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
+    before, after, now = base.state_dict(), tuned.state_dict(), weights_of(tmp_path / "out")
     assert {tensor.dtype for tensor in now.values()} == {torch.float32}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
     for name, tensor in now.items():
@@ -137,9 +132,7 @@ def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_ba
         (torch.int64, torch.float32, torch.int64),
     ],
 )
-def test_the_written_type_holds_the_numbers_of_both(
-    base: torch.dtype, tuned: torch.dtype, written: torch.dtype
-) -> None:
+def test_the_written_type_holds_both(base: torch.dtype, tuned: torch.dtype, written: torch.dtype) -> None:
     sides = [
         open_checkpoint({"a.weight": torch.ones(4, 4), "b.weight": torch.ones(3, 3).to(dtype)})
         for dtype in (base, tuned)
@@ -148,9 +141,7 @@ def test_the_written_type_holds_the_numbers_of_both(
     assert tensor.dtype == written
 
 
-def test_a_tensor_that_an_adapter_stores_in_full_and_the_type_of_the_base_cannot_hold_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_a_tensor_in_full_that_the_type_of_the_base_cannot_hold_is_refused(tmp_path: Path) -> None:
     base = tiny_llama().half()
     saved(base, tmp_path / "base")
     model = hot_llama(model=tiny_llama(), target_modules=["q_proj"], modules_to_save=["norm"])
@@ -203,13 +194,9 @@ def test_a_sum_of_adapters(tmp_path: Path) -> None:
 
 
 def test_conv1d(tmp_path: Path) -> None:
-    base = tiny_gpt2()
-    saved(base, tmp_path / "base")
-    tuned = tuned_in_full(base)
-    tuned.tie_weights()  # type: ignore[operator]
-    saved(tuned, tmp_path / "tuned")
+    base, tuned = full_sides(tmp_path, tiny_gpt2())
     result = mitigated(tmp_path, scale=0.3)
-    before, after, found = base.state_dict(), tuned.state_dict(), loaded(tmp_path / "out")
+    before, after, found = base.state_dict(), tuned.state_dict(), weights_of(tmp_path / "out")
     assert len(result.matrices) >= 6
     for name, tensor in after.items():
         if name in {matrix.name for matrix in result.matrices}:
@@ -245,27 +232,21 @@ def test_stacked_experts(tmp_path: Path) -> None:
 
 
 def test_without_a_config_there_is_no_checkpoint(tmp_path: Path) -> None:
-    base = tiny_llama()
-    saved(base, tmp_path / "base")
-    saved(tuned_in_full(base), tmp_path / "tuned")
+    base, tuned = full_sides(tmp_path, tiny_llama())
     (tmp_path / "tuned" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         mitigated(tmp_path, scale=0.3)
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match="is in memory; pass paths"):
-        mitigate(base.state_dict(), tuned_in_full(base).state_dict(), scale=0.3, out=tmp_path / "out")
+        mitigate(base.state_dict(), tuned.state_dict(), scale=0.3, out=tmp_path / "out")
 
 
 def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_path: Path) -> None:
     """The adapter acts on stacks of them; the written checkpoint has the names of the base's file."""
-    from peft import LoraConfig, get_peft_model
-
     base = tiny_mixtral()
     saved(base, tmp_path / "base")
     parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=parameters)
-    model = get_peft_model(copy.deepcopy(base), config)
-    randomize_adapter(model)
+    model = with_lora(copy.deepcopy(base), target_parameters=parameters)
     saved(model, tmp_path / "tuned")
     tuned = merged_weights(model)
     result = mitigated(tmp_path, scale=0.3, form="checkpoint")
@@ -281,19 +262,15 @@ def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_
         parts = {f"{name}[{at}]": stack[at] for name, stack in stacks.items() for at in range(len(stack))}
         return {name: tensor for name, tensor in state.items() if name not in stacks} | parts
 
-    before, found = each(base.state_dict()), each(loaded(tmp_path / "out"))
+    before, found = each(base.state_dict()), each(weights_of(tmp_path / "out"))
     for name, tensor in each(tuned).items():
         places = places_of_intruders(before[name], tensor) if name in changed else []
         assert deviation(found[name], scaled(tensor, places, 0.3) if places else tensor) < CLOSE, name
 
 
 @pytest.mark.parametrize("tokens", [[], ["<|im|>"]])
-def test_a_merged_checkpoint_has_the_template_that_its_adapter_was_trained_with(
-    tokens: list[str], tmp_path: Path
-) -> None:
+def test_a_merged_checkpoint_has_the_template_of_its_adapter(tokens: list[str], tmp_path: Path) -> None:
     """And the tokens, unless the embedding has no row for one of them."""
-    from transformers import AutoTokenizer
-
     base, tuned = llama_and_adapter(tmp_path)
     own = AutoTokenizer.from_pretrained(base)
     own.chat_template = "{{ messages[0]['content'] }}"

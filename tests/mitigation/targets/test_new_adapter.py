@@ -11,22 +11,12 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intruders.errors import CheckpointError
-from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import (
-    moved,
-    randomize_adapter,
-    saved,
-    tiny_bert,
-    tiny_gpt2,
-    tiny_llama,
-    tiny_llava,
-)
-from tests.mitigation.hot import mitigated
+from tests.checkpoints.models import moved, saved, tiny_bert, tiny_gpt2, tiny_llama, tiny_llava, with_lora
+from tests.mitigation.hot import mitigated, renamed_in
 
 IDS = torch.tensor([[5, 20, 31, 7, 12]])
 
@@ -58,13 +48,6 @@ def trained(model: nn.Module, targets: str, rank: int = 2) -> nn.Module:
     return model
 
 
-def renamed_in(folder: Path, renamed: Callable[[str], str]) -> Path:
-    file = folder / "model.safetensors"
-    tensors = {renamed(name): tensor for name, tensor in load_file(file).items()}
-    save_file(tensors, file, metadata={"format": "pt"})
-    return folder
-
-
 def without_prefix(folder: Path, prefix: str) -> Path:
     """As files of earlier releases have the names: the hub's gpt2 is one."""
     return renamed_in(folder, lambda name: name.removeprefix(prefix))
@@ -78,9 +61,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
 
 @pytest.mark.parametrize("tuned_is_bare", [False, True])
 @pytest.mark.parametrize("case", MODELS)
-def test_of_a_full_fine_tuning_peft_loads_every_weight(
-    case: str, tuned_is_bare: bool, tmp_path: Path
-) -> None:
+def test_of_full_fine_tuning_peft_loads_every_weight(case: str, tuned_is_bare: bool, tmp_path: Path) -> None:
     made, prefix, targets = MODELS[case]
     model = made()
     without_prefix(saved(model, tmp_path / "base"), prefix)
@@ -105,9 +86,7 @@ def test_of_a_classifier_it_has_the_names_of_the_classifier(tmp_path: Path) -> N
 
 def two_adapters(model: nn.Module, folder: Path, **settings: Any) -> tuple[Path, Path]:
     for seed, name in enumerate("ab"):
-        adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, **settings))  # type: ignore[arg-type]
-        randomize_adapter(adapted, seed)
-        saved(adapted, folder / name)
+        saved(with_lora(copy.deepcopy(model), seed, **settings), folder / name)
     return folder / "a", folder / "b"
 
 
@@ -146,41 +125,40 @@ def test_factors_of_a_sum_are_not_rounded_to_the_type_of_the_base(dtype: torch.d
         torch.testing.assert_close(both, 0.5 * one + 0.5 * two, atol=1e-6, rtol=1e-5)
 
 
+def trained_llama(folder: Path) -> list[Path]:
+    base = saved(tiny_llama(), folder / "base")
+    return [base, saved(trained(tiny_llama(), "q_proj"), folder / "tuned")]
+
+
 def test_a_weight_that_the_class_of_the_config_does_not_have_is_refused(tmp_path: Path) -> None:
-    model = tiny_llama()
-    base = saved(model, tmp_path / "base")
-    tuned = saved(trained(copy.deepcopy(model), "q_proj"), tmp_path / "tuned")
-    for folder in (base, tuned):
-        renamed_in(folder, lambda name: name.replace("layers.1.self_attn.", "layers.1.own_"))
+    for side in trained_llama(tmp_path):
+        renamed_in(side, lambda name: name.replace("layers.1.self_attn.", "layers.1.own_"))
     said = r"changes 'model\.layers\.1\.own_q_proj\.weight', and the class"
     with pytest.raises(CheckpointError, match=said):
-        mitigate(base, tuned, scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
+        mitigated(tmp_path, scale=1.0, form="adapter", rank=2)
 
 
 def test_names_stay_where_transformers_has_no_class_for_the_config(tmp_path: Path) -> None:
-    model = tiny_llama()
-    base = saved(model, tmp_path / "base")
-    tuned = saved(trained(copy.deepcopy(model), "q_proj"), tmp_path / "tuned")
-    for folder in (base, tuned):
-        (folder / "config.json").unlink()
-    mitigate(base, tuned, scale=1.0, form="adapter", rank=2, out=tmp_path / "out")
-    assert_alike(with_adapter(copy.deepcopy(model), tmp_path / "out"), trained(model, "q_proj"))
+    for side in trained_llama(tmp_path):
+        (side / "config.json").unlink()
+    mitigated(tmp_path, scale=1.0, form="adapter", rank=2)
+    assert_alike(with_adapter(tiny_llama(), tmp_path / "out"), trained(tiny_llama(), "q_proj"))
 
 
 NO_LINEAR_LAYERS = {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
 
 
-def moved_sides(folder: Path, also: set[str]) -> tuple[Path, Path]:
-    """A base, and a fine-tuning of its projections and of the tensors in ``also``."""
-    base = tiny_llama()
-    tuned = moved(copy.deepcopy(base), 0.1, 1, only=lambda name, parameter: "proj" in name or name in also)
-    return saved(base, folder / "base"), saved(tuned, folder / "tuned")
+def move(folder: Path, also: set[str]) -> None:
+    """Save a base, and a fine-tuning of its projections and of the tensors in ``also``."""
+    saved(tiny_llama(), folder / "base")
+    tuned = moved(tiny_llama(), 0.1, 1, only=lambda name, parameter: "proj" in name or name in also)
+    saved(tuned, folder / "tuned")
 
 
 def test_tensors_that_are_no_linear_layers_are_told(tmp_path: Path) -> None:
-    base, tuned = moved_sides(tmp_path, NO_LINEAR_LAYERS)
+    move(tmp_path, NO_LINEAR_LAYERS)
     with pytest.warns(UserWarning, match="leaves out 3 tensors") as told:
-        mitigate(base, tuned, scale=0.5, form="adapter", rank=4, out=tmp_path / "out", check=False)
+        mitigated(tmp_path, scale=0.5, form="adapter", rank=4, check=False)
     (text,) = (str(warning.message) for warning in told if "leaves out" in str(warning.message))
     assert all(name in text for name in NO_LINEAR_LAYERS)
     assert "--as checkpoint" in text
@@ -190,7 +168,6 @@ def test_tensors_that_are_no_linear_layers_are_told(tmp_path: Path) -> None:
 def test_nothing_is_told_where_nothing_is_left_out(
     tmp_path: Path, form: str, recwarn: pytest.WarningsRecorder
 ) -> None:
-    base, tuned = moved_sides(tmp_path, set() if form == "adapter" else NO_LINEAR_LAYERS)
-    rank = 4 if form == "adapter" else None
-    mitigate(base, tuned, scale=0.5, form=form, rank=rank, out=tmp_path / "out", check=False)
+    move(tmp_path, set() if form == "adapter" else NO_LINEAR_LAYERS)
+    mitigated(tmp_path, scale=0.5, form=form, rank=4 if form == "adapter" else None, check=False)
     assert not [warning for warning in recwarn if "leaves out" in str(warning.message)]
