@@ -5,8 +5,19 @@ that derives from :class:`Settings`. Its constructor checks the values, with the
 YAML file or the options of a command.
 """
 
-from .field import Setting, option_of, setting, shown, told_at
-from .settings_class import Settings, mapping, plain, refuse_unknown, settings_of, short_names
+from .settings_class import (
+    Setting,
+    Settings,
+    mapping,
+    option_of,
+    plain,
+    refuse_unknown,
+    setting,
+    settings_of,
+    short_names,
+    shown,
+    told_at,
+)  # fmt: skip
 from .yaml_text import read_text, read_yaml
 
 __all__ = [

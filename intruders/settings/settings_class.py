@@ -1,53 +1,255 @@
-"""Classes of settings: frozen dataclasses whose values are checked, and whose docstring has every setting."""
+"""Classes of settings: frozen dataclasses whose values are checked, and whose docstring has every setting.
+
+A setting is a field that says what it means, what it may be, and how it is given.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import os
+import re
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields, replace
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from ..errors import SettingError
-from .field import FromMapping, Setting, shown, told_at
 from .yaml_text import read_text, read_yaml
 
 _ATTRIBUTES, _EXAMPLES = "\n\nAttributes:\n", "\n\nExamples:"
+Given = ParamSpec("Given")
 
 
-def _line(each: Setting) -> str:
-    default = "Required" if each.must_be_given else f"Default: {each.default_text}"
-    return textwrap.fill(
-        f"{each.name}: {each.meaning} {default}.",
-        width=100,
-        initial_indent="  ",
-        subsequent_indent="    ",
-        break_on_hyphens=False,
+@dataclass(frozen=True)
+class Setting:
+    """The meaning, the type and the range of one setting."""
+
+    # Without a default it must be given. A factory, since a dataclass takes a bare MISSING for a field without one.
+    default: Any = field(default_factory=lambda: MISSING)
+    help: str = ""  # its meaning, in a sentence; the command's help
+    _: KW_ONLY
+    # The range of a number, or of every item of a list. NaN and infinity are in no range.
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    most: float | None = None
+    choices: Sequence[str] = ()  # the texts that it may be
+    expected: str | None = None  # the expected value in words, if type and range do not say it
+    item: str = "value"  # the name of an item of a list
+    may_be_empty: bool = True  # whether an empty list is a value
+    by_commas: bool = (
+        False  # whether a text is a comma-separated list; otherwise a text is a list of one item
     )
+    long_names: Sequence[str] = ()  # other names that are understood
+    is_path: bool = False  # ``~`` at the start of a path is the user's home, as in a shell
+    option: str | None = None  # the name of its option, if that is not its own
+    metavar: str | None = None  # the name of the value in the command's help; N for a number
+    panel: str | None = None  # the heading of its group in the help
+    advanced: bool | None = (
+        None  # whether ``--help-all`` alone shows its option; None leaves that to its panel
+    )
+    unless_given: str | None = None  # the help's words for the default, if the default itself does not say it
+    adapter_only: bool = False  # whether a full fine-tuning records it without using it
+    changes_weights: bool = True  # whether the resulting weights depend on it
+    in_id: str | None = None  # its spelling in the id of a run, if it is not the default
+    # The first version whose records contain it. Records omit it while it has its default, so that records of
+    # earlier versions stay equal.
+    new_in: str | None = None
+    # Filled in by of_field.
+    name: str = ""
+    kinds: tuple[type, ...] = ()  # the types of a value besides None; for a list, those of its items
+    is_list: bool = False
+    is_one_or_list: bool = False  # a list of texts, or one text that is not a list, such as "all-linear"
+    is_optional: bool = False
+
+    def of_field(self, name: str, annotation: Any) -> Setting:
+        """Return the setting with the name of its field and the types that the annotation allows."""
+        is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        members = typing.get_args(annotation) if is_union else (annotation,)
+        given = [member for member in members if member is not type(None)]
+        lists = [typing.get_args(member)[0] for member in given if typing.get_origin(member) is tuple]
+        kinds = [member for member in given if typing.get_origin(member) is not tuple]
+        return replace(
+            self,
+            name=name,
+            metavar=self.metavar or ("N" if {int, float} & {*lists, *kinds} else None),
+            kinds=tuple(dict.fromkeys([*lists, *kinds])),
+            is_list=bool(lists),
+            is_one_or_list=bool(lists and kinds),
+            is_optional=len(given) < len(members),
+        )
+
+    @property
+    def option_name(self) -> str:
+        """The name that :func:`option_of` spells as this setting's option."""
+        return self.option or self.name
+
+    @property
+    def must_be_given(self) -> bool:
+        return self.default is MISSING
+
+    @property
+    def meaning(self) -> str:
+        """Its help, with its choices if the help does not name them."""
+        named = all(choice in self.help for choice in self.choices)
+        return self.help if named else f"{self.help} One of {', '.join(self.choices)}."
+
+    @property
+    def default_text(self) -> str:
+        """Its default in words."""
+        if self.must_be_given:
+            return "must be given"
+        if self.default is None or self.default in ((), ""):
+            return "none"
+        if isinstance(self.default, Settings):
+            return "those of its class"
+        return ", ".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+
+    def read(self, value: Any) -> Any:
+        """Return ``value`` with the type of this setting; SettingError for a wrong type, and out of range."""
+        if self.is_optional and (value is None or (value is False and issubclass(self.kinds[0], Settings))):
+            return None
+        # Several comma-separated names are a list; a pattern that contains a comma is one text.
+        is_one = self.is_one_or_list and isinstance(value, str)
+        if not self.is_list or (is_one and not re.fullmatch(r"[\w.-]+(,[\w.-]+)+", value)):
+            return self._checked(self._typed(value, value), self.name)
+        if isinstance(value, str):
+            given = [part for part in value.split(",") if part] if self.by_commas else [value]
+        elif isinstance(value, Iterable) and not isinstance(value, Mapping):
+            given = list(value)
+        else:
+            given = [] if value is None else [value]
+        if not given and not self.may_be_empty:
+            raise SettingError(f"{self.name} is {shown(value)}; expected at least one {self.item}")
+        items = tuple(self._checked(self._typed(item, value), self.item) for item in given)
+        return items if self.by_commas or str not in self.kinds else tuple(dict.fromkeys(items))
+
+    def _typed(self, value: Any, whole: Any) -> Any:
+        # One of the kinds. A whole number is a number too; true and false are not. numpy's become Python's.
+        if isinstance(value, Real) and not isinstance(value, int | float):
+            value = int(value) if isinstance(value, Integral) else float(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_device = (type(value).__module__, type(value).__name__) == ("torch", "device")  # without torch
+        for kind in self.kinds:
+            if issubclass(kind, Settings) and (value in (None, True) or isinstance(value, Mapping)):
+                with told_at(self.name):
+                    return kind.from_mapping(value if isinstance(value, Mapping) else {})
+            if kind is float and is_number:
+                return float(value)
+            if kind is str and (isinstance(value, Path) or is_device):
+                return str(value)
+            if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+                return value
+        if self.is_list and self.kinds == (str,):
+            an_item = f"{'an' if self.item[0] in 'aeiou' else 'a'} {self.item}"
+            raise SettingError(f"{self.name}: {shown(value)} is not {an_item}; expected text")
+        quoted = value if self.is_list and not isinstance(whole, str) else whole
+        raise SettingError(f"{self.name} is {shown(quoted)}; expected {self._words()}")
+
+    def _checked(self, value: Any, name: str) -> Any:
+        if self.choices and isinstance(value, str) and value not in self.choices:
+            near = difflib.get_close_matches(value, self.choices, n=1)
+            said = f"{value!r} is not known; did you mean {near[0]!r}?" if near else f"is {value!r};"
+            raise SettingError(f"{name} {said} expected one of {', '.join(self.choices)}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            is_within = (
+                (isinstance(value, int) or math.isfinite(value))
+                and (self.least is None or value >= self.least)
+                and (self.above is None or value > self.above)
+                and (self.below is None or value < self.below)
+                and (self.most is None or value <= self.most)
+            )
+            if not is_within:
+                raise SettingError(f"{name} is {value}; expected {self.expected or self._range()}")
+        return os.path.expanduser(value) if self.is_path and isinstance(value, str) else value
+
+    def _range(self) -> str:
+        parts = {
+            "{:g} or more": self.least,
+            "a number above {:g}" if self.above else "a positive number": self.above,
+            "below {:g}": self.below,
+            "at most {:g}": self.most,
+        }
+        told = [words.format(bound) for words, bound in parts.items() if bound is not None]
+        return " and ".join(told) or "a number"
+
+    def _words(self) -> str:
+        if self.expected is not None:
+            return self.expected
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        kind = self.kinds[0]
+        if kind is int:
+            return "a whole number" if self.least is None else f"a whole number, {self._range()}"
+        if issubclass(kind, Settings):
+            return "settings by name (NAME: VALUE)"
+        return {bool: "true or false", float: "a number", str: "text"}[kind]
+
+    def with_numbers(self, value: Any) -> Any:
+        """Return a value of a YAML file with its numbers: YAML reads 1e-3, without a point, as text."""
+        if not {int, float} & set(self.kinds) or str in self.kinds:
+            return value
+        if self.is_list and self.by_commas and isinstance(value, str):
+            items = [self._number(item) for item in value.split(",")]
+            return value if any(isinstance(item, str) for item in items) else items
+        if self.is_list and isinstance(value, list | tuple):
+            return [self._number(item) for item in value]
+        return self._number(value)
+
+    def _number(self, value: Any) -> Any:
+        try:
+            number = float(value) if isinstance(value, str | float) else value
+        except ValueError:
+            return value
+        return (
+            int(number) if int in self.kinds and isinstance(number, float) and number.is_integer() else number
+        )
 
 
+def _as_field(build: Callable[Given, Setting]) -> Callable[Given, Any]:
+    # The function takes the arguments of ``build``, for type checkers too.
+    def make(*given: Given.args, **by_name: Given.kwargs) -> Any:
+        built = build(*given, **by_name)
+        return field(default=built.default, metadata={"setting": built})
+
+    return make
+
+
+# Makes a field of a class of settings: ``k: int = setting(10, "Number of leading vectors.", least=1)``.
+setting = _as_field(Setting)
 Part = TypeVar("Part", bound="Settings")
 
 
-class Settings(FromMapping):
+class Settings:
     """The base of every class of settings: a frozen dataclass whose fields :data:`intruders.settings.setting` makes."""
 
     def __init_subclass__(cls) -> None:
         """Add the meaning of every setting to the attributes of the docstring; the class is not a dataclass yet."""
         super().__init_subclass__()
-        made = {name: field for base in cls.__mro__[::-1] for name, field in _own_fields(base).items()}
-        settings = [replace(field.metadata["setting"], name=name) for name, field in made.items()]
+        settings: dict[str, Setting] = {}
+        for base in cls.__mro__[::-1]:
+            # Its own fields, before and after it is made a dataclass.
+            own = vars(base).get("__dataclass_fields__", vars(base))
+            made = {name: each for name, each in own.items() if isinstance(each, Field)}
+            settings |= {
+                n: each.metadata["setting"] for n, each in made.items() if "setting" in each.metadata
+            }
         if settings and cls.__doc__ is not None:  # there is none with python -OO
             text, examples, rest = inspect.cleandoc(cls.__doc__).partition(_EXAMPLES)
             summary, _, others = text.partition(_ATTRIBUTES)  # fields that are no settings
-            lines = [*map(_line, settings), *([others] if others else [])]
-            cls.__doc__ = summary + _ATTRIBUTES + "\n".join(lines) + examples + rest
+            lines = [_line(name, setting) for name, setting in settings.items()]
+            cls.__doc__ = (
+                summary + _ATTRIBUTES + "\n".join([*lines, *filter(None, [others])]) + examples + rest
+            )
 
     def __post_init__(self) -> None:
         for name, setting in settings_of(type(self)).items():
@@ -102,26 +304,25 @@ class Settings(FromMapping):
         return {name: plain(value) for name, value in self.values().items() if value != known[name].default}
 
 
-def _own_fields(cls: type) -> dict[str, Field[Any]]:
-    # Those that are settings, of a class or of its bases, before and after it is made a dataclass.
-    own = vars(cls).get("__dataclass_fields__", vars(cls))
-    return {
-        name: field for name, field in own.items() if isinstance(field, Field) and "setting" in field.metadata
-    }
-
-
-def settings_of(cls: Any) -> Mapping[str, Setting]:
-    """Return the settings of a class by name, in the order of its fields, without its other fields."""
-    return _settings_of(cls)
+def _line(name: str, setting: Setting) -> str:
+    default = "Required" if setting.must_be_given else f"Default: {setting.default_text}"
+    text = f"  {name}: {setting.meaning} {default}."
+    return textwrap.fill(text, width=100, subsequent_indent="    ", break_on_hyphens=False)
 
 
 @cache
-def _settings_of(cls: Any) -> Mapping[str, Setting]:
-    settings = {
-        field.name: field.metadata["setting"].of_field(field.name, _annotation(cls, field.name))
-        for field in fields(cls)
-        if "setting" in field.metadata
-    }
+def settings_of(cls: Any) -> Mapping[str, Setting]:
+    """Return the settings of a class by name, in the order of its fields, without its other fields."""
+    settings = {}
+    for each in fields(cls):
+        if "setting" in each.metadata:
+            # One field's type alone: other fields may name types that only a type checker imports.
+            owner = next(base for base in cls.__mro__ if each.name in vars(base).get("__annotations__", {}))
+            alone = types.SimpleNamespace(
+                __annotations__={each.name: vars(owner)["__annotations__"][each.name]}
+            )
+            kind = typing.get_type_hints(alone, vars(sys.modules[owner.__module__]))[each.name]
+            settings[each.name] = each.metadata["setting"].of_field(each.name, kind)
     return types.MappingProxyType(settings)
 
 
@@ -168,8 +369,23 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _annotation(cls: Any, name: str) -> Any:
-    # One field's type alone: other fields may name types that only a type checker imports.
-    owner = next(base for base in cls.__mro__ if name in vars(base).get("__annotations__", {}))
-    alone = types.SimpleNamespace(__annotations__={name: vars(owner)["__annotations__"][name]})
-    return typing.get_type_hints(alone, vars(sys.modules[owner.__module__]))[name]
+def option_of(name: str) -> str:
+    """Return the option of a name: ``--data-seed`` for ``data_seed``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as errors quote it; a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+@contextmanager
+def told_at(where: str) -> Iterator[None]:
+    """Put the place of the settings, such as their file, before errors about them."""
+    try:
+        yield
+    except SettingError as error:
+        if not where:
+            raise
+        raise SettingError(f"{where}: {error}") from error.__cause__

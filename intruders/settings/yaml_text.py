@@ -26,6 +26,10 @@ def read_yaml(text: str, where: str) -> Any:
     class Loader(yaml.SafeLoader):
         """A loader that names the value which it cannot construct, where YAML's own ends in any error of Python."""
 
+        def construct_document(self, node: Any) -> Any:
+            _check(node, where)
+            return super().construct_document(node)
+
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
                 return super().construct_object(node, deep=deep)
@@ -39,15 +43,7 @@ def read_yaml(text: str, where: str) -> Any:
                 ) from error
 
     try:
-        loader = Loader(text)
-        try:
-            document = loader.get_single_node()
-            if document is None:
-                return None
-            _check(document, where)
-            return loader.construct_document(document)
-        finally:
-            loader.dispose()
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise SettingError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 

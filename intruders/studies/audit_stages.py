@@ -189,13 +189,6 @@ SCALE = Stage(
 )
 
 
-def _mechanism(at: RunAtWork) -> None:
-    run = at.run
-    settings = replace(run.measure.audit, include=run.include, exclude=run.exclude)
-    rows = random_rank_one(run.base, run.multiples, audit=settings, seed=run.seed)
-    at.write("mechanism.json", {"rows": rows})
-
-
 def random_rank_one(
     base: str, multiples: Sequence[float], *, audit: AuditSettings, seed: int = 0
 ) -> list[dict[str, Any]]:
@@ -244,6 +237,14 @@ def random_rank_one(
                 }
             )
     return rows
+
+
+def _mechanism(at: RunAtWork) -> None:
+    run = at.run
+    settings = replace(run.measure.audit, include=run.include, exclude=run.exclude)
+    at.write(
+        "mechanism.json", {"rows": random_rank_one(run.base, run.multiples, audit=settings, seed=run.seed)}
+    )
 
 
 def _mechanism_row(folder: Path, tables: Rows) -> dict[str, Any]:

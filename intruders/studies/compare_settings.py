@@ -41,22 +41,14 @@ MEASURES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ComparedSetting:
-    """One setting on one base and task.
-
-    Attributes:
-      base: the model.
-      task: what was trained; of a sequence all tasks.
-      setting: method, rank, alpha, learning rate, and what else differs, in words.
-      seeds: number of its finished runs.
-      means: by measure, the mean over seeds.
-      differences: by measure, the mean over shared seeds of this setting minus the chosen one; empty for that one.
-    """
+    """One setting on one base and task."""
 
     base: str
-    task: str
-    setting: str
-    seeds: int
-    means: Mapping[str, Interval]
+    task: str  # of a sequence all tasks
+    setting: str  # method, rank, alpha, learning rate, and what else differs, in words
+    seeds: int  # number of its finished runs
+    means: Mapping[str, Interval]  # by measure, over seeds
+    # By measure, the mean over shared seeds of this setting minus the chosen one; empty for that one.
     differences: Mapping[str, Interval]
 
 
@@ -79,18 +71,14 @@ def compare_settings(results: Results) -> list[ComparedSetting]:
             setting = str(own["setting"].iloc[0])
             measured = [name for name in MEASURES if own[name].notna().any()]
             means = {name: mean_interval(own[name].astype(float)) for name in measured}
-            others = measured if setting != chosen else []
-            differences = {name: _difference(own, reference, name) for name in others}
+            differences = {}
+            for name in measured if setting != chosen else []:
+                mine, others = (side.groupby("seed")[name].mean() for side in (own, reference))
+                differences[name] = mean_interval((mine - others).astype(float))
             compared.append(
                 ComparedSetting(text_of(base), text_of(task), setting, len(own), means, differences)
             )
     return compared
-
-
-def _difference(own: pd.DataFrame, reference: pd.DataFrame, name: str) -> Interval:
-    """Return the mean over the seeds that both have; NaN for none."""
-    sides = [runs.groupby("seed")[name].mean() for runs in (own, reference)]
-    return mean_interval((sides[0] - sides[1]).astype(float))
 
 
 def settings_frame(compared: list[ComparedSetting]) -> pd.DataFrame:
@@ -99,17 +87,14 @@ def settings_frame(compared: list[ComparedSetting]) -> pd.DataFrame:
     for setting in compared:
         row = {"base": setting.base, "task": setting.task, "setting": setting.setting, "seeds": setting.seeds}
         for name, title in MEASURES.items():
-            row[title] = _text(setting.means.get(name), ".3g")
-            row[f"{title}, difference"] = _text(setting.differences.get(name), "+.3g")
+            columns = ((title, setting.means, ".3g"), (f"{title}, difference", setting.differences, "+.3g"))
+            for column, measured, form in columns:
+                row[column] = ""
+                if (interval := measured.get(name)) is not None and not math.isnan(interval.estimate):
+                    row[column] = f"{interval.estimate:{form}}{interval.ends(form)}"
         rows.append(row)
     frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["setting"])
     return frame[[column for column in frame if (frame[column].astype(str) != "").any()]]
-
-
-def _text(interval: Interval | None, form: str) -> str:
-    if interval is None or math.isnan(interval.estimate):
-        return ""
-    return f"{interval.estimate:{form}}{interval.ends(form)}"
 
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
@@ -165,15 +150,6 @@ def labels_of(rows: Sequence[dict[str, object]]) -> list[str]:
         ]
         labels.append(" ".join([key[-1], *told]))
     return labels
-
-
-def alpha_value(alpha: object, rank: object) -> float:
-    """Return alpha as a number; "2r" is twice the rank. NaN without one."""
-    text = "" if _is_missing(alpha) else str(alpha).strip()
-    try:
-        return float(text[:-1] or 1) * float(str(rank)) if text.endswith("r") else float(text)
-    except ValueError:
-        return math.nan
 
 
 def _plain(value: object) -> object:

@@ -49,20 +49,19 @@ def _attribute_row(folder: Path, tables: Rows) -> dict[str, Any]:
     [file] = ATTRIBUTE.results
     document = read_result(folder / file)
     sizes = {matrix["name"]: matrix["frobenius"] for matrix in tables.get("matrices", [])}
-    rows = tables["attributions"] = []
-    for module in document["modules"]:
-        (corpus, part), *_ = module["parts"].items()
-        rows.append(
-            {
-                "name": module["name"],
-                "corpus": corpus,
-                **Interval.from_dict(part).json_cells("part"),
-                "part_of_intruders": module["part_of_intruders"].get(corpus),
-                "intruders": module["intruders"],
-                "frobenius": sizes.get(module["name"]),
-                "rise": document["rise"],
-            }
-        )
+    tables["attributions"] = [
+        {
+            "name": module["name"],
+            "corpus": corpus,
+            **Interval.from_dict(part).json_cells("part"),
+            "part_of_intruders": module["part_of_intruders"].get(corpus),
+            "intruders": module["intruders"],
+            "frobenius": sizes.get(module["name"]),
+            "rise": document["rise"],
+        }
+        for module in document["modules"]
+        for corpus, part in [*module["parts"].items()][:1]
+    ]
     return {}
 
 

@@ -62,14 +62,11 @@ def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
     """
     digests = {str(file): digest_of_files([file]) for file in _data_files(runs)}
     texts = list(dict.fromkeys(text for run in runs for text in run.texts))
-    for name in texts:
-        for path in local_sources(name):
-            with suppress(OSError):  # a text that cannot be read is told of where it is loaded
-                digests[str(path)] = digest_of_files(files_of_source(path))
     tasks = dict.fromkeys(task for run in runs for task in run.trained_tasks)
-    for copy, files in files_of_copies(tasks, texts).items():
-        with suppress(OSError):
-            digests[copy] = digest_of_files(files)
+    read = {str(path): files_of_source(path) for name in texts for path in local_sources(name)}
+    for name, files in (read | files_of_copies(tasks, texts)).items():
+        with suppress(OSError):  # a text that cannot be read is told of where it is loaded
+            digests[name] = digest_of_files(files)
     return digests | contents_of({base: base for base in _bases(runs) if _is_path(base)})
 
 
@@ -90,7 +87,14 @@ def inputs_of(run: Run, known: dict[str, str] | None = None) -> dict[str, str]:
         name = f"{what} '{path}'"
         if name not in known:
             try:
-                known[name] = digest_of_model(path) if what == "base" else _digest_of_data(Path(path))
+                if what == "base":
+                    known[name] = digest_of_model(path)
+                elif Path(path).is_dir():  # all of its texts
+                    digest = xxhash.xxh3_128()
+                    add_files(digest, files_of_source(Path(path)))
+                    known[name] = digest.hexdigest()
+                else:  # the content, whatever the name
+                    known[name] = digest_of_file(Path(path))
             except (IntrudersError, ImportError, OSError):  # a demo model needs transformers to be unpacked
                 continue
         inputs[name] = known[name]
@@ -113,15 +117,6 @@ def model_of(folder: Path) -> dict[str, str]:
         return {"model": digest_of(str(folder / MODEL))}
     except (IntrudersError, OSError):
         return {}
-
-
-def _digest_of_data(path: Path) -> str:
-    """Hash a file's content whatever its name, or all texts of a folder."""
-    if not path.is_dir():
-        return digest_of_file(path)
-    digest = xxhash.xxh3_128()
-    add_files(digest, files_of_source(path))
-    return digest.hexdigest()
 
 
 def _data_files(runs: Sequence[Run]) -> list[Path]:

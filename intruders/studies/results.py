@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -91,7 +89,15 @@ def load_results(path: str | Path) -> Results:
     for table in COLUMNS:
         file = folder.table(table)
         frames[table] = typed(read_complete(file).to_pandas() if file.is_file() else pd.DataFrame(), table)
-    frames["runs"]["base"] = _one_name_per_base(frames["runs"]["base"], document.get("inputs", {}))
+    # Two spellings of a path are one base: of bases with the same content, all have the name of the first.
+    bases, digests = frames["runs"]["base"], document.get("inputs", {})
+    names: dict[tuple[str, str | None], str] = {}
+    first = {
+        base: names.setdefault((digests[base], digests.get(f"tokenizer of {base}")), base)
+        for base in bases.unique()
+        if base in digests
+    }
+    frames["runs"]["base"] = bases.map(lambda base: first.get(base, base)).astype(object)
     return Results(
         folder=folder.path,
         name=document["name"],
@@ -102,14 +108,3 @@ def load_results(path: str | Path) -> Results:
         compare_with=document.get("compare_with"),
         **frames,
     )
-
-
-def _one_name_per_base(bases: pd.Series[Any], digests: Mapping[str, str]) -> pd.Series[Any]:
-    """Return the names of bases, of those with the same content the first: two spellings of a path are one base."""
-    names: dict[tuple[str, str | None], str] = {}
-    first = {
-        base: names.setdefault((digests[base], digests.get(f"tokenizer of {base}")), base)
-        for base in bases.unique()
-        if base in digests
-    }
-    return bases.map(lambda base: first.get(base, base)).astype(object)

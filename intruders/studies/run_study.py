@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import SettingError
 from ..system.folders import make_folder
@@ -18,22 +18,9 @@ from .stage import Callbacks
 from .study import Study
 from .study_folder import RunRecord, StudyFolder
 from .tables import Tables, refuse_newer_tables
-from .work import Workplace, most_common, precisions_of
+from .work import FILES, Workplace, precisions_of
 
 SCHEMA = 1
-
-
-class TakeOver(Protocol):
-    """Finished runs of another study that this one has too, as research's ``plan_take_over`` finds them."""
-
-    @property
-    def refused(self) -> dict[str, str]:
-        """Ids of runs of the other study that are not taken over, each with the reason in one line."""
-        ...
-
-    def into(self, folder: StudyFolder) -> list[str]:
-        """Write the rows and the record of every run that is not finished in ``folder``; return their ids."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +69,7 @@ def run_study(
     jobs: int = 1,
     ray: str | bool = False,
     progress: StudyProgress | None = None,
-    take_over: TakeOver | None = None,
+    take_over: Callable[[StudyFolder], list[str]] | None = None,
 ) -> StudyOutcome:
     """Run or resume a study in the folder ``out``, and write the tables after every run.
 
@@ -97,7 +84,7 @@ def run_study(
       ray: Give the runs to Ray: the address of a cluster, or True for the one that RAY_ADDRESS names, else for a Ray
         on this machine (default: False).
       progress: Functions that are called as runs start and end (default: none).
-      take_over: Finished runs of another study to take over into ``out`` (default: none).
+      take_over: Writes finished runs of another study into the folder, and returns their ids (default: none).
 
     Returns:
       The folder and the number of runs and finished runs, with the failed runs and their errors. Further fields list
@@ -141,7 +128,8 @@ def run_study(
             f"--from works with a folder on this machine, and --out is '{out}'; pass a folder as --out"
         )
     folder = workplace.folder
-    workplace.fetch_study()
+    for name in FILES:
+        workplace.store.bring(name)
     folder.require_is_for(study, must_exist=resume)
     make_folder(folder.path)
     progress = progress or StudyProgress()
@@ -151,28 +139,32 @@ def run_study(
         workplace.refresh(runs)
         folder.require_same_inputs(inputs, workplace.seen)
         folder.keep(study, runs, inputs)
-        taken = take_over.into(folder) if take_over is not None else []
+        taken = take_over(folder) if take_over is not None else []
         tables = Tables(folder, workplace.seen, runs)
         missing = workplace.missing(runs)
         # What the finished runs were trained in, wherever that was, the others are trained in here.
-        workplace = replace(workplace, precision=most_common(precisions_of(runs, workplace.seen)))
-        done = len(runs) - len(missing)
-        progress.on_start(done, len(runs))
+        known = Counter(precisions_of(runs, workplace.seen).values()).most_common(1)
+        workplace = replace(workplace, precision=known[0][0] if known else None)
+        kept = len(runs) - len(missing)
+        progress.on_start(kept, len(runs))
         if missing and is_here and workplace.precision is not None:
             # Here, and not above: it loads torch, which a finished study does without.
             from ..training.arguments import precision_here
 
             if workplace.precision != precision_here():
                 progress.on_precision(workplace.precision)
-        tables.write()
-        workplace.put_study()
+
+        def write_tables() -> None:
+            tables.write()
+            for name in FILES:
+                workplace.store.send(name)
+
+        write_tables()
         over = cleanup.enter_context(closing(_at_work(missing, workplace, study, jobs, ray, progress)))
-        for run in over:
-            done += 1
+        for done, run in enumerate(over, start=kept + 1):
             workplace.refresh([run])
             tables.forget(run.id)
-            tables.write()
-            workplace.put_study()
+            write_tables()
             status = str(RunRecord(workplace.seen.run(run.id)).read().get("status"))
             progress.on_run(run, status, done, len(runs))
         records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}
@@ -184,7 +176,6 @@ def run_study(
             {name: str(record["error"]) for name, record in failed.items()},
             folder.others(runs),
             taken,
-            {} if take_over is None else take_over.refused,
         )
 
 
@@ -221,16 +212,11 @@ def _at_work(
             on_lost=workplace.note_end,
         )
     else:
+        callbacks: Callbacks = tuple
+        if (on_step := progress.on_step) is not None:
+            from ..training.show_progress import ReportSteps
+
+            callbacks = lambda: (ReportSteps(on_step),)  # noqa: E731
         for run in runs:
-            workplace.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))
+            workplace.perform(run, callbacks, partial(progress.on_stage, run))
             yield run
-
-
-def _step_callbacks(progress: StudyProgress) -> Callbacks:
-    on_step = progress.on_step
-    if on_step is None:
-        return tuple
-
-    from ..training.show_progress import ReportSteps
-
-    return lambda: (ReportSteps(on_step),)

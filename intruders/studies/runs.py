@@ -88,46 +88,40 @@ class Run:
 
 def expand(study: Study) -> list[Run]:
     """Return all runs, seed by seed, so that the first part of a study is a study already."""
-    runs = [run for experiment in study.experiments for run in _runs_of(experiment)]
-    seen: dict[str, Run] = {}
-    for run in runs:
-        if run.id in seen:
+    runs: dict[str, Run] = {}
+    for run in (run for experiment in study.experiments for run in _runs_of(experiment)):
+        if run.id in runs:
             raise SettingError(
                 f"study {study.name!r}: two runs are the same, {run.id!r} (experiment {run.experiment!r}); "
                 "remove a method or a value that its grid has twice"
             )
-        seen[run.id] = run
-    seeds = dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds)
-    position_of = {seed: number for number, seed in enumerate(seeds)}
-    return sorted(runs, key=lambda run: position_of[run.seed])
+        runs[run.id] = run
+    seeds = list(dict.fromkeys(seed for experiment in study.experiments for seed in experiment.seeds))
+    return sorted(runs.values(), key=lambda run: seeds.index(run.seed))
 
 
 def _runs_of(experiment: Experiment) -> Iterator[Run]:
+    known = settings_of(FinetuneConfig)
+    # The tasks of a sequence come in every order that the study lists.
+    orders = [tuple(experiment.tasks[index] for index in order) for order in experiment.orders]
     for number, method in enumerate(experiment.methods, start=1):
-        where = f"experiment {experiment.name!r}, method {number}"
-        if experiment.kind == "random-rank-one":
-            where = f"experiment {experiment.name!r}"
-        # The tasks of a sequence come in every order that the study lists.
-        orders = [tuple(experiment.tasks[index] for index in order) for order in experiment.orders]
-        for settings in _grid(experiment.settings | method, where):
-            for tasks in orders or [experiment.tasks]:
-                for seed in experiment.seeds:
-                    yield _run(replace(experiment, tasks=tasks), settings, seed, where)
-
-
-def _grid(settings: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    choices, known = [], settings_of(FinetuneConfig)
-    for name, value in settings.items():
-        # Of a setting that is a list itself, a grid is a list of lists.
-        is_list = name in known and known[name].is_list
-        is_grid = isinstance(value, list) and (
-            not is_list or any(isinstance(element, list) for element in value)
-        )
-        if is_grid and not value:
-            raise SettingError(f"{where}: {name} is an empty list, so the study has no runs; pass a value")
-        choices.append([(name, item) for item in (value if is_grid else [value])])
-    for combination in itertools.product(*choices):
-        yield dict(combination)
+        where = f"experiment {experiment.name!r}"
+        where += "" if experiment.kind == "random-rank-one" else f", method {number}"
+        choices = []
+        for name, value in (experiment.settings | method).items():
+            # Of a setting that is a list itself, a grid is a list of lists.
+            is_list = name in known and known[name].is_list
+            is_grid = isinstance(value, list) and (
+                not is_list or any(isinstance(each, list) for each in value)
+            )
+            if is_grid and not value:
+                raise SettingError(
+                    f"{where}: {name} is an empty list, so the study has no runs; pass a value"
+                )
+            choices.append([(name, item) for item in (value if is_grid else [value])])
+        every = itertools.product(itertools.product(*choices), orders or [experiment.tasks], experiment.seeds)
+        for settings, tasks, seed in every:
+            yield _run(replace(experiment, tasks=tasks), dict(settings), seed, where)
 
 
 def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str) -> Run:

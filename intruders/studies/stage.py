@@ -23,7 +23,6 @@ from .study import Measure
 from .study_folder import AUDIT, MODEL
 
 if TYPE_CHECKING:
-    from ..audits.result.audit_result import Audit
     from ..data.corpora import Corpora
     from ..data.task import Task
 
@@ -74,7 +73,8 @@ class RunAtWork:
         """Load the documents of every corpus, by name: one entry per part of a mixture."""
         from ..data.corpora import load_all
 
-        return load_all(self.losses.loss_on, max_documents=self.losses.max_documents, seed=SAMPLE_SEED)
+        losses = self.run.measure
+        return load_all(losses.loss_on, max_documents=losses.max_documents, seed=SAMPLE_SEED)
 
     def scores(self, max_examples: int | None, tasks: tuple[str, ...]) -> ScoreSettings:
         from ..data.columns import Columns
@@ -82,17 +82,11 @@ class RunAtWork:
         return ScoreSettings(**self.config.part(Columns).values(), tasks=tasks, max_examples=max_examples)
 
     def shared(self) -> dict[str, Any]:
-        return {
-            "audit": self.audit(),
-            "data_seed": self.config.data_seed,
-            "seed": SAMPLE_SEED,
-            "loading": self.loading,
-        }
-
-    def audit(self) -> Audit:
+        """Return what every experiment with the run's model is given."""
         from ..audits.result.audit_result import Audit
 
-        return Audit.load(self.folder / AUDIT)
+        audit, data_seed = Audit.load(self.folder / AUDIT), self.config.data_seed
+        return {"audit": audit, "data_seed": data_seed, "seed": SAMPLE_SEED, "loading": self.loading}
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         write_atomically(self.folder / name, json_bytes({"schema": 1} | document, indent=1))
@@ -137,13 +131,6 @@ class Stage:
 
     def is_there(self, folder: Path) -> bool:
         return all((folder / result).exists() for result in self.results)
-
-    def add_rows(self, folder: Path, tables: Rows) -> None:
-        """Add what the finished stage left in a run's folder, or raise :func:`told_what_to_remove`."""
-        # A model without its record cannot be told from another one.
-        removed = folder if self.results[0] == MODEL else folder / self.results[0]
-        with told_what_to_remove(removed, folder / self.files[0]):
-            tables["runs"][0] |= self.row(folder, tables)
 
 
 class _DamagedResultError(ResultFileError):

@@ -51,18 +51,13 @@ def plan(runs: Sequence[Run]) -> Plan:
             values |= {"rank": None, "alpha": None}
         cells = ["" if values.get(name) in (None, []) else _text(values[name]) for name in shown]
         rows.append([run.id, run.kind, str(run.seed), *cells])
-    return Plan(["run", "kind", "seed", *shown], rows, _amounts(runs))
-
-
-def _amounts(runs: Sequence[Run]) -> list[str]:
     kinds = Counter(run.kind for run in runs)
-    seeds = len({run.seed for run in runs})
     by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    amounts = [f"{len(runs):,} runs ({by_kind}) over {plural(seeds, 'seed')}"]
-    trained = [run for run in runs if run.config is not None]
-    steps = sum((run.config.steps or 0) * max(1, len(run.tasks)) for run in trained if run.config is not None)
-    by_epochs = sum(run.config is not None and run.config.epochs is not None for run in trained)
+    amounts = [f"{len(runs):,} runs ({by_kind}) over {plural(len({run.seed for run in runs}), 'seed')}"]
+    trained = [(run.config, max(1, len(run.tasks))) for run in runs if run.config is not None]
     if trained:
+        steps = sum((config.steps or 0) * tasks for config, tasks in trained)
+        by_epochs = sum(config.epochs is not None for config, _ in trained)
         parts = [f"up to {steps:,} steps"] if steps else []
         parts += [f"{by_epochs:,} runs by epochs"] if by_epochs else []
         amounts.append(f"training: {' and '.join(parts)}")
@@ -70,7 +65,7 @@ def _amounts(runs: Sequence[Run]) -> list[str]:
         having = [run for run in runs if stage.is_of(run)]
         if having and (amount := stage.amount):
             amounts.append(f"{amount}: {len(having):,} runs" if isinstance(amount, str) else amount(having))
-    return [amount for amount in amounts if amount]
+    return Plan(["run", "kind", "seed", *shown], rows, [amount for amount in amounts if amount])
 
 
 def _text(value: object) -> str:

@@ -251,10 +251,9 @@ def read_study(path: str | Path) -> Study:
 def study_from_text(text: str, *, name: str, where: str) -> Study:
     """Read a study as :func:`read_study` does; ``name`` is the study's if the text has none."""
     given = mapping(read_yaml(text, where), where)
+    known = [item.name for item in fields(Study) if item.name not in ("text", "file")]
     with told_at(where):
-        refuse_unknown(
-            given, [item.name for item in fields(Study) if item.name not in ("text", "file")] + ["seeds"]
-        )
+        refuse_unknown(given, [*known, "seeds"])
     seeds = given.pop("seeds", [0])
     titled = mapping(given.pop("experiments", None), f"{where}: experiments")
     if not titled:
@@ -266,16 +265,12 @@ def study_from_text(text: str, *, name: str, where: str) -> Study:
     if given.get("analyses") == "all":
         del given["analyses"]
     with told_at(where):
-        given |= {key: _by_claim(given[key], key) for key in _BY_CLAIM if key in given}
+        for key in given.keys() & set(_BY_CLAIM):
+            given[key] = mapping(given[key], key)
+            for claim, entry in given[key].items():
+                if key != "power" and not isinstance(entry, str):
+                    raise SettingError(f"{key} of {claim!r}: {key} is {shown(entry)}; expected a text")
         return Study(**{"name": name} | given, experiments=experiments, text=text)
-
-
-def _by_claim(value: Any, key: str) -> dict[str, Any]:
-    by_claim = mapping(value, key)
-    for claim, entry in by_claim.items():
-        if key != "power" and not isinstance(entry, str):
-            raise SettingError(f"{key} of {claim!r}: {key} is {shown(entry)}; expected a text")
-    return by_claim
 
 
 def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
@@ -284,9 +279,8 @@ def _experiment(title: str, value: Any, seeds: Any, where: str) -> Experiment:
         shared = OfEveryKind.from_mapping({"seeds": seeds} | _taken(given, OfEveryKind))
         if shared.kind == "random-rank-one":
             refuse_unknown(given, [*settings_of(OfRandomTerms), *settings_of(OfEveryKind)])
-            terms = OfRandomTerms.from_mapping(given)
-            specific = terms.values() | {"settings": {"base": list(terms.base)}}
-            del specific["base"]
+            specific = OfRandomTerms.from_mapping(given).values()
+            specific["settings"] = {"base": list(specific.pop("base"))}
         else:
             own = [*settings_of(OfSequence), "order"] if shared.kind == "sequence" else []
             given = short_names(FinetuneConfig, given, ["methods", *own, *settings_of(OfEveryKind)])

@@ -66,10 +66,6 @@ class StudyFolder:
 
     path: Path
 
-    @property
-    def bases(self) -> Path:
-        return self.path / "bases"
-
     def run(self, run_id: str) -> Path:
         return self.path / "runs" / run_id
 
@@ -172,9 +168,9 @@ class StudyFolder:
         write_atomically(self.path / "study.json", content.encode())
 
     def others(self, runs: Sequence[Run]) -> list[str]:
-        folder = self.path / "runs"
         known = {run.id for run in runs}
-        return sorted(item.name for item in folder.glob("*") if item.name not in known and item.is_dir())
+        folders = (folder for folder in (self.path / "runs").glob("*") if folder.is_dir())
+        return sorted(folder.name for folder in folders if folder.name not in known)
 
 
 def changed_input(finished: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import NewerVersionError, ResultFileError, what_is_wrong
-from ..settings import Setting, settings_of
+from ..settings import settings_of
 from ..system.files import write_atomically
 from ..system.parquet import document_in, parquet_bytes
 from ..training.finetune_config import FinetuneConfig
 from .runs import Run
-from .stage import Columns, Rows, Stage
+from .stage import Columns, Rows, Stage, told_what_to_remove
 from .stages import STAGES, stages_of
-from .study_folder import PUBLISHED, TAKEN_OVER, RunRecord, StudyFolder, is_finished
+from .study_folder import MODEL, PUBLISHED, TAKEN_OVER, RunRecord, StudyFolder, is_finished
 
 SCHEMA = 1
 METADATA_KEY = b"intruders_study"
 
 # Every setting of the fine-tuning is a column under its own name; lists are joined by commas.
 SETTINGS = list(settings_of(FinetuneConfig))
-
-
-def _type_of(setting: Setting) -> type:
-    """Return the type of a setting's column: lists, and what is a number or a text, are texts."""
-    is_number = not setting.is_list and setting.kinds in ((int,), (float,), (bool,))
-    return setting.kinds[0] if is_number else str
+_NUMBERS = ((int,), (float,), (bool,))
 
 
 # One row a run.
@@ -42,7 +38,10 @@ RUNS: Columns = {
     "status": str,  # finished, failed or pending
     "error": str,  # one line, of a failed run
     "seconds": float,  # of training, without the measures
-    **{name: _type_of(setting) for name, setting in settings_of(FinetuneConfig).items()},
+    **{  # lists, and what is a number or a text, are texts
+        name: setting.kinds[0] if setting.kinds in _NUMBERS and not setting.is_list else str
+        for name, setting in settings_of(FinetuneConfig).items()
+    },
     "adapters": str,  # merge or keep, of a sequence
     "retrain_heads": bool,  # whether a sequence trains heads of earlier tasks again; missing where they are kept
 }
@@ -54,17 +53,17 @@ _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_
 
 def columns_of(stages: Iterable[Stage]) -> dict[str, Columns]:
     """Return the columns of every table, in order, with their types."""
-    runs = list(RUNS.items())
+    types, order = dict(RUNS), list(RUNS)
     tables: dict[str, dict[str, type]] = {}
     for stage in stages:
-        before, _ = runs[-1]
-        for name, kind in stage.columns.items():
-            before = stage.after.get(name, before)
-            runs.insert([column for column, _ in runs].index(before) + 1, (name, kind))
+        types |= stage.columns
+        before = order[-1]
+        for name in stage.columns:
+            order.insert(order.index(stage.after.get(name, before)) + 1, name)
             before = name
         for table, columns in stage.tables.items():
             tables[table] = {**tables.get(table, {"run_id": str}), **columns}
-    return {"runs": {**dict(runs), **LAST}, **tables}
+    return {"runs": {**{name: types[name] for name in order}, **LAST}, **tables}
 
 
 COLUMNS = columns_of(STAGES)
@@ -112,24 +111,30 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
 def read_complete(file: Path) -> pa.Table:
     """Read a table of a study, all of it; refuse it as :func:`check_table_schema` does."""
     check_table_schema(file)
-    try:
+    with _complete(file):
         return pq.read_table(file)
+
+
+@contextmanager
+def _complete(file: Path) -> Iterator[None]:
+    """Say of a file that Arrow cannot read what to do."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise _incomplete(file) from error
-
-
-def _incomplete(file: Path) -> ResultFileError:
-    is_published = (file.parent / PUBLISHED).is_file()
-    how = "fetch it again" if is_published else "remove it, and intruders study makes it again from the runs"
-    return ResultFileError(f"'{file}' is not a complete Parquet file; {how}")
+        is_published = (file.parent / PUBLISHED).is_file()
+        how = (
+            "fetch it again"
+            if is_published
+            else "remove it, and intruders study makes it again from the runs"
+        )
+        raise ResultFileError(f"'{file}' is not a complete Parquet file; {how}") from error
 
 
 def check_table_schema(file: Path) -> None:
     """Raise ResultFileError if a file is not a complete table of its name, NewerVersionError of a newer version's."""
     try:
-        document = document_in(pq.read_schema(file), METADATA_KEY)
-    except (pa.ArrowException, OSError) as error:
-        raise _incomplete(file) from error
+        with _complete(file):
+            document = document_in(pq.read_schema(file), METADATA_KEY)
     except KeyError:
         raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
     schema = document.get("schema")
@@ -159,9 +164,14 @@ class Tables:
         self._known: dict[str, tuple[bytes, Rows]] = {}
 
     def write(self) -> None:
-        tables: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
+        tables: Rows = {table: [] for table in COLUMNS}
         for run in self._runs:
-            for table, rows in self._rows(run).items():
+            folder = self._seen.run(run.id)
+            record = folder / "run.json"
+            content = record.read_bytes() if record.is_file() else b""
+            if run.id not in self._known or self._known[run.id][0] != content:
+                self._known[run.id] = (content, rows_of(run, folder))
+            for table, rows in self._known[run.id][1].items():
                 tables[table] += rows
         for table, rows in tables.items():
             write_atomically(self._folder.table(table), to_parquet(table, rows))
@@ -169,14 +179,6 @@ class Tables:
     def forget(self, run_id: str) -> None:
         """Read a run again, which was worked on: its record may be what it was, if a stage took as long as before."""
         self._known.pop(run_id, None)
-
-    def _rows(self, run: Run) -> Rows:
-        folder = self._seen.run(run.id)
-        record = folder / "run.json"
-        content = record.read_bytes() if record.is_file() else b""
-        if run.id not in self._known or self._known[run.id][0] != content:
-            self._known[run.id] = (content, rows_of(run, folder))
-        return self._known[run.id][1]
 
 
 def refuse_newer_tables(folder: StudyFolder) -> None:
@@ -205,7 +207,10 @@ def rows_of(run: Run, folder: Path) -> Rows:
     tables: Rows = {"runs": [row]}
     for stage in finished:
         if stage.is_there(folder):  # its files may have been removed since
-            stage.add_rows(folder, tables)
+            # A model without its record cannot be told from another one.
+            removed = folder if stage.results[0] == MODEL else folder / stage.results[0]
+            with told_what_to_remove(removed, folder / stage.files[0]):
+                row |= stage.row(folder, tables)
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 
@@ -237,19 +242,15 @@ def taken_rows(run_folder: Path, written: Iterable[str]) -> Rows:
     ResultFileError for a table that is damaged or missing: the run would miss its rows, and no one would see it.
     """
     files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in COLUMNS}
-    for table in written:
-        if table in files and not files[table].is_file():
-            raise _without_rows(run_folder, f"'{files[table]}' does not exist")
     try:
+        for table in written:
+            if table in files and not files[table].is_file():
+                raise ResultFileError(f"'{files[table]}' does not exist")
         return {table: read_rows(file) for table, file in files.items() if file.is_file()}
     except NewerVersionError:
         raise
     except ResultFileError as error:
-        raise _without_rows(run_folder, what_is_wrong(error)) from error
-
-
-def _without_rows(run_folder: Path, told: str) -> ResultFileError:
-    return ResultFileError(
-        f"{told}; expected rows of a run that was taken over; remove '{run_folder}', and run the study again with "
-        "--from, which takes the run over again"
-    )
+        raise ResultFileError(
+            f"{what_is_wrong(error)}; expected rows of a run that was taken over; remove '{run_folder}', and run the "
+            "study again with --from, which takes the run over again"
+        ) from error

@@ -17,7 +17,7 @@ def _train(at: RunAtWork) -> None:
     from ..training.finetune import finetune
 
     at.corpora()  # what cannot be read is told now, and not after the training
-    config = at.config
+    config = at.config  # before the record of a killed training is removed, which has its precision
     _remove_if_killed(Path(at.model))
     finetune(config, list(at.callbacks()))
 

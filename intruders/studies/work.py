@@ -10,8 +10,7 @@ import json
 import shutil
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from .stages import STAGES, stages_of
 from .study_folder import FINDINGS, RUN, RunRecord, StudyFolder, changed_input, is_finished
 from .tables import COLUMNS
 
-_FILES = ("study.yaml", "study.json", FINDINGS, *(f"{table}.parquet" for table in COLUMNS))
+FILES = ("study.yaml", "study.json", FINDINGS, *(f"{table}.parquet" for table in COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,17 @@ class Workplace:
         """
         self._fetch_run(run.id)
         self.store.bring("bases")
-        at = RunAtWork(run, self.folder.run(run.id), self.folder.bases, callbacks, self.precision)
+        at = RunAtWork(run, self.folder.run(run.id), self.store.path / "bases", callbacks, self.precision)
+        failure = at.folder / "error.txt"
         try:
             with stop_on_full_disk(at.folder, "run the same command again; what is finished is kept"):
                 self._do_missing(at, on_stage)
+                failure.unlink(missing_ok=True)
         except DiskFullError:
             raise
         except Exception as error:
             RunRecord(at.folder).fail(in_one_line(error))
-            (at.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        else:
-            (at.folder / "error.txt").unlink(missing_ok=True)
+            failure.write_text(traceback.format_exc(), encoding="utf-8")
         self._send(run.id, RUN)
         return bool(RunRecord(at.folder).read()["status"] == "finished")
 
@@ -123,16 +122,12 @@ class Workplace:
         seen = replace(self.store, path=self.seen.path)
         for run in runs:
             record, here = self._record_there(run.id), self.seen.run(run.id) / RUN
-            if record is None:
-                continue
             content = json.dumps(record, indent=2)
-            if here.is_file() and here.read_text(encoding="utf-8") == content:
-                continue
-            for stage in STAGES:
-                for file in stage.files:
+            if record is not None and not (here.is_file() and here.read_text(encoding="utf-8") == content):
+                for file in (file for stage in STAGES for file in stage.files):
                     seen.bring(f"runs/{run.id}/{file}")
-            here.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(here, content.encode())
+                here.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(here, content.encode())
 
     def missing(self, runs: Sequence[Run]) -> list[Run]:
         digests: dict[str, str] = {}  # of bases and data, which many runs share
@@ -151,23 +146,13 @@ class Workplace:
         if RunRecord(self.folder.run(run.id)).read().get("status") not in ("finished", "failed"):
             self.fail(run, f"the process of the run ended {how}; the next call resumes it")
 
-    def fetch_study(self) -> None:
-        for name in _FILES:
-            self.store.bring(name)
-
-    def put_study(self) -> None:
-        for name in _FILES:
-            self.store.send(name)
-
     def _send(self, run_id: str, *names: str) -> None:
         for name in names:
             self.store.send(f"runs/{run_id}/{name}")
 
     def _fetch_run(self, run_id: str) -> None:
         """Bring what is finished of a run, unless this machine has as much of it already."""
-        record, folder = self._record_there(run_id), self.folder.run(run_id)
-        if record is None:
-            return
+        record, folder = self._record_there(run_id) or {}, self.folder.run(run_id)
         if record.get("stages", {}).keys() <= RunRecord(folder).read().get("stages", {}).keys():
             return
         unfinished = folder.with_name(f".{run_id}.part")
@@ -183,9 +168,9 @@ class Workplace:
         try:
             record: dict[str, Any] | None = None if content is None else json.loads(content)
         except ValueError as error:
-            where = f"{self.store.url}/{name}"
             raise StoreError(
-                f"{where!r} cannot be read as the record of a run: {first_line(error)}; restore it, or remove it"
+                f"'{self.store.url}/{name}' cannot be read as the record of a run: {first_line(error)}; restore it, or "
+                "remove it"
             ) from None
         return record
 
@@ -217,15 +202,10 @@ def precisions_of(runs: Iterable[Run], folder: StudyFolder) -> dict[str, str]:
     """
     known = {}
     for run in runs:
-        if run.config is None or run.config.precision != "auto":
-            continue
-        at = folder.run(run.id)
-        stages = RunRecord(at).read().get("stages", {})
-        finished = next((stages[name] for name in ("train", "sequence") if name in stages), None)
-        if finished is not None and (used := finished.get("precision") or began_in(at).get("precision")):
-            known[run.id] = str(used)
+        if run.config is not None and run.config.precision == "auto":
+            at = folder.run(run.id)
+            stages = RunRecord(at).read().get("stages", {})
+            finished = stages.get("train", stages.get("sequence"))
+            if finished is not None and (used := finished.get("precision") or began_in(at).get("precision")):
+                known[run.id] = str(used)
     return known
-
-
-def most_common(precisions: Mapping[str, str]) -> str | None:
-    return Counter(precisions.values()).most_common(1)[0][0] if precisions else None

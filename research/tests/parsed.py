@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,4 +25,7 @@ def run_study(
 ) -> StudyOutcome:
     """Run a study as the command does, with finished runs taken over from published tables."""
     taken = None if published is None else plan_take_over(published, expand(study), study.name)
-    return without_published.run_study(study, out, take_over=taken, **options)
+    if taken is None:
+        return without_published.run_study(study, out, **options)
+    outcome = without_published.run_study(study, out, take_over=taken.into, **options)
+    return replace(outcome, refused=taken.refused)

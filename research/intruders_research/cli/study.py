@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -87,9 +88,11 @@ def study(
 
     taken = None if published is None else plan_take_over(published, expand(described), described.name)
     with resumable("finished runs are kept"), study_progress() as progress:
+        into = None if taken is None else taken.into
         outcome = run_study(
-            described, out, resume=resume, jobs=jobs, ray=ray, progress=progress, take_over=taken
+            described, out, resume=resume, jobs=jobs, ray=ray, progress=progress, take_over=into
         )
+        outcome = replace(outcome, refused={} if taken is None else taken.refused)
     print_outcome(outcome)
     _print_findings(conclude(outcome.folder, described.analyses), outcome)
     Workplace.of(str(out)).store.send(FINDINGS)  # after they are printed: a store that fails loses nothing

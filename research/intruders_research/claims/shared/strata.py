@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from intruders.studies.compare_settings import alpha_value, labels_of, rows_in, setting_of, text_of
+from intruders.studies.compare_settings import labels_of, rows_in, setting_of, text_of
 from intruders.studies.results import Results
 
 from .claim import Where
@@ -54,6 +54,15 @@ def finished(runs: pd.DataFrame, kind: str = "finetune") -> pd.DataFrame:
     kept["alpha_value"] = [alpha_value(row.get("alpha"), row.get("rank")) for row in rows]
     kept["per_100"] = 100 * kept["intruders"] / kept["vectors"].where(lambda count: count > 0)
     return kept
+
+
+def alpha_value(alpha: object, rank: object) -> float:
+    """Return alpha as a number; "2r" is twice the rank. NaN without one."""
+    text = text_of(alpha).strip()
+    try:
+        return float(text[:-1] or 1) * float(str(rank)) if text.endswith("r") else float(text)
+    except ValueError:
+        return math.nan
 
 
 def points_of(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
