@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.opening.open import Source
@@ -132,14 +133,20 @@ def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
 
 
-def with_lora(model: nn.Module | None = None, seed: int = 1, **settings: Any) -> Any:
-    """A LoRA whose factors are random; of rank 2, on q_proj of a tiny Llama, unless something else is given."""
-    from peft import LoraConfig, get_peft_model
+def with_adapter(config: Any, model: nn.Module | None = None, seed: int = 1) -> Any:
+    """A random adapter of this config, on a tiny Llama unless another model is given."""
+    from peft import get_peft_model
 
-    values = {"r": 2, "target_modules": ["q_proj"]} | settings
-    adapted = get_peft_model(tiny_llama() if model is None else model, LoraConfig(**values))
+    adapted = get_peft_model(tiny_llama() if model is None else model, config)
     randomize_adapter(adapted, seed)
     return adapted
+
+
+def with_lora(model: nn.Module | None = None, seed: int = 1, **settings: Any) -> Any:
+    """A LoRA whose factors are random; of rank 2, on q_proj of a tiny Llama, unless something else is given."""
+    from peft import LoraConfig
+
+    return with_adapter(LoraConfig(**{"r": 2, "target_modules": ["q_proj"]} | settings), model, seed)
 
 
 def set_factors(model: nn.Module, size: float, seed: int) -> None:
@@ -168,6 +175,22 @@ def saved(model: nn.Module, folder: Path) -> Path:
     """The model or adapter as its library saves it."""
     model.save_pretrained(folder)  # type: ignore[operator]
     return folder
+
+
+def with_config(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+    """A folder of these tensors beside this config."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def packed_rows(rows: list[list[int]], bits: int) -> Tensor:
+    """Rows of integers as 32-bit words, the first number in the lowest bits of one long Python integer."""
+    count = -(-len(rows[0]) * bits // 32)
+    totals = [sum(value << (bits * position) for position, value in enumerate(row)) for row in rows]
+    words = [[(total >> (32 * index)) & 0xFFFFFFFF for index in range(count)] for total in totals]
+    return torch.tensor(words).to(torch.int32)
 
 
 def change_config(folder: Path, **values: Any) -> Path:

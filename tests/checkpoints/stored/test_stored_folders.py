@@ -18,7 +18,6 @@ from intruders.checkpoints.stored.locate import (
     _downloaded,
     index_of_shard,
     locate,
-    one_file_each,
     split_names,
 )
 from intruders.reports.audit_command import audit_command
@@ -209,8 +208,3 @@ def test_the_index_of_a_shard_as_transformers_names_it() -> None:
         "model.safetensors.index.json",
     ):
         assert index_of_shard(name) is None
-
-
-def test_one_file_of_each_model() -> None:
-    names = ["b-00002-of-00002.gguf", "b-00001-of-00002.gguf", "a-00002-of-00002.gguf", "c.gguf"]
-    assert one_file_each(names) == ["a-00002-of-00002.gguf", "b-00001-of-00002.gguf", "c.gguf"]
