@@ -172,11 +172,11 @@ def test_kohya_file_in_original_names_on_a_base_of_diffusers() -> None:
 def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:
     unet = adapted_unet()
     state = kohya_file(unet, tmp_path / "style.safetensors")
-    module = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    state |= {f"{module}.lora_down.weight": torch.ones(2, 8), f"{module}.lora_up.weight": torch.ones(8, 2)}
+    module = "te_text_model_encoder_layers_0_self_attn_q_proj"
+    state |= factors_of(module, torch.ones(2, 8), torch.ones(8, 2))
     save_file(state, tmp_path / "style.safetensors")
     pairing = paired(tiny_unet(), tmp_path / "style.safetensors")
-    assert reasons(pairing)[f"{module}.weight"] == "for another part of the pipeline (te)"
+    assert reasons(pairing)[f"lora_{module}.weight"] == "for another part of the pipeline (te)"
     require_fused(loaded(pairing), unet)
     with refused("has the names of an image model", PairingError):
         paired(tiny_llama(), tmp_path / "style.safetensors")
@@ -185,19 +185,18 @@ def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("part", "other"), [("te1", "te2"), ("te2", "te1")])
 def test_of_two_text_encoders_the_base_is_the_one_of_its_shapes(part: str, other: str) -> None:
     """SDXL's have modules of the same names, the second one more of them."""
-    sizes, layers = {"te1": 8, "te2": 12}, {"te1": 2, "te2": 3}
-    weights: dict[str, dict[str, Tensor]] = {"te1": {}, "te2": {}}
+    layers = {"te1": 2, "te2": 3}
+    weights: dict[str, dict[str, Tensor]] = {}
     truth: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
-    for encoder, size in sizes.items():
-        for layer in range(layers[encoder]):
-            name = f"text_model.encoder.layers.{layer}.self_attn.q_proj"
-            weight, down, up = torch.randn(size, size), torch.randn(2, size), torch.randn(size, 2)
-            weights[encoder][f"{name}.weight"] = weight
-            module = f"lora_{encoder}_{name.replace('.', '_')}"
-            state |= {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}
+    for encoder, size in (("te1", 8), ("te2", 12)):
+        names = [f"text_model.encoder.layers.{layer}.self_attn.q_proj" for layer in range(layers[encoder])]
+        weights[encoder] = {f"{name}.weight": torch.randn(size, size) for name in names}
+        for name in names:
+            down, up = torch.randn(2, size), torch.randn(size, 2)
+            state |= factors_of(f"{encoder}_{name.replace('.', '_')}", down, up)
             if encoder == part:
-                truth[f"{name}.weight"] = weight + up @ down
+                truth[f"{name}.weight"] = weights[encoder][f"{name}.weight"] + up @ down
     pairing = paired(weights[part], state)
     different = loaded(pairing)
     assert different.keys() == truth.keys()

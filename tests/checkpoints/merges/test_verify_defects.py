@@ -117,15 +117,6 @@ def test_an_earlier_checkpoint_of_the_same_adapter(models: Models) -> None:
     assert APPLIED not in found.counts
 
 
-def test_one_layer_of_sixteen(tmp_path: Path) -> None:
-    models = Models(tmp_path, lora(target_modules=["q_proj"]), "bfloat16", num_hidden_layers=16)
-    name = "model.layers.11.self_attn.q_proj.weight"
-    found = models.verify(models.merged | {name: models.base[name]})
-    assert found.counts == {APPLIED: 15, NOT_APPLIED: 1}
-    assert [matrix.name for matrix in found.matrices if matrix.found.verdict == NOT_APPLIED] == [name]
-    assert found.exit_status() == 1
-
-
 def nf4(weight: Tensor) -> Tensor:
     """What bitsandbytes restores of a weight that it stored in four bits."""
     import bitsandbytes

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -25,7 +23,7 @@ from intruders.checkpoints.stored.names import (
     natural_order,
 )
 from intruders.checkpoints.stored.renamed import OF_EVERY_MODEL, OF_FAMILIES, Renames, in_memory
-from tests.checkpoints.models import SIZES
+from tests.checkpoints.models import SIZES, of_class
 from tests.checkpoints.renamed_families import FAMILIES
 
 LLAMA = [
@@ -91,73 +89,54 @@ def test_numbers_in_names_are_in_their_order_and_no_name_is_refused() -> None:
     assert sorted(backwards, key=natural_order) == ordered
 
 
-@pytest.mark.parametrize(
-    ("make", "embeddings", "heads"),
-    [
-        (
-            lambda t: t.CLIPModel(t.CLIPConfig(text_config=SMALL, vision_config=SMALL | {"image_size": 8})),
-            {
-                "text_model.embeddings.token_embedding",
-                "text_model.embeddings.position_embedding",
-                "vision_model.embeddings.position_embedding",
-            },
-            set(),
-        ),
-        (
-            lambda t: t.DebertaV2ForMaskedLM(
-                t.DebertaV2Config(**SMALL, relative_attention=True, position_buckets=4)
-            ),
-            {
-                "deberta.embeddings.word_embeddings",
-                "deberta.embeddings.position_embeddings",
-                "deberta.encoder.rel_embeddings",
-            },
-            {"cls.predictions.decoder"},
-        ),
-        (
-            lambda t: t.OpenAIGPTLMHeadModel(
-                t.OpenAIGPTConfig(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=8)
-            ),
-            {"transformer.tokens_embed", "transformer.positions_embed"},
-            {"lm_head"},
-        ),
-        (
-            lambda t: t.T5ForConditionalGeneration(
-                t.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
-            ),
-            {
-                "shared",
-                "encoder.embed_tokens",
-                "decoder.embed_tokens",
-                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-                "decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-            },
-            {"lm_head"},
-        ),
-        (
-            lambda t: t.RobertaForMaskedLM(t.RobertaConfig(**SMALL)),
-            {f"roberta.embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")},
-            {"lm_head.decoder"},
-        ),
-        (
-            lambda t: t.ModernBertForMaskedLM(t.ModernBertConfig(**SMALL, pad_token_id=0)),
-            {"model.embeddings.tok_embeddings"},
-            {"decoder"},
-        ),
-    ],
-    ids=["clip", "deberta-v2", "gpt-1", "t5", "roberta", "modernbert"],
-)
-def test_what_looks_up_tokens_is_what_transformers_makes_an_embedding(
-    make: Callable[[Any], nn.Module], embeddings: set[str], heads: set[str]
-) -> None:
+OF_T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+OF_GPT1 = {"vocab_size": 40, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8}
+OF_CLIP = {"text_config": SMALL, "vision_config": SMALL | {"image_size": 8}}
+RELATIVE = SMALL | {"relative_attention": True, "position_buckets": 4}
+BIASES = [f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias" for side in ("encoder", "decoder")]
+# By class of model: settings, the names that end in what looks up tokens under each prefix, and heads.
+TABLES: dict[str, tuple[dict[str, Any], dict[str, list[str]], set[str]]] = {
+    "CLIP": (
+        OF_CLIP,
+        {
+            "text_model.embeddings.": ["token_embedding", "position_embedding"],
+            "vision_model.embeddings.": ["position_embedding"],
+        },
+        set(),
+    ),
+    "DebertaV2": (
+        RELATIVE,
+        {
+            "deberta.embeddings.": ["word_embeddings", "position_embeddings"],
+            "deberta.encoder.": ["rel_embeddings"],
+        },
+        {"cls.predictions.decoder"},
+    ),
+    "OpenAIGPT": (OF_GPT1, {"transformer.": ["tokens_embed", "positions_embed"]}, {"lm_head"}),
+    "T5": (OF_T5, {"": ["shared", "encoder.embed_tokens", "decoder.embed_tokens", *BIASES]}, {"lm_head"}),
+    "Roberta": (
+        SMALL,
+        {"roberta.embeddings.": ["word_embeddings", "position_embeddings", "token_type_embeddings"]},
+        {"lm_head.decoder"},
+    ),
+    "ModernBert": (SMALL | {"pad_token_id": 0}, {"model.embeddings.": ["tok_embeddings"]}, {"decoder"}),
+}
+HEADS = {"CLIP": "Model", "OpenAIGPT": "LMHeadModel", "T5": "ForConditionalGeneration"}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_what_looks_up_tokens_is_what_transformers_makes_an_embedding(kind: str) -> None:
+    sizes, by_prefix, heads = TABLES[kind]
+    model = of_class(kind + HEADS.get(kind, "ForMaskedLM"), f"{kind}Config", **sizes)
     layers = {
         name: type(module)
-        for name, module in make(transformers).named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, nn.Embedding | nn.Linear)
     }
-    assert {name for name, kind in layers.items() if kind is nn.Embedding} == embeddings
-    assert {name for name in layers if looks_up_tokens(f"{name}.weight")} == embeddings
-    assert {name for name in layers if is_embedding_or_head(f"{name}.weight")} == embeddings | heads
+    tables = {f"{prefix}{end}" for prefix, ends in by_prefix.items() for end in ends}
+    assert {name for name, layer in layers.items() if layer is nn.Embedding} == tables
+    assert {name for name in layers if looks_up_tokens(f"{name}.weight")} == tables
+    assert {name for name in layers if is_embedding_or_head(f"{name}.weight")} == tables | heads
 
 
 LAYERS = {
