@@ -56,11 +56,6 @@ from tests.checkpoints.peft_types import MADE_BY_PEFT, OPTIONS, config_of
 from tests.checkpoints.renamed_families import FAMILIES
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(tmp_path_factory.mktemp("models"), lora(), "bfloat16")
-
-
 @pytest.mark.parametrize("safe", [False, True], ids=["plain", "safe"])
 @pytest.mark.parametrize("adapter", TYPES)
 @pytest.mark.parametrize("base", TYPES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -144,21 +143,6 @@ def a_meta_model(folder: Path, parts: int) -> Path:
     return folder
 
 
-def a_lora(file: Path, down: str, up: str) -> Path:
-    save_file({down: torch.randn(4, 32), up: torch.randn(32, 4)}, file)
-    return file
-
-
-def kohya(file: Path) -> Path:
-    module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    return a_lora(file, f"{module}.lora_down.weight", f"{module}.lora_up.weight")
-
-
-def diffusers(file: Path) -> Path:
-    module = "transformer.transformer_blocks.0.attn.to_q"
-    return a_lora(file, f"{module}.lora_A.weight", f"{module}.lora_B.weight")
-
-
 def test_a_model_of_meta(tmp_path: Path) -> None:
     one, two = a_meta_model(tmp_path / "one", 1), a_meta_model(tmp_path / "two", 2)
     helps = r"in Meta's format .*; convert it with convert_llama_weights_to_hf\.py .*, and pass the folder"
@@ -189,9 +173,15 @@ def test_a_model_that_mlx_quantized(tmp_path: Path) -> None:
         base_model_location(str(llama))
 
 
-@pytest.mark.parametrize("make", [kohya, diffusers])
-def test_an_adapter_of_an_image_model(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    file = make(tmp_path / "pytorch_lora_weights.safetensors")
+KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight"
+DIFFUSERS = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+
+
+@pytest.mark.parametrize("down", [KOHYA, DIFFUSERS], ids=["kohya", "diffusers"])
+def test_an_adapter_of_an_image_model(tmp_path: Path, down: str) -> None:
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    up = down.replace("lora_down", "lora_up").replace("lora_A", "lora_B")
+    save_file({down: torch.randn(4, 32), up: torch.randn(32, 4)}, file)
     llama = save_llama(tmp_path / "llama")
     helps = (
         r"has the names of an image model \(kohya or diffusers\), .*; an adapter .* such as the folder 'unet'"
