@@ -68,7 +68,7 @@ def inspect(
     from ..audits.update_alone import check_energy, compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
     from ..checkpoints.pairing.inspect import inspect_parts, open_parts
-    from ..checkpoints.runtimes.served import served_by
+    from ..checkpoints.pairing.served import served_by
     from ..reports.inspection import inspection_lines, overlap_lines, served_lines, update_lines
 
     check_energy(energy)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..audits.update_alone import ModuleOverlap, ModuleUpdate, UpdateAlone, UpdateOverlap
 from ..checkpoints.pairing.inspect import Inspection, Row
-from ..checkpoints.runtimes.served import Served
+from ..checkpoints.pairing.served import Served
 from ..checkpoints.stored.names import module_paths
 from ..errors import some_of
 from ..system.words import number, percent, plural, printable, shorten

@@ -31,7 +31,7 @@ from intruders.errors import PairingError
 from intruders.training.callback.callback import IntruderCallback
 
 from .models import moved, refused, saved, tiny_gpt2, tiny_llama
-from .peft_types import MADE_BY_PEFT
+from .peft_types import MADE_BY_PEFT, config_of
 
 TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "mlp.c_proj"]}
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
@@ -44,13 +44,12 @@ LORA = {
     "dora": {"use_dora": True},
     "dora, rslora": {"use_dora": True, "use_rslora": True},
 }
-_T = TARGETS["llama"]
 OTHERS: dict[str, Callable[[], peft.PeftConfig]] = {
-    "loha": lambda: peft.LoHaConfig(r=2, alpha=3, target_modules=_T),
-    "lokr": lambda: peft.LoKrConfig(r=2, alpha=3, target_modules=_T),
-    "adalora": lambda: peft.AdaLoraConfig(init_r=4, lora_alpha=5, target_modules=_T, total_step=10),
-    "vera": lambda: peft.VeraConfig(r=4, target_modules=_T),
-    "ia3": lambda: peft.IA3Config(target_modules=_T, feedforward_modules=["down_proj"]),
+    "loha": config_of("LoHa", r=2, alpha=3),
+    "lokr": config_of("LoKr", r=2, alpha=3),
+    "adalora": config_of("AdaLora", init_r=4, lora_alpha=5, total_step=10),
+    "vera": config_of("Vera", r=4),
+    "ia3": config_of("IA3", feedforward_modules=["down_proj"]),
     **MADE_BY_PEFT,
 }
 _OF_ADAPTERS = r"\.ranknum|\.(?:hada_|" + "|".join(f"{kind.value.lower()}_" for kind in peft.PeftType) + ")"
@@ -129,16 +128,9 @@ def adapt(
     train: bool = True,
     **extra: Any,
 ) -> Adapted:
-    """A tiny model of ``kind``, saved under ``folder/base``, with an adapter; trained by a random step.
+    """A tiny model, saved under ``folder/base``, with an adapter (a key of LORA or OTHERS), moved if ``train`` says so.
 
-    Args:
-      kind: "llama", or "gpt2", whose weights are stored (in, out).
-      method: a key of LORA or OTHERS.
-      start: of LORA, the value of ``init_lora_weights``.
-      folder: where the base and the untrained adapter are saved.
-      seed: of base and training.
-      train: whether all that can be trained is moved.
-      extra: more settings of LoraConfig.
+    The untrained adapter is saved too; ``start`` and ``extra`` are of LoraConfig.
     """
     written = MODELS[kind](seed)
     written.save_pretrained(folder / "base")
@@ -180,13 +172,8 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def intruders(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
     """The definition, by two full decompositions in double precision."""
-    return int((max_cosines(base, tuned, k) < epsilon).sum())
-
-
-def max_cosines(base: Tensor, tuned: Tensor, k: int = 10) -> Tensor:
-    x = torch.linalg.svd(base.double(), full_matrices=False)[0]
-    y = torch.linalg.svd(tuned.double(), full_matrices=False)[0][:, :k]
-    return (x.T @ y).abs().amax(dim=0)
+    x, y = (torch.linalg.svd(weight.double(), full_matrices=False)[0] for weight in (base, tuned))
+    return int(((x.T @ y[:, :k]).abs().amax(dim=0) < epsilon).sum())
 
 
 def require_audit(found: Audit, kind: str, before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
@@ -256,14 +243,14 @@ def audited_on_changed_base(adapted: Adapted, folder: Path, weight: float = 1.0)
     own = own_weights(adapted.model)
     changed.load_state_dict(own)
     changed.save_pretrained(folder / "changed")
-    adapter = saved(adapted.model, folder / "adapter")
-    return audit(folder / "base", f"{folder / 'changed'}@{weight}+{adapter}@{weight}", cache=False)
+    tuned = f"{folder / 'changed'}@{weight}+{written(adapted, folder)}@{weight}"
+    return audit(folder / "base", tuned, cache=False)
 
 
 def audited_at_half_scale(adapted: Adapted, folder: Path) -> Audit:
     if adapted.changed:
         return audited_on_changed_base(adapted, folder, 0.5)
-    return audit(folder / "base", f"{saved(adapted.model, folder / 'adapter')}@0.5", cache=False)
+    return audit(folder / "base", f"{written(adapted, folder)}@0.5", cache=False)
 
 
 # Every way of giving an adapter and its base to an audit ...

@@ -62,6 +62,22 @@ def finished(writer: gguf.GGUFWriter, path: Path) -> Path:
     return path
 
 
+def _add_sizes(
+    writer: gguf.GGUFWriter, sizes: tuple[int, int, int], heads: int | None, kv_heads: int | None
+) -> None:
+    hidden, inner, layers = sizes
+    writer.add_context_length(64)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(inner)
+    writer.add_block_count(layers)
+    if heads is not None:
+        writer.add_head_count(heads)
+    if kv_heads is not None:
+        writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+
+
 def write_gguf(
     path: Path,
     family: str,
@@ -80,18 +96,10 @@ def write_gguf(
     model: Any = skeleton(family, hidden, tied, **settings)
     config = model.config
     writer = gguf.GGUFWriter(path, family, split_max_tensors=each)
-    writer.add_name("tiny")
-    writer.add_context_length(64)
-    writer.add_embedding_length(hidden)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(2 * hidden)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(config.num_key_value_heads if family != "gpt2" else 4)
+    _add_sizes(writer, (hidden, 2 * hidden, 2), 4, config.num_key_value_heads if family != "gpt2" else 4)
     if tokens is None:
         writer.add_vocab_size(64)
-    writer.add_layer_norm_rms_eps(1e-6)
     writer.add_layer_norm_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(hidden // 4)
     writer.add_sliding_window(32)
     if "head_dim" in FAMILIES[family][1]:
@@ -125,17 +133,10 @@ def write_llama_gguf(
     """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    if heads:
-        writer.add_head_count(config.num_attention_heads)
-    if kv_heads:
-        writer.add_head_count_kv(config.num_key_value_heads)
+    sizes = (config.hidden_size, config.intermediate_size, config.num_hidden_layers)
+    own_heads = config.num_attention_heads if heads else None
+    _add_sizes(writer, sizes, own_heads, config.num_key_value_heads if kv_heads else None)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
     writer.add_token_list([f"t{index}" for index in range(config.vocab_size)])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     quantization = gguf.GGMLQuantizationType[kind]

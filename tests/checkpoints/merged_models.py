@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import intruders
@@ -44,6 +45,16 @@ def lora(**settings: Any) -> peft.LoraConfig:
     return peft.LoraConfig(**{"r": 4, "lora_alpha": 6, "target_modules": TARGETS} | settings)
 
 
+def save_both(folder: Path, model: nn.Module, base: str = "float32", **settings: Any) -> None:
+    """Save the adapter of a model, and the tiny Llama that it is on."""
+    saved(wide_llama(**settings).to(TYPES[base]), folder / "base")
+    saved(model, folder / "adapter")
+
+
+def verify(folder: Path, merged: Any, **settings: Any) -> intruders.Verification:
+    return intruders.verify(folder / "base", folder / "adapter", merged, **settings)
+
+
 def weights(model: nn.Module) -> State:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
@@ -55,12 +66,11 @@ class Models:
         self.folder = folder
         model = adapted(config, base, **settings)
         self.base = weights(wide_llama(**settings).to(TYPES[base]))
-        saved(wide_llama(**settings).to(TYPES[base]), folder / "base")
-        saved(model, folder / "adapter")
+        save_both(folder, model, base, **settings)
         self.merged = weights(model.merge_and_unload())
 
     def verify(self, merged: State | Path, **settings: Any) -> intruders.Verification:
-        return intruders.verify(self.folder / "base", self.folder / "adapter", merged, **settings)
+        return verify(self.folder, merged, **settings)
 
 
 def merged_by_peft(folder: Path, dtype: torch.dtype, **settings: Any) -> nn.Module:
@@ -83,12 +93,20 @@ def verdicts(found: intruders.Verification) -> set[str]:
 
 def with_delta(models: Models, change: Callable[[Tensor], Tensor]) -> State:
     """A merge in which the update of every matrix was changed, in the type of the base."""
-    scale, result = 6 / 4, dict(models.base)
-    from safetensors.torch import load_file
+    updates = lora_updates(models.folder)
+    changed = {
+        name: (before.float() + change(6 / 4 * updates[name])).to(before.dtype)
+        for name, before in models.base.items()
+        if name in WEIGHTS
+    }
+    return models.base | changed
 
-    factors = load_file(models.folder / "adapter" / "adapter_model.safetensors")
-    for name in WEIGHTS:
-        module = "base_model.model." + name.removesuffix(".weight")
-        down, up = factors[f"{module}.lora_A.weight"], factors[f"{module}.lora_B.weight"]
-        result[name] = (models.base[name].float() + change(scale * up @ down)).to(models.base[name].dtype)
-    return result
+
+def lora_updates(folder: Path) -> State:
+    """B A of every matrix."""
+    factors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    stems = {name: "base_model.model." + name.removesuffix(".weight") for name in WEIGHTS}
+    return {
+        name: factors[f"{stem}.lora_B.weight"] @ factors[f"{stem}.lora_A.weight"]
+        for name, stem in stems.items()
+    }

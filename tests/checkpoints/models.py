@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.opening.open import Source
@@ -35,47 +36,42 @@ GROUPED = SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2}
 MIXED = SIZES | {"num_hidden_layers": 1, "num_key_value_heads": 2, "num_local_experts": 3}
 
 
-def tiny_llama(seed: int = 0, **settings: Any) -> nn.Module:
-    """Two layers, hidden size 16, grouped attention, a vocabulary of 40."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def of_class(model: str, config: str, seed: int = 0, **settings: Any) -> Any:
+    """A random model of a class of transformers."""
+    import transformers
 
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**GROUPED | {"tie_word_embeddings": False} | settings)).eval()
+    return getattr(transformers, model)(getattr(transformers, config)(**settings)).eval()
+
+
+def tiny_llama(seed: int = 0, **settings: Any) -> nn.Module:
+    """Two layers, hidden size 16, grouped attention, a vocabulary of 40."""
+    sizes = GROUPED | {"tie_word_embeddings": False} | settings
+    return of_class("LlamaForCausalLM", "LlamaConfig", seed, **sizes)
 
 
 def tiny_gpt2(seed: int = 0, **settings: Any) -> nn.Module:
     """Two layers of Conv1D, whose weights are stored (in, out)."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(seed)
-    values = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
-    return GPT2LMHeadModel(GPT2Config(**(values | settings))).eval()
+    sizes = {"vocab_size": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32} | settings
+    return of_class("GPT2LMHeadModel", "GPT2Config", seed, **sizes)
 
 
 def tiny_bert(seed: int = 0, classes: int | None = None) -> nn.Module:
     """Two layers; with ``classes``, behind a classification head and the prefix ``bert.``."""
-    from transformers import BertConfig, BertForSequenceClassification, BertModel
-
-    torch.manual_seed(seed)
-    config = BertConfig(**SIZES, max_position_embeddings=32, num_labels=classes or 2)
-    return BertModel(config).eval() if classes is None else BertForSequenceClassification(config).eval()
+    kind = "BertModel" if classes is None else "BertForSequenceClassification"
+    sizes = SIZES | {"max_position_embeddings": 32, "num_labels": classes or 2}
+    return of_class(kind, "BertConfig", seed, **sizes)
 
 
 def tiny_mixtral(seed: int = 0) -> nn.Module:
     """One layer of three experts, stacked as (e, out, in)."""
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    torch.manual_seed(seed)
-    return MixtralForCausalLM(MixtralConfig(**MIXED)).eval()
+    return of_class("MixtralForCausalLM", "MixtralConfig", seed, **MIXED)
 
 
 def tiny_gpt_oss(seed: int = 0) -> nn.Module:
     """One layer of three experts, stacked as (e, in, out)."""
-    from transformers import GptOssConfig, GptOssForCausalLM
-
-    torch.manual_seed(seed)
-    config = GptOssConfig(**MIXED | {"intermediate_size": 16}, head_dim=8, num_experts_per_tok=2)
-    model = GptOssForCausalLM(config).eval()
+    sizes = MIXED | {"intermediate_size": 16, "head_dim": 8, "num_experts_per_tok": 2}
+    model: nn.Module = of_class("GptOssForCausalLM", "GptOssConfig", seed, **sizes)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     return model
@@ -83,45 +79,31 @@ def tiny_gpt_oss(seed: int = 0) -> nn.Module:
 
 def tiny_llama4(inner: int = 24) -> nn.Module:
     """One layer of three experts, stacked as (e, in, out), which PEFT does not know."""
-    from transformers import Llama4ForCausalLM, Llama4TextConfig
-
-    torch.manual_seed(0)
-    config = Llama4TextConfig(
-        **MIXED | {"intermediate_size": inner, "num_attention_heads": 4},
-        intermediate_size_mlp=32,
-        head_dim=4,
-        num_experts_per_tok=1,
-        interleave_moe_layer_step=1,
-        pad_token_id=0,
-    )
-    return Llama4ForCausalLM(config).eval()
+    sizes = MIXED | {"intermediate_size": inner, "num_attention_heads": 4, "intermediate_size_mlp": 32}
+    others = {"head_dim": 4, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "pad_token_id": 0}
+    return of_class("Llama4ForCausalLM", "Llama4TextConfig", **sizes, **others)
 
 
 def tiny_phi3(seed: int = 0, **settings: Any) -> nn.Module:
     """One layer, whose q, k and v are one weight."""
-    from transformers import Phi3Config, Phi3ForCausalLM
-
-    torch.manual_seed(seed)
     tokens = dict.fromkeys(["pad_token_id", "bos_token_id", "eos_token_id"], 0)
-    return Phi3ForCausalLM(Phi3Config(**GROUPED | tokens | {"num_hidden_layers": 1} | settings)).eval()
+    sizes = GROUPED | tokens | {"num_hidden_layers": 1} | settings
+    return of_class("Phi3ForCausalLM", "Phi3Config", seed, **sizes)
 
 
 def tiny_llava(*, tied: bool = False) -> nn.Module:
     """Language and vision model, which transformers saves under the names of an earlier class."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    torch.manual_seed(0)
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 4}
-    vision = CLIPVisionConfig(hidden_size=24, intermediate_size=40, image_size=16, patch_size=8, **sizes)
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_key_value_heads": 2, "vocab_size": 64}
-    text_config = LlamaConfig(pad_token_id=0, tie_word_embeddings=tied, **text, **sizes)
-    config = LlavaConfig(
-        vision_config=vision.to_dict(),
-        text_config=text_config.to_dict(),
+    vision = {"hidden_size": 24, "intermediate_size": 40, "image_size": 16, "patch_size": 8, **sizes}
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_key_value_heads": 2, "vocab_size": 64, **sizes}
+    return of_class(
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        vision_config={"model_type": "clip_vision_model", **vision},
+        text_config={"model_type": "llama", "pad_token_id": 0, "tie_word_embeddings": tied, **text},
         image_token_index=50,
         tie_word_embeddings=tied,
     )
-    return LlavaForConditionalGeneration(config).eval()
 
 
 def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
@@ -132,14 +114,20 @@ def randomize_adapter(model: nn.Module, seed: int = 1) -> None:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
 
 
-def with_lora(model: nn.Module | None = None, seed: int = 1, **settings: Any) -> Any:
-    """A LoRA whose factors are random; of rank 2, on q_proj of a tiny Llama, unless something else is given."""
-    from peft import LoraConfig, get_peft_model
+def with_adapter(config: Any, model: nn.Module | None = None, seed: int = 1) -> Any:
+    """A random adapter of this config, on a tiny Llama unless another model is given."""
+    from peft import get_peft_model
 
-    values = {"r": 2, "target_modules": ["q_proj"]} | settings
-    adapted = get_peft_model(tiny_llama() if model is None else model, LoraConfig(**values))
+    adapted = get_peft_model(tiny_llama() if model is None else model, config)
     randomize_adapter(adapted, seed)
     return adapted
+
+
+def with_lora(model: nn.Module | None = None, seed: int = 1, **settings: Any) -> Any:
+    """A LoRA whose factors are random; of rank 2, on q_proj of a tiny Llama, unless something else is given."""
+    from peft import LoraConfig
+
+    return with_adapter(LoraConfig(**{"r": 2, "target_modules": ["q_proj"]} | settings), model, seed)
 
 
 def set_factors(model: nn.Module, size: float, seed: int) -> None:
@@ -168,6 +156,22 @@ def saved(model: nn.Module, folder: Path) -> Path:
     """The model or adapter as its library saves it."""
     model.save_pretrained(folder)  # type: ignore[operator]
     return folder
+
+
+def with_config(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+    """A folder of these tensors beside this config."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def packed_rows(rows: list[list[int]], bits: int) -> Tensor:
+    """Rows of integers as 32-bit words, the first number in the lowest bits of one long Python integer."""
+    count = -(-len(rows[0]) * bits // 32)
+    totals = [sum(value << (bits * position) for position, value in enumerate(row)) for row in rows]
+    words = [[(total >> (32 * index)) & 0xFFFFFFFF for index in range(count)] for total in totals]
+    return torch.tensor(words).to(torch.int32)
 
 
 def change_config(folder: Path, **values: Any) -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from .models import of_class
 
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = {**WIDTHS, "vocab_size": 96, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
@@ -50,13 +53,8 @@ def _causal(kind: str, **settings: Any) -> Callable[[], Any]:
     return made
 
 
-def _of_class(model: str, config: str, **settings: Any) -> Callable[[], Any]:
-    def made() -> Any:
-        import transformers
-
-        return getattr(transformers, model)(getattr(transformers, config)(**settings))
-
-    return made
+def _of_class(*classes: str, **settings: Any) -> Callable[[], Any]:
+    return partial(of_class, *classes, **settings)
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {

@@ -24,29 +24,24 @@ from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape
 from .by_formula import dense, lora_scale, low_rank, lycoris_update, require_factors, unfit, widened
 
 
-def scales_inputs(
-    scale: StoredTensor, down: StoredTensor, up: StoredTensor, per_input: bool | None
-) -> bool | None:
-    """Return whether ``dora_scale`` is over inputs, or None; ``per_input`` says what others in the file tell."""
-    if len(scale.shape) < 2 or scale.shape[0] != 1:
+def _scales_inputs(scale: Shape, inputs: int, outputs: int) -> bool | None:
+    """Return whether a ``dora_scale`` of this shape is over inputs; None for (1, n, 1, 1) where both are n."""
+    if len(scale) < 2 or scale[0] != 1:
         return False
-    inputs, outputs = down.shape[1], up.shape[0]
-    if len(scale.shape) == 2 or scale.shape[1] != outputs:
+    if len(scale) == 2 or scale[1] != outputs:
         return True
-    return per_input if inputs == outputs > 1 else False
+    return None if inputs == outputs > 1 else False
 
 
-def dora_is_per_input(modules: Iterable[Mapping[str, StoredTensor]]) -> bool | None:
+def _told_by_others(modules: Iterable[Mapping[str, StoredTensor]]) -> bool | None:
     """Return whether the file's ``dora_scale`` are over inputs, by those modules that tell; None if none does."""
     told: set[bool | None] = set()
     for parts in modules:
         scale, down, up = (parts.get(part) for part in ("dora_scale", "down", "up"))
         if scale is None or down is None or up is None or min(len(down.shape), len(up.shape)) < 2:
             continue
-        if len(scale.shape) == 1:
-            told.add(False)
-        elif scale.shape and scale.shape[0] == 1:
-            told.add(scales_inputs(scale, down, up, None))
+        if len(scale.shape) == 1 or scale.shape[:1] == (1,):
+            told.add(_scales_inputs(scale.shape, down.shape[1], up.shape[0]))
     told.discard(None)
     return told.pop() if len(told) == 1 else None
 
@@ -176,7 +171,7 @@ def single_file_adapter(
             part = _ROLES.get(match["part"], match["part"])
             modules.setdefault(match["module"], {})[part] = tensor
     configs = _configs(metadata, source)
-    per_input = dora_is_per_input(modules.values())
+    per_input = _told_by_others(modules.values())
     updates = [
         replace(
             _update(module, parts, configs, source, per_input),
@@ -232,7 +227,10 @@ def _update(
             "which is not read here; merge it in the program that made it"
         )
     require_factors(down, up, module, source)
-    by_column = "dora_scale" in parts and scales_inputs(parts["dora_scale"], down, up, per_input)
+    by_column: bool | None = False
+    if "dora_scale" in parts:
+        by_column = _scales_inputs(parts["dora_scale"].shape, down.shape[1], up.shape[0])
+        by_column = per_input if by_column is None else by_column
     if by_column is None:
         raise CheckpointError(
             f"'{source}' has a dora_scale of shape {parts['dora_scale'].shape} for '{module}', a convolution of as "

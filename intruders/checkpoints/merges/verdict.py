@@ -6,14 +6,12 @@ Proved bounds on the scale follow from the rounding of every number; least squar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...system.plain_values import plain
 from .merged_matrix import (
     EVERY_STEP,
     HALF_TYPES,
@@ -206,21 +204,7 @@ class Verdict:
     rest: float | None = None  # ||M - W0 - estimate * D|| / ||W0||
     precision: str | None = None  # how the merge rounded
     outside: int | None = None  # numbers that s = 1 does not explain
-    is_quantized: bool = False
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Verdict:
-        """Read what :meth:`as_dict` gave."""
-        names = ("verdict", "words", "estimate", "error", "rest", "precision", "outside")
-        low, high = record["scale"] or (None, None)
-        ends = (-math.inf if low is None else low, math.inf if high is None else high)
-        scale = None if record["scale"] is None else ends
-        return cls(**{name: record[name] for name in names}, scale=scale, is_quantized=record["quantized"])
-
-    def as_dict(self) -> dict[str, Any]:
-        record: dict[str, Any] = plain(self)
-        record["quantized"] = record.pop("is_quantized")
-        return record
+    quantized: bool = False
 
 
 def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = False) -> Verdict:
@@ -232,7 +216,7 @@ def judge(matrix: MergedMatrix, scaling: float | None = None, in_steps: bool = F
     if not all(math.isfinite(end) for end in torch.aminmax(matrix.merged.float())):
         return Verdict(OTHER_WEIGHTS, "contains NaN or infinity")
     if matrix.stored is None:
-        return replace(_of_quantized(matrix, scaling), is_quantized=True)
+        return replace(_of_quantized(matrix, scaling), quantized=True)
     fitting = _first_to_fit(matrix, ScaleBounds.is_empty)
     verdict: Verdict | None = None
     if fitting is not None:

@@ -13,7 +13,7 @@ import torch
 
 from ...errors import CheckpointError, NonFiniteError
 from ...system.callers_process import usual_settings
-from ...system.plain_values import plain
+from ...system.plain_values import from_plain, plain
 from ...system.progress import Progress, silent
 from ...system.result_protocol import JsonResult
 from ...system.this_process import ExitStatus
@@ -55,12 +55,17 @@ class VerifiedMatrix:
     found: Verdict
 
     def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "shape": list(self.shape), **self.found.as_dict()}
+        return {"name": self.name, "shape": list(self.shape), **plain(self.found)}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> VerifiedMatrix:
         rows, columns = record["shape"]
-        return cls(record["name"], (rows, columns), Verdict.from_dict(record))
+        verdict = from_plain(Verdict, record)
+        if verdict.scale is not None:  # JSON has no infinity
+            low, high = verdict.scale
+            ends = (-math.inf if math.isnan(low) else low, math.inf if math.isnan(high) else high)
+            verdict = replace(verdict, scale=ends)
+        return cls(record["name"], (rows, columns), verdict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Verification(JsonResult):
         It may be off by some percent: quantization moves weights the same way in many matrices, which their own
         standard errors do not know.
         """
-        quantized = [matrix.found for matrix in self.matrices if matrix.found.is_quantized]
+        quantized = [matrix.found for matrix in self.matrices if matrix.found.quantized]
         told = [(verdict.estimate, verdict.error or math.inf) for verdict in quantized]
         known = [(scale, error) for scale, error in told if scale is not None and 0 < error < math.inf]
         weight = sum(1 / error**2 for _, error in known)

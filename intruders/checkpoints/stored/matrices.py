@@ -87,9 +87,17 @@ def fused_rows(name: str, rows: int, config: Mapping[str, Any] | None) -> Rows |
         return None  # Falcon's three layouts and multi-query ones cannot be told by the shape
     # A tower's attention is seldom grouped.
     is_plain_tower = bool(_TOWER.search(name) and settings) and "num_key_value_heads" not in settings
-    if match["kind"] in _ALWAYS_THIRDS or "num_attention_heads" in settings or is_plain_tower:
-        return _in_blocks(rows, settings)
-    return None
+    if not (match["kind"] in _ALWAYS_THIRDS or "num_attention_heads" in settings or is_plain_tower):
+        return None
+    # All of q, then all of k, then all of v; k and v have fewer heads under grouped attention.
+    heads, groups = settings.get("num_attention_heads"), settings.get("num_key_value_heads")
+    if not (isinstance(heads, int) and isinstance(groups, int) and 0 < groups <= heads):
+        heads = groups = 1
+    if rows % (heads + 2 * groups):
+        return None
+    size = rows // (heads + 2 * groups)
+    q, k = heads * size, (heads + groups) * size
+    return {"q": torch.arange(q), "k": torch.arange(q, k), "v": torch.arange(k, rows)}
 
 
 def settings_of(name: str, config: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -118,18 +126,6 @@ def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
     config = config or {}
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, Mapping) else config
-
-
-def _in_blocks(rows: int, settings: Mapping[str, Any]) -> Rows | None:
-    """All of q, then all of k, then all of v; k and v have fewer heads under grouped attention."""
-    heads, groups = settings.get("num_attention_heads"), settings.get("num_key_value_heads")
-    if not (isinstance(heads, int) and isinstance(groups, int) and 0 < groups <= heads):
-        heads = groups = 1
-    if rows % (heads + 2 * groups):
-        return None
-    size = rows // (heads + 2 * groups)
-    q, k = heads * size, (heads + groups) * size
-    return {"q": torch.arange(q), "k": torch.arange(q, k), "v": torch.arange(k, rows)}
 
 
 # Where torch keeps direction and length of a convolution whose weight is normalized, now and before its version 2.0.

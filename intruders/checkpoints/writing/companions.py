@@ -1,4 +1,4 @@
-"""What lies beside a model's weights: its config and tokenizer, copied to where the weights are written."""
+"""What lies beside a model's weights: its config and tokenizer, copied, and the recipe that makes it again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ...errors import CheckpointError, missing_extra
+from ...system.files import user_path
+from ..adapters.adapter import Adapter
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..opening.open import Opened
 from ..quantized.restore import drop_quantization
@@ -52,15 +56,10 @@ def copy_files(files: Iterable[Path], folder: Path) -> list[str]:
 
 
 def _companions(folder: Path, starts: tuple[str, ...]) -> list[Path]:
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name not in _RECORDS)
+    wanted = [name for name in names if name.startswith(starts) and name.endswith(_COMPANIONS)]
     return [
-        file
-        for file in sorted(folder.iterdir())
-        if file.name.startswith(starts)
-        and file.name.endswith(_COMPANIONS)
-        and not file.name.endswith(_NOT_COMPANIONS)
-        and not file.name.startswith(".")
-        and file.name not in _RECORDS
-        and file.is_file()
+        folder / name for name in wanted if not name.startswith(".") and not name.endswith(_NOT_COMPANIONS)
     ]
 
 
@@ -130,3 +129,47 @@ def copy_own_tokenizer(source: str | Path, folder: Path, rows: int) -> None:
     if last >= rows:
         files = [file for file in files if file.name.startswith("chat_template")]
     copy_files(files, folder)
+
+
+RECIPE = "mergekit.yml"
+
+
+def write_recipe(
+    folder: Path, sides: tuple[Checkpoint, Opened], shares: Mapping[str, float], dtype: torch.dtype
+) -> None:
+    """Write the recipe by which mergekit makes a checkpoint again, where it reads both models as they are here.
+
+    ``shares`` are those of W0 + a (W - W0). mergekit rounds once to ``dtype``; a weight is for every tensor whose name
+    contains its filter, so that longer names come first.
+    """
+    base, tuned = sides
+    is_adapter = isinstance(tuned, Adapter) and tuned.family == "PEFT" and not tuned.replaced.tensors
+    if not is_adapter and not (isinstance(tuned, Checkpoint) and tuned.shapes() == base.shapes()):
+        return
+    parts = [part for part in sides if isinstance(part, Checkpoint)]
+    names = [
+        str(path.resolve()) if (path := user_path(part.source)).exists() else part.source for part in sides
+    ]
+    if any((part.kind, part.format) != ("checkpoint", "safetensors") for part in parts):
+        return
+    usual = Counter(shares.values()).most_common(1)[0][0]
+    weights = [
+        {"filter": name, "value": share}
+        for name, share in sorted(shares.items(), key=lambda own: -len(own[0]))
+        if share != usual
+    ]
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": names[0],
+        "models": [
+            {
+                "model": "+".join(names) if is_adapter else names[1],
+                "parameters": {"weight": [*weights, {"value": usual}]},
+            }
+        ],
+        "dtype": "float32",
+        "out_dtype": str(dtype).removeprefix("torch."),
+    }
+    text = yaml.safe_dump(recipe, sort_keys=False, default_flow_style=False, width=200)
+    command = f"mergekit-yaml {RECIPE} OUT{' --lora-merge-cache CACHE' if is_adapter else ''}"
+    (folder / RECIPE).write_text(f"# {command}\n{text}", encoding="utf-8")

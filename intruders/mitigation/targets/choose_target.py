@@ -19,10 +19,14 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import folder_of, locate
 from ...checkpoints.stored.tied import is_separated
 from ...checkpoints.writing.card import last_part, write_record
-from ...checkpoints.writing.companions import companion_folder, copy_own_tokenizer, write_companions
+from ...checkpoints.writing.companions import (
+    companion_folder,
+    copy_own_tokenizer,
+    write_companions,
+    write_recipe,
+)
 from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
 from ...checkpoints.writing.merged import planned_checkpoint
-from ...checkpoints.writing.mergekit import write_recipe
 from ...checkpoints.writing.shards import SHARD_BYTES, write_checkpoint
 from ...checkpoints.writing.training_record import keep_training, training_record
 from ...errors import CheckpointError, SettingError

@@ -1,6 +1,6 @@
 """Every PEFT type whose weights PEFT's own code makes, from ``save_pretrained`` to the matrix.
 
-The truth is PEFT's ``merge_and_unload`` of the whole model, bit for bit, and two dense decompositions for the counts.
+The truth is PEFT's ``merge_and_unload`` of the whole model, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.boft import layer as boft
+from peft.tuners.lora.config import MontecloraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -50,8 +52,10 @@ from tests.checkpoints.models import (
     tiny_gpt2,
     tiny_llama,
     tuned_of,
+    with_adapter,
+    with_lora,
 )
-from tests.checkpoints.peft_types import FACTORS, MADE_BY_PEFT, OPTIONS, T
+from tests.checkpoints.peft_types import MADE_BY_PEFT, OPTIONS, T, config_of
 
 Make = Callable[[], peft.PeftConfig]
 ALL = MADE_BY_PEFT | OPTIONS
@@ -82,11 +86,12 @@ def every(*others: Any, plain: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("make", "dtype"), every(torch.float32, torch.bfloat16, plain=1))
-def test_weight_is_what_peft_merges(make: Make, dtype: torch.dtype, tmp_path: Path) -> None:
-    base = tiny_llama().to(dtype)
+@pytest.mark.parametrize(("make", "where"), every("folder", "folder, bfloat16", plain=1))
+def test_weight_is_what_peft_merges(make: Make, where: str, tmp_path: Path) -> None:
+    dtype = torch.bfloat16 if "bfloat16" in where else torch.float32
+    base, model = tiny_llama().to(dtype), trained(make, dtype=dtype)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    folder = saved(trained(make, dtype=dtype), tmp_path / "adapter")
+    folder = saved(model, tmp_path / "adapter")
     found = differing(saved(base, tmp_path / "base"), folder)
     truth = merged_from(folder, dtype)
     assert set(found) == {n for n in truth if n in before and not torch.equal(truth[n], before[n].float())}
@@ -94,16 +99,6 @@ def test_weight_is_what_peft_merges(make: Make, dtype: torch.dtype, tmp_path: Pa
     for name, both in found.items():
         assert torch.equal(both.base, before[name])
         assert torch.equal(tuned_of(both), truth[name]), name
-
-
-@pytest.mark.parametrize("make", FACTORS.values(), ids=FACTORS.keys())
-def test_variants_of_lora_are_read_as_factors(make: Make, tmp_path: Path) -> None:
-    folder = saved(trained(make), tmp_path)
-    pairing = paired(tiny_llama(), folder)
-    assert [pair.rank for pair in pairing.pairs] == [2] * 4
-    truth = merged_from(folder)
-    for name, both in loaded(pairing).items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
 
 
 def every_type_and_options_by_turns(*others: Any) -> list[Any]:
@@ -126,24 +121,22 @@ def test_audit_is_that_of_two_decompositions(make: Make, where: str, tmp_path: P
     require_audit(found, "llama", before, merged_weights(model))
 
 
-ON_CONV1D: dict[str, Make] = {
-    "deft": lambda: peft.DeftConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True),
-    "fourierft": lambda: peft.FourierFTConfig(n_frequency=20, target_modules=["c_attn"], fan_in_fan_out=True),
-    "gralora": lambda: peft.GraloraConfig(r=4, gralora_k=2, target_modules=["c_attn"], fan_in_fan_out=True),
-    "hira": lambda: peft.HiraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True),
-    "ia3": lambda: peft.IA3Config(target_modules=["c_attn"], feedforward_modules=[], fan_in_fan_out=True),
-    "vblora": lambda: peft.VBLoRAConfig(
-        r=2, num_vectors=8, vector_length=4, topk=2, target_modules=["c_attn"], fan_in_fan_out=True
-    ),
-    "vera": lambda: peft.VeraConfig(r=4, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
-    "waveft": lambda: peft.WaveFTConfig(n_frequency=20, target_modules=["c_attn"], fan_in_fan_out=True),
+_ON_CONV1D: dict[str, dict[str, Any]] = {
+    "Deft": {"r": 2},
+    "FourierFT": {"n_frequency": 20},
+    "Gralora": {"r": 4, "gralora_k": 2},
+    "Hira": {"r": 2},
+    "IA3": {"feedforward_modules": []},
+    "VBLoRA": {"r": 2, "num_vectors": 8, "vector_length": 4, "topk": 2},
+    "Vera": {"r": 4, "target_modules": ["c_attn", "mlp.c_proj"]},
+    "WaveFT": {"n_frequency": 20},
 }
 
 
-@pytest.mark.parametrize("make", ON_CONV1D.values(), ids=ON_CONV1D.keys())
-def test_conv1d_is_what_peft_merges(make: Make, tmp_path: Path) -> None:
-    model = peft.get_peft_model(tiny_gpt2(), make())
-    move(model, 3)
+@pytest.mark.parametrize("kind", _ON_CONV1D)
+def test_conv1d_is_what_peft_merges(kind: str, tmp_path: Path) -> None:
+    settings = {"target_modules": ["c_attn"], "fan_in_fan_out": True} | _ON_CONV1D[kind]
+    model = with_adapter(config_of(kind, **settings)(), tiny_gpt2())
     found = differing(tiny_gpt2(), saved(model, tmp_path))
     truth = merged_weights(model)
     assert found
@@ -152,31 +145,21 @@ def test_conv1d_is_what_peft_merges(make: Make, tmp_path: Path) -> None:
 
 
 def test_every_type_of_the_installed_peft_is_read_or_refused_by_name() -> None:
-    ways = [
-        peft_types.BY_FORMULA,
-        peft_types.ONE_BY_ONE,
-        peft_types.SHARED,
-        peft_types.SHARED_AND_DECOMPOSED,
-        set(peft_types.REFUSED),
-    ]
-    known = [kind for way in ways for kind in way]
-    assert len(known) == len(set(known))
-    assert set(known) == {kind.value for kind in PEFT_TYPE_TO_TUNER_MAPPING}
-    tested = {make().peft_type.value for make in ALL.values()}
-    assert tested - {"LORA"} == {kind for way in ways[1:4] for kind in way}
+    by_peft = [*peft_types.ONE_BY_ONE, *peft_types.SHARED, *peft_types.SHARED_AND_DECOMPOSED]
+    known = [*peft_types.BY_FORMULA, *by_peft, *peft_types.REFUSED]
+    assert sorted(known) == sorted(kind.value for kind in PEFT_TYPE_TO_TUNER_MAPPING)
+    assert {make().peft_type.value for make in ALL.values()} - {"LORA"} == set(by_peft)
 
 
-@pytest.mark.parametrize("kind", sorted({*peft_types.REFUSED, "LN_TUNING", "NEW_ONE"}))
+REFUSED = {**peft_types.REFUSED, "LN_TUNING": "trains biases, norms", "NEW_ONE": "made with PEFT '9.1'"}
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED))
 def test_types_that_are_not_read_are_refused_by_name(kind: str, tmp_path: Path) -> None:
-    words = {**peft_types.REFUSED, "LN_TUNING": "trains biases, norms", "NEW_ONE": "made with PEFT '9.1'"}[
-        kind
-    ]
-    save_file(
-        {"base_model.model.norm.ln_tuning_layers.weight": torch.ones(2)},
-        tmp_path / "adapter_model.safetensors",
-    )
+    norm = {"base_model.model.norm.ln_tuning_layers.weight": torch.ones(2)}
+    save_file(norm, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(f'{{"peft_type": "{kind}", "peft_version": "9.1"}}')
-    with refused(f"^the adapter '.*' is of type {kind}, .*{words}"):
+    with refused(f"^the adapter '.*' is of type {kind}, .*{REFUSED[kind]}"):
         open_sides(tiny_llama(), tmp_path)
 
 
@@ -197,16 +180,10 @@ def test_types_that_look_at_the_weight_come_out_otherwise_from_a_skeleton(
     base, truth = tiny_llama().state_dict(), merged_from(tmp_path)
     names = [name for name in base if name.endswith(("q_proj.weight", "down_proj.weight"))]
     monkeypatch.setattr("intruders.checkpoints.adapters.by_peft.SHARED_AND_DECOMPOSED", frozenset())
-    for name, made in _in_skeleton(tensors, config, base, names).items():
-        assert (made - truth[name]).norm() > 0.05 * (truth[name] - base[name]).norm()
-
-
-def _in_skeleton(
-    tensors: dict[str, StoredTensor], config: AdapterConfig, base: dict[str, Tensor], names: list[str]
-) -> dict[str, Tensor]:
     places = {name.removesuffix(".weight"): base[name].to("meta") for name in names}
-    updates = {update.name: update for update in shared_updates(tensors, config, places)}
-    return {name: updates[name].change(base[name], None) for name in names}
+    for update in shared_updates(tensors, config, places):
+        before, true = base[update.name], truth[update.name]
+        assert (update.change(before, None) - true).norm() > 0.05 * (true - before).norm()
 
 
 @pytest.mark.parametrize("kind", ["randlora without its projection", "vera without its projection"])
@@ -224,11 +201,11 @@ def test_types_that_share_tensors_come_out_otherwise_one_by_one(kind: str, tmp_p
 def test_random_state_is_untouched(kind: str, tmp_path: Path) -> None:
     folder = saved(trained(ALL[kind]), tmp_path)
     base = open_source(saved(tiny_llama(), tmp_path / "base"))
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    assert loaded(pair_sides(base, open_source(folder)))  # type: ignore[arg-type]
-    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
+    states = []
+    for _ in range(2):
+        states.append((torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()))
+        assert loaded(pair_sides(base, open_source(folder)))  # type: ignore[arg-type]
+    assert states[0] == states[1]
 
 
 def test_boft_starts_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,8 +219,7 @@ def test_boft_starts_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_frod_without_its_projection_is_refused(tmp_path: Path) -> None:
-    config = peft.FrodConfig(target_modules=T, progressbar=False, save_projection=False)
-    folder = saved(trained(lambda: config), tmp_path)
+    folder = saved(trained(config_of("Frod", progressbar=False, save_projection=False)), tmp_path)
     with refused(r"does not contain its projection, .* save_projection=True"):
         open_sides(tiny_llama(), folder)
 
@@ -278,15 +254,15 @@ def test_configs_of_strangers(kind: str, settings: dict[str, Any], words: str, t
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: torch.zeros(11, 10),
-        lambda: torch.eye(11),
-        lambda: torch.randperm(101),
-        lambda: torch.ones([101]),
-    ],
-)
+LARGE = [
+    lambda: torch.zeros(11, 10),
+    lambda: torch.eye(11),
+    lambda: torch.randperm(101),
+    lambda: torch.ones([101]),
+]
+
+
+@pytest.mark.parametrize("make", LARGE)
 def test_no_tensor_out_of_proportion_is_made_out_of_sizes(make: Callable[[], Tensor]) -> None:
     given = torch.ones(20)
     with peft_at_work("a", "it", 100):
@@ -357,22 +333,12 @@ def test_tensors_that_are_missing_are_named(tmp_path: Path) -> None:
         differing(tiny_llama(), folder)
 
 
-def test_convolutions_are_refused() -> None:
-    torch.manual_seed(0)
-    model = peft.get_peft_model(
-        nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8)),
-        peft.OFTConfig(oft_block_size=4, target_modules=["0"]),
-    )
-    move(model, 1)
+def test_convolutions_are_refused(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8))
     with refused(r"of type OFT changes '0\.weight', no linear layer", PairingError):
-        paired(model)
-
-
-def test_a_convolution_where_the_adapter_has_a_linear_layer(tmp_path: Path) -> None:
-    model = peft.get_peft_model(
-        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), peft.VeraConfig(r=2, target_modules=["0"])
-    )
-    folder = saved(model, tmp_path)
+        paired(with_adapter(peft.OFTConfig(oft_block_size=4, target_modules=["0"]), net))
+    linear = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))  # where the base has a convolution
+    folder = saved(with_adapter(peft.VeraConfig(r=2, target_modules=["0"]), linear), tmp_path)
     with refused(r"of type VERA changes '0\.weight', no linear layer", PairingError):
         paired(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(4, 4)), folder)
 
@@ -383,15 +349,13 @@ def test_a_head_that_is_tied_to_the_embeddings(settings: tuple[Any, dict[str, in
     make, sizes = settings
     base = tiny_llama(tie_word_embeddings=True)
     config = make(**sizes, target_modules=["lm_head", "q_proj"])
-    model = peft.get_peft_model(tiny_llama(tie_word_embeddings=True), config)
-    move(model, 3)
+    model = with_adapter(config, tiny_llama(tie_word_embeddings=True))
     both = differing(base, saved(model, tmp_path), EVERY_MATRIX)["lm_head.weight"]
     assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
 
 
 def test_embeddings_are_refused(tmp_path: Path) -> None:
-    config = peft.LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights="pissa")
-    folder = saved(peft.get_peft_model(tiny_llama(), config), tmp_path)
+    folder = saved(with_lora(target_modules=["embed_tokens"], init_lora_weights="pissa"), tmp_path)
     with refused(r"changes 'model\.embed_tokens\.weight', no linear layer", PairingError):
         paired(tiny_llama(), folder)
 
@@ -406,27 +370,24 @@ def test_an_order_that_is_not_known(tmp_path: Path) -> None:
 
 
 def test_what_takes_long_says_so_before_it_starts(tmp_path: Path) -> None:
-    folder = saved(trained(MADE_BY_PEFT["psoft"]), tmp_path / "adapter")
-    base = open_source(tiny_llama())
-    large = {
-        name: StoredTensor((8192, 11008), stored.dtype, stored.stored_as, _never)
-        if "down" in name
-        else stored
-        for name, stored in base.tensors.items()  # type: ignore[union-attr]
+    def read() -> Tensor:
+        raise AssertionError("read before it was said how long it takes")
+
+    base: Any = open_source(tiny_llama())
+    tensors = {
+        name: replace(stored, shape=(8192, 11008), read=read) if "down" in name else stored
+        for name, stored in base.tensors.items()
     }
-    object.__setattr__(base, "tensors", large)
-    with pytest.warns(
-        UserWarning, match=r"PSOFT\) decomposes each of its 4 matrices in full.* about 4 minutes on two"
-    ):
-        pair_sides(base, open_source(folder))  # type: ignore[arg-type]
-    other = open_source(saved(trained(MADE_BY_PEFT["miss"]), tmp_path / "miss"))
+    base = replace(base, tensors=tensors)
+    slow, fast = (
+        open_source(saved(trained(MADE_BY_PEFT[kind]), tmp_path / kind)) for kind in ("psoft", "miss")
+    )
+    words = r"PSOFT\) decomposes each of its 4 matrices in full.* about 4 minutes on two"
+    with pytest.warns(UserWarning, match=words):
+        pair_sides(base, slow)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pair_sides(base, other)  # type: ignore[arg-type]
-
-
-def _never() -> Tensor:
-    raise AssertionError("read before it was said how long it takes")
+        pair_sides(base, fast)
 
 
 def test_what_was_repeated_or_left_out_is_in_the_notes(tmp_path: Path) -> None:
@@ -439,24 +400,22 @@ def test_what_was_repeated_or_left_out_is_in_the_notes(tmp_path: Path) -> None:
         assert any(re.search(expected, note) for note in pairing.matched), kind
 
 
-@pytest.mark.parametrize(
-    "kind", [*(name for name in OPTIONS if name.startswith("lora, ")), "lora, monteclora"]
-)
-def test_no_variant_is_taken_for_a_plain_lora_to_write_back(kind: str, tmp_path: Path) -> None:
+VARIANTS = {name: make for name, make in OPTIONS.items() if name.startswith("lora, ")}
+VARIANTS["monteclora"] = config_of("Lora", monteclora_config=MontecloraConfig())
+
+
+@pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS.keys())
+def test_no_variant_is_taken_for_a_plain_lora_to_write_back(make: Make, tmp_path: Path) -> None:
     """New factors under its config would be loaded as something else: a start repeated, a diagonal between them."""
-    assert not is_plain_lora(saved(trained((OPTIONS | FACTORS)[kind]), tmp_path), "it")
+    assert not is_plain_lora(saved(trained(make), tmp_path), "it")
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
-        peft.VeraConfig(r=4, target_modules=["q_proj"], modules_to_save=["k_proj"]),
-    ],
-    ids=["oft", "vera"],
-)
-def test_modules_saved_in_full_beside_a_type_made_by_peft(config: Any, tmp_path: Path) -> None:
-    model = trained(lambda: config)
+@pytest.mark.parametrize(("kind", "settings"), [("OFT", {"oft_block_size": 4}), ("Vera", {"r": 4})])
+def test_modules_saved_in_full_beside_a_type_made_by_peft(
+    kind: str, settings: dict[str, int], tmp_path: Path
+) -> None:
+    make = config_of(kind, target_modules=["q_proj"], modules_to_save=["k_proj"], **settings)
+    model = with_adapter(make())
     pairing = paired(tiny_llama(), saved(model, tmp_path))
     found = loaded(pairing)
     assert {name.split(".")[-2] for name in found} == {"q_proj", "k_proj"}

@@ -13,11 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.adapter import Adapter
-from intruders.checkpoints.adapters.kohya import dora_is_per_input, in_diffusers_names
-from intruders.checkpoints.formats.memory import state_dict_checkpoint
+from intruders.checkpoints.adapters.kohya import in_diffusers_names
 from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.stored.checkpoint import StoredTensor
 from intruders.errors import PairingError
 from tests.checkpoints.models import (
     assert_tuned,
@@ -31,6 +29,7 @@ from tests.checkpoints.models import (
     saved,
     tiny_llama,
     tuned_of,
+    with_adapter,
     with_lora,
 )
 
@@ -63,12 +62,11 @@ def adapted_unet(**settings: Any) -> nn.Module:
 def fused(unet: Any) -> dict[str, Tensor]:
     """diffusers' own answer, under the names of the plain model."""
     unet.fuse_lora()
-    state = {
-        name.replace(".base_layer", ""): tensor
+    return {
+        name.replace(".base_layer", ""): tensor.clone()
         for name, tensor in unet.state_dict().items()
         if "lora" not in name
     }
-    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def require_fused(different: dict[str, Any], unet: nn.Module) -> None:
@@ -114,23 +112,14 @@ def kohya_file(unet: nn.Module, path: Path, alpha: float = 3.0) -> dict[str, Ten
     return state
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_kohya_file(tmp_path: Path, dora: bool) -> None:
+@pytest.mark.parametrize(("dora", "prefix"), [(False, ""), (True, ""), (False, "model.diffusion_model.")])
+def test_kohya_file(tmp_path: Path, dora: bool, prefix: str) -> None:
+    """Also on the original single-file checkpoint, where the UNet's names have a prefix."""
     unet = adapted_unet(use_dora=dora)
     kohya_file(unet, tmp_path / "style.safetensors")
-    different = differing(tiny_unet(), tmp_path / "style.safetensors")
-    require_fused(different, unet)
-
-
-def test_kohya_file_on_the_original_single_file_checkpoint(tmp_path: Path) -> None:
-    """There the UNet's names stand behind ``model.diffusion_model.``."""
-    unet = adapted_unet()
-    kohya_file(unet, tmp_path / "style.safetensors")
-    base = {f"model.diffusion_model.{name}": tensor for name, tensor in tiny_unet().state_dict().items()}
+    base = {f"{prefix}{name}": tensor for name, tensor in tiny_unet().state_dict().items()}
     different = differing(base, tmp_path / "style.safetensors")
-    require_fused(
-        {name.removeprefix("model.diffusion_model."): both for name, both in different.items()}, unet
-    )
+    require_fused({name.removeprefix(prefix): both for name, both in different.items()}, unet)
 
 
 def sgm_names(path: str) -> list[str]:
@@ -183,11 +172,11 @@ def test_kohya_file_in_original_names_on_a_base_of_diffusers() -> None:
 def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:
     unet = adapted_unet()
     state = kohya_file(unet, tmp_path / "style.safetensors")
-    module = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    state |= {f"{module}.lora_down.weight": torch.ones(2, 8), f"{module}.lora_up.weight": torch.ones(8, 2)}
+    module = "te_text_model_encoder_layers_0_self_attn_q_proj"
+    state |= factors_of(module, torch.ones(2, 8), torch.ones(8, 2))
     save_file(state, tmp_path / "style.safetensors")
     pairing = paired(tiny_unet(), tmp_path / "style.safetensors")
-    assert reasons(pairing)[f"{module}.weight"] == "for another part of the pipeline (te)"
+    assert reasons(pairing)[f"lora_{module}.weight"] == "for another part of the pipeline (te)"
     require_fused(loaded(pairing), unet)
     with refused("has the names of an image model", PairingError):
         paired(tiny_llama(), tmp_path / "style.safetensors")
@@ -196,19 +185,18 @@ def test_parts_of_a_pipeline_that_are_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("part", "other"), [("te1", "te2"), ("te2", "te1")])
 def test_of_two_text_encoders_the_base_is_the_one_of_its_shapes(part: str, other: str) -> None:
     """SDXL's have modules of the same names, the second one more of them."""
-    sizes, layers = {"te1": 8, "te2": 12}, {"te1": 2, "te2": 3}
-    weights: dict[str, dict[str, Tensor]] = {"te1": {}, "te2": {}}
+    layers = {"te1": 2, "te2": 3}
+    weights: dict[str, dict[str, Tensor]] = {}
     truth: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
-    for encoder, size in sizes.items():
-        for layer in range(layers[encoder]):
-            name = f"text_model.encoder.layers.{layer}.self_attn.q_proj"
-            weight, down, up = torch.randn(size, size), torch.randn(2, size), torch.randn(size, 2)
-            weights[encoder][f"{name}.weight"] = weight
-            module = f"lora_{encoder}_{name.replace('.', '_')}"
-            state |= {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}
+    for encoder, size in (("te1", 8), ("te2", 12)):
+        names = [f"text_model.encoder.layers.{layer}.self_attn.q_proj" for layer in range(layers[encoder])]
+        weights[encoder] = {f"{name}.weight": torch.randn(size, size) for name in names}
+        for name in names:
+            down, up = torch.randn(2, size), torch.randn(size, 2)
+            state |= factors_of(f"{encoder}_{name.replace('.', '_')}", down, up)
             if encoder == part:
-                truth[f"{name}.weight"] = weight + up @ down
+                truth[f"{name}.weight"] = weights[encoder][f"{name}.weight"] + up @ down
     pairing = paired(weights[part], state)
     different = loaded(pairing)
     assert different.keys() == truth.keys()
@@ -218,9 +206,13 @@ def test_of_two_text_encoders_the_base_is_the_one_of_its_shapes(part: str, other
 
 
 def test_lora_a_and_b_without_a_config(tmp_path: Path) -> None:
-    model = with_lora(lora_alpha=2)
+    """Of a head that is saved with its factors, the weight beneath them is the adapter's own."""
+    model = with_lora(lora_alpha=2, target_modules=["q_proj", "lm_head"])
     folder = saved(model, tmp_path)
     (folder / "adapter_config.json").unlink()
+    opened = open_source(folder)
+    assert isinstance(opened, Adapter)
+    assert "base_model.model.lm_head.base_layer.weight" in opened.replaced.names()
     assert_tuned(differing(tiny_llama(), folder), merged_weights(model), count=2)
 
 
@@ -232,16 +224,6 @@ def test_a_model_with_an_adapter_that_is_not_merged(tmp_path: Path, where: str) 
     source = tmp_path if where == "folder" else model.state_dict()
     with refused(r"an adapter that is not merged .*; save the adapter .*, or merge it"):
         open_sides(tiny_llama(), source)
-
-
-def test_a_head_saved_with_its_factors_is_an_adapters_own(tmp_path: Path) -> None:
-    targets = ["q_proj", "lm_head"]
-    model = with_lora(lora_alpha=2, target_modules=targets)
-    folder = saved(model, tmp_path)
-    (folder / "adapter_config.json").unlink()
-    opened = open_source(folder)
-    assert isinstance(opened, Adapter)
-    assert "base_model.model.lm_head.base_layer.weight" in opened.replaced.names()
 
 
 def test_old_diffusers_names() -> None:
@@ -261,8 +243,7 @@ def test_old_diffusers_names() -> None:
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_lycoris_file(tmp_path: Path, kind: str) -> None:
     make: Any = peft.LoHaConfig if kind == "loha" else peft.LoKrConfig
-    model = peft.get_peft_model(tiny_llama(), make(r=1, alpha=3, target_modules=["q_proj", "down_proj"]))
-    randomize_adapter(model)
+    model = with_adapter(make(r=1, alpha=3, target_modules=["q_proj", "down_proj"]))
     state: dict[str, Tensor] = {}
     for key, tensor in peft.get_peft_model_state_dict(model).items():
         module, part = key.removeprefix("base_model.model.").rsplit(".", 1)
@@ -346,6 +327,10 @@ def test_a_square_convolution_alone(name: str, is_refused: bool) -> None:
     if is_refused:
         with refused("as many inputs as outputs, and nothing in the file says"):
             open_sides({"a.weight": weight}, state)
+        linear = {name: factors_of(name, *drawn(4, 6)[1:]) for name in "bc"}
+        linear["b"]["lora_b.dora_scale"], linear["c"]["lora_c.dora_scale"] = torch.ones(6), torch.ones(1, 4)
+        with refused("as many inputs as outputs"):  # the others in the file say both
+            open_sides({"a.weight": weight}, state | linear["b"] | linear["c"])
         return
     direction = product(weight, down, up).flatten(1)
     truth = direction * scale.reshape(8, 1) / direction.norm(dim=1, keepdim=True)
@@ -393,41 +378,13 @@ def test_files_that_cannot_be(state: dict[str, Tensor], text: str) -> None:
 
 def test_metadata_that_is_no_object(tmp_path: Path) -> None:
     state = {"unet.a.lora_A.weight": torch.ones(2, 4), "unet.a.lora_B.weight": torch.ones(4, 2)}
-    for text in ("[", "[]", "7"):
-        save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": text})
-        with refused("is not a JSON object"):
-            open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
     wrong = json.dumps({"unet.r": "two", "unet.lora_alpha": 1})
-    save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": wrong})
-    with refused("r = 'two'; expected a number"):
-        open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")
-
-
-Shape = tuple[int, ...]
-LINEAR, KERNEL = ((2, 4), (6, 2)), ((2, 4, 3, 3), (6, 2, 1, 1))
-SQUARE_KERNEL = ((2, 8, 3, 3), (8, 2, 1, 1))
-
-
-def module(factors: tuple[Shape, Shape], scale: Shape) -> dict[str, StoredTensor]:
-    shapes = {"down": factors[0], "up": factors[1], "dora_scale": scale}
-    return dict(state_dict_checkpoint({part: torch.ones(shape) for part, shape in shapes.items()}).tensors)
-
-
-@pytest.mark.parametrize(
-    ("modules", "expected"),
-    [
-        ([(LINEAR, (1, 4))], True),
-        ([(KERNEL, (1, 4, 1, 1))], True),
-        ([(KERNEL, (1, 6, 1, 1))], False),
-        ([(LINEAR, (6,))], False),
-        ([(SQUARE_KERNEL, (1, 8, 1, 1))], None),
-        ([(SQUARE_KERNEL, (1, 8, 1, 1)), (LINEAR, (1, 4))], True),
-        ([(LINEAR, (6,)), (LINEAR, (1, 4))], None),
-        ([(LINEAR, (6, 1))], None),
-        ([(LINEAR, ())], None),
-    ],
-)
-def test_what_the_modules_of_a_file_tell(
-    modules: list[tuple[tuple[Shape, Shape], Shape]], expected: bool | None
-) -> None:
-    assert dora_is_per_input([module(factors, scale) for factors, scale in modules]) is expected
+    for text, said in (
+        ("[", "is not a JSON object"),
+        ("[]", "is not a"),
+        ("7", "is not a"),
+        (wrong, "r = 'two'; exp"),
+    ):
+        save_file(state, tmp_path / "x.safetensors", {"lora_adapter_metadata": text})
+        with refused(said):
+            open_sides({"a.weight": torch.ones(4, 4)}, tmp_path / "x.safetensors")

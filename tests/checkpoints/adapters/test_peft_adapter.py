@@ -1,22 +1,28 @@
-"""Every PEFT method that is read, against PEFT's own merge_and_unload; and those that are refused."""
+"""Every PEFT method that is read, on modules and parameters, against PEFT's own merge; and those that are refused."""
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from peft.helpers import rescale_adapter_scale
+from peft.tuners.lora.config import MontecloraConfig, VeloraConfig
 from torch import Tensor, nn
 
-from intruders.checkpoints.adapters.adapter import AdapterConfig
-from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.adapters.adapter import Adapter, AdapterConfig
+from intruders.checkpoints.opening.open import open_checkpoint, open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.errors import CheckpointError, PairingError
+from intruders.linalg.low_rank import LowRank
+from intruders.linalg.pair import Pair
 from tests.checkpoints.models import (
     assert_tuned,
     change_config,
@@ -28,28 +34,43 @@ from tests.checkpoints.models import (
     reasons,
     refused,
     saved,
+    tiny_gpt2,
+    tiny_gpt_oss,
     tiny_llama,
+    tiny_llama4,
+    tiny_mixtral,
     tuned_of,
+    with_adapter,
     with_lora,
 )
 
 LINEAR = ["q_proj", "down_proj"]
 
 
-def llama(config: peft.PeftConfig, seed: int = 1) -> nn.Module:
-    model = peft.get_peft_model(tiny_llama(), config)
-    randomize_adapter(model, seed)
-    return model
-
-
-def base_weights() -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
+def lora(**settings: Any) -> peft.LoraConfig:
+    return peft.LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": LINEAR} | settings)
 
 
 METHODS: dict[str, peft.PeftConfig] = {
-    "dora": peft.LoraConfig(r=2, lora_alpha=3, target_modules=LINEAR, use_dora=True),
-    "dora, rank-stabilized": peft.LoraConfig(r=2, target_modules=LINEAR, use_dora=True, use_rslora=True),
-    "dora on embeddings": peft.LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"], use_dora=True),
+    "plain": lora(),
+    "rank-stabilized": lora(use_rslora=True),
+    "patterns": lora(
+        rank_pattern={"down_proj": 2, r"layers\.1\.self_attn\.q_proj": 4},
+        alpha_pattern={"model.layers.0.self_attn.q_proj": 11, "down_proj": 7},
+    ),
+    "rank-stabilized patterns": lora(
+        use_rslora=True, rank_pattern={"q_proj": 1}, alpha_pattern={"q_proj": 9}
+    ),
+    "all linear": lora(target_modules="all-linear"),
+    "embeddings": lora(target_modules=["embed_tokens", "q_proj"]),
+    "modules to save": lora(modules_to_save=["lm_head"]),
+    "monteclora": lora(r=2, monteclora_config=MontecloraConfig()),
+    "velora": lora(r=2, velora_config=VeloraConfig(num_groups=2)),
+    "orthogonal start": lora(r=2, init_lora_weights="orthogonal"),
+    "mica start": lora(r=2, init_lora_weights="mica"),
+    "dora": lora(use_dora=True),
+    "dora, rank-stabilized": lora(use_dora=True, use_rslora=True),
+    "dora on embeddings": lora(target_modules=["embed_tokens", "q_proj"], use_dora=True),
     "loha": peft.LoHaConfig(r=2, alpha=3, target_modules=LINEAR, rank_pattern={"q_proj": 3}),
     "lokr": peft.LoKrConfig(r=2, alpha=3, target_modules=LINEAR, alpha_pattern={"q_proj": 5}),
     "lokr, both factored": peft.LoKrConfig(r=1, alpha=3, target_modules=LINEAR, decompose_both=True),
@@ -58,21 +79,23 @@ METHODS: dict[str, peft.PeftConfig] = {
     "vera": peft.VeraConfig(r=4, target_modules=LINEAR),
     "ia3": peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
 }
+DENSE = ("dora", "loha", "lokr", "vera", "ia3")
 
 
-@pytest.mark.parametrize("config", METHODS.values(), ids=METHODS.keys())
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("where", ["folder", "memory"])
-def test_method_is_what_peft_merges(tmp_path: Path, config: Any, where: str) -> None:
-    model = llama(config)
-    if where == "folder":
-        different = differing(tiny_llama(), saved(model, tmp_path), EVERY_MATRIX)
-    else:
-        different = differing(model, selection=EVERY_MATRIX)
-    truth, base = merged_weights(model), base_weights()
+def test_method_is_what_peft_merges(tmp_path: Path, method: str, where: str) -> None:
+    model = with_adapter(METHODS[method])
+    sides = (tiny_llama(), saved(model, tmp_path)) if where == "folder" else (model,)
+    different = differing(*sides, selection=EVERY_MATRIX)
+    truth, base = merged_weights(model), tiny_llama().state_dict()
     changed = {name for name in truth if name in base and not torch.equal(truth[name], base[name])}
     assert set(different) == changed
-    assert changed
     assert_tuned(different, truth, rtol=1e-5, atol=1e-5)
+    for name, both in different.items():
+        assert torch.equal(both.base, base[name])
+        is_dense = method.startswith(DENSE) or (name, method) == ("lm_head.weight", "modules to save")
+        assert isinstance(both.tuned, LowRank) == (not is_dense)
 
 
 @pytest.mark.parametrize("effective", [False, True])
@@ -80,10 +103,8 @@ def test_method_is_what_peft_merges(tmp_path: Path, config: Any, where: str) -> 
 def test_lycoris_methods_on_convolutions(make: Any, effective: bool) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(6, 8, 3), nn.Conv2d(8, 6, 1))
-    model = peft.get_peft_model(
-        net, make(r=2, alpha=3, target_modules=["0", "1"], use_effective_conv2d=effective)
-    )
-    randomize_adapter(model)
+    config = make(r=2, alpha=3, target_modules=["0", "1"], use_effective_conv2d=effective)
+    model = with_adapter(config, net)
     different = differing(model)
     assert list(different) == ["0.weight", "1.weight"]
     assert_tuned(different, merged_weights(model))
@@ -92,7 +113,7 @@ def test_lycoris_methods_on_convolutions(make: Any, effective: bool) -> None:
 def test_adalora_after_pruning(tmp_path: Path) -> None:
     steps = {"total_step": 6, "tinit": 1, "tfinal": 1, "deltaT": 1}
     config = peft.AdaLoraConfig(init_r=4, target_r=1, lora_alpha=5, target_modules=["q_proj"], **steps)
-    model = llama(config)
+    model = with_adapter(config)
     for step in range(1, 7):
         model(torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
         model.base_model.update_and_allocate(step)
@@ -103,21 +124,18 @@ def test_adalora_after_pruning(tmp_path: Path) -> None:
 
 
 def test_layer_replication_is_refused(tmp_path: Path) -> None:
-    model = llama(peft.LoraConfig(r=2, target_modules=LINEAR, layer_replication=[[0, 2], [1, 2]]))
+    model = with_lora(layer_replication=[[0, 2], [1, 2]])
     with refused("uses layer_replication, and it repeats layers"):
         open_sides(tiny_llama(), saved(model, tmp_path))
 
 
 def test_a_model_whose_start_changed_its_base_needs_the_base() -> None:
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="olora")
     with refused(r"the start 'olora' changed .* pass the base too .* name its base"):
-        open_sides(peft.get_peft_model(tiny_llama(), config))
+        open_sides(with_lora(init_lora_weights="olora"))
 
 
 def test_lora_bias(tmp_path: Path) -> None:
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], lora_bias=True)
-    model = peft.get_peft_model(tiny_llama(attention_bias=True), config)
-    randomize_adapter(model)
+    model = with_lora(tiny_llama(attention_bias=True), lora_bias=True)
     pairing = paired(tiny_llama(attention_bias=True), saved(model, tmp_path))
     assert_tuned(loaded(pairing), merged_weights(model), count=2)
     assert reasons(pairing)["model.layers.0.self_attn.q_proj.lora_B.bias"] == "a bias"
@@ -243,3 +261,123 @@ def test_an_embedding_beneath_factors_may_be_the_base_as_it_was_rounded(tmp_path
     found = differing(tiny_llama(), tmp_path, EVERY_MATRIX)
     name = "model.embed_tokens.weight"
     torch.testing.assert_close(tuned_of(found[name]), merged[name].float(), atol=2e-2, rtol=2e-2)
+
+
+EXPERTS = "model.layers.0.mlp.experts"
+OF_LLAMA4 = "model.layers.0.feed_forward.experts"
+
+
+def adapted(base: nn.Module, modules: list[str], parameters: list[str], **settings: Any) -> nn.Module:
+    targets = {"target_modules": modules, "target_parameters": parameters}
+    return with_lora(base, lora_alpha=3, **targets, **settings)
+
+
+def require_merged(different: dict[str, Pair], model: nn.Module, make: Callable[[], nn.Module]) -> None:
+    """Every tensor that PEFT's merge changes differs, and is what the merge makes of it."""
+    base, truth = make().state_dict(), merged_weights(model)
+    changed = {name for name in base if not torch.equal(base[name], truth[name])}
+    assert {name.partition("[")[0] for name in different} == changed
+    input_first = make in (tiny_gpt_oss, tiny_llama4, tiny_gpt2)
+    for name, both in different.items():
+        tensor, _, expert = name.partition("[")
+        before, after = (
+            state[tensor][int(expert[:-1])] if expert else state[tensor] for state in (base, truth)
+        )
+        if input_first and (expert or make is tiny_gpt2):
+            before, after = before.T, after.T
+        assert torch.equal(both.base, before)
+        torch.testing.assert_close(tuned_of(both), after)
+
+
+@pytest.mark.parametrize(
+    ("make", "modules", "parameters"),
+    [
+        (tiny_mixtral, ["q_proj"], ["down_proj"]),
+        (tiny_mixtral, [], ["down_proj"]),
+        (tiny_mixtral, ["q_proj"], ["down_proj", "gate_up_proj"]),
+        (tiny_mixtral, ["q_proj", "embed_tokens"], ["experts.down_proj"]),
+        (tiny_mixtral, ["q_proj", "v_proj"], [f"{EXPERTS}.gate_up_proj"]),
+        (tiny_mixtral, ["q_proj"], ["o_proj.weight"]),
+        (tiny_mixtral, ["q_proj"], ["mlp.gate.weight", "down_proj"]),
+        (tiny_gpt_oss, ["q_proj"], ["down_proj"]),  # square, and PEFT knows them to be input first
+        # PEFT takes two-dimensional parameters as they are stored; the square attn.c_proj among them.
+        (tiny_gpt2, [], ["c_attn.weight", "c_proj.weight"]),
+    ],
+)
+def test_every_way_to_name_a_parameter(
+    tmp_path: Path, make: Callable[[], nn.Module], modules: list[str], parameters: list[str]
+) -> None:
+    model = adapted(make(), modules, parameters)
+    sides = open_sides(make(), saved(model, tmp_path))
+    require_merged(loaded(pair_sides(*sides, EVERY_MATRIX)), model, make)
+
+
+@pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
+def test_a_parameter_with_a_rank_of_its_own(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    model = adapted(make(), ["q_proj"], parameters, rank_pattern={"experts.down_proj": 1})
+    for found in (differing(make(), saved(model, tmp_path)), differing(model)):
+        require_merged(found, copy.deepcopy(model), make)
+
+
+def test_a_bare_name_on_a_base_with_another_prefix(tmp_path: Path) -> None:
+    model = adapted(tiny_mixtral(), ["q_proj"], ["down_proj", "gate_up_proj"])
+    base = {
+        name.replace("model.", "model.language_model.", 1): tensor.clone()
+        for name, tensor in tiny_mixtral().state_dict().items()
+    }
+    different = differing(base, saved(model, tmp_path))
+    renamed = {name.replace("language_model.", ""): both for name, both in different.items()}
+    require_merged(renamed, model, tiny_mixtral)
+
+
+def test_a_bare_name_on_experts_that_are_stored_one_by_one(tmp_path: Path) -> None:
+    model = adapted(tiny_mixtral(), ["q_proj"], ["down_proj"])
+    base = saved(tiny_mixtral(), tmp_path / "base")
+    different = differing(base, saved(model, tmp_path / "adapter"))
+    require_merged(different, model, tiny_mixtral)
+
+
+def test_what_is_shown_before_a_base_is_known(tmp_path: Path) -> None:
+    adapter = open_source(saved(adapted(tiny_mixtral(), ["q_proj"], ["down_proj"]), tmp_path))
+    assert isinstance(adapter, Adapter)
+    assert {(update.name, update.full_shape) for update in adapter.updates} == {
+        ("model.layers.0.self_attn.q_proj.weight", (16, 16)),
+        (f"{EXPERTS}.down_proj", (3, 16, 24)),
+    }
+
+
+def test_a_rank_that_no_parameter_of_the_base_may_have(tmp_path: Path) -> None:
+    folder = saved(adapted(tiny_mixtral(), [], ["down_proj"]), tmp_path)
+    change_config(folder, rank_pattern={"down_proj": 5}, r=6)
+    with refused(rf"of the rank of none of {EXPERTS}\.down_proj"):
+        paired(tiny_mixtral(), folder)
+
+
+@pytest.mark.parametrize("inner", [24, 16])
+def test_experts_stored_input_first_that_peft_takes_as_output_first(tmp_path: Path, inner: int) -> None:
+    """Llama 4's; PEFT's own example for ``target_parameters``. With 16, down_proj is square."""
+    model = adapted(tiny_llama4(inner), [], ["experts.gate_up_proj", "experts.down_proj"])
+    saved(model, tmp_path)
+    both_ways = [differing(tiny_llama4(inner), tmp_path), differing(model)]
+    truth = merged_weights(model)
+    for different in both_ways:
+        assert len(different) == 6
+        for expert in range(3):
+            for part in ("gate_up_proj", "down_proj"):
+                both = different[f"{OF_LLAMA4}.{part}[{expert}]"]
+                torch.testing.assert_close(tuned_of(both), truth[f"{OF_LLAMA4}.{part}"][expert].T)
+
+
+def test_square_experts_stored_input_first_of_an_unknown_model(tmp_path: Path) -> None:
+    folder = saved(adapted(tiny_llama4(16), [], ["experts.down_proj"]), tmp_path)
+    base = {name: tensor.clone() for name, tensor in tiny_llama4(16).state_dict().items()}
+    with refused(r"no config says of which model; pass the base with its config\.json", PairingError):
+        paired(base, folder)
+
+
+def test_a_scale_that_was_changed_in_memory() -> None:
+    model = adapted(tiny_mixtral(), ["q_proj"], ["experts.down_proj", "experts.gate_up_proj"])
+    with rescale_adapter_scale(model, 0.5):
+        different = differing(model)
+        require_merged(different, model, tiny_mixtral)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import gguf
 import numpy as np
@@ -22,7 +24,7 @@ from intruders.checkpoints.writing.companions import write_companions
 from intruders.checkpoints.writing.merged import planned_checkpoint
 from intruders.models.base_model import base_model_location
 from tests.checkpoints.gguf_files import FAMILIES, finished, write_gguf, write_llama_gguf
-from tests.checkpoints.models import loaded, paired, refused, tiny_llama
+from tests.checkpoints.models import refused, tiny_llama
 
 # Every quantization that the gguf package can turn back into numbers.
 QUANTIZATIONS = ["F16", *sorted(kind.name for kind in gguf.quants._type_traits)]
@@ -112,13 +114,6 @@ def test_sizes_that_transformers_does_not_take_from_the_file(tmp_path: Path) -> 
     assert checkpoint.read("model.layers.0.self_attn.q_proj.weight").shape == (64, 32)
 
 
-def test_folder_with_one_gguf_file_and_itself_unchanged(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "x.gguf", "llama", tied=True)
-    pairing = paired(tmp_path, tmp_path / "x.gguf")
-    assert len(pairing.pairs) == 14
-    assert loaded(pairing) == {}
-
-
 @pytest.mark.parametrize("kv_heads", [True, False])
 def test_rows_of_q_and_k_are_put_back_in_order(tmp_path: Path, kv_heads: bool) -> None:
     """Without the number of k and v heads, llama.cpp has as many as of q; transformers leaves the rows permuted."""
@@ -155,14 +150,6 @@ def test_matrices_that_transformers_has_no_name_for_are_listed(tmp_path: Path) -
     assert listed == list(experts)
     with refused("2 matrices that are not read, without which a model cannot"):
         planned_checkpoint(base, tuned, {})
-
-
-def test_truncated_anywhere(tmp_path: Path) -> None:
-    whole = write_gguf(tmp_path / "x.gguf", "llama").read_bytes()
-    for length in (0, 3, 4, 10, 24, 100, 1000, len(whole) // 2, len(whole) - 40):
-        (tmp_path / "x.gguf").write_bytes(whole[:length])
-        with refused(r"x\.gguf"):
-            read_gguf_layout(tmp_path / "x.gguf")
 
 
 def header(fields: bytes, tensors: bytes = b"", counts: tuple[int, int] = (0, 1), version: int = 3) -> bytes:
@@ -269,50 +256,49 @@ def test_config_and_tokenizer_come_from_the_first_file(
 ) -> None:
     from transformers import AutoTokenizer
 
-    class NoTokenizer:
-        def save_pretrained(self, folder: Path) -> None:
-            pass
-
-    asked = []
-
-    def from_pretrained(folder: Path, gguf_file: str) -> NoTokenizer:  # the tiny files have tokens alone
-        asked.append(gguf_file)
-        return NoTokenizer()
-
+    from_pretrained = Mock()  # the tiny files have tokens alone
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
-    out = tmp_path / "out"
-    out.mkdir()
-    write_companions(split[1], out, torch.float32, is_gguf=True)
-    assert asked == [split[0].name]
-    assert (out / "config.json").is_file()
+    write_companions(split[1], tmp_path, torch.float32, is_gguf=True)
+    from_pretrained.assert_called_once_with(split[0].parent, gguf_file=split[0].name)
+    assert (tmp_path / "config.json").is_file()
 
 
-def test_a_file_that_is_lacking(split: list[Path]) -> None:
-    split[0].unlink()
-    for path in (split[1], split[1].parent):
-        with refused(r"one of 3 files .* lacks 'm-00001-of-00003\.gguf'; download all"):
-            open_checkpoint(path)
+def without_the_first(files: list[Path]) -> Path:
+    files[0].unlink()
+    return files[1]
 
 
-def test_a_file_under_another_name(split: list[Path]) -> None:
-    renamed = split[1].rename(split[1].with_name("second.gguf"))
-    with refused(r"'model-00001-of-00003\.gguf'; give all of them the names"):
-        open_checkpoint(renamed)
+def under_another_name(files: list[Path]) -> Path:
+    return files[1].rename(files[1].with_name("second.gguf"))
 
 
-def test_files_in_another_order(split: list[Path]) -> None:
-    first, second = split[0].read_bytes(), split[1].read_bytes()
-    split[0].write_bytes(second)
-    split[1].write_bytes(first)
-    with refused("not all of them under their own names: 21 tensors"):
-        open_checkpoint(split[2])
+def in_another_order(files: list[Path]) -> Path:
+    first, second = files[0].read_bytes(), files[1].read_bytes()
+    files[0].write_bytes(second)
+    files[1].write_bytes(first)
+    return files[2]
 
 
-def test_a_file_of_another_model(split: list[Path]) -> None:
-    writer = gguf.GGUFWriter(split[2], "llama")
+def of_another_model(files: list[Path]) -> Path:
+    writer = gguf.GGUFWriter(files[2], "llama")
     writer.add_uint16("split.no", 2)
     writer.add_uint16("split.count", 3)
     writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
-    finished(writer, split[2])
-    with refused("own names: 17 tensors; expected 21"):
-        open_checkpoint(split[0])
+    finished(writer, files[2])
+    return files[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_the_first, r"one of 3 files .* lacks 'm-00001-of-00003\.gguf'; download all"),
+        (under_another_name, r"'model-00001-of-00003\.gguf'; give all of them the names"),
+        (in_another_order, "not all of them under their own names: 21 tensors"),
+        (of_another_model, "own names: 17 tensors; expected 21"),
+    ],
+)
+def test_a_split_model_that_is_not_whole(
+    change: Callable[[list[Path]], Path], said: str, split: list[Path]
+) -> None:
+    with refused(said):
+        open_checkpoint(change(split))

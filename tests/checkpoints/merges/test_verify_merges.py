@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 import intruders
 from intruders.checkpoints.merges.verdict import (
@@ -17,30 +19,41 @@ from intruders.checkpoints.merges.verdict import (
     APPLIED,
     NOT_APPLIED,
     NOT_PROVED,
+    TOO_SMALL,
     WITHIN_QUANTIZATION,
 )
+from intruders.checkpoints.stored.checkpoint import Checkpoint, StoredTensor, read_once
+from tests.checkpoints.adapted import move
 from tests.checkpoints.gguf_files import write_llama_gguf
 from tests.checkpoints.merged_models import (
-    QUERY,
     TARGETS,
     TYPES,
     WEIGHTS,
     Models,
+    State,
     adapted,
     lora,
+    lora_updates,
     merged_by_peft,
     require_applied,
+    save_both,
     verdicts,
+    verify,
     weights,
     wide_llama,
     with_delta,
 )
-from tests.checkpoints.models import randomize_adapter, saved, tiny_bert, tiny_mixtral, tiny_phi3
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(tmp_path_factory.mktemp("models"), lora(), "bfloat16")
+from tests.checkpoints.models import (
+    saved,
+    tiny_bert,
+    tiny_llama,
+    tiny_mixtral,
+    tiny_phi3,
+    with_adapter,
+    with_lora,
+)
+from tests.checkpoints.peft_types import MADE_BY_PEFT, OPTIONS, config_of
+from tests.checkpoints.renamed_families import FAMILIES
 
 
 @pytest.mark.parametrize("safe", [False, True], ids=["plain", "safe"])
@@ -48,10 +61,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.mark.parametrize("base", TYPES)
 def test_every_merge_by_peft_is_applied(tmp_path: Path, base: str, adapter: str, safe: bool) -> None:
     model = adapted(lora(target_modules=[*TARGETS, "embed_tokens"]), base, adapter)
-    saved(wide_llama().to(TYPES[base]), tmp_path / "base")
-    saved(model, tmp_path / "adapter")
-    saved(model.merge_and_unload(safe_merge=safe), tmp_path / "merged")
-    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    save_both(tmp_path, model, base)
+    found = verify(tmp_path, saved(model.merge_and_unload(safe_merge=safe), tmp_path / "merged"))
     assert {matrix.name for matrix in found.matrices} == WEIGHTS | {"model.embed_tokens.weight"}
     require_applied(found, 5)
     low, high = found.scale or (0, 0)
@@ -61,30 +72,24 @@ def test_every_merge_by_peft_is_applied(tmp_path: Path, base: str, adapter: str,
 @pytest.mark.parametrize("adapter", TYPES)
 @pytest.mark.parametrize("base", TYPES)
 def test_an_adapter_that_peft_widens_when_it_loads_it(tmp_path: Path, base: str, adapter: str) -> None:
-    saved(wide_llama().to(TYPES[base]), tmp_path / "base")
-    saved(adapted(lora(), base, adapter), tmp_path / "adapter")
-    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged_by_peft(tmp_path, TYPES[base]))
+    save_both(tmp_path, adapted(lora(), base, adapter), base)
+    found = verify(tmp_path, merged_by_peft(tmp_path, TYPES[base]))
     require_applied(found, 4)
     assert {matrix.found.precision for matrix in found.matrices} == {"one rounding"}
 
 
 @pytest.mark.parametrize("alpha", [6, 8])
 def test_an_adapter_that_peft_narrows_when_it_loads_it(tmp_path: Path, alpha: int) -> None:
-    saved(wide_llama().bfloat16(), tmp_path / "base")
-    saved(adapted(lora(lora_alpha=alpha), "bfloat16", "float32"), tmp_path / "adapter")
-    merged = merged_by_peft(tmp_path, torch.bfloat16, autocast_adapter_dtype=False)
-    found = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    save_both(tmp_path, adapted(lora(lora_alpha=alpha), "bfloat16", "float32"), "bfloat16")
+    found = verify(tmp_path, merged_by_peft(tmp_path, torch.bfloat16, autocast_adapter_dtype=False))
     require_applied(found, 4)
-    assert all(
-        (matrix.found.precision or "").startswith("adapter rounded to bfloat16") for matrix in found.matrices
-    )
+    precisions = {str(matrix.found.precision).partition(",")[0] for matrix in found.matrices}
+    assert precisions == {"adapter rounded to bfloat16"}
 
 
 def test_a_base_that_was_narrowed_and_a_merge_that_was_widened(tmp_path: Path) -> None:
-    saved(wide_llama(), tmp_path / "base")
-    saved(adapted(lora()), tmp_path / "adapter")
-    merged = merged_by_peft(tmp_path, torch.bfloat16).float()
-    require_applied(intruders.verify(tmp_path / "base", tmp_path / "adapter", merged), 4)
+    save_both(tmp_path, adapted(lora()))
+    require_applied(verify(tmp_path, merged_by_peft(tmp_path, torch.bfloat16).float()), 4)
 
 
 def test_a_head_tied_to_the_embedding_may_be_written_beside_it(tmp_path: Path) -> None:
@@ -164,16 +169,10 @@ def test_a_sum_of_adapters(tmp_path: Path) -> None:
 def test_adapters_merged_one_after_the_other_in_bfloat16(tmp_path: Path) -> None:
     models = Models(tmp_path, lora(), "bfloat16")
     first = with_delta(models, lambda update: 0.7 * update)
-    second = Models(tmp_path / "second", lora(r=2, lora_alpha=3), "bfloat16")
-    second.base = first
-    from safetensors.torch import load_file
-
-    factors = load_file(tmp_path / "second" / "adapter" / "adapter_model.safetensors")
-    merged = dict(first)
-    for name in WEIGHTS:
-        module = "base_model.model." + name.removesuffix(".weight")
-        update = 0.3 * 1.5 * factors[f"{module}.lora_B.weight"] @ factors[f"{module}.lora_A.weight"]
-        merged[name] = (first[name].float() + update).bfloat16()
+    save_both(tmp_path / "second", adapted(lora(r=2, lora_alpha=3), "bfloat16"), "bfloat16")
+    updates = lora_updates(tmp_path / "second")
+    changed = {name: (first[name].float() + 0.3 * 1.5 * updates[name]).bfloat16() for name in WEIGHTS}
+    merged = first | changed
     total = f"{tmp_path / 'adapter'}@0.7+{tmp_path / 'second' / 'adapter'}@0.3"
     found = intruders.verify(tmp_path / "base", total, merged)
     assert verdicts(found) <= {APPLIED, NOT_PROVED}
@@ -213,46 +212,31 @@ def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
     model = tiny_phi3(hidden_size=64, intermediate_size=96)
     saved(model, tmp_path / "base")
     base = weights(model)
-    tuned = peft.get_peft_model(model, lora(target_modules=["qkv_proj"]))
-    for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
-            parameter.data = 0.03 * torch.randn(parameter.shape)
+    tuned = with_adapter(lora(target_modules=["qkv_proj"]), model)
     saved(tuned, tmp_path / "adapter")
     merged = weights(tuned.merge_and_unload())
     name = "model.layers.0.self_attn.qkv_proj.weight"
     merged[name][64:96] = base[name][64:96]  # the keys
-    whole = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged)
+    whole = verify(tmp_path, merged)
     assert APPLIED not in whole.counts
-    split = intruders.verify(tmp_path / "base", tmp_path / "adapter", merged, split_fused=True)
+    split = verify(tmp_path, merged, split_fused=True)
     found = {matrix.name.removeprefix(name): matrix.found.verdict for matrix in split.matrices}
     assert found == {"[q]": APPLIED, "[k]": NOT_APPLIED, "[v]": APPLIED}
 
 
-def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
-    from intruders.checkpoints.opening.open import open_checkpoint
-    from intruders.checkpoints.stored.checkpoint import StoredTensor, read_once
-
+def test_each_matrix_of_the_base_is_read_once() -> None:
     reads: list[str] = []
-    opened = open_checkpoint(models.folder / "base")
+    numbers = {"a": torch.randn(3, 2), "b": torch.randn(3, 2)}
 
-    def counted(name: str, stored: StoredTensor) -> StoredTensor:
-        def read() -> Tensor:
-            reads.append(name)
-            return stored.read()
+    def stored(name: str) -> StoredTensor:
+        return StoredTensor((3, 2), torch.float32, "F32", lambda: reads.append(name) or numbers[name])  # type: ignore[func-returns-value]
 
-        return StoredTensor(stored.shape, stored.dtype, stored.stored_as, read)
-
-    tensors = {name: counted(name, stored) for name, stored in opened.tensors.items()}
-    kept = read_once(copy.copy(opened).__class__(**{**vars(opened), "tensors": tensors}))
-    for name in (QUERY, QUERY, "model.norm.weight", QUERY):
-        assert torch.equal(kept.read(name), opened.read(name))
-    assert reads == [QUERY, "model.norm.weight", QUERY]
-    # Where nothing reads one matrix of a tensor alone, all of them come from one reading.
-    reads.clear()
-    whole = opened.read("model.norm.weight")
-    for index in (0, 1, 0):
-        assert torch.equal(kept.tensors["model.norm.weight"].read_slice(index), whole[index])
-    assert reads == ["model.norm.weight"]
+    kept = read_once(Checkpoint("base", "checkpoint", "memory", {name: stored(name) for name in numbers}))
+    for name in "aaba":
+        assert torch.equal(kept.read(name), numbers[name])
+    for index in (0, 1, 0):  # where nothing reads one matrix of a tensor alone, all come from one reading
+        assert torch.equal(kept.tensors["b"].read_slice(index), numbers["b"][index])
+    assert reads == ["a", "b", "a", "b"]
 
 
 @pytest.mark.parametrize("in_memory", [False, True], ids=["on disk", "in memory"])
@@ -260,9 +244,7 @@ def test_each_matrix_of_the_base_is_read_once(models: Models) -> None:
 def test_experts_that_the_base_has_one_by_one(tmp_path: Path, in_memory: bool, parameters: bool) -> None:
     """transformers writes Mixtral's experts one by one, and has them stacked in memory, where adapters act on them."""
     targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"] if parameters else None
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets)
-    model = peft.get_peft_model(tiny_mixtral(), config)
-    randomize_adapter(model)
+    model = with_lora(tiny_mixtral(), target_parameters=targets)
     base, adapter = saved(tiny_mixtral(), tmp_path / "base"), saved(model, tmp_path / "adapter")
     merged = model.merge_and_unload()
     found = intruders.verify(base, adapter, merged if in_memory else saved(merged, tmp_path / "merged"))
@@ -287,8 +269,7 @@ def test_norms_and_biases_under_another_prefix(tmp_path: Path, settings: dict[st
     """The adapter of a classifier has ``bert.`` before every name, and the base has not."""
     model = tiny_bert(classes=3)
     base = saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
-    tuned = peft.get_peft_model(model, lora(target_modules=["query"], **settings))
-    randomize_adapter(tuned)
+    tuned = with_adapter(lora(target_modules=["query"], **settings), model)
     adapter = saved(tuned, tmp_path / "adapter")
     merged = weights(tuned.merge_and_unload())
     found = intruders.verify(base, adapter, merged)
@@ -307,3 +288,152 @@ def test_norms_and_biases_under_another_prefix(tmp_path: Path, settings: dict[st
         base, adapter, merged | {f"bert.{name}": load_file(base / "model.safetensors")[name] + 1}
     )
     assert [other.name for other in lost.others if other.name not in head] == [name]
+
+
+@pytest.mark.parametrize("method", ["oft", "hra", "miss", "vera", "randlora", "boft", "fourierft"])
+@pytest.mark.parametrize("base", TYPES)
+def test_a_merge_of_a_type_that_peft_makes_is_the_same_bit_for_bit(
+    tmp_path: Path, base: str, method: str
+) -> None:
+    config = (OPTIONS | MADE_BY_PEFT)[method]()
+    model = peft.get_peft_model(wide_llama().to(TYPES[base]), config)
+    move(model, seed=1, size=0.1)
+    save_both(tmp_path, model, base)
+    merged = weights(copy.deepcopy(model).merge_and_unload())
+    found = verify(tmp_path, merged)
+    assert found.counts == {APPLIED: 4}, found.matrices
+    assert all("bit for bit" in str(one.found.precision) for one in found.matrices)
+    move(model, seed=2, size=0.1)  # another adapter, of which the file knows nothing
+    other = verify(tmp_path, weights(model.merge_and_unload()))
+    assert not verdicts(other) & {APPLIED, TOO_SMALL}
+    unmerged = verify(tmp_path, tmp_path / "base")
+    assert unmerged.exit_status() != 0
+
+
+OTHER_METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
+    "dora": lambda: lora(use_dora=True),
+    "rslora": lambda: lora(use_rslora=True),
+    "loha": config_of("LoHa", r=4, alpha=6),
+    "lokr": config_of("LoKr", r=4, alpha=6),
+    "adalora": config_of("AdaLora", init_r=4, total_step=10),
+    "vera": config_of("Vera", r=4, target_modules=["q_proj"]),
+    "ia3": config_of("IA3", feedforward_modules=["down_proj"]),
+}
+
+
+@pytest.mark.parametrize("base", TYPES)
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_other_methods(tmp_path: Path, method: str, base: str) -> None:
+    models = Models(tmp_path, OTHER_METHODS[method](), base)
+    found = models.verify(models.merged)
+    assert verdicts(found) == {APPLIED}
+    assert found.exit_status() == 0
+    assert models.verify(models.base).exit_status() == 1
+    after = merged_in_single_precision(models)
+    for scale in (1.01, 0.9, -1.0, 2.0):
+        off = models.verify(scaled(models.base, after, scale))
+        assert off.exit_status() == 1
+        assert verdicts(off) <= {ANOTHER_SCALE, TOO_SMALL}
+
+
+def merged_in_single_precision(models: Models) -> State:
+    """W0 + D with the D that PEFT makes of W0 in single precision."""
+    model = type(wide_llama()).from_pretrained(models.folder / "base", dtype=torch.float32)
+    return weights(peft.PeftModel.from_pretrained(model, models.folder / "adapter").merge_and_unload())
+
+
+def scaled(base: State, after: State, scale: float) -> State:
+    """W0 + scale * D, rounded once to the type of W0."""
+    return {
+        name: (one.float() + scale * (after[name] - one.float())).to(one.dtype) if name in WEIGHTS else one
+        for name, one in base.items()
+    }
+
+
+@pytest.mark.parametrize("adapter", ["bfloat16", "float16"])
+@pytest.mark.parametrize("base", TYPES)
+@pytest.mark.parametrize("method", ["dora", "loha", "lokr", "ia3"])
+def test_steps_in_half_precision_are_never_called_wrong(
+    tmp_path: Path, method: str, base: str, adapter: str
+) -> None:
+    model = adapted(OTHER_METHODS[method](), base, adapter)
+    save_both(tmp_path, model, base)
+    found = verify(tmp_path, model.merge_and_unload())
+    assert verdicts(found) <= {APPLIED, NOT_PROVED, TOO_SMALL}, found.matrices
+    assert found.exit_status() in (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "modules"),
+    [
+        ("gpt_neox", "lm_head", ["query_key_value"]),
+        ("whisper", "proj_out", ["q_proj"]),
+        ("llama, tied", "lm_head", ["q_proj"]),
+    ],
+)
+def test_a_head_that_the_adapter_stores_is_that_of_the_merge(
+    family: str, head: str, modules: list[str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = tiny_llama(tie_word_embeddings=True) if family == "llama, tied" else FAMILIES[family]()
+    saved(model, tmp_path / "base")
+    merged = merged_with(
+        peft.LoraConfig(r=2, target_modules=modules, modules_to_save=[head]), model, tmp_path
+    )
+    right = verify(tmp_path, merged)
+    assert (right.exit_status(), right.others) == (0, [])
+    tensors = load_file(merged / "model.safetensors")
+    name = next(name for name in tensors if name.startswith((head, "embed_out")))
+    wrong = rewritten(merged, tensors | {name: tensors[name] * 1.5})
+    assert verify(tmp_path, wrong).exit_status() == 1
+
+
+def merged_with(config: peft.PeftConfig, model: nn.Module, folder: Path) -> Path:
+    """Save an adapter on a model, and its merge."""
+    adapted = peft.get_peft_model(model, config)
+    move(adapted, seed=1, size=0.5)
+    saved(adapted, folder / "adapter")
+    return saved(adapted.merge_and_unload(), folder / "merged")
+
+
+def rewritten(merged: Path, tensors: State) -> Path:
+    """The merge with other tensors."""
+    wrong = shutil.copytree(merged, merged.with_name("wrong"))
+    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
+    return wrong
+
+
+@pytest.mark.parametrize("task", ["TOKEN_CLS", "QUESTION_ANS", "SEQ_CLS", None])
+def test_a_pooler_that_the_class_of_the_merge_has_none_of_is_not_missing(
+    task: str | None, tmp_path: Path
+) -> None:
+    """BERT as it was published has a pooler, and a head on the next sentence, which most classes are made without."""
+    import transformers
+
+    classes = {
+        "TOKEN_CLS": transformers.BertForTokenClassification,
+        "QUESTION_ANS": transformers.BertForQuestionAnswering,
+        "SEQ_CLS": transformers.BertForSequenceClassification,
+        None: transformers.BertForMaskedLM,
+    }
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    base = saved(
+        transformers.BertForPreTraining(transformers.BertConfig(vocab_size=64, **sizes)), tmp_path / "base"
+    )
+    config = peft.LoraConfig(task_type=task, r=2, target_modules=["query", "value"])
+    merged = merged_with(config, classes[task].from_pretrained(base), tmp_path)
+    right = verify(tmp_path, merged)
+    assert (right.exit_status(), right.others) == (0, [])
+    kept = sorted(name for name in load_file(merged / "model.safetensors") if "pooler" in name)
+    assert bool(kept) == (task == "SEQ_CLS")
+    assert any(entry.name.endswith("pooler.dense.weight") for entry in right.unchecked) == (not kept)
+    tensors = load_file(merged / "model.safetensors")
+    if kept:  # also of a state dict, which names no class
+        wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+        assert verify(tmp_path, wrapped).others == []
+    # Where the class has one, or lacks another part, it is missing.
+    del tensors[kept[0] if kept else next(name for name in tensors if name.endswith("output.dense.bias"))]
+    result = verify(tmp_path, rewritten(merged, tensors))
+    reasons = [other.reason for other in result.others]
+    assert (result.exit_status(), reasons) == (1, ["missing in the merged model"])

@@ -1,4 +1,4 @@
-"""A base beside a model in memory: what transformers loads of a folder is the truth about positions."""
+"""A base beside a model in memory, and experts one by one and stacked: what transformers loads is the truth."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import torch
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.in_memory import BaseInMemory
+from intruders.checkpoints.pairing.names_of_base import (
+    positions_in_stacks,
+    with_experts_as,
+    with_stacked_experts,
+)
 from intruders.checkpoints.stored.matrices import every_matrix, put_back
 from intruders.errors import PairingError
 from intruders.models.loading import load_model
@@ -113,3 +118,55 @@ def test_a_model_without_the_tensor_has_no_key(tmp_path: Path) -> None:
     assert matrices.key_of_matrix("model.layers.0.block_sparse_moe.experts.1.w2.weight") is None
     assert matrices.key_of_matrix("model.layers.7.mlp.weight") is None
     assert matrices.key_of_matrix(EXPERT) == "model.layers.0.mlp.experts.gate_up_proj"
+
+
+MIXTRAL = {"block": "h.0.block_sparse_moe", "gate": "w1", "up": "w3", "down": "w2"}
+QWEN = {"block": "h.0.mlp", "gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+
+
+def one_by_one(names: dict[str, str]) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"gate": (6, 4), "up": (6, 4), "down": (4, 6)}
+    experts = {
+        f"{names['block']}.experts.{number}.{names[role]}.weight": torch.randn(shape, generator=generator)
+        for number in range(3)
+        for role, shape in shapes.items()
+    }
+    return experts | {f"{names['block']}.gate.weight": torch.randn(3, 4, generator=generator)}
+
+
+@pytest.mark.parametrize("names", [MIXTRAL, QWEN], ids=["mixtral", "qwen"])
+def test_every_tensor_is_found_in_the_stacks(names: dict[str, str]) -> None:
+    tensors = one_by_one(names)
+    checkpoint = open_checkpoint(tensors)
+    stacked = with_stacked_experts(checkpoint)
+    assert set(stacked.names()) == {
+        "h.0.mlp.experts.gate_up_proj", "h.0.mlp.experts.down_proj", "h.0.mlp.gate.weight"
+    }  # fmt: skip
+    first = f"{names['block']}.experts.1"
+    wanted = torch.cat([tensors[f"{first}.{names[role]}.weight"] for role in ("gate", "up")])
+    assert torch.equal(stacked.read("h.0.mlp.experts.gate_up_proj")[1], wanted)
+    positions = positions_in_stacks(checkpoint)
+    assert positions.keys() == tensors.keys()
+    for name, position in positions.items():
+        part = position.cut(stacked.tensors[position.tensor])
+        assert part.shape == tuple(tensors[name].shape)
+        assert torch.equal(part.read(), tensors[name])
+
+
+def test_an_incomplete_set_of_experts_stays_as_it_is() -> None:
+    tensors = one_by_one(MIXTRAL)
+    del tensors["h.0.block_sparse_moe.experts.1.w2.weight"]
+    checkpoint = open_checkpoint(tensors)
+    assert with_stacked_experts(checkpoint) is checkpoint
+    assert {name: position.tensor for name, position in positions_in_stacks(checkpoint).items()} == {
+        name: name for name in tensors
+    }
+
+
+def test_experts_are_stacked_only_beside_stacks() -> None:
+    checkpoint = open_checkpoint(one_by_one(QWEN))
+    assert with_experts_as(["h.0.mlp.gate.weight"], checkpoint) is checkpoint
+    stacked = with_experts_as(["model.h.0.mlp.experts.down_proj"], checkpoint)
+    assert "h.0.mlp.experts.down_proj" in stacked.names()
+    assert with_experts_as(["model.h.0.mlp.experts.down_proj"], stacked) is stacked

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 
 from intruders.checkpoints.pairing.inspect import inspect
 from intruders.errors import PairingError
 from intruders.reports.inspection import inspection_lines
-from tests.checkpoints.models import randomize_adapter, saved, tiny_gpt2, tiny_llama
+from tests.checkpoints.models import saved, tiny_gpt2, tiny_llama, with_lora
 
 
 def adapter(folder: Path) -> Path:
-    config = peft.LoraConfig(
-        r=2,
-        lora_alpha=6,
-        target_modules=["q_proj", "down_proj"],
-        rank_pattern={"q_proj": 3},
-        modules_to_save=["lm_head"],
-    )
-    model = peft.get_peft_model(tiny_llama(), config)
-    randomize_adapter(model)
-    return saved(model, folder)
+    targets = ["q_proj", "down_proj"]
+    settings = {"rank_pattern": {"q_proj": 3}, "modules_to_save": ["lm_head"]}
+    return saved(with_lora(lora_alpha=6, target_modules=targets, **settings), folder)
 
 
 def test_checkpoint(tmp_path: Path) -> None:

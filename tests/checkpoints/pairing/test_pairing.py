@@ -16,8 +16,8 @@ from torch import nn
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.stored.selection import EVERY_MATRIX, Selection
-from intruders.errors import PairingError, SettingError
+from intruders.checkpoints.stored.selection import EVERY_MATRIX
+from intruders.errors import PairingError
 from tests.checkpoints.models import (
     assert_tuned,
     change_config,
@@ -72,21 +72,6 @@ def test_modules_and_state_dicts() -> None:
         assert torch.equal(tuned_of(both), tuned.state_dict()[name])
 
 
-def test_include_exclude_and_embeddings() -> None:
-    base, tuned = tiny_llama(0), tiny_llama(1)
-    some = paired(base, tuned, Selection(include=["*.q_proj.*", "*.up_proj.*"], exclude=["model.layers.1.*"]))
-    assert [item.name for item in some.pairs] == [
-        "model.layers.0.self_attn.q_proj.weight",
-        "model.layers.0.mlp.up_proj.weight",
-    ]
-    assert reasons(some)["model.layers.1.mlp.up_proj.weight"] == "excluded"
-    assert reasons(some)["model.layers.1.mlp.down_proj.weight"] == "not included"
-    everything = paired(base, tuned, EVERY_MATRIX)
-    assert len(everything.pairs) == INNER + 2
-    with refused(r"include '\*.query.\*' matches none", SettingError):
-        paired(base, tuned, Selection(include=["*.query.*"]))
-
-
 def test_tied_embeddings_are_paired_once() -> None:
     base, tuned = tiny_llama(0, tie_word_embeddings=True), tiny_llama(1, tie_word_embeddings=True)
     pairing = paired(base, tuned, EVERY_MATRIX)
@@ -136,18 +121,6 @@ def test_a_model_or_an_adapter_of_another_architecture_is_refused(
         paired(base(), other)
 
 
-def test_one_matrix_of_another_shape_is_left_out() -> None:
-    tuned = tiny_llama(1).state_dict()
-    tuned["model.layers.0.mlp.up_proj.weight"] = torch.zeros(20, 16)
-    del tuned["model.layers.1.mlp.up_proj.weight"]
-    tuned["new.weight"] = torch.zeros(2, 2)
-    pairing = paired(tiny_llama(0), tuned)
-    assert len(pairing.pairs) == INNER - 2
-    assert reasons(pairing)["model.layers.0.mlp.up_proj.weight"] == "other shape: (24, 16) and (20, 16)"
-    assert reasons(pairing)["model.layers.1.mlp.up_proj.weight"] == "missing in tuned"
-    assert reasons(pairing)["new.weight"] == "missing in base"
-
-
 def test_head_and_prefix_added() -> None:
     base, tuned = tiny_bert(0), tiny_bert(1, classes=3)
     pairing = paired(base, tuned)
@@ -157,43 +130,6 @@ def test_head_and_prefix_added() -> None:
     assert torch.equal(tuned_of(different[name]), tuned.state_dict()["bert." + name])
     assert reasons(pairing)["classifier.weight"] == "missing in base"
     assert pairing.matched == ["'bert.' of tuned for '' of base: 39 tensors"]
-
-
-CONFIGS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "rank-stabilized": {"use_rslora": True},
-    "patterns": {
-        "rank_pattern": {"down_proj": 2, r"layers\.1\.self_attn\.q_proj": 4},
-        "alpha_pattern": {"model.layers.0.self_attn.q_proj": 11, "down_proj": 7},
-    },
-    "rank-stabilized patterns": {
-        "use_rslora": True,
-        "rank_pattern": {"q_proj": 1},
-        "alpha_pattern": {"q_proj": 9},
-    },
-    "all linear": {"target_modules": "all-linear"},
-    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
-    "modules to save": {"modules_to_save": ["lm_head"]},
-}
-
-
-@pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS.keys())
-@pytest.mark.parametrize("where", ["folder", "memory"])
-def test_lora_is_what_peft_merges(tmp_path: Path, settings: dict[str, Any], where: str) -> None:
-    model = llama_adapter(**settings)
-    base = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
-    if where == "folder":
-        pairing = paired(tiny_llama(), saved(model, tmp_path), EVERY_MATRIX)
-        different = loaded(pairing)
-    else:
-        pairing = paired(model, selection=EVERY_MATRIX)
-        different = loaded(pairing)
-    truth = merged_weights(model)
-    changed = {name for name in truth if not torch.equal(truth[name], base[name])}
-    assert set(different) == changed
-    for name, both in different.items():
-        torch.testing.assert_close(tuned_of(both), truth[name])
-        assert torch.equal(both.base, base[name])
 
 
 def test_the_active_adapter_of_several() -> None:
@@ -242,30 +178,33 @@ def test_a_wrapper_around_a_model_with_adapters_is_refused(wrapper: Callable[[nn
     assert len(paired(tiny_llama(), wrapper(tiny_llama())).pairs) > 0
 
 
-def merged_in_place() -> nn.Module:
+PROMPTS = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: llama_adapter().get_base_model().model.layers,
+            "is a part of a model with PEFT adapters; pass the complete model",
+        ),
+        (
+            lambda: get_peft_model(tiny_llama(), PROMPTS),
+            "of type PROMPT_TUNING, which adds activations and changes no weight",
+        ),
+    ],
+    ids=["a part of a model with adapters", "prompts"],
+)
+def test_what_is_no_adapter_in_memory_is_refused(make: Callable[[], nn.Module], words: str) -> None:
+    with refused(words):
+        open_sides(None, make())
+
+
+def test_a_merged_adapter_is_refused() -> None:
     model = llama_adapter()
     model.merge_adapter()
-    return model
-
-
-IN_MEMORY: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a part of a model with adapters": (
-        lambda: llama_adapter().get_base_model().model.layers,
-        "is a part of a model with PEFT adapters; pass the complete model",
-    ),
-    "prompts": (
-        lambda: get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
-        "of type PROMPT_TUNING, which adds activations and changes no weight",
-    ),
-    "a merged adapter": (merged_in_place, "unmerge_adapter"),
-}
-
-
-@pytest.mark.parametrize("case", IN_MEMORY)
-def test_what_is_no_adapter_in_memory_is_refused(case: str) -> None:
-    made, words = IN_MEMORY[case]
-    with refused(words):
-        open_sides(None, made())
+    with refused("unmerge_adapter"):
+        open_sides(None, model)
 
 
 def test_adapters_that_are_turned_off_are_refused() -> None:
@@ -279,11 +218,16 @@ def test_adapters_that_are_turned_off_are_refused() -> None:
     assert differing(tiny_llama(), model)
 
 
-def test_merged_adapters_that_are_not_the_active_ones_are_refused() -> None:
-    """A layer with a merged adapter computes with that one, whichever is active."""
+def two_adapters() -> Any:
     model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
     model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
     set_factors(model, 0.3, seed=1)
+    return model
+
+
+def test_merged_adapters_that_are_not_the_active_ones_are_refused() -> None:
+    """A layer with a merged adapter computes with that one, whichever is active."""
+    model = two_adapters()
     tokens = torch.arange(8).unsqueeze(0)
     as_active = model(tokens).logits
     model.merge_adapter(["second"])
@@ -302,9 +246,7 @@ def test_merged_adapters_that_are_not_the_active_ones_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore:Adapter default was active")
 def test_the_adapter_that_acts_after_the_active_one_is_deleted() -> None:
     """PEFT makes another one active in the layers, and goes on to name the deleted one."""
-    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
-    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
-    set_factors(model, 0.3, seed=1)
+    model = two_adapters()
     model.delete_adapter("default")
     different = differing(tiny_llama(), model)
     assert len(different) == 2
@@ -330,11 +272,6 @@ def test_adapter_inside_a_transformers_model() -> None:
     assert torch.equal(both.base, tiny_llama().model.layers[1].self_attn.q_proj.weight)
 
 
-def test_untrained_adapter_changes_nothing() -> None:
-    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
-    assert differing(model) == {}
-
-
 def test_base_named_by_the_adapter(tmp_path: Path) -> None:
     base = saved(tiny_llama(), tmp_path / "base")
     model = llama_adapter()
@@ -351,18 +288,6 @@ def test_base_named_by_the_adapter(tmp_path: Path) -> None:
             open_sides(None, folder)
     with refused("does not name its base"):
         open_sides(None, base)
-
-
-def test_adapter_for_a_sequence_classifier_on_the_bare_model(tmp_path: Path) -> None:
-    model = with_lora(tiny_bert(0, classes=3), target_modules=["query"], task_type="SEQ_CLS")
-    base = tiny_bert(0)
-    different = differing(base, saved(model, tmp_path))
-    truth = merged_weights(model)
-    for name, both in different.items():
-        torch.testing.assert_close(
-            tuned_of(both) - both.base, truth["bert." + name] - tiny_bert(0, 3).state_dict()["bert." + name]
-        )
-    assert len(different) == 2
 
 
 WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {

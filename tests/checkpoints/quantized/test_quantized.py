@@ -16,11 +16,13 @@ from intruders.checkpoints.stored.checkpoint import Checkpoint
 from tests.checkpoints.models import (
     change_config,
     differing,
+    packed_rows,
     paired,
     refused,
     saved,
     tiny_llama,
     tuned_of,
+    with_config,
     with_lora,
 )
 
@@ -142,21 +144,9 @@ def test_bitsandbytes_parts_that_lie(tmp_path: Path) -> None:
 
 def read_quantized(folder: Path, tensors: dict[str, Tensor], method: str, **settings: Any) -> Checkpoint:
     """Open a folder of these tensors, whose config names the method, with its settings."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    quantization = {"quant_method": method, **settings}
-    (folder / "config.json").write_text(json.dumps({"quantization_config": quantization}))
-    return open_checkpoint(folder)
-
-
-def packed(values: list[int], bits: int) -> list[int]:
-    """A row of integers as 32-bit words, the first number in the lowest bits of one long Python integer."""
-    total = sum(value << (bits * position) for position, value in enumerate(values))
-    words = [(total >> (32 * index)) & 0xFFFFFFFF for index in range(-(-len(values) * bits // 32))]
-    return [word - 2**32 if word >= 2**31 else word for word in words]
-
-
-def packed_rows(values: Tensor, bits: int) -> Tensor:
-    return torch.tensor([packed(row, bits) for row in values.tolist()], dtype=torch.int32)
+    return open_checkpoint(
+        with_config(folder, tensors, {"quantization_config": {"quant_method": method, **settings}})
+    )
 
 
 @pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
@@ -169,8 +159,8 @@ def test_gptq(tmp_path: Path, bits: int, version: str) -> None:
     scales = torch.rand(groups, outputs).half()
     index = torch.randint(groups, (inputs,), dtype=torch.int32)  # as with desc_act
     tensors = {
-        "a.qweight": packed_rows(codes, bits).T,
-        "a.qzeros": packed_rows(zeros - int(version == "gptq"), bits),
+        "a.qweight": packed_rows(codes.tolist(), bits).T,
+        "a.qzeros": packed_rows((zeros - int(version == "gptq")).tolist(), bits),
         "a.scales": scales,
         "a.g_idx": index,
         "a.bias": torch.zeros(outputs),
@@ -190,8 +180,8 @@ def test_gptq_with_bits_of_each_module(tmp_path: Path) -> None:
     for module, bits in (("a", 4), ("b", 8)):
         codes = torch.randint(2**bits, (32, 64))
         tensors |= {
-            f"{module}.qweight": packed_rows(codes, bits).T,
-            f"{module}.qzeros": packed_rows(torch.full((1, 32), 2), bits),
+            f"{module}.qweight": packed_rows(codes.tolist(), bits).T,
+            f"{module}.qzeros": packed_rows([[2] * 32], bits),
             f"{module}.scales": torch.full((1, 32), 0.5),
             f"{module}.g_idx": torch.zeros(64, dtype=torch.int32),
         }
@@ -210,7 +200,7 @@ def test_awq(tmp_path: Path) -> None:
     def interleaved(values: Tensor) -> Tensor:
         """llm-awq's packing: of every eight outputs, those at 0, 2, 4, 6, 1, 3, 5, 7, one after the other."""
         picked = values.reshape(values.shape[0], -1, 8)[:, :, [0, 2, 4, 6, 1, 3, 5, 7]]
-        return packed_rows(picked.flatten(1), 4)
+        return packed_rows(picked.flatten(1).tolist(), 4)
 
     tensors = {"a.qweight": interleaved(codes), "a.qzeros": interleaved(zeros), "a.scales": scales}
     weight = read_quantized(tmp_path, tensors, "awq", bits=4).read("a.weight")
@@ -293,26 +283,31 @@ def test_mxfp8_of_compressed_tensors(tmp_path: Path) -> None:
     require_decompressed(tmp_path, "mxfp8-quantized", parts, scheme)
 
 
-def test_exponents_in_a_file(tmp_path: Path) -> None:
-    """torch's own E8M0, which safetensors writes as F8_E8M0."""
-    codes, scale = torch.randn(16, 64).to(torch.float8_e4m3fn), torch.full((16, 2), 2.0**-7)
-    tensors = {"a.weight": codes, "a.weight_scale_inv": scale.to(torch.float8_e8m0fnu)}
-    checkpoint = read_quantized(tmp_path, tensors, "fp8", scale_fmt="ue8m0", weight_block_size=[1, 32])
-    assert torch.equal(checkpoint.read("a.weight"), codes.float() * 2.0**-7)
+def test_exponents_are_what_transformers_makes_of_them(tmp_path: Path) -> None:
+    """Also torch's own E8M0, which safetensors writes as F8_E8M0."""
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
+    codes = torch.randn(16, 64).to(torch.float8_e4m3fn)
+    exponents = torch.randint(100, 140, (16, 2), dtype=torch.uint8)
+    truth = Fp8Dequantize(None)._dequantize_one(codes, exponents, torch.float32)
+    for scale in (exponents, exponents.view(torch.float8_e8m0fnu)):
+        tensors = {"a.weight": codes, "a.weight_scale_inv": scale}
+        opened = read_quantized(tmp_path, tensors, "fp8", scale_fmt="ue8m0", weight_block_size=[1, 32])
+        assert torch.equal(opened.read("a.weight"), truth)
 
 
 def test_the_language_model_alone_is_quantized(tmp_path: Path) -> None:
     """Its config says so inside ``text_config``, and the weights would stay words of 32 bits otherwise."""
     codes = torch.randint(16, (8, 32))
     tensors = {
-        "a.weight_packed": packed_rows(codes, 4),
+        "a.weight_packed": packed_rows(codes.tolist(), 4),
         "a.weight_scale": torch.ones(8, 1),
         "a.weight_shape": torch.tensor([8, 32]),
     }
-    save_file(tensors, tmp_path / "model.safetensors")
     config = {"text_config": {"quantization_config": {"quant_method": "compressed-tensors"}}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert torch.equal(open_checkpoint(tmp_path).read("a.weight"), (codes - 8).float())
+    assert torch.equal(
+        open_checkpoint(with_config(tmp_path, tensors, config)).read("a.weight"), (codes - 8).float()
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (24, 1), (24,), (24, 4)])
@@ -326,11 +321,18 @@ def test_fp8_with_scales(tmp_path: Path, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(weight, expected)
 
 
-def test_fp8_in_blocks_that_do_not_divide(tmp_path: Path) -> None:
-    codes = torch.randn(20, 30).to(torch.float8_e4m3fn)
-    scale = torch.rand(3, 2)
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("fp8", {"weight_block_size": [8, 16]}),
+        # As compressed-tensors once wrote it.
+        ("compressed-tensors", {"config_groups": {"group_0": {"weights": {"block_structure": "8x16"}}}}),
+    ],
+)
+def test_fp8_in_blocks_that_do_not_divide(tmp_path: Path, method: str, settings: dict[str, Any]) -> None:
+    codes, scale = torch.randn(20, 30).to(torch.float8_e4m3fn), torch.rand(3, 2)
     tensors = {"a.weight": codes, "a.weight_scale_inv": scale}
-    weight = read_quantized(tmp_path, tensors, "fp8", weight_block_size=[8, 16]).read("a.weight")
+    weight = read_quantized(tmp_path, tensors, method, **settings).read("a.weight")
     for row in range(20):
         for column in range(30):
             expected = codes[row, column].float() * scale[row // 8, column // 16]

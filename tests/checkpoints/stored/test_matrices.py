@@ -14,7 +14,6 @@ from torch import nn
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.checkpoints.stored.matrices import (
     fused_rows,
     reason_to_skip,
@@ -23,7 +22,7 @@ from intruders.checkpoints.stored.matrices import (
     stored_input_first,
 )
 from intruders.checkpoints.stored.selection import Selection
-from intruders.errors import PairingError, SettingError
+from intruders.errors import SettingError
 from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import (
     assert_tuned,
@@ -41,6 +40,7 @@ from tests.checkpoints.models import (
     tiny_mixtral,
     tiny_phi3,
     tuned_of,
+    with_adapter,
     with_lora,
 )
 
@@ -133,14 +133,6 @@ def test_experts_as_separate_tensors(tmp_path: Path) -> None:
     assert sum("experts" in name for name in different) == 9
     gate = tiny_mixtral(1).model.layers[0].mlp.experts.gate_up_proj[2, :24]
     assert torch.equal(tuned_of(different["model.layers.0.block_sparse_moe.experts.2.w1.weight"]), gate)
-
-
-def test_one_expert_is_read_at_a_time(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    stack = torch.randn(4, 6, 5)
-    save_file({"experts.up_proj": stack}, tmp_path / "x.safetensors")
-    assert torch.equal(open_checkpoint(tmp_path).tensors["experts.up_proj"].read_slice(2), stack[2])
 
 
 def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
@@ -269,13 +261,9 @@ def test_sums_of_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["dora", "ia3"])
 def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -> None:
     """What multiplies or normalizes the weight takes the checkpoint's, as PEFT does that trained it on that one."""
-    config = (
-        LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)
-        if method == "dora"
-        else IA3Config(target_modules=["q_proj"], feedforward_modules=[])
-    )
-    model = get_peft_model(tiny_llama(7), config)
-    randomize_adapter(model)
+    dora = LoraConfig(r=2, target_modules=["q_proj"], use_dora=True)
+    ia3 = IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+    model = with_adapter(dora if method == "dora" else ia3, tiny_llama(7))
     adapter = saved(model, tmp_path / "adapter")
     full, other = saved(tiny_llama(7), tmp_path / "full"), saved(tiny_llama(8), tmp_path / "other")
     base, on, beside = (tiny_llama(seed).state_dict() for seed in (0, 7, 8))
@@ -347,64 +335,28 @@ def test_sums_that_cannot_be() -> None:
             open_sides(tiny_llama(), text)
 
 
-def test_layers_that_do_not_fit_an_experts_adapter(tmp_path: Path) -> None:
-    model = with_lora(tiny_mixtral(), target_modules=[], target_parameters=["experts.down_proj"])
-    with refused("is for another base", PairingError):
-        paired(tiny_llama(), saved(model, tmp_path))
-
-
-@pytest.fixture
-def checkpoint() -> Checkpoint:
-    """Two projections, a norm, whole numbers, nothing at all, an embedding, a class token, three experts in one tensor
-    and their biases."""
-    return open_checkpoint(
-        {
-            "model.embed_tokens.weight": torch.ones(7, 4),
-            "model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4),
-            "model.layers.0.self_attn.k_proj.weight": torch.ones(2, 4),
-            "model.layers.0.input_layernorm.weight": torch.ones(4),
-            "model.layers.0.mlp.experts.down_proj": torch.ones(3, 4, 2),
-            "model.layers.0.mlp.experts.down_proj_bias": torch.ones(3, 4),
-            "model.class_token": torch.ones(1, 1, 4),
-            "model.layers.0.mlp.counts": torch.ones(2, 2, dtype=torch.int64),
-            "model.layers.0.mlp.empty": torch.ones(0, 4),
-        }
-    )
-
-
-def test_matrices_are_taken_in_the_order_of_tensors(checkpoint: Checkpoint) -> None:
-    taken = [
-        (matrix.name.removeprefix("model.layers.0."), matrix.shape)
-        for matrix in selected_matrices(checkpoint, Selection(exclude=("*k_proj*",)))
-    ]
-    assert taken == [
-        ("self_attn.q_proj.weight", (4, 4)),
-        ("mlp.experts.down_proj[0]", (4, 2)),
-        ("mlp.experts.down_proj[1]", (4, 2)),
-        ("mlp.experts.down_proj[2]", (4, 2)),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("ending", "reason"),
-    [
-        ("q_proj.weight", None),
-        ("k_proj.weight", "excluded"),
-        ("layernorm.weight", "one-dimensional"),
-        ("down_proj_bias", "one-dimensional"),
-        ("class_token", "one-dimensional"),
-        ("counts", "numbers of type int64"),
-        ("empty", "empty"),
-        ("embed_tokens.weight", "embedding (use --include-embeddings)"),
-    ],
-)
-def test_a_tensor_is_left_out_for_a_reason(checkpoint: Checkpoint, ending: str, reason: str | None) -> None:
-    (name,) = [name for name in checkpoint.names() if name.endswith(ending)]
-    assert reason_to_skip(name, checkpoint.tensors[name], Selection(exclude=("*k_proj*",))) == reason
-
-
-@pytest.mark.parametrize("patterns", [("*v_proj*",), ("*layernorm*",)])
-def test_patterns_that_leave_no_matrix_are_refused(checkpoint: Checkpoint, patterns: tuple[str, ...]) -> None:
-    with refused(r"include '\*", SettingError):
-        require_selection(checkpoint, Selection(include=patterns))
+def test_a_tensor_is_taken_or_left_out_for_a_reason() -> None:
+    tensors = {
+        "model.embed_tokens.weight": (torch.ones(7, 4), "embedding (use --include-embeddings)"),
+        "self_attn.q_proj.weight": (torch.ones(4, 4), None),
+        "self_attn.k_proj.weight": (torch.ones(2, 4), "excluded"),
+        "input_layernorm.weight": (torch.ones(4), "one-dimensional"),
+        "mlp.experts.down_proj": (torch.ones(3, 4, 2), None),
+        "mlp.experts.down_proj_bias": (torch.ones(3, 4), "one-dimensional"),
+        "model.class_token": (torch.ones(1, 1, 4), "one-dimensional"),
+        "mlp.counts": (torch.ones(2, 2, dtype=torch.int64), "numbers of type int64"),
+        "mlp.empty": (torch.ones(0, 4), "empty"),
+    }
+    checkpoint = open_checkpoint({name: tensor for name, (tensor, _) in tensors.items()})
+    selection = Selection(exclude=("*k_proj*",))
+    for name, (_, reason) in tensors.items():
+        assert reason_to_skip(name, checkpoint.tensors[name], selection) == reason
+    experts = [(f"mlp.experts.down_proj[{number}]", (4, 2)) for number in range(3)]
+    taken = [(matrix.name, matrix.shape) for matrix in selected_matrices(checkpoint, selection)]
+    assert taken == [("self_attn.q_proj.weight", (4, 4)), *experts]
+    some = Selection(include=("*k_proj*",))
+    assert reason_to_skip(*list(checkpoint.tensors.items())[1], some) == "not included"
+    for pattern in ("*v_proj*", "*layernorm*"):
+        with refused(r"include '\*", SettingError):
+            require_selection(checkpoint, Selection(include=(pattern,)))
     require_selection(checkpoint, Selection(include=("*q_proj*", "*layernorm*")))

@@ -1,16 +1,19 @@
-"""Kinds and order of names, and which name of one side is which of the other."""
+"""Kinds and order of names, and which name of one side is which of the other: also those in a file and in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.pairing.names_of_base import with_experts_as
 from intruders.checkpoints.stored.names import (
     ModulePath,
     is_embedding_or_head,
@@ -19,6 +22,9 @@ from intruders.checkpoints.stored.names import (
     module_paths,
     natural_order,
 )
+from intruders.checkpoints.stored.renamed import OF_EVERY_MODEL, OF_FAMILIES, Renames, in_memory
+from tests.checkpoints.models import SIZES, of_class
+from tests.checkpoints.renamed_families import FAMILIES
 
 LLAMA = [
     f"model.layers.{i}.{kind}.weight" for i in range(2) for kind in ("self_attn.q_proj", "mlp.down_proj")
@@ -41,14 +47,7 @@ EXPERTS = [
     "model.layers.5.mlp.shared_expert.up_proj.weight",
 ]
 
-SMALL = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 16,
-}
+SMALL = SIZES | {"num_hidden_layers": 1, "max_position_embeddings": 16}
 
 
 @pytest.mark.parametrize(
@@ -90,73 +89,54 @@ def test_numbers_in_names_are_in_their_order_and_no_name_is_refused() -> None:
     assert sorted(backwards, key=natural_order) == ordered
 
 
-@pytest.mark.parametrize(
-    ("make", "embeddings", "heads"),
-    [
-        (
-            lambda t: t.CLIPModel(t.CLIPConfig(text_config=SMALL, vision_config=SMALL | {"image_size": 8})),
-            {
-                "text_model.embeddings.token_embedding",
-                "text_model.embeddings.position_embedding",
-                "vision_model.embeddings.position_embedding",
-            },
-            set(),
-        ),
-        (
-            lambda t: t.DebertaV2ForMaskedLM(
-                t.DebertaV2Config(**SMALL, relative_attention=True, position_buckets=4)
-            ),
-            {
-                "deberta.embeddings.word_embeddings",
-                "deberta.embeddings.position_embeddings",
-                "deberta.encoder.rel_embeddings",
-            },
-            {"cls.predictions.decoder"},
-        ),
-        (
-            lambda t: t.OpenAIGPTLMHeadModel(
-                t.OpenAIGPTConfig(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=8)
-            ),
-            {"transformer.tokens_embed", "transformer.positions_embed"},
-            {"lm_head"},
-        ),
-        (
-            lambda t: t.T5ForConditionalGeneration(
-                t.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
-            ),
-            {
-                "shared",
-                "encoder.embed_tokens",
-                "decoder.embed_tokens",
-                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-                "decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
-            },
-            {"lm_head"},
-        ),
-        (
-            lambda t: t.RobertaForMaskedLM(t.RobertaConfig(**SMALL)),
-            {f"roberta.embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")},
-            {"lm_head.decoder"},
-        ),
-        (
-            lambda t: t.ModernBertForMaskedLM(t.ModernBertConfig(**SMALL, pad_token_id=0)),
-            {"model.embeddings.tok_embeddings"},
-            {"decoder"},
-        ),
-    ],
-    ids=["clip", "deberta-v2", "gpt-1", "t5", "roberta", "modernbert"],
-)
-def test_what_looks_up_tokens_is_what_transformers_makes_an_embedding(
-    make: Callable[[Any], nn.Module], embeddings: set[str], heads: set[str]
-) -> None:
+OF_T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+OF_GPT1 = {"vocab_size": 40, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8}
+OF_CLIP = {"text_config": SMALL, "vision_config": SMALL | {"image_size": 8}}
+RELATIVE = SMALL | {"relative_attention": True, "position_buckets": 4}
+BIASES = [f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias" for side in ("encoder", "decoder")]
+# By class of model: settings, the names that end in what looks up tokens under each prefix, and heads.
+TABLES: dict[str, tuple[dict[str, Any], dict[str, list[str]], set[str]]] = {
+    "CLIP": (
+        OF_CLIP,
+        {
+            "text_model.embeddings.": ["token_embedding", "position_embedding"],
+            "vision_model.embeddings.": ["position_embedding"],
+        },
+        set(),
+    ),
+    "DebertaV2": (
+        RELATIVE,
+        {
+            "deberta.embeddings.": ["word_embeddings", "position_embeddings"],
+            "deberta.encoder.": ["rel_embeddings"],
+        },
+        {"cls.predictions.decoder"},
+    ),
+    "OpenAIGPT": (OF_GPT1, {"transformer.": ["tokens_embed", "positions_embed"]}, {"lm_head"}),
+    "T5": (OF_T5, {"": ["shared", "encoder.embed_tokens", "decoder.embed_tokens", *BIASES]}, {"lm_head"}),
+    "Roberta": (
+        SMALL,
+        {"roberta.embeddings.": ["word_embeddings", "position_embeddings", "token_type_embeddings"]},
+        {"lm_head.decoder"},
+    ),
+    "ModernBert": (SMALL | {"pad_token_id": 0}, {"model.embeddings.": ["tok_embeddings"]}, {"decoder"}),
+}
+HEADS = {"CLIP": "Model", "OpenAIGPT": "LMHeadModel", "T5": "ForConditionalGeneration"}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_what_looks_up_tokens_is_what_transformers_makes_an_embedding(kind: str) -> None:
+    sizes, by_prefix, heads = TABLES[kind]
+    model = of_class(kind + HEADS.get(kind, "ForMaskedLM"), f"{kind}Config", **sizes)
     layers = {
         name: type(module)
-        for name, module in make(transformers).named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, nn.Embedding | nn.Linear)
     }
-    assert {name for name, kind in layers.items() if kind is nn.Embedding} == embeddings
-    assert {name for name in layers if looks_up_tokens(f"{name}.weight")} == embeddings
-    assert {name for name in layers if is_embedding_or_head(f"{name}.weight")} == embeddings | heads
+    tables = {f"{prefix}{end}" for prefix, ends in by_prefix.items() for end in ends}
+    assert {name for name, layer in layers.items() if layer is nn.Embedding} == tables
+    assert {name for name in layers if looks_up_tokens(f"{name}.weight")} == tables
+    assert {name for name in layers if is_embedding_or_head(f"{name}.weight")} == tables | heads
 
 
 LAYERS = {
@@ -200,13 +180,6 @@ def test_wrappers(tuned: dict[str, tuple[int, ...]], turned: bool) -> None:
     assert sum(matching.rules.values()) == len([a for a, b in zip(first, second, strict=True) if a != b])
 
 
-def test_head_dropped_and_prefix_added() -> None:
-    tuned = {f"model.{name}": shape for name, shape in BASE.items() if name != "lm_head.weight"}
-    matching = match_names(BASE, tuned)
-    assert "lm_head.weight" not in matching.tuned_of
-    assert len(matching.tuned_of) == len(BASE) - 1
-
-
 def test_no_layer_is_taken_for_another() -> None:
     tuned = {name.replace("layers.0", "layers.7"): shape for name, shape in LAYERS.items()}
     assert all(a == b for a, b in match_names(LAYERS, tuned).tuned_of.items())
@@ -244,11 +217,6 @@ def test_encoder_is_not_taken_for_decoder() -> None:
     assert len(matching.tuned_of) == 2 * len(LAYERS)
 
 
-def test_other_architectures_share_nothing() -> None:
-    other = {f"transformer.h.{index}.attn.c_attn.weight": (8, 24) for index in range(3)}
-    assert match_names(BASE, other).tuned_of == {}
-
-
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_fsdp_wrapped_module."])
 def test_a_head_with_another_name_in_memory_is_matched_under_a_wrapper(wrapper: str) -> None:
     base = {"gpt_neox.embed_in.weight": (64, 16), "embed_out.weight": (64, 16)}
@@ -263,3 +231,88 @@ def test_a_head_with_another_name_in_memory_is_matched_under_a_wrapper(wrapper: 
 def test_two_single_tensors_of_unrelated_models_are_not_matched() -> None:
     base = {"a.x.weight": (2, 2), "b.x.weight": (3, 3)}
     assert match_names(base, {"c.x.weight": (2, 2), "d.x.weight": (3, 3)}).tuned_of == {}
+
+
+def of_transformers(family: str) -> dict[str, str] | None:
+    """The substitutions of one name part each, as the table here writes them."""
+    mapping = pytest.importorskip("transformers.conversion_mapping").get_checkpoint_conversion_mapping(family)
+    if mapping is None:
+        return None
+    return {
+        written(transform._original_source_patterns[0]): written(transform._original_target_patterns[0])
+        for transform in mapping
+        if type(transform).__name__ == "WeightRenaming" and len(transform._original_source_patterns) == 1
+    }
+
+
+def written(pattern: str) -> str:
+    return re.sub(r"\\1", "#", pattern.replace(r"(\d+)", "#")).replace("\\", "")
+
+
+@pytest.mark.parametrize("family", [*OF_FAMILIES, "legacy", "GPTNeoXForCausalLM"])
+def test_the_table_is_that_of_transformers(family: str) -> None:
+    ours: Renames = OF_FAMILIES.get(family, OF_EVERY_MODEL)
+    theirs = of_transformers(family)
+    if theirs is None:
+        pytest.skip(f"this version of transformers has no names of its own for {family}")
+    both = {part: other for part, other in theirs.items() if part in ours}
+    assert both
+    assert both == {part: ours[part] for part in both}
+    if family in OF_FAMILIES:
+        assert list(both) == [
+            part for part in ours if part in both
+        ]  # an earlier one may make a later one's part
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("turned", [False, True], ids=["file first", "memory first"])
+def test_a_file_matches_the_model_that_was_loaded_of_it(family: str, turned: bool, tmp_path: Path) -> None:
+    """Every tensor of the file has its counterpart, which has the same numbers as no other."""
+    torch.manual_seed(0)
+    model: Any = FAMILIES[family]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.save_pretrained(tmp_path)
+    state = dict(model.state_dict())
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    file = with_experts_as(shapes, open_checkpoint(str(tmp_path)))
+    matching = match_names(shapes, file.shapes()) if turned else match_names(file.shapes(), shapes)
+    name_of = matching.base_of if turned else matching.tuned_of
+    assert sorted(name_of) == sorted(file.names())
+    for name, key in name_of.items():
+        assert torch.equal(file.read(name), state[key]), (name, key)
+
+
+def test_a_model_that_has_both_names_keeps_them_apart() -> None:
+    """Of two tensors of one model neither is taken for the other."""
+    base = {f"layers.{i}.{name}.weight": (8, 8) for i in range(3) for name in ("mlp.gate", "mlp.router", "q")}
+    tuned = {name.replace(".mlp.gate.", ".mlp.other."): shape for name, shape in base.items()}
+    assert all(name == other for name, other in match_names(base, tuned).tuned_of.items())
+    assert in_memory(base, OF_FAMILIES["phimoe"]) == {name: name for name in base}
+    both = {"embed_out.weight": (40, 8), "lm_head.weight": (40, 8), "q.weight": (8, 8)}
+    assert match_names(both, {"lm_head.weight": (40, 8), "q.weight": (8, 8)}).tuned_of == {
+        "lm_head.weight": "lm_head.weight",
+        "q.weight": "q.weight",
+    }
+
+
+def test_a_family_counts_only_where_shapes_agree() -> None:
+    base = {f"h.{i}.block_sparse_moe.{name}.weight": (8, 8) for i in range(2) for name in ("gate", "q")}
+    tuned = {f"h.{i}.mlp.{name}.weight": (9, 9) for i in range(2) for name in ("router", "k")}
+    assert match_names(base, tuned).tuned_of == {}
+
+
+def test_names_of_a_file_under_another_prefix() -> None:
+    """A bare model's file and an adapter of its class with a head."""
+    file = {
+        f"encoder.layer.{i}.attention.attention.{name}.weight": (8, 8)
+        for i in range(3)
+        for name in ("query", "key")
+    }
+    adapter = {
+        f"vit.layers.{i}.attention.{name}.weight": (8, 8) for i in range(3) for name in ("q_proj", "k_proj")
+    }
+    expected = dict(zip(sorted(file), sorted(adapter), strict=True))
+    assert match_names(file, adapter).tuned_of == expected
+    assert match_names(adapter, file).base_of == expected

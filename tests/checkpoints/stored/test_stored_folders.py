@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -16,10 +17,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.stored.locate import (
     HubOrigin,
     _downloaded,
-    index_of_shard,
     locate,
-    one_file_each,
-    split_names,
 )
 from intruders.reports.audit_command import audit_command
 from intruders.reports.model_card import card_section
@@ -127,21 +125,14 @@ def test_a_revision_that_is_not_there_is_refused_by_its_name(hub: Path, given: s
 SPLIT = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
 
 
-def list_files(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> list[list[str]]:
-    """Make the hub list these files of any model; returns what is fetched, call after call."""
-    fetched: list[list[str]] = []
-
-    def model_info(api: object, hub_id: str, *, revision: str | None, timeout: float) -> SimpleNamespace:
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
-
-    def snapshot_download(hub_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        fetched.append(allow_patterns)
-        return "somewhere"
-
+def list_files(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> Mock:
+    """Make the hub list these files of any model; returns what fetches them."""
+    siblings, fetch = [SimpleNamespace(rfilename=file) for file in files], Mock(return_value="somewhere")
     _downloaded.cache_clear()  # a process asks the hub for an id once
+    model_info = Mock(return_value=SimpleNamespace(siblings=siblings))
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return fetched
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    return fetch
 
 
 @pytest.mark.parametrize(
@@ -159,10 +150,10 @@ def list_files(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> list[list[s
 def test_what_a_repository_lacks_is_said(
     monkeypatch: pytest.MonkeyPatch, files: list[str], message: str
 ) -> None:
-    fetched = list_files(monkeypatch, files)
+    fetch = list_files(monkeypatch, files)
     with refused(message):
         locate("org/none")
-    assert not fetched
+    fetch.assert_not_called()
 
 
 @pytest.mark.parametrize(
@@ -178,39 +169,12 @@ def test_what_a_repository_lacks_is_said(
 def test_the_files_of_one_format_are_fetched(
     monkeypatch: pytest.MonkeyPatch, files: list[str], wanted: list[str]
 ) -> None:
-    fetched = list_files(monkeypatch, files)
+    fetch = list_files(monkeypatch, files)
     assert locate("org/model") == Path("somewhere")
-    assert fetched == [wanted]
+    fetch.assert_called_once_with("org/model", revision=None, allow_patterns=wanted)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/base", "S3://bucket/base", "https://example.org/model"])
 def test_a_url_is_no_model(url: str) -> None:
     with refused(f"'{url}' is a URL, and models are read from files"):
         locate(url)
-
-
-def test_names_that_are_of_no_split_model() -> None:
-    for name in (
-        "m.gguf",
-        "m-00000-of-00002.gguf",
-        "m-00003-of-00002.gguf",
-        "m-1-of-2.gguf",
-        "m-00001-of-00002.bin",
-    ):
-        assert split_names(name) == [name]
-
-
-def test_the_index_of_a_shard_as_transformers_names_it() -> None:
-    assert index_of_shard("pytorch_model-00001-of-00003.bin") == "pytorch_model.bin.index.json"
-    for name in (
-        "model.safetensors",
-        "model-1-of-2.safetensors",
-        "m-00001-of-00002.gguf",
-        "model.safetensors.index.json",
-    ):
-        assert index_of_shard(name) is None
-
-
-def test_one_file_of_each_model() -> None:
-    names = ["b-00002-of-00002.gguf", "b-00001-of-00002.gguf", "a-00002-of-00002.gguf", "c.gguf"]
-    assert one_file_each(names) == ["a-00002-of-00002.gguf", "b-00001-of-00002.gguf", "c.gguf"]

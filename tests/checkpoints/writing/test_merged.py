@@ -10,7 +10,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -32,6 +32,7 @@ from intruders.linalg.pair import Pair
 from intruders.mitigation.beyond_doses import require_only_matrices
 from tests.checkpoints.adapted import move
 from tests.checkpoints.models import (
+    SIZES,
     loaded,
     merged_weights,
     moved,
@@ -43,8 +44,10 @@ from tests.checkpoints.models import (
     tiny_llama,
     tiny_mixtral,
     tuned_of,
+    with_adapter,
     with_lora,
 )
+from tests.checkpoints.peft_types import config_of
 
 STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
 
@@ -111,7 +114,7 @@ def test_experts_of_a_checkpoint_one_by_one_on_one_side(tmp_path: Path, on_disk:
 
 
 def test_a_changed_matrix_that_no_written_tensor_contains_is_refused() -> None:
-    model = get_peft_model(tiny_mixtral(), LoraConfig(r=2, target_modules=["q_proj"]))
+    model = with_lora(tiny_mixtral())
     changes = {"model.layers.7.self_attn.q_proj.weight": halved}
     for sides in ((model,), (tiny_mixtral(0), tiny_mixtral(1))):
         with refused(r"changes 'model\.layers\.7\.self_attn\.q_proj\.weight', which"):
@@ -143,8 +146,7 @@ def test_norms_and_biases_stored_in_full_under_another_prefix(
 
 
 def test_a_norm_stored_in_full_under_a_prefix_of_its_own_is_refused(tmp_path: Path) -> None:
-    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm"]))
-    adapter = saved(model, tmp_path)
+    adapter = saved(with_lora(modules_to_save=["norm"]), tmp_path)
     tensors = load_file(adapter / "adapter_model.safetensors")
     name = "base_model.model.model.norm.weight"
     tensors["base_model.model.text.model.norm.weight"] = tensors.pop(name)
@@ -185,12 +187,12 @@ def test_what_has_no_matrix_and_is_stored_in_full_is_written(tmp_path: Path) -> 
 
 T = ["q_proj", "v_proj", "down_proj"]
 METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
-    "ia3": lambda: peft.IA3Config(target_modules=T, feedforward_modules=["down_proj"]),
-    "road": lambda: peft.RoadConfig(group_size=8, target_modules=T),
-    "glora": lambda: peft.GloraConfig(r=2, target_modules=T),
-    "adamss": lambda: peft.AdamssConfig(r=4, num_subspaces=2, subspace_rank=1, target_modules=T),
-    "ia3 on Conv1D": lambda: peft.IA3Config(
-        target_modules=["c_attn", "c_fc"], feedforward_modules=["c_fc"], fan_in_fan_out=True
+    "ia3": config_of("IA3", target_modules=T, feedforward_modules=["down_proj"]),
+    "road": config_of("Road", group_size=8, target_modules=T),
+    "glora": config_of("Glora", r=2, target_modules=T),
+    "adamss": config_of("Adamss", r=4, num_subspaces=2, subspace_rank=1, target_modules=T),
+    "ia3 on Conv1D": config_of(
+        "IA3", target_modules=["c_attn", "c_fc"], feedforward_modules=["c_fc"], fan_in_fan_out=True
     ),
 }
 
@@ -218,11 +220,15 @@ def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def adapter_of(method: str, folder: Path, seed: int = 1) -> Path:
+    model = peft.get_peft_model(base_for(method), METHODS[method]())
+    move(model, seed=seed, size=0.2)
+    return saved(model, folder)
+
+
 @pytest.fixture
 def folders(method: str, tmp_path: Path) -> tuple[Path, Path]:
-    model = peft.get_peft_model(base_for(method), METHODS[method]())
-    move(model, seed=1, size=0.2)
-    return saved(base_for(method), tmp_path / "base"), saved(model, tmp_path / "adapter")
+    return saved(base_for(method), tmp_path / "base"), adapter_of(method, tmp_path / "adapter")
 
 
 def merge(method: str, adapter: Path) -> dict[str, Tensor]:
@@ -250,9 +256,9 @@ def test_a_checkpoint_has_the_biases_of_pefts_merge(
 def test_weights_of_layers_with_biases_are_what_peft_merges(method: str, folders: tuple[Path, Path]) -> None:
     base, adapter = folders
     truth, pairing = merge(method, adapter), paired(base, adapter)
-    found = loaded(pairing)
-    assert len(found) == (4 if "Conv1D" in method else 6)
-    for name, both in found.items():
+    different = loaded(pairing)
+    assert len(different) == (4 if "Conv1D" in method else 6)
+    for name, both in different.items():
         wanted = truth[name].mT if "Conv1D" in method else truth[name]
         assert torch.equal(tuned_of(both), wanted), name
     assert set(pairing.biases) == biases(truth, method)
@@ -262,11 +268,10 @@ def test_weights_of_layers_with_biases_are_what_peft_merges(method: str, folders
 def test_the_right_merge_is_verified_and_its_biases_are_not_compared(
     method: str, folders: tuple[Path, Path]
 ) -> None:
-    base, adapter = folders
-    truth = merge(method, adapter)
-    found = intruders.verify(base, adapter, truth)
-    assert found.exit_status() == 0
-    assert {tensor.name for tensor in found.unchecked} == biases(truth, method)
+    truth = merge(method, folders[1])
+    result = intruders.verify(*folders, truth)
+    assert result.exit_status() == 0
+    assert {tensor.name for tensor in result.unchecked} == biases(truth, method)
 
 
 def test_doses_of_its_matrices_alone_are_refused(method: str, folders: tuple[Path, Path]) -> None:
@@ -283,32 +288,19 @@ def test_a_new_adapter_which_could_not_have_the_biases_is_refused(
 
 def test_a_sum_of_two_that_change_one_bias_is_refused(tmp_path: Path) -> None:
     base = saved(base_for("ia3"), tmp_path / "base")
-    names = []
-    for seed in (1, 2):
-        model = peft.get_peft_model(base_for("ia3"), METHODS["ia3"]())
-        move(model, seed)
-        names.append(str(saved(model, tmp_path / f"adapter{seed}")))
+    names = [str(adapter_of("ia3", tmp_path / f"adapter{seed}", seed)) for seed in (1, 2)]
     with refused(r"sum of adapters that change '.*q_proj\.bias'; merge it first"):
         intruders.write_at_scale(base, "+".join(names), 1.0, tmp_path / "out", form="checkpoint")
 
 
 def test_a_base_without_biases_has_none_to_tell_of(tmp_path: Path) -> None:
-    model = peft.get_peft_model(tiny_llama(), METHODS["road"]())
-    move(model, seed=1)
-    pairing = paired(tiny_llama(), saved(model, tmp_path))
+    pairing = paired(tiny_llama(), saved(with_adapter(METHODS["road"]()), tmp_path))
     assert not pairing.biases
     assert not any("biases" in note for note in pairing.matched)
 
 
 TOKENS = torch.tensor([[0, 5, 9, 12, 2]])
-SMALL = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 32,
-}
+SMALL = {**SIZES, "max_position_embeddings": 32}
 
 
 @pytest.fixture(

@@ -1,34 +1,35 @@
-"""Written checkpoints against safetensors' and transformers' own readers."""
+"""Written checkpoints against safetensors' and transformers' own readers, and rewritten adapters as PEFT loads them."""
 
 from __future__ import annotations
 
 import json
+import warnings
 import weakref
 from math import prod
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.writing.companions import copy_companions, write_companions
+from intruders.checkpoints.writing.lora_adapter import read_lora, rewritten
 from intruders.checkpoints.writing.shards import (
     PlannedTensor,
+    planned,
     require_finite,
     write_checkpoint,
     write_safetensors,
 )
 from intruders.errors import NonFiniteError
-from tests.checkpoints.models import refused, tiny_llama
-
-
-def planned(name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> PlannedTensor:
-    return PlannedTensor(name, tuple(tensor.shape), dtype or tensor.dtype, lambda: tensor)
+from intruders.linalg.low_rank import LowRank
+from tests.checkpoints.models import merged_weights, refused, saved, tiny_llama, with_lora
 
 
 def test_every_dtype_and_shape_reads_back(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     types = ["float64", "float32", "float16", "bfloat16", "int64"]
     types += ["uint8", "bool", "uint16", "uint32", "uint64"]
     tensors = {
@@ -70,8 +71,6 @@ def test_shards_load_in_transformers(tmp_path: Path, shard_bytes: int) -> None:
 
 
 def test_dtype_is_the_planned_one_and_tensors_are_let_go(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
 
@@ -101,10 +100,14 @@ def test_a_tensor_of_another_shape_than_planned_is_an_error(tmp_path: Path) -> N
         )
 
 
+def two_folders(place: Path) -> tuple[Path, Path]:
+    for name in ("source", "folder"):
+        (place / name).mkdir()
+    return place / "source", place / "folder"
+
+
 def test_companions_are_configs_and_tokenizers_and_no_weights(tmp_path: Path) -> None:
-    source, folder = tmp_path / "source", tmp_path / "folder"
-    source.mkdir()
-    folder.mkdir()
+    source, folder = two_folders(tmp_path)
     wanted = [
         "config.json",
         "generation_config.json",
@@ -124,9 +127,7 @@ def test_companions_are_configs_and_tokenizers_and_no_weights(tmp_path: Path) ->
 
 def test_a_config_says_that_what_is_written_is_not_quantized(tmp_path: Path) -> None:
     """Also where the language model's part of it said so; transformers would look for the packed weights again."""
-    source, folder = tmp_path / "source", tmp_path / "folder"
-    source.mkdir()
-    folder.mkdir()
+    source, folder = two_folders(tmp_path)
     quantized = {"quantization_config": {"quant_method": "gptq"}}
     config = {"dtype": "float16", **quantized, "text_config": {"hidden_size": 8, **quantized}}
     (source / "config.json").write_text(json.dumps(config))
@@ -146,3 +147,25 @@ def test_every_type_is_asked(dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     with refused(rf"^'up.weight' contains NaN or infinity .* written in {name}, whose", NonFiniteError):
         require_finite(none, "up.weight")
+
+
+@pytest.mark.parametrize("start", ["orthogonal", "mica", "eva", "gaussian", False, True])
+def test_peft_loads_a_module_of_an_odd_rank(tmp_path: Path, start: str | bool) -> None:
+    model = with_lora(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
+    adapter = read_lora(saved(model, tmp_path / "given"), "given", open_checkpoint(tiny_llama()))
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(shape, generator=generator) for shape in ((16, 5), (5, 16)))
+    changed = "model.layers.1.self_attn.q_proj"
+    new = rewritten(adapter, {changed: lambda update: LowRank(left, right)})
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "adapter_config.json").write_text(json.dumps(new.config))
+    save_file(new.tensors, tmp_path / "new" / "adapter_model.safetensors")
+
+    wanted = merged_weights(model)
+    base = tiny_llama()
+    wanted[f"{changed}.weight"] = base.state_dict()[f"{changed}.weight"] + left @ right
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # such as one of missing tensors
+        loaded = PeftModel.from_pretrained(base, str(tmp_path / "new"))
+    for name, tensor in merged_weights(loaded).items():
+        torch.testing.assert_close(tensor, wanted[name], atol=1e-5, rtol=1e-4, msg=name)

@@ -1,7 +1,7 @@
 """Whether a runtime applies an adapter: six made for the purpose, one for each way of not being applied in full.
 
 PEFT loads every one of them here. What the other runtimes do is written down: their own code (the files that
-``runtimes.py`` and ``served.py`` cite, at those versions) ran on the adapters and the base that this file makes, with
+``served.py`` cites, at those versions) ran on the adapters and the base that this file makes, with
 the layers of a GPU replaced. llama.cpp is its whole converter.
 """
 
@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from intruders.checkpoints.pairing.inspect import open_parts
-from intruders.checkpoints.runtimes.served import Served, served_by
+from intruders.checkpoints.pairing.served import Served, served_by
 from intruders.errors import SettingError
 from tests.checkpoints.models import (
     change_config,
-    randomize_adapter,
     refused,
     saved,
     tiny_gpt2,
     tiny_llama,
     tiny_llava,
+    with_lora,
 )
 from tests.commands import in_this_process
 
@@ -41,9 +41,8 @@ def of_text() -> nn.Module:
 
 
 def lora(model: nn.Module | None = None, **settings: Any) -> nn.Module:
-    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": QUERIES_AND_VALUES, **settings})
-    adapted = peft.get_peft_model(model or of_text(), config)
-    randomize_adapter(adapted)
+    values = {"r": 4, "lora_alpha": 8, "target_modules": QUERIES_AND_VALUES, **settings}
+    adapted: nn.Module = with_lora(model or of_text(), **values)
     return adapted
 
 
@@ -150,52 +149,45 @@ def test_of_a_model_that_sees_vllm_finds_the_names_of_both_classes(tmp_path: Pat
     assert answer(served("transformers", both, base)) == (loaded_by_peft(both, tiny_llava()), [])
 
 
-def fused(folder: Path) -> Path:
-    """An adapter of q, k and v in one, as of a model that stores them so."""
-    saved(lora(), folder)
-    file = folder / "adapter_model.safetensors"
-    whole = {
+def fuse(folder: Path) -> None:
+    """Make it an adapter of q, k and v in one, as of a model that stores them so."""
+    tensors = {
         f"base_model.model.model.layers.{layer}.self_attn.qkv_proj.{end}": tensor
         for layer in (0, 1)
         for end, tensor in (("lora_A.weight", torch.ones(4, 32)), ("lora_B.weight", torch.ones(64, 4)))
     }
-    save_file(whole, file)
-    return change_config(folder, target_modules=["qkv_proj"])
+    save_file(tensors, folder / "adapter_model.safetensors")
+    change_config(folder, target_modules=["qkv_proj"])
 
 
 # By the code of vLLM, SGLang and llama.cpp again: does it take the adapter in full, without it, or not at all?
-SETTINGS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "plain": (lambda folder: saved(lora(), folder), "full full full"),
-    "alpha_pattern": (lambda folder: saved(lora(alpha_pattern={"v_proj": 2}), folder), "full part part"),
-    "rank_pattern": (lambda folder: saved(lora(rank_pattern={"v_proj": 2}), folder), "full none full"),
-    "rank 32": (lambda folder: saved(lora(r=32), folder), "none full full"),
-    "pattern": (lambda folder: saved(lora(target_modules=r".*\.(q|v)_proj"), folder), "full none full"),
-    "all-linear": (lambda folder: saved(lora(target_modules="all-linear"), folder), "full full full"),
-    "one layer": (lambda folder: saved(lora(layers_to_transform=[1]), folder), "full full full"),
-    "up alone": (lambda folder: saved(lora(target_modules=["up_proj"]), folder), "full none full"),
-    "gate alone": (lambda folder: saved(lora(target_modules=["gate_proj"]), folder), "full full full"),
-    "fused": (fused, "none full none"),
-    "head": (
-        lambda folder: saved(lora(target_modules=[*QUERIES_AND_VALUES, "lm_head"]), folder),
-        "full full full",
-    ),
-    "PiSSA": (lambda folder: saved(lora(init_lora_weights="pissa"), folder), "none part part"),
-    "aLoRA": (lambda folder: saved(lora(alora_invocation_tokens=[3]), folder), "none part full"),
-    "KaSA": (lambda folder: saved(lora(kasa_config=peft.KasaConfig()), folder), "none none none"),
-    "rsLoRA of several ranks": (
-        lambda folder: saved(lora(use_rslora=True, rank_pattern={"v_proj": 2}), folder),
-        "full none part",
-    ),
-    "norms": (lambda folder: saved(lora(modules_to_save=["norm"]), folder), "none none part"),
-    "modules": (lambda folder: saved(lora(modules_to_save=["down_proj"]), folder), "none none none"),
-    "tokens": (lambda folder: saved(lora(trainable_token_indices=[3]), folder), "none part none"),
+SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "plain": ({}, "full full full"),
+    "alpha_pattern": ({"alpha_pattern": {"v_proj": 2}}, "full part part"),
+    "rank_pattern": ({"rank_pattern": {"v_proj": 2}}, "full none full"),
+    "rank 32": ({"r": 32}, "none full full"),
+    "pattern": ({"target_modules": r".*\.(q|v)_proj"}, "full none full"),
+    "all-linear": ({"target_modules": "all-linear"}, "full full full"),
+    "one layer": ({"layers_to_transform": [1]}, "full full full"),
+    "up alone": ({"target_modules": ["up_proj"]}, "full none full"),
+    "gate alone": ({"target_modules": ["gate_proj"]}, "full full full"),
+    "head": ({"target_modules": [*QUERIES_AND_VALUES, "lm_head"]}, "full full full"),
+    "PiSSA": ({"init_lora_weights": "pissa"}, "none part part"),
+    "aLoRA": ({"alora_invocation_tokens": [3]}, "none part full"),
+    "KaSA": ({"kasa_config": peft.KasaConfig()}, "none none none"),
+    "rsLoRA of several ranks": ({"use_rslora": True, "rank_pattern": {"v_proj": 2}}, "full none part"),
+    "norms": ({"modules_to_save": ["norm"]}, "none none part"),
+    "modules": ({"modules_to_save": ["down_proj"]}, "none none none"),
+    "tokens": ({"trainable_token_indices": [3]}, "none part none"),
 }
 
 
-@pytest.mark.parametrize("case", SETTINGS)
+@pytest.mark.parametrize("case", [*SETTINGS, "fused"])
 def test_settings_are_what_the_runtimes_own_code_does(case: str, tmp_path: Path) -> None:
-    make, does = SETTINGS[case]
-    folder, base = make(tmp_path / "adapter"), str(saved(of_text(), tmp_path / "base"))
+    settings, does = SETTINGS.get(case, ({}, "none full none"))
+    folder, base = saved(lora(**settings), tmp_path / "adapter"), str(saved(of_text(), tmp_path / "base"))
+    if case == "fused":
+        fuse(folder)
     said = [served(runtime, folder, base) for runtime in ("vllm", "sglang", "llama.cpp")]
     assert " ".join("none" if of.refused else "full" if of.in_full else "part" for of in said) == does
 
