@@ -202,9 +202,11 @@ def leading_components(update: Update, count: int, angle: float = ANGLE) -> Comp
     if min(update.shape) > _SMALL * (count + 2 * BLOCK):
         space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), BLOCK, _KRYLOV_STEPS)
         # A block more is followed: how far the last of those wanted can be off depends on what comes next.
-        found = converge(space, count, count + BLOCK, angle, _KRYLOV_ROUNDS)
-        if float(found.angles[0, :count].max()) <= angle:
-            return Components(*(part[0, :count].double() for part in (found.values, found.left, found.right)))
+        leading = converge(space, count, count + BLOCK, angle, _KRYLOV_ROUNDS)
+        if float(leading.angles[0, :count].max()) <= angle:
+            return Components(
+                *(part[0, :count].double() for part in (leading.values, leading.left, leading.right))
+            )
     svd = leading_svd(update.matrix, min(count, *update.shape))
     # Copies: slices would hold the complete decomposition of every matrix in memory.
     return Components(*(part[:count].clone() for part in (svd.values, svd.left, svd.right)))
