@@ -136,6 +136,12 @@ def _single(matrix: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(matrix)).float()
 
 
+def spiked(base: Array, sizes: npt.ArrayLike, rng: np.random.Generator) -> PlantedPair:
+    """Random directions of these singular values."""
+    left, right = (orthonormal_columns(side, np.size(sizes), rng) for side in base.shape)
+    return PlantedPair.lowrank(base, left * sizes, right.T)
+
+
 # How an update is made: (base, generator) -> PlantedPair.
 def lowrank_update(base: Array, rng: np.random.Generator) -> PlantedPair:
     """Rank 1 to 16, of any strength from a whisper to ten times the base's norm."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..checkpoints.opening.open import Opened, Source
@@ -25,6 +26,7 @@ from .batches import Batch, NotJudged, of_one_model, read_batches
 from .judge import decide_batch, records_of
 from .kept_nats import KeptNats
 from .result.audit_result import Audit
+from .result.forgetting import Forgetting
 from .result.records import AuditedMatrix
 
 
@@ -132,8 +134,7 @@ def audit_pairing(
 ) -> Audit:
     """Audit matrices that are paired already; ``kept`` is what predicts nats where it is not in the base cache."""
     started = time.perf_counter()
-    device = compute.torch_device()
-    cache = compute.base_cache()
+    device, cache = compute.torch_device(), compute.base_cache()
     store = None if settings.exact else cache
     assert pairing.sides is not None
     kept = kept or KeptNats.at(cache, pairing.sides[0])
@@ -159,13 +160,11 @@ def audit_pairing(
             intruders += sum(record.intruders for record in records)
             progress(f"audit, {intruders:,} intruders", len(results) + len(skipped), len(pairing.pairs))
     matrices = [results[matrix.name] for matrix in pairing.pairs if matrix.name in results]
-    seconds = time.perf_counter() - started
-    audited = audit_of(
-        pairing, settings, matrices, [*pairing.skipped, *skipped], seconds, {"device": str(device)}
-    )
     ranks = {matrix.name: matrix.update.effective_rank for matrix in matrices}
     affected = {matrix.name for matrix in matrices if matrix.intruders}
-    return replace(audited, forgetting=kept.forgetting(pairing, responses, ranks, affected, device))
+    forgetting = kept.forgetting(pairing, responses, ranks, affected, device)
+    left = [*pairing.skipped, *skipped]
+    return audit_of(pairing, settings, matrices, left, time.perf_counter() - started, forgetting, device)
 
 
 def audit_of(
@@ -174,9 +173,10 @@ def audit_of(
     matrices: list[AuditedMatrix],
     skipped: list[Skipped],
     seconds: float,
-    computed: Mapping[str, str] | None = None,
+    forgetting: Forgetting | None,
+    device: torch.device | None = None,
 ) -> Audit:
-    """Return the audit of a pairing, with what it takes to make it again; ``computed`` says where it was made."""
+    """Return the audit of a pairing, with what it takes to make it again."""
     return Audit(
         base_source=pairing.base_source,
         tuned_source=pairing.tuned_source,
@@ -191,9 +191,10 @@ def audit_of(
         skipped=skipped,
         settings={
             **{n: v for n, v in shown_settings(settings).items() if n not in ("k", "epsilon", "exact")},
-            **(computed or {}),
+            **({} if device is None else {"device": str(device)}),
             "matched": list(pairing.matched),
         },
+        forgetting=forgetting,
     )
 
 
@@ -214,8 +215,7 @@ def audited_whole(
 ) -> AuditedWhole:
     """Pair two sides and audit them, or take an audit that is given, for a change of weights as they are stored.
 
-    Raises:
-      SettingError: the audit judges the parts of fused weights one by one.
+    SettingError if the audit judges the parts of fused weights one by one.
     """
     if isinstance(audit, str | os.PathLike):
         audit = Audit.load(audit)

@@ -127,11 +127,13 @@ class Compute(Settings):
             device = device_named(self.device)
             if device.type == "meta":
                 raise SettingError("device 'meta' has no numbers; expected 'auto', 'cpu' or 'cuda'")
-            if not _has_double_precision(device):
+            try:
+                torch.zeros(1, dtype=torch.float64, device=device)
+            except (RuntimeError, TypeError):
                 raise SettingError(
                     f"device '{self.device}' has no double precision, which decisions need; expected 'auto', 'cpu' "
                     "or 'cuda'; pass 'cpu'"
-                )
+                ) from None
         if not is_covered(device):
             warnings.warn(
                 f"single-precision products on device '{device}' are not known to be as exact as the proofs need, so "
@@ -145,16 +147,6 @@ class Compute(Settings):
         from .base_cache import store_of_bases
 
         return store_of_bases(self.cache)
-
-
-def _has_double_precision(device: torch.device) -> bool:
-    import torch
-
-    try:
-        torch.zeros(1, dtype=torch.float64, device=device)
-    except (RuntimeError, TypeError):
-        return False
-    return True
 
 
 def refuse_beside_saved(settings: AuditSettings, saved: str) -> None:

@@ -95,27 +95,23 @@ class DiskCache:
             Store(default_folder()) if folder is None else Store.at(os.fspath(folder), "shared-bases")
         )
         self.folder: Path = self._store.path
-        # What a user passes for it.
-        self.where: str = self._store.url or str(self.folder)
-        # Names of the entries under the URL, by the folder that they are in: listed once.
-        self._there: dict[str, set[str]] = {}
-        # Why nothing can be written, and whether the user was told.
-        self._only_read: CacheError | None = None
+        self.where: str = self._store.url or str(self.folder)  # what a user passes for it
+        self._there: dict[str, set[str]] = {}  # entries under the URL, by their folder: listed once
+        self._only_read: CacheError | None = None  # why nothing can be written
         self._has_told = False
         try:
             self.require_writable()
         except CacheError as refusal:
-            # An entry of a URL is read from its copy.
-            if self._store.url is not None or not _can_list(self.folder):
+            if self._store.url is not None:  # of which an entry is read from its copy
                 raise
+            try:
+                os.scandir(self.folder).close()
+            except OSError:
+                raise refusal from None
             self._only_read = refusal
 
     def require_writable(self) -> None:
-        """Refuse a folder that new entries cannot be written to.
-
-        Raises:
-          CacheError: it can only be read, or not even that.
-        """
+        """Raise CacheError for a folder that new entries cannot be written to."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -127,10 +123,7 @@ class DiskCache:
             ) from None
 
     def get(self, key: str) -> KnownBase | None:
-        """Return the entry; None if it is missing, or with a warning if it cannot be read.
-
-        If the URL cannot be used, warn once and continue with the copies.
-        """
+        """Return the entry; None if it is missing, and with a warning if it, or the URL, cannot be read."""
         try:
             return self.read(key)
         except StoreError as error:
@@ -138,25 +131,16 @@ class DiskCache:
             return self.read(key)
 
     def read(self, key: str) -> KnownBase | None:
-        """As :meth:`get`, for whom the place of the entries matters.
+        """As :meth:`get`, but a StoreError if the URL cannot be used.
 
         A copy whose entry is not under the URL any more is put there again.
-
-        Raises:
-          StoreError: the URL cannot be used.
         """
-        name = _name_of(key)
-        is_there = self._store.url is not None and name in self._names(key)
-        if is_there:
-            self._store.fetched(name)
-        known = self._read_here(self.folder / name)
-        if known is not None and not is_there:
-            self._send(key)
-        return known
-
-    def _read_here(self, path: Path) -> KnownBase | None:
         from ..engine.known_base import KnownBase
 
+        name = _name_of(key)
+        path, is_there = self.folder / name, self._store.url is not None and name in self._names(key)
+        if is_there:
+            self._store.fetched(name)
         try:
             # The reader of safetensors says of any file that it cannot open that it is not there.
             path.open("rb").close()
@@ -170,7 +154,11 @@ class DiskCache:
             )
             return None
         try:
-            return KnownBase.of_tensors(_read_entry(path))
+            with safe_open(path, framework="pt") as file:
+                tensors = {own: file.get_tensor(own) for own in file.keys()}  # noqa: SIM118 (it has no other way)
+                if (file.metadata() or {}).get("digest") != _digest(tensors, key):
+                    raise ValueError("its numbers are not those that were written under this name")
+            known = KnownBase.of_tensors(tensors)
         except FileNotFoundError:  # another process cleared the folder
             return None
         except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again
@@ -178,6 +166,9 @@ class DiskCache:
             with suppress(OSError):  # the folder of another user, who has to remove it
                 path.unlink()
             return None
+        if not is_there:
+            self._send(key)
+        return known
 
     def put(self, key: str, known: KnownBase) -> None:
         """Write the entry of a base matrix, or warn: the audit does not need it."""
@@ -196,9 +187,7 @@ class DiskCache:
     def write(self, key: str, known: KnownBase) -> None:
         """Write the entry of a base matrix to the folder, completely or not at all, and send it to the URL.
 
-        Raises:
-          CacheError: the folder cannot be written to any more, as on a full disk.
-          StoreError: the URL cannot be used.
+        CacheError if the folder cannot be written to any more, as on a full disk; StoreError if the URL cannot be used.
         """
         from safetensors.torch import save_file
 
@@ -208,8 +197,8 @@ class DiskCache:
             # A lock on the file would be lost: the writer of safetensors renames one of its own, beside it, to it.
             with scratch_folder(path.parent) as scratch:
                 part = scratch / path.name
-                tensors = {key: value.contiguous().cpu() for key, value in known.tensors().items()}
-                save_file(tensors, part, metadata={"digest": _digest(tensors, path.stem)})
+                tensors = {name: value.contiguous().cpu() for name, value in known.tensors().items()}
+                save_file(tensors, part, metadata={"digest": _digest(tensors, key)})
                 follow_umask(scratch)  # a team shares the folder
                 os.replace(part, path)
         # The writer of safetensors has errors of its own, and so has a folder that cannot be made.
@@ -282,23 +271,6 @@ def _number_and_bytes(files: Sequence[Path]) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _can_list(folder: Path) -> bool:
-    try:
-        os.scandir(folder).close()
-    except OSError:
-        return False
-    return True
-
-
-def _read_entry(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it has no other way)
-        digest = (file.metadata() or {}).get("digest")
-        if digest != _digest(tensors, path.stem):
-            raise ValueError("its numbers are not those that were written under this name")
-    return tensors
-
-
 def _digest(tensors: dict[str, Tensor], key: str) -> str:
     """128 bits of names, shapes, numbers and the entry's key.
 
@@ -344,13 +316,8 @@ def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) ->
     from ..engine.known_base import KnownBase
 
     for names in ([key.whole for key in keys], [key.leading for key in keys]):
-        entries = []
-        for name in names:
-            entry = store.get(name)
-            if entry is None:
-                break
-            entries.append(entry)
-        else:
+        entries = [known for name in names if (known := store.get(name)) is not None]
+        if len(entries) == len(names):
             return KnownBase.joined(entries, device)
     return None
 

@@ -47,11 +47,9 @@ class SharedMatrix:
         self.name, self.matrix, self.unit = name, matrix, unit  # (m, n)
         self.lock = threading.Lock()
         self.known: KnownBase | None = None
-        # What follows is made once.
-        self.over = cache(
-            lambda unit: SharedMatrix(name, matrix / unit, unit)
-        )  # the matrix divided by a unit
-        self.keys = cache(partial(BaseKeys.of, matrix))  # of its entries in the base cache, by k
+        # Made once: the matrix divided by a unit, and the keys of its entries in the base cache by k.
+        self.over = cache(lambda unit: SharedMatrix(name, matrix / unit, unit))
+        self.keys = cache(partial(BaseKeys.of, matrix))
         self._rows: list[KeptRows | None] = []
 
     @cached_property
@@ -164,10 +162,7 @@ def read_batches(
     Matrices come in single precision (double where a side came in double), divided by a power of two where their
     squares would not fit. Where several models change one, the base of the pairs keeps what was read last
     (:func:`intruders.checkpoints.stored.checkpoint.read_once`). ``left_out`` gets what is not judged; a model that is
-    refused has no further batches.
-
-    Raises:
-      NonFiniteError: a matrix holds NaN or infinity, and such are not to be skipped.
+    refused has no further batches. NonFiniteError if a matrix holds NaN or infinity, and such are not to be skipped.
     """
     left_out = left_out or NotJudged()
     alone: dict[object, _Waiting] = {}
@@ -252,7 +247,9 @@ class _Forms:
         self._made: dict[torch.dtype, SharedMatrix] = {}
 
     def widened(self, name: str, stored: Tensor, dtype: torch.dtype) -> SharedMatrix:
-        if self._stored is None or not _is_same(self._stored, stored):
+        earlier = self._stored
+        is_same = earlier is not None and earlier.dtype == stored.dtype
+        if earlier is None or not (is_same and (earlier.is_set_to(stored) or torch.equal(earlier, stored))):
             # Of a single model, what the file holds is not kept in memory beside what is computed with.
             self._stored = stored if self._is_shared else None
             self._made = {}
@@ -260,14 +257,6 @@ class _Forms:
             on = device_for(stored.shape, self._device)
             self._made[dtype] = SharedMatrix(name, stored.to(on, dtype))
         return self._made[dtype]
-
-
-def _is_same(mine: Tensor, other: Tensor) -> bool:
-    if mine.shape != other.shape or mine.dtype != other.dtype:
-        return False
-    return (mine.data_ptr() == other.data_ptr() and mine.stride() == other.stride()) or torch.equal(
-        mine, other
-    )
 
 
 def _read(

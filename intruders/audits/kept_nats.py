@@ -36,7 +36,7 @@ from ..system.folders import atomic_folder
 from ..system.plain_values import from_plain, plain
 from .base_cache import NATS, BaseCache, BaseKeys, DiskCache, default_folder
 from .batches import Batch, of_one_model, read_batches
-from .result.forgetting import NOT_PREDICTED, Forgetting, is_predictable
+from .result.forgetting import NOT_PREDICTED, Between, Forgetting, is_predictable
 
 _VERSION = 4  # of the files
 DOCUMENT = "intruders.json"
@@ -206,7 +206,7 @@ class KeptNats:
         return Forgetting(
             text=text.text,
             tokens=text.scored * len(text.documents),
-            kl=kl,
+            kl=Between(*kl),
             by_matrix=shares,
             affected=[name for name in of_rows if name in affected],
             left_out=[name for name in ranks if name not in of_rows]

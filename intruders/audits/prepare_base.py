@@ -60,11 +60,7 @@ class Preparation:
 
     @classmethod
     def of(cls, base: Source, selection: Selection) -> Preparation:
-        """Choose the matrices that audits of this base examine with the same selection.
-
-        Raises:
-          SettingError: none is left.
-        """
+        """Choose the matrices that audits of this base examine with the same selection, which is one or more."""
         opened = open_checkpoint(base)
         selection.require_matches(opened.names(), opened.source)
         chosen = selected_matrices(opened, selection)
@@ -83,11 +79,7 @@ class Preparation:
         )
 
     def read(self, name: str, device: torch.device) -> Tensor:
-        """Read a matrix (m, n) in the precision and unit that audits of low-rank updates use.
-
-        Raises:
-          NonFiniteError: it contains NaN or infinity.
-        """
+        """Read a matrix (m, n) in the precision and unit that audits of low-rank updates use, if it is finite."""
         view = self.matrices[name]
         stored = view.read(self.base.tensors[view.tensor])
         wide = stored.to(device, torch.float64 if stored.dtype == torch.float64 else torch.float32)
@@ -116,11 +108,7 @@ def _work(shape: tuple[int, int]) -> float:
 
 
 def decompose(matrix: Tensor, store: DiskCache) -> bool:
-    """Decompose a matrix (m, n) into the cache; return False if the cache has it already.
-
-    Raises:
-      CacheError: the entry, which is all that a preparation leaves, cannot be written. StoreError: nor sent.
-    """
+    """Decompose a matrix (m, n) into the cache, or raise as it does; return False if the cache has it already."""
     key = BaseKeys.of(matrix, 0).whole
     if store.read(key) is not None:
         return False

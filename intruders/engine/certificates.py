@@ -27,7 +27,7 @@ from ..linalg.whole_base import WholeBase
 from .decisions import Decisions, MeasuredUpdate, decide_dense
 from .known_base import LOOSE_ANGLE, BaseVectors, KnownBase
 from .moment_certificate import bound_by_moments
-from .spectral_change import SpectralChange, change_in_coordinates, spectral_change
+from .spectral_change import SpectralChange, spectral_change
 
 # Angle (as a sine) to which vectors are computed at most before the moment certificate is tried.
 _TIGHT_ANGLE = 0.02
@@ -39,8 +39,6 @@ _NEGLIGIBLE_SHARE = 0.3
 _WIDTH = 8
 _STEPS = 3
 _MOST_ROUNDS = 16
-# Rows that the tuned matrix's space has room for at first, beyond those that it starts with.
-_ROOM = 64
 # Steps of the random chain that looks for directions of an update beyond its leading ones.
 _SEARCH_STEPS = 4
 # Bounds are compared with epsilon at this distance: they come from single-precision products, or from sums in the
@@ -113,10 +111,10 @@ def _tuned_space(batch: Pair, base: KrylovSpace, update: MeasuredUpdate) -> Kryl
     invariant, with no residual to say that a large direction is missing.
     """
     if isinstance(batch.tuned, LowRank):
-        tuned = base.plus_lowrank(batch.tuned, _ROOM)
+        tuned = base.plus_lowrank(batch.tuned)
         complete = batch.tuned.rank <= update.left.shape[-2]
     else:
-        tuned = KrylovSpace.empty(batch.operator, _ROOM)
+        tuned = KrylovSpace.empty(batch.operator)
         tuned.grow(base.basis.expand(len(batch.base), -1, -1))
         complete = False
     tuned.grow(update.left if tuned.is_left else update.right)
@@ -293,18 +291,17 @@ def decided(cosines: CoordinateCosines, epsilon: float) -> tuple[Tensor, Tensor]
 
 def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> SpectralChange:
     """Measure how the leading triplets moved from their coordinates: inner products are the same there."""
-    update = coordinates.update()
-    p = coordinates.values.shape[-1]
-    values = coordinates.values[:, : k + 1]
+    update, known = coordinates.update(), coordinates.values
+    p, values = known.shape[-1], known[:, : k + 1]
     none = torch.zeros_like(values)
-    no_vectors = values.new_zeros(len(values), 0, 0)
-    base = Triplets(values, no_vectors, no_vectors, none, none)
+    left, right = (torch.eye(k, side).to(values).expand(len(values), -1, -1) for side in update.shape[-2:])
+    base = Triplets(values, left, right, none, none)
     products = update.apply_transpose(leading.rows)
-    products[..., :p] += leading.rows[..., :p] * coordinates.values.unsqueeze(-2)
+    products[..., :p] += leading.rows[..., :p] * known.unsqueeze(-2)
     right = products / leading.values.unsqueeze(-1).clamp_min(torch.finfo(values.dtype).tiny)
     after = torch.cat(
         [leading.values, leading.floor.clamp_max(torch.finfo(values.dtype).max).unsqueeze(-1)], -1
     )
     residuals = torch.nn.functional.pad(leading.residuals, (0, 1))
     tuned = Triplets(after, leading.rows, right, residuals, torch.zeros_like(after))
-    return change_in_coordinates(base, tuned, update, k)
+    return spectral_change(base, tuned, update, k, is_orthonormal=True)

@@ -1,4 +1,4 @@
-"""Single singular triplets of tuned matrices, to the accuracy that changing the weights needs, and of a base.
+"""Single singular triplets of tuned matrices, to the accuracy that changing the weights needs.
 
 An audit computed the vectors only as well as its decisions needed. Here they are computed again, and told by the
 singular values that it found. An intruder is mostly the update's doing: a Krylov space that starts from the update's
@@ -19,8 +19,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.pair import Pair
 from ..linalg.random_directions import own_generator
-from ..linalg.svd import dense_svd, leading_svd, settle_clusters
-from .known_base import KnownBase
+from ..linalg.svd import leading_svd, settle_clusters
 
 # Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
 # at most about this share of s times the vectors' largest entries: well below 1e-3 of the matrix's largest entry.
@@ -84,8 +83,12 @@ def find_components(
     if min(batch.base.shape[-2:]) >= _DENSE_BELOW:
         for widened in (lambda part: part, Pair.double):
             eps = torch.finfo(widened(batch.select(torch.tensor([0]))).base.dtype).eps
+            # Those whose residuals can become as small as ``ANGLE`` asks, with products that are rounded to eps.
             pending = [
-                i for i in range(count) if components[i] is None and _is_in_reach(indices[i], values[i], eps)
+                i
+                for i, (wanted, known) in enumerate(zip(indices, values, strict=True))
+                if components[i] is None
+                and all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
             ]
             if not pending:
                 continue
@@ -113,16 +116,13 @@ def _by_dense_svd(batch: Pair, index: int, wanted: Sequence[int]) -> Components:
 def _by_krylov(
     batch: Pair, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
 ) -> list[Components | None]:
-    operator = batch.operator
     start = _start(batch, max(len(wanted) for wanted in indices), from_update)
     width = start.shape[-2]
-    room = width * _STEPS_BETWEEN_LOOKS * _LOOKS
-    largest = min(operator.shape[-2:])
-    space = KrylovSpace.empty(operator, width + room)
+    space = KrylovSpace.empty(batch.operator)
     space.grow(start)
     components: list[Components | None] = [None] * len(indices)
     for _ in range(_LOOKS):
-        if len(space) + width * _STEPS_BETWEEN_LOOKS > largest:
+        if len(space) + width * _STEPS_BETWEEN_LOOKS > min(batch.base.shape[-2:]):
             break
         space.grow_chain(width, _STEPS_BETWEEN_LOOKS)
         components = _matched(space, indices, values)
@@ -146,8 +146,7 @@ def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
     rows = (left if m < n else right).to(batch.base.dtype)
     if from_update:
         return rows
-    generator = own_generator()
-    random = torch.randn(_RANDOM_ROWS, min(m, n), generator=generator, dtype=torch.float64)
+    random = torch.randn(_RANDOM_ROWS, min(m, n), generator=own_generator(), dtype=torch.float64)
     return torch.cat([rows, random.to(rows.device, rows.dtype).expand(len(rows), -1, -1)], dim=-2)
 
 
@@ -161,11 +160,8 @@ def _matched(
     components: list[Components | None] = []
     for row, (wanted, known) in enumerate(zip(indices, values, strict=True)):
         kept = _places(ritz[row], residuals[row], known, wanted)
-        if kept is None:
-            components.append(None)
-            continue
-        left, right = triplets.left[row, kept].double(), triplets.right[row, kept].double()
-        components.append(Components(ritz[row, kept], left, right))
+        vectors = (part[row, kept].double() for part in (triplets.left, triplets.right))
+        components.append(None if kept is None else Components(ritz[row, kept], *vectors))
     return components
 
 
@@ -197,11 +193,6 @@ def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
     return min((abs(known[j] - other) for i, other in enumerate(known) if i not in wanted), default=known[j])
 
 
-def _is_in_reach(wanted: Sequence[int], known: Sequence[float], eps: float) -> bool:
-    """Return whether residuals can become as small as ``ANGLE`` asks, with products that are rounded to ``eps``."""
-    return all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
-
-
 @full_precision()
 def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
     """Compute the leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
@@ -210,49 +201,12 @@ def leading_components(update: Update, count: int, angle: float = ANGLE) -> Comp
         return Components(svd.values[:count], svd.left[:count], svd.right[:count])
     if min(update.shape) > _SMALL * (count + 2 * BLOCK):
         space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), BLOCK, _KRYLOV_STEPS)
-        parts = converged_components(space, count, angle, _KRYLOV_ROUNDS)
-        if parts is not None:
-            return parts
+        # A block more is followed: how far the last of those wanted can be off depends on what comes next.
+        leading = converge(space, count, count + BLOCK, angle, _KRYLOV_ROUNDS)
+        if float(leading.angles[0, :count].max()) <= angle:
+            return Components(
+                *(part[0, :count].double() for part in (leading.values, leading.left, leading.right))
+            )
     svd = leading_svd(update.matrix, min(count, *update.shape))
     # Copies: slices would hold the complete decomposition of every matrix in memory.
     return Components(*(part[:count].clone() for part in (svd.values, svd.left, svd.right)))
-
-
-def converged_components(space: KrylovSpace, count: int, angle: float, rounds: int) -> Components | None:
-    """Grow a space of one matrix until its ``count`` leading triplets are that close; None where they do not get there.
-
-    A block of triplets more is followed: how far the last of those wanted can be off depends on what comes next.
-    """
-    triplets = converge(space, count, count + BLOCK, angle, rounds)
-    if float(triplets.angles[0, :count].max()) > angle:
-        return None
-    return Components(
-        *(part[0, :count].double() for part in (triplets.values, triplets.left, triplets.right))
-    )
-
-
-# Sine of the angle to the true vectors: far below the rounding of single-precision weights.
-_ANGLE = 1e-9
-_ROUNDS = 12
-_STEPS = 12
-
-
-@full_precision()
-def base_directions(matrix: Tensor, k: int, known: KnownBase | None = None) -> Components:
-    """Compute the ``k`` leading singular triplets of a matrix ``(m, n)``, in double precision.
-
-    ``known`` is what an audit has computed of it (a base cache's entry): a start that spares passes, and changes
-    nothing about the result beyond rounding.
-    """
-    wide = matrix.double()
-    if min(wide.shape) > _SMALL * (k + BLOCK):
-        operator = Dense(wide.unsqueeze(0))
-        space = KrylovSpace.empty(operator)
-        if known is not None and not known.is_complete:
-            space.grow(known.basis.to(wide.device).double())
-        space.grow_randomly(BLOCK, max(_STEPS, k // 2))
-        parts = converged_components(space, k, _ANGLE, _ROUNDS)
-        if parts is not None:
-            return parts
-    svd = dense_svd(wide)
-    return Components(svd.values[:k], svd.left[:k], svd.right[:k])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..linalg.exact import Decomposition, exact_cosines
+from ..linalg.exact import Decomposition, ExactCosines, exact_cosines
 from ..linalg.krylov import BLOCK, KrylovSpace, converge
 from ..linalg.low_rank import LowRank
 from ..linalg.pair import Pair
@@ -108,7 +108,8 @@ def decide_dense(
     known: KnownBase | None = None,
 ) -> Decisions:
     """Compute every max cosine in double precision, from the bases' decompositions in ``known`` where it has them."""
-    parts, rights = [], []
+    parts: list[ExactCosines] = []
+    rights: list[tuple[Tensor, Tensor]] = []
     for i, base in enumerate(batch.base):
         base_svd = None
         if known is not None and known.is_complete:
@@ -118,28 +119,26 @@ def decide_dense(
         part = exact_cosines(base, tuned, k, epsilon, decompose, base_svd)
         parts.append(part)
         rights.append((part.base_left[:k] @ base.double(), part.left @ tuned.double()))
-    cosines = torch.stack([part.max_cosines for part in parts])
-    base_left = torch.stack([part.base_left for part in parts])
-    base_values = torch.stack([part.base_values for part in parts])
-    tuned_left = torch.stack([part.left for part in parts])
-    tuned_values = torch.stack([part.values for part in parts])
-    next_values = torch.stack([part.next_value for part in parts]).unsqueeze(-1)
+    all_of = ExactCosines(
+        *(torch.stack([getattr(part, column.name) for part in parts]) for column in fields(ExactCosines))
+    )
+    base_left, base_values = all_of.base_left, all_of.base_values
     before, after = (torch.stack(side) for side in zip(*rights, strict=True))
     change = spectral_change(
         _exact_triplets(base_left[:, :k], before, base_values[:, : k + 1]),
-        _exact_triplets(tuned_left, after, torch.cat([tuned_values, next_values], -1)),
+        _exact_triplets(all_of.left, after, torch.cat([all_of.values, all_of.next_value.unsqueeze(-1)], -1)),
         batch.update,
         k,
     )
     return Decisions(
-        values=tuned_values,
-        lower=cosines,
-        upper=cosines,
-        intruder=cosines < epsilon,
+        values=all_of.values,
+        lower=all_of.max_cosines,
+        upper=all_of.max_cosines,
+        intruder=all_of.max_cosines < epsilon,
         certificate=[["exact"] * k for _ in parts],
-        ambiguous=torch.stack([part.ambiguous for part in parts]),
+        ambiguous=all_of.ambiguous,
         base_values=base_values[:, :base_count],
-        similarity=(base_left[:, :base_count] @ tuned_left.mT).abs(),
+        similarity=(base_left[:, :base_count] @ all_of.left.mT).abs(),
         change=change,
         update=update,
         known=KnownBase.from_decomposition(base_left.to(batch.base.dtype), base_values, batch.base.shape[-1]),

@@ -220,8 +220,7 @@ def _leading_space(operator: Dense, k: int, base_count: int) -> KrylovSpace:
 
     The chain goes on for matrices whose k leading vectors have not converged, without the others.
     """
-    # At first the chain has room for twice the k vectors wanted, and some.
-    space = KrylovSpace.from_random_block(operator, BLOCK, max(_STEPS, k), room=BLOCK * _FURTHER_STEPS)
+    space = KrylovSpace.from_random_block(operator, BLOCK, max(_STEPS, k))
     kept = space.compressed(base_count + BLOCK)
     index = torch.arange(len(kept.basis), device=operator.device)
     for _ in range(_FURTHER_LOOKS):

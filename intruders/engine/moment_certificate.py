@@ -135,21 +135,16 @@ class _BoundSearch:
         missing = [matrix for matrix in matrices.tolist() if matrix not in self._spaces]
         if not missing:
             return
-        dense = self.operator.dense()
-        if is_shared(dense):  # the same matrix, several times
-            known = (
-                next(iter(self._spaces.values())) if self._spaces else self._computed(dense, missing[:1])[0]
-            )
-            spaces = [known] * len(missing)
-        else:
-            spaces = self._computed(dense, missing)
+        dense, norms = self.operator.dense(), self.base.values[:, 0].tolist()
+        is_one = is_shared(dense)  # the same matrix, several times
+        spaces = list(self._spaces.values())[:1] if is_one else []
+        if not spaces:
+            some = missing[:1] if is_one else missing
+            spaces = ColumnSpace.of_each([dense[i] for i in some], [norms[i] for i in some])
+        spaces = spaces * len(missing) if is_one else spaces
         self._spaces |= dict(zip(missing, spaces, strict=True))
         floors = [0.0 if space is None else space.floor for space in spaces]
         index = torch.tensor(missing, device=self.floor.device)
         self.floor[index] = self.floor[index].maximum(
             torch.tensor(floors, dtype=torch.float64).to(self.floor)
         )
-
-    def _computed(self, dense: Tensor, matrices: Sequence[int]) -> list[ColumnSpace | None]:
-        norms = self.base.values[:, 0].tolist()
-        return ColumnSpace.of_each([dense[i] for i in matrices], [norms[i] for i in matrices])

@@ -44,39 +44,23 @@ class SpectralChange(Batched):
     off_principal: Tensor
 
 
-def spectral_change(base: Triplets, tuned: Triplets, update: Update, k: int) -> SpectralChange:
+def spectral_change(
+    base: Triplets, tuned: Triplets, update: Update, k: int, is_orthonormal: bool = False
+) -> SpectralChange:
     """Measure the change from leading triplets ``(batch, k or more, ...)``; ``update`` is ``(batch, m, n)``.
 
     Where a side holds more triplets than k, the next one tells how far its space is apart from the rest.
+    ``is_orthonormal`` says that the rows on the right of a low-rank update are.
     """
+    if isinstance(update, LowRank) and not is_orthonormal:
+        svd = update.svd()
+        update = LowRank((svd.left * svd.values.unsqueeze(-1)).mT, svd.right)
     of_base, of_tuned = space_error(base, k, update.shape), space_error(tuned, k, update.shape)
     error = of_base + of_tuned
     left_angle, left_sine2 = _rotation(base.left, tuned.left, k, error)
     right_angle, right_sine2 = _rotation(base.right, tuned.right, k, error)
     drift = _drift(base, tuned, k, of_base, of_tuned)
     rho, off_principal = _shares(base, update, k, of_base)
-    return SpectralChange(left_angle, left_sine2, right_angle, right_sine2, drift, rho, off_principal)
-
-
-def change_in_coordinates(base: Triplets, tuned: Triplets, update: LowRank, k: int) -> SpectralChange:
-    """The same where the k leading base vectors are the first k unit vectors, and the update's rows are orthonormal.
-
-    ``base`` has values and residuals alone.
-    """
-    of_base, of_tuned = space_error(base, k, update.shape), space_error(tuned, k, update.shape)
-    error = of_base + of_tuned
-    # What the projection on the first k coordinates leaves of a vector are the others.
-    left_angle, left_sine2 = _turned(tuned.left[:, :k, k:], k, error)
-    right_angle, right_sine2 = _turned(tuned.right[:, :k, k:], k, error)
-    drift = _drift(base, tuned, k, of_base, of_tuned)
-    left, right = update.left, update.right
-    rows = left[:, :k]
-    gram, some = left.mT @ left, right[..., :k]
-    total = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-    columns = (some * (gram @ some)).sum((-2, -1))
-    rho, off_principal = _bounded_shares(
-        rows.square().sum((-2, -1)), columns, (rows @ some).square().sum((-2, -1)), total, of_base
-    )
     return SpectralChange(left_angle, left_sine2, right_angle, right_sine2, drift, rho, off_principal)
 
 
@@ -117,11 +101,7 @@ def _rotation(before: Tensor, after: Tensor, k: int, error: Tensor) -> tuple[Ten
     first, second = before[..., :k, :].double(), after[..., :k, :].double()
     # The sines are the singular values of what the projection on one space leaves of the other: unlike those of the
     # cosines, they are right for small angles.
-    return _turned(second - (second @ first.mT) @ first, k, error)
-
-
-def _turned(left_over: Tensor, k: int, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Angle and mean squared sine, from what the projection on the one space leaves of the other's k vectors."""
+    left_over = second - (second @ first.mT) @ first
     # Vectors of values that are zero to rounding may be anything, and are left out.
     left_over = torch.where((error >= 1)[..., None, None], 0.0, left_over)
     sines = eigvalsh(left_over @ left_over.mT).clamp(0.0, 1.0)  # squared
@@ -136,29 +116,18 @@ def _turned(left_over: Tensor, k: int, error: Tensor) -> tuple[Tensor, Tensor]:
 def _shares(base: Triplets, update: Update, k: int, error: Tensor) -> tuple[Tensor, Tensor]:
     left, right = base.left[..., :k, :].double(), base.right[..., :k, :].double()
     if isinstance(update, LowRank):
-        # D = P Q with orthonormal rows of Q': norms of rows D are those of rows P R.
-        factors = update.double()
-        core = torch.linalg.qr(factors.right.mT).R.mT  # (r, r): right = core @ orthonormal rows
-        other = torch.linalg.qr(factors.left).R
-        rows = (left @ factors.left) @ core
-        columns = other @ (factors.right @ right.mT)
-        both = (left @ factors.left) @ (factors.right @ right.mT)
-        total = (other @ core).square().sum((-2, -1))
+        # D = P Q: norms of X^T D are those of X^T P, where the rows of Q are orthonormal.
+        rows, other = left @ update.left, update.right @ right.mT
+        columns, both = update.left @ other, rows @ other
+        total = update.left.square().sum((-2, -1))
     else:
         dtype = update.dtype
         products = update.apply_transpose(left.to(dtype))  # X^T D
         rows, columns = products.double(), update.apply(right.to(dtype)).double()
         both = rows @ right.mT
         total = torch.linalg.vector_norm(update.matrix, dim=-1).double().square().sum(-1)
-    of_rows, of_columns, of_both = (part.square().sum((-2, -1)) for part in (rows, columns, both))
-    return _bounded_shares(of_rows, of_columns, of_both, total, error)
-
-
-def _bounded_shares(
-    rows: Tensor, columns: Tensor, both: Tensor, total: Tensor, error: Tensor
-) -> tuple[Tensor, Tensor]:
-    """rho and off-principal, from ``||X^T D||^2``, ``||D Z||^2``, ``||X^T D Z||^2`` and ``||D||^2``."""
-    rho, right_share, inner = rows / total, columns / total, both / total
+    # From ``||X^T D||^2``, ``||D Z||^2`` and ``||X^T D Z||^2`` over ``||D||^2``.
+    rho, right_share, inner = (part.square().sum((-2, -1)) / total for part in (rows, columns, both))
     off = (1 - rho - right_share + inner).clamp(0.0, 1.0)
     # As above, with D D^T / ||D||^2 in the place of X X^T: its mixed block is at most the root of the shares' product.
     of_rho = 2 * (rho * (1 - rho)).clamp_min(0).sqrt() * error + error.square()

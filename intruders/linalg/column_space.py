@@ -143,8 +143,7 @@ def _rounding_and_inverse(matrix: Tensor, factor: Tensor) -> Tensor:
 
 def _norm_bound(product: Callable[[Tensor], Tensor], like: Tensor, power: int) -> Tensor:
     """An upper bound ``()`` on the norm of a symmetric ``(n, n)`` matrix B, where ``product`` gives ``rows @ B``."""
-    generator = own_generator()
-    rows = torch.randn(_PROBES, len(like), generator=generator, dtype=torch.float64).to(like.device)
+    rows = torch.randn(_PROBES, len(like), generator=own_generator(), dtype=torch.float64).to(like.device)
     logarithm = rows.new_zeros(())
     for _ in range(power):
         rows = product(rows)

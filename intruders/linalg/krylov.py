@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .low_rank import LowRank
 from .operators import Dense, Operator, Sum
-from .orthonormal import GrowingRows, orthonormalize
+from .orthonormal import orthonormalize
 from .products import rounding
 from .random_directions import own_generator
 from .ritz import Triplets, angle_bounds
@@ -36,45 +36,26 @@ _NOISE = 16
 class KrylovSpace:
     """Orthonormal rows of a batch of matrices' shorter side, with their products; it grows in place."""
 
-    def __init__(
-        self, operator: Operator, basis: Tensor, products: Tensor, squares: Tensor, room: int = 0
-    ) -> None:
+    def __init__(self, operator: Operator, basis: Tensor, products: Tensor, squares: Tensor) -> None:
         """With p = min(m, n) and q = max(m, n): basis and squares ``(*batch, a, p)``, products ``(*batch, a, q)``."""
-        self.operator = operator
-        self._basis = GrowingRows(basis, room)
-        self._products = GrowingRows(products, room)
-        self._squares = GrowingRows(squares, room)
+        self.operator, self.basis, self.products, self.squares = operator, basis, products, squares
         self._core = basis.new_zeros(*basis.shape[:-2], 0, 0, dtype=torch.float64)
         # The small decomposition and Ritz vectors of the space as it is now; growing forgets them.
         self._decomposed: tuple[Tensor, Tensor] | None = None
         self._ritz: tuple[int, tuple[Triplets, Tensor]] | None = None
 
     @classmethod
-    def empty(cls, operator: Operator, room: int = 0) -> KrylovSpace:
+    def empty(cls, operator: Operator) -> KrylovSpace:
         *batch, m, n = operator.shape
         none = torch.zeros(*batch, 0, min(m, n), dtype=operator.dtype, device=operator.device)
-        return cls(operator, none, none.new_zeros(*batch, 0, max(m, n)), none, room)
+        return cls(operator, none, none.new_zeros(*batch, 0, max(m, n)), none)
 
     @classmethod
-    def from_random_block(
-        cls, operator: Operator, width: int, steps: int, seed: int = 0, room: int = 0
-    ) -> KrylovSpace:
+    def from_random_block(cls, operator: Operator, width: int, steps: int, seed: int = 0) -> KrylovSpace:
         """The chain of ``width`` Gaussian rows: ``2 * steps`` passes of a block over the matrix."""
-        space = cls.empty(operator, width * steps + room)
+        space = cls.empty(operator)
         space.grow_randomly(width, steps, seed)
         return space
-
-    @property
-    def basis(self) -> Tensor:
-        return self._basis.rows
-
-    @property
-    def products(self) -> Tensor:
-        return self._products.rows
-
-    @property
-    def squares(self) -> Tensor:
-        return self._squares.rows
 
     @property
     def is_left(self) -> bool:
@@ -82,7 +63,7 @@ class KrylovSpace:
         return self.operator.shape[-2] < self.operator.shape[-1]
 
     def __len__(self) -> int:
-        return len(self._basis)
+        return self.basis.shape[-2]
 
     def grow(self, directions: Tensor) -> None:
         """Add the span of ``directions`` ``(*batch, b, p)``: two passes of b rows."""
@@ -90,9 +71,9 @@ class KrylovSpace:
         new = orthonormalize(directions, self.basis if len(self) else None)
         products = self.operator.apply_transpose(new) if self.is_left else self.operator.apply(new)
         squares = self.operator.apply(products) if self.is_left else self.operator.apply_transpose(products)
-        self._basis.append(new)
-        self._products.append(products)
-        self._squares.append(squares)
+        self.basis = torch.cat([self.basis, new], -2)
+        self.products = torch.cat([self.products, products], -2)
+        self.squares = torch.cat([self.squares, squares], -2)
 
     def grow_chain(self, width: int, steps: int) -> None:
         """Continue the chain from the last ``width`` rows: ``2 * steps`` passes."""
@@ -101,9 +82,10 @@ class KrylovSpace:
 
     def grow_randomly(self, width: int, steps: int, seed: int = 0) -> None:
         """Add a chain from ``width`` Gaussian rows: ``2 * steps`` passes."""
-        generator = own_generator(seed)
         shape = (width, self.basis.shape[-1])
-        block = torch.randn(shape, generator=generator, dtype=self.basis.dtype).to(self.basis.device)
+        block = torch.randn(shape, generator=own_generator(seed), dtype=self.basis.dtype).to(
+            self.basis.device
+        )
         # The same block for every matrix of a batch: results must not depend on what it is batched with.
         self.grow(block.expand(*self.basis.shape[:-2], *shape))
         self.grow_chain(width, steps - 1)
@@ -117,7 +99,7 @@ class KrylovSpace:
 
     def select(self, index: Tensor) -> KrylovSpace:
         basis, products, squares = (part[index] for part in (self.basis, self.products, self.squares))
-        selected = KrylovSpace(self.operator.select(index), basis, products, squares, self._basis.room)
+        selected = KrylovSpace(self.operator.select(index), basis, products, squares)
         selected._core = self._core[index]
         return selected
 
@@ -134,7 +116,7 @@ class KrylovSpace:
         products = self.products.index_copy(0, index, other.products)
         return KrylovSpace(self.operator, basis, products, self.squares.index_copy(0, index, other.squares))
 
-    def plus_lowrank(self, update: LowRank, room: int = 0) -> KrylovSpace:
+    def plus_lowrank(self, update: LowRank) -> KrylovSpace:
         """The same basis for ``W + update``: one pass of r rows over W.
 
         The space of one matrix may get a batch of updates of it.
@@ -152,7 +134,7 @@ class KrylovSpace:
         products = self.products + inner @ long
         squares = self.squares + inner @ back + (products @ long.mT) @ short
         basis = self.basis.expand(*squares.shape)
-        return KrylovSpace(Sum(base, update), basis, products, squares, room)
+        return KrylovSpace(Sum(base, update), basis, products, squares)
 
     def ritz(self, count: int) -> tuple[Triplets, Tensor]:
         """The ``count`` leading Ritz triplets, with their residual rows on the shorter side."""

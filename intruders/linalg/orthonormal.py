@@ -1,4 +1,4 @@
-"""Orthonormal rows, and bases of them that grow in place."""
+"""Orthonormal bases of rows."""
 
 from __future__ import annotations
 
@@ -82,36 +82,5 @@ def by_cholesky_twice(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _refilled(rows: Tensor, vanished: Tensor, seed: int) -> Tensor:
-    generator = own_generator(seed)
-    fresh = torch.randn(rows.shape[-2:], generator=generator, dtype=rows.dtype).to(rows.device)
+    fresh = torch.randn(rows.shape[-2:], generator=own_generator(seed), dtype=rows.dtype).to(rows.device)
     return torch.where(vanished.unsqueeze(-1), fresh, rows)
-
-
-class GrowingRows:
-    """Rows ``(*batch, a, n)`` with room for more, so that adding a block does not copy those before it."""
-
-    def __init__(self, rows: Tensor, room: int = 0) -> None:
-        self._buffer = rows.new_empty(*rows.shape[:-2], rows.shape[-2] + room, rows.shape[-1])
-        self._used = 0
-        self.append(rows)
-
-    @property
-    def rows(self) -> Tensor:
-        return self._buffer[..., : self._used, :]
-
-    @property
-    def room(self) -> int:
-        """Rows that can be added before those here are copied."""
-        return self._buffer.shape[-2] - self._used
-
-    def __len__(self) -> int:
-        return self._used
-
-    def append(self, rows: Tensor) -> None:
-        total = self._used + rows.shape[-2]
-        if total > self._buffer.shape[-2]:
-            larger = self._buffer.new_empty(*self._buffer.shape[:-2], 2 * total, self._buffer.shape[-1])
-            larger[..., : self._used, :] = self.rows
-            self._buffer = larger
-        self._buffer[..., self._used : total, :] = rows
-        self._used = total

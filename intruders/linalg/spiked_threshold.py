@@ -100,8 +100,7 @@ def sampled_spectra(operator: Operator, leading: Triplets) -> list[Spectrum]:
     """
     _, m, n = operator.shape
     d = leading.values.shape[-1]
-    generator = own_generator()
-    probes = torch.randn(_PROBES, m, generator=generator, dtype=operator.dtype).to(operator.device)
+    probes = torch.randn(_PROBES, m, generator=own_generator(), dtype=operator.dtype).to(operator.device)
     left, right = leading.left, leading.right
     current, _ = _normalized(probes - (probes @ left.mT) @ left)  # (batch, probes, m)
     other, beta = None, None

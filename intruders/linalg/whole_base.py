@@ -58,10 +58,15 @@ class WholeBase(Batched):
         if is_shared(matrix):
             return cls.of(matrix[:1]).repeated(len(matrix))
         wide = matrix.double()
-        svd, is_by_gram = _decomposed(wide)
+        svd = gram_svd(wide)
+        again = (svd.values[:, -1] <= _LEAST_OF_GRAM * svd.values[:, 0]).nonzero().squeeze(-1)
+        if len(again) > 0:
+            better = dense_svd(wide[again])
+            parts = zip(vars(svd).values(), vars(better).values(), strict=True)
+            svd = DenseSVD(*(all_of.index_copy(0, again, some) for all_of, some in parts))
         first = svd.values[:, 0]
         skew = _skew(svd.left) + _skew(svd.right)
-        if is_by_gram:
+        if len(again) == 0:
             # The smaller side's vectors R are square, and the other side's were computed as R W: what R^T R W is off by
             # is skew, and more than rounding does to that product.
             size = torch.linalg.vector_norm(wide, dim=(-2, -1))
@@ -76,22 +81,6 @@ class WholeBase(Batched):
     @property
     def shape(self) -> torch.Size:
         return torch.Size((len(self.values), self.left.shape[-1], self.right.shape[-1]))
-
-
-def _decomposed(wide: Tensor) -> tuple[DenseSVD, bool]:
-    """The decomposition, and whether all of it is by the eigenvectors of the smaller side's Gram matrix."""
-    svd = gram_svd(wide)
-    is_flat = svd.values[:, -1] > _LEAST_OF_GRAM * svd.values[:, 0]
-    if bool(is_flat.all()):
-        return svd, True
-    again = (~is_flat).nonzero().squeeze(-1)
-    better = dense_svd(wide[again])
-    mixed = DenseSVD(
-        svd.values.index_copy(0, again, better.values),
-        svd.left.index_copy(0, again, better.left),
-        svd.right.index_copy(0, again, better.right),
-    )
-    return mixed, False
 
 
 def _skew(rows: Tensor) -> Tensor:

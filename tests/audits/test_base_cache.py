@@ -22,7 +22,7 @@ import intruders
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import WHOLE, BaseKeys, DiskCache, MemoryCache, default_folder
 from intruders.engine.known_base import KnownBase
-from intruders.errors import CacheError, SettingError
+from intruders.errors import CacheError, SettingError, StoreError
 from intruders.system.files import sibling
 from tests.matrices import hot_update, planted_update, with_values
 
@@ -347,3 +347,53 @@ def test_an_entry_that_another_user_may_not_read_is_computed_again_and_said_so(o
         found = audit(*models("small"), cache=DiskCache(open_folder))
     assert found.matrices == wanted.matrices
     assert "broken" not in "".join(str(warning.message) for warning in told)
+
+
+# --- under a URL whose store fails: an audit needs none, and a preparation is nothing without it
+
+URL = "memory://team/bases"
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A store in memory, without the folder of the URL."""
+    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "mine"))
+    system = pytest.importorskip("fsspec").filesystem("memory")
+    if system.exists("/team"):
+        system.rm("/team", recursive=True)
+    return system
+
+
+def failing(*given: Any, **named: Any) -> None:
+    raise OSError("503 slow down")
+
+
+@pytest.mark.parametrize("operation", ["put_file", "get_file", "exists"])
+def test_an_audit_goes_on_without_a_store_that_fails(
+    operation: str, system: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It says so once, the answer is the same, and a later audit sends what is missing there."""
+    if operation != "put_file":
+        audit(*models(), cache=URL)
+        monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "another"))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(system), operation, failing)
+        with pytest.warns(UserWarning, match=r"503 slow down; the audit continues") as told:
+            found = audit(*models(), cache=URL)
+        assert len(told) == 1
+        assert decisions(found) == decisions(plain())
+        base, tuned = models()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fleet = intruders.audit_fleet(base, [tuned], cache=URL)
+        assert (fleet.refused, fleet.intruders) == ({}, plain().intruders)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decisions(audit(*models(), cache=URL)) == decisions(plain())
+    assert len(system.find("/team")) == len(models()[0])
+
+
+def test_a_preparation_fails_with_its_store(system: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(system), "put_file", failing)
+    with pytest.raises(StoreError, match="503 slow down"):
+        intruders.prepare(models()[0], out=URL)

@@ -16,7 +16,16 @@ from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from intruders.linalg.whole_base import WholeBase
 from tests.engine.wrong_coordinates import search
-from tests.matrices import SPECTRA, UPDATES, PlantedPair, batch_of, orthonormal_columns, truth_of, with_values
+from tests.matrices import (
+    SPECTRA,
+    UPDATES,
+    PlantedPair,
+    batch_of,
+    orthonormal_columns,
+    spiked,
+    truth_of,
+    with_values,
+)
 
 
 def known_whole(batch: Pair) -> KnownBase:
@@ -63,8 +72,7 @@ def test_a_base_known_whole_is_judged_as_by_the_exact_path(
 def test_values_and_everything_said_of_leading_vectors(shape: tuple[int, int], size: float) -> None:
     rng = np.random.default_rng(1)
     base = with_values(*shape, SPECTRA["power law"](300, rng), rng)
-    left, right = orthonormal_columns(shape[0], 6, rng), orthonormal_columns(shape[1], 6, rng)
-    pair = PlantedPair.lowrank(base, size * left * np.linspace(1.0, 0.2, 6), right.T)
+    pair = spiked(base, size * np.linspace(1.0, 0.2, 6), rng)
     batch = pair.batch()
     detection = decide(batch, 10, 0.5, known=known_whole(batch))
     exact = decide(batch, 10, 0.5, exact=True)
@@ -82,10 +90,7 @@ def test_a_stack_of_updates_of_one_base() -> None:
     """Products with the base's vectors are one for all of them."""
     rng = np.random.default_rng(2)
     base = with_values(280, 300, SPECTRA["power law"](280, rng), rng)
-    pairs = [
-        PlantedPair.lowrank(base, size * orthonormal_columns(280, 2, rng), orthonormal_columns(300, 2, rng).T)
-        for size in (0.01, 0.5, 3.0)
-    ]
+    pairs = [spiked(base, [size, size], rng) for size in (0.01, 0.5, 3.0)]
     shared = Pair(pairs[0].base.expand(3, -1, -1), batch_of(pairs).tuned)
     known = known_whole(pairs[0].batch()).repeated(3)
     detection = decide(shared, 10, 0.5, known=known)
@@ -100,7 +105,7 @@ def test_a_stack_of_updates_of_one_base() -> None:
 def test_a_cosine_within_the_error_of_epsilon_is_left_to_others(beyond: float) -> None:
     rng = np.random.default_rng(3)
     base = with_values(256, 256, SPECTRA["power law"](256, rng), rng)
-    pair = PlantedPair.lowrank(base, 3 * orthonormal_columns(256, 1, rng), orthonormal_columns(256, 1, rng).T)
+    pair = spiked(base, [3.0], rng)
     batch = pair.batch()
     epsilon = float(truth_of(pair, 1).most[0]) + beyond
     detection = decide(batch, 1, epsilon, known=known_whole(batch))
@@ -163,9 +168,7 @@ def test_a_critical_scale_is_a_root(shape: tuple[int, int], epsilon: float) -> N
     """Found to 1e-6 from one that is 3 per cent off: the exact path counts none before it, and one after it."""
     rng = np.random.default_rng(8)
     base = with_values(*shape, SPECTRA["power law"](150, rng), rng)
-    left, right = orthonormal_columns(shape[0], 1, rng), orthonormal_columns(shape[1], 1, rng).T
-    batch = PlantedPair.lowrank(base, left, right).batch()
-
+    batch = spiked(base, [1.0], rng).batch()
     x = np.linalg.svd(np.asarray(batch.base[0].double()), full_matrices=False)[0]
 
     def least(scale: float) -> float:

@@ -30,6 +30,7 @@ from tests.matrices import (
     batch_of,
     orthonormal_columns,
     planted_mixes,
+    spiked,
     truth_of,
     with_values,
 )
@@ -221,8 +222,7 @@ def test_a_spectrum_under_an_outlier_is_no_cluster(size: int, outlier: float) ->
     rng = np.random.default_rng(3)
     values = np.r_[outlier, np.linspace(6, 2, 40), np.linspace(1, 0.2, size - 41)]
     base = with_values(size, size, values, rng)
-    left, right = 8 * orthonormal_columns(size, 1, rng), orthonormal_columns(size, 1, rng).T
-    pair = PlantedPair.lowrank(base, left, right)
+    pair = spiked(base, [8.0], rng)
     found = check(pair, 3, 0.5)
     x, y = (np.linalg.svd(m)[0] for m in (np.asarray(pair.base.double()), pair.tuned_double()))
     assert (
@@ -237,8 +237,7 @@ def test_under_an_outlier_no_dense_decomposition_is_needed(outlier: float, shape
     rng = np.random.default_rng(12)
     values = np.r_[outlier, 2 * np.arange(1, 31) ** -0.3, np.linspace(0.5, 0.01, 300 - 31)]
     base = with_values(*shape, values, rng)
-    left, right = orthonormal_columns(shape[0], 8, rng), orthonormal_columns(shape[1], 8, rng).T
-    found = check(PlantedPair.lowrank(base, 0.04 * left, right), 10, 0.5)
+    found = check(spiked(base, [0.04] * 8, rng), 10, 0.5)
     assert found.certificate == [["overlap"] * 10]
     assert float((found.upper - found.lower).max()) < 0.2
 
@@ -330,10 +329,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
     rng = np.random.default_rng(7)
     spectra = ["power law", "flat", "outliers over a bulk", "many equal", "rank-deficient"]
     bases = [with_values(256, 270, SPECTRA[name](256, rng), rng) for name in spectra]
-    pairs = []
-    for base in bases:
-        left, right = orthonormal_columns(256, 4, rng), orthonormal_columns(270, 4, rng)
-        pairs.append(PlantedPair.lowrank(base, left * [2.0, 0.5, 0.2, 0.01], right.T))
+    pairs = [spiked(base, [2.0, 0.5, 0.2, 0.01], rng) for base in bases]
     together = decide(batch_of(pairs), 10, 0.5)
     for i, pair in enumerate(pairs):
         truth = truth_of(pair, 10)
@@ -367,8 +363,7 @@ def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int
     base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
     sizes, pairs = (0.01, 0.2, 0.5, 2.0), []
     for size in sizes:
-        left, right = orthonormal_columns(m, 2, rng), orthonormal_columns(n, 2, rng)
-        pair = PlantedPair.lowrank(base, left * [size, size / 3], right.T)
+        pair = spiked(base, [size, size / 3], rng)
         if dense:
             pair = PlantedPair(pair.base, torch.from_numpy(pair.tuned_double()).float())
         pairs.append(pair)
@@ -396,14 +391,6 @@ def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int
             np.testing.assert_allclose(detection.update.spectral[at], size, rtol=1e-4)
 
 
-def test_the_same_update_dense_and_as_factors_is_judged_alike() -> None:
-    rng = np.random.default_rng(8)
-    base = with_values(256, 300, SPECTRA["power law"](256, rng), rng)
-    factors = UPDATES["low-rank"](base, rng)
-    dense = PlantedPair(factors.base, torch.from_numpy(factors.tuned_double()).float())
-    assert check(factors, 10, 0.5).intruder.tolist() == check(dense, 10, 0.5).intruder.tolist()
-
-
 def test_what_was_learnt_of_a_base_serves_another_update() -> None:
     rng = np.random.default_rng(9)
     for size in (60, 256):
@@ -420,20 +407,14 @@ def test_a_floor_proved_with_a_known_base_is_new_knowledge() -> None:
     """It is told, for the next audit, and not written into what the caller holds."""
     rng = np.random.default_rng(13)
     base = with_values(500, 256, np.linspace(3, 1, 256), rng)
-    known = decide(PlantedPair.lowrank(base, *update_of(base, 1e-3, rng)).batch(), 10, 0.5).known
+    known = decide(spiked(base, [1e-3], rng).batch(), 10, 0.5).known
     assert known is not None
     assert known.floor.tolist() == [0.0]
-    again = decide(PlantedPair.lowrank(base, *update_of(base, 20.0, rng)).batch(), 10, 0.5, known=known)
+    again = decide(spiked(base, [20.0], rng).batch(), 10, 0.5, known=known)
     assert "moment" in again.certificate[0]
     assert known.floor.tolist() == [0.0]
     assert again.known is not None
     assert 0 < again.known.floor.item() <= 1.0
-
-
-def update_of(base: Array, size: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """One direction of that singular value."""
-    m, n = base.shape
-    return size * orthonormal_columns(m, 1, rng), orthonormal_columns(n, 1, rng).T
 
 
 def test_results_do_not_depend_on_the_run() -> None:

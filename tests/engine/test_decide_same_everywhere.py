@@ -10,10 +10,11 @@ import torch
 
 from benchmarks.inputs import llm_like, lora_update
 from intruders.engine import decide as decide_module
-from intruders.engine.components import base_directions
+from intruders.engine.components import leading_components
 from intruders.engine.decide import decide
 from intruders.engine.decisions import Decisions
 from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
 from intruders.linalg.whole_base import WholeBase
 
@@ -82,9 +83,9 @@ def test_reduced_precision_changes_nothing(
 
 
 def test_decompositions_of_bases_are_the_same_too(batch: Pair) -> None:
-    whole, leading = WholeBase.of(batch.base), base_directions(batch.base[0], 5)
+    whole, leading = WholeBase.of(batch.base), leading_components(Dense(batch.base[0]), 5)
     with medium():
-        again, leading_again = WholeBase.of(batch.base), base_directions(batch.base[0], 5)
+        again, leading_again = WholeBase.of(batch.base), leading_components(Dense(batch.base[0]), 5)
     assert torch.equal(whole.left, again.left)
     assert torch.equal(whole.rounded, again.rounded)
     assert torch.equal(leading.left, leading_again.left)

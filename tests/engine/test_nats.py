@@ -9,7 +9,7 @@ import torch
 
 from intruders.engine.nats import KeptRows, packed, packed_width, predict, unpacked
 from intruders.linalg.low_rank import LowRank
-from intruders.linalg.operators import Dense, Update
+from intruders.linalg.operators import Dense
 
 
 def rows(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -24,16 +24,12 @@ def kept(sequences: int, labels: int, tokens: int, m: int, n: int) -> tuple[Kept
     return stored, torch.einsum("slti,stj->slij", wide[1], wide[0])
 
 
-def responses(stored: KeptRows, update: Update) -> torch.Tensor:
-    (found,) = stored.responses([update])
-    return found
-
-
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 200])
 def test_packed_rows_are_within_half_a_step_of_every_block(n: int, bits: int) -> None:
     given = rows(3, 5, n) * 10.0 ** rows(3, 5, 1, seed=2)
     given[0, 0, 0] = 1e4  # an outlier spoils its own block alone
+    given[0, 1] = 0.0
     stored = packed(given, bits)
     assert stored.shape == (3, 5, packed_width(n, bits))
     found = unpacked(stored, n)
@@ -41,18 +37,6 @@ def test_packed_rows_are_within_half_a_step_of_every_block(n: int, bits: int) ->
         part = slice(first, first + 64)
         step = given[..., part].abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
         assert ((found - given)[..., part].abs() <= 0.5001 * step).all()
-
-
-def test_rows_of_zeros_stay_zeros() -> None:
-    assert (unpacked(packed(torch.zeros(2, 70)), 70) == 0).all()
-
-
-def test_responses_are_inner_products_of_gradient_and_update() -> None:
-    stored, gradient = kept(4, 3, 5, 70, 90)
-    update = LowRank(rows(70, 2, seed=3), rows(2, 90, seed=4))
-    expected = torch.einsum("slij,ij->sl", gradient, update.double().dense())
-    for form in (update, Dense(update.dense())):
-        assert torch.allclose(responses(stored, form), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_updates_together_have_the_responses_of_each_alone() -> None:
@@ -68,16 +52,18 @@ def test_updates_together_have_the_responses_of_each_alone() -> None:
 def test_large_numbers_of_sequences_are_widened_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     stored, _ = kept(5, 2, 3, 20, 30)
     update = Dense(rows(20, 30, seed=3))
-    at_once = responses(stored, update)
+    (at_once,) = stored.responses([update])
     monkeypatch.setattr("intruders.engine.nats._AT_ONCE", 1)
-    assert torch.allclose(responses(stored, update), at_once)
+    assert torch.allclose(stored.responses([update])[0], at_once)
 
 
 def test_the_estimate_is_half_the_mean_square_per_token() -> None:
-    found, shares = predict({"a": torch.tensor([[2.0, 4.0], [-6.0, 0.0]]).double()}, 10, [0, 1])
-    assert found.estimate == pytest.approx((4 + 16 + 36 + 0) / 4 / 2 / 10)
+    (estimate, low, high), shares = predict(
+        {"a": torch.tensor([[2.0, 4.0], [-6.0, 0.0]]).double()}, 10, [0, 1]
+    )
+    assert estimate == pytest.approx((4 + 16 + 36 + 0) / 4 / 2 / 10)
     assert shares == {"a": 1.0}
-    assert 0 < found.low < 0.7 < found.high
+    assert 0 < low < 0.7 < high
 
 
 def test_shares_sum_to_one_and_may_be_negative() -> None:
@@ -89,22 +75,22 @@ def test_shares_sum_to_one_and_may_be_negative() -> None:
 
 def test_a_scale_counts_in_squares() -> None:
     whole = rows(8, 3).double()
-    once, twice = (predict({"a": each}, 4, list(range(8)))[0] for each in (whole, 2 * whole))
-    assert twice.estimate == pytest.approx(4 * once.estimate)
+    once, twice = (predict({"a": each}, 4, list(range(8)))[0][0] for each in (whole, 2 * whole))
+    assert twice == pytest.approx(4 * once)
 
 
 def test_an_update_of_zeros_forgets_nothing() -> None:
     found, shares = predict({"a": torch.zeros(4, 3).double()}, 4, [0, 1, 2, 3])
-    assert (found.estimate, found.high, shares) == (0, 0, {"a": 0.0})
+    assert (found, shares) == ((0, 0, 0), {"a": 0.0})
 
 
 def test_sequences_of_one_document_count_as_one() -> None:
     whole = rows(40, 3).double().repeat_interleave(5, 0)  # five times the same
     apart, _ = predict({"a": whole[::5]}, 4, list(range(40)))
     together, _ = predict({"a": whole}, 4, [at // 5 for at in range(200)])
-    assert (together.estimate, together.low) == (pytest.approx(apart.estimate), pytest.approx(apart.low))
-    assert predict({"a": whole}, 4, list(range(200)))[0].low > together.low
-    assert predict({"a": whole}, 4, [0] * 200)[0].high == math.inf
+    assert together == pytest.approx(apart)
+    assert predict({"a": whole}, 4, list(range(200)))[0][1] > together[1]
+    assert predict({"a": whole}, 4, [0] * 200)[0][2] == math.inf
 
 
 def test_intervals_hold_as_often_as_they_say() -> None:
@@ -112,6 +98,6 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     held = 0
     for _ in range(400):
         whole = torch.randn(40, 2, generator=random, dtype=torch.float64)  # a mean of squares of 1
-        found, _ = predict({"a": whole}, 1, list(range(40)))
-        held += found.low <= 0.5 <= found.high
+        (_, low, high), _ = predict({"a": whole}, 1, list(range(40)))
+        held += low <= 0.5 <= high
     assert held >= 0.92 * 400

@@ -2,7 +2,7 @@
 
 What mirroring means: a folder of tests bears the name of the folder of the package whose files it tests, at the same
 path. A test file is named for a file or a folder that lies at the mirrored path, or for the mirrored folder itself;
-what it tests of that may follow: ``test_audit.py`` and ``test_audit_devices.py`` test ``audit.py``. Beside the
+what it tests of that may follow: ``test_audit.py`` and ``test_audit_real_models.py`` test ``audit.py``. Beside the
 package, tests mirror the repository: ``action``, ``examples``, ``docs``, whose pages no file of tests has for itself.
 What no room owns alone is in the folder of this file. Modules that only help have other names, and no tests.
 """

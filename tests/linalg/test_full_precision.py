@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
-from intruders.linalg.full_precision import full_precision
+from intruders.linalg import products
+from intruders.linalg.full_precision import full_precision, is_covered
 
 MATMUL = torch.backends.cuda.matmul
 HAS_NEW_NAMES = hasattr(MATMUL, "fp32_precision")
@@ -163,3 +165,48 @@ def test_of_several_threads_the_last_one_puts_them_back() -> None:
     may_leave.set()
     other.join()
     assert torch.get_float32_matmul_precision() == "medium"
+
+
+# --- whether a device's products round as little as the proofs allow
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    is_covered.cache_clear()
+    yield
+    is_covered.cache_clear()
+
+
+def to_bf16(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16().float()
+
+
+def to_tf32(tensor: Tensor) -> Tensor:
+    """Cut the last 13 bits, which TF32 leaves out."""
+    return (tensor.contiguous().view(torch.int32) & -(2**13)).view(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "covered"), [("cpu", True), ("mps", False), ("xpu", False), ("meta", False)]
+)
+def test_this_machine_is_covered_and_kinds_without_an_argument_are_not(kind: str, covered: bool) -> None:
+    assert is_covered(torch.device(kind)) == covered
+
+
+@pytest.mark.parametrize("coarse", [to_bf16, to_tf32])
+@pytest.mark.parametrize("product", ["_plain", "_linear"])
+def test_a_library_that_computes_in_less_is_seen(
+    product: str, coarse: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = getattr(products, product)
+    if product == "_linear":
+        if not products._has_linear():
+            return
+        monkeypatch.setattr(products, "_has_linear", lambda: True)
+    monkeypatch.setattr(products, product, lambda rows, matrix: exact(coarse(rows), coarse(matrix)))
+    assert not is_covered(torch.device("cpu"))
+
+
+def test_what_the_process_has_set_does_not_count() -> None:
+    torch.set_float32_matmul_precision("medium")
+    assert is_covered(torch.device("cpu"))

@@ -20,9 +20,9 @@ from intruders.audits.audit_settings import Compute
 from intruders.audits.base_cache import NATS, DiskCache
 from intruders.audits.kept_nats import DOCUMENT, KeptNats, Writer
 from intruders.audits.result.audit_result import Audit
-from intruders.audits.result.forgetting import Forgetting
+from intruders.audits.result.forgetting import Between, Forgetting
 from intruders.checkpoints.stored.selection import Selection
-from intruders.engine.nats import Between, predict
+from intruders.engine.nats import predict
 from intruders.errors import DiskFullError, SettingError
 from intruders.measures.prepare_nats import FIRST, TOKENS, NatsPlan, layer_rows
 from intruders.mitigation.mitigate import mitigate

@@ -116,19 +116,23 @@ def audit_fleet(
         skip_non_finite=skip_non_finite,
         base_dtype=base_dtype,
     )
-    # One model may be iterated too, such as a state dict.
-    if isinstance(adapters, str | os.PathLike | nn.Module | Mapping | Checkpoint):
-        given: list[Source] = [adapters]
-    else:
-        given = list(adapters)
     compute = Compute(device, workers, cache)
     started = time.perf_counter()
     compute.torch_device()
-    sources, passed_over = _sources(given)
+    sources, passed_over = _sources(
+        # One model may be iterated too, such as a state dict.
+        [adapters]
+        if isinstance(adapters, str | os.PathLike | nn.Module | Mapping | Checkpoint)
+        else list(adapters)
+    )
     if out is None and ray is not False:
         raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
-    if out is not None:
-        _require_paths([base, *sources])
+    for source in [base, *sources] if out is not None else []:
+        if not isinstance(source, str | os.PathLike):  # kept results are known by the content of files
+            raise SettingError(
+                f"a model in memory ({type(source).__name__}) was given together with out; expected paths and hub ids, "
+                "whose files tell what is finished; save it first, or call this without out"
+            )
     with _fleet_folder(out) as (folder, temporary):
         is_kept = temporary is None
         opened = open_checkpoint(base)
@@ -139,7 +143,11 @@ def audit_fleet(
             opened = require_content(opened, content)
         opened = read_once(opened)
         digests = None if is_kept else [f"model {position}" for position in range(len(sources))]
-        key = _key(opened, content, settings, kept)
+        # Of what a kept row depends on besides its model: settings, the base, and what predicts its nats.
+        depends_on = [_VERSION, shown_settings(settings), opened.config, content]
+        depends_on += [] if kept.key is None else [kept.key]
+        plain = json.dumps(depends_on, sort_keys=True, default=str)
+        key = hashlib.sha256(plain.encode()).hexdigest()
         files = FleetFiles(folder, key)
         earlier = {file.path.name: file for file in files.adapters()}
         finished = frozenset(file.digest for file in earlier.values())
@@ -178,8 +186,13 @@ def audit_fleet(
             )
             refused = {digest: reason for block in refused_in.values() for digest, reason in block.items()}
         seconds = time.perf_counter() - started
-        if is_kept:
-            _warn_of_other_tables(folder.path, key, out)
+        before = key_of_tables(folder.path)
+        if before is not None and before != key:
+            warnings.warn(
+                f"the tables in '{out}' are of another base, prepared text or settings and are replaced; what is "
+                "finished of these audits stays there, and the command that made them writes them again",
+                stacklevel=2,
+            )
         written = work.finish(earlier, refused, seconds / max(1, len(members)))
         fleet = FleetAudit(
             base_source=opened.source,
@@ -221,16 +234,15 @@ def _fleet_folder(
 
 
 def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
-    texts = [os.fspath(given) if isinstance(given, os.PathLike) else given for given in adapters]
     sources: list[Source] = []
     passed_over: dict[str, str] = {}
-    for text in texts:
-        if isinstance(text, str):
-            meant = each_source([text])
+    for given in adapters:
+        if isinstance(given, str | os.PathLike):
+            meant = each_source([os.fspath(given)])
             sources += meant.models
             passed_over |= {as_utf8(path): what for path, what in meant.passed_over.items()}
         else:
-            sources.append(text)
+            sources.append(given)
     if all(isinstance(source, str) for source in sources):
         sources = list(dict.fromkeys(sources))
     if not sources:
@@ -238,31 +250,3 @@ def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
             "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
         )
     return sources, passed_over
-
-
-def _require_paths(sources: Sequence[Source]) -> None:
-    """Refuse models in memory: kept results are known by the content of files."""
-    for source in sources:
-        if not isinstance(source, str | os.PathLike):
-            raise SettingError(
-                f"a model in memory ({type(source).__name__}) was given together with out; expected paths and hub ids, "
-                "whose files tell what is finished; save it first, or call this without out"
-            )
-
-
-def _warn_of_other_tables(folder: Path, key: str, out: object) -> None:
-    before = key_of_tables(folder)
-    if before is not None and before != key:
-        warnings.warn(
-            f"the tables in '{out}' are of another base, prepared text or settings and are replaced; what is finished "
-            "of these audits stays there, and the command that made them writes them again",
-            stacklevel=2,
-        )
-
-
-def _key(base: Checkpoint, content: Digests, settings: AuditSettings, kept: KeptNats) -> str:
-    """Return a hash of what a kept row depends on besides its model: settings, the base, and what predicts its nats."""
-    depends_on = [_VERSION, shown_settings(settings), base.config, content]
-    depends_on += [] if kept.key is None else [kept.key]
-    plain = json.dumps(depends_on, sort_keys=True, default=str)
-    return hashlib.sha256(plain.encode()).hexdigest()

@@ -13,6 +13,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,11 @@ class AdapterFile:
         """Read the metadata of a file; None if it is broken or of another key."""
         try:
             record = document_in(pq.read_schema(path), _OF_FLEET)
-            if (record["schema"], record["key"]) != (_SCHEMA, key):
-                return None
+            is_mine = (record["schema"], record["key"]) == (_SCHEMA, key)
             file: AdapterFile = from_plain(cls, record | {"path": str(path)})
         except _UNREADABLE:
             return None
-        return file
+        return file if is_mine else None
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,11 @@ class FleetFiles:
             if not name.startswith(self.key[:12]):
                 continue
             file = self.folder.fetched(f"{BLOCKS}/{name}")
-            try:
+            with suppress(*_UNREADABLE):
                 header = document_in(pq.read_schema(file), METADATA_KEY)
-                if (header["schema"], header["key"]) != (_SCHEMA_OF_BLOCKS, self.key):
-                    continue
-                units = from_plain(dict[str, Unit], header["units"])
-            except _UNREADABLE:
-                continue
-            yield KeptBlock(header["block"], units, file)
+                if (header["schema"], header["key"]) == (_SCHEMA_OF_BLOCKS, self.key):
+                    units = from_plain(dict[str, Unit], header["units"])
+                    yield KeptBlock(header["block"], units, file)
 
     def keep(self, block: str, units: Mapping[str, Unit], rows: pa.Table) -> None:
         """Keep the units of a block, all or none; ``rows`` are theirs, from :func:`rows_of`."""
@@ -133,11 +130,7 @@ class FleetFiles:
                     yield file
 
     def write(self, file: AdapterFile, header: Mapping[str, Any], rows: pa.Table) -> None:
-        """Write the file of an adapter, completely or not at all: the header of its audit, and its rows.
-
-        Raises:
-          ResultFileError: there is no room for it.
-        """
+        """Write the file of an adapter, completely or not at all: the header of its audit, and its rows."""
         names = pa.array([file.source] * rows.num_rows, pa.string())
         record = plain(file) | {"schema": _SCHEMA, "key": self.key, "path": file.path.name}
         documents = {METADATA_KEY: header, _OF_FLEET: record}

@@ -103,8 +103,7 @@ class FleetAudit:
     @property
     def refused(self) -> dict[str, str]:
         """The adapters that could not be audited, with reasons."""
-        table = self.adapters
-        wanted = table[table["status"] == "refused"]
+        wanted = self.adapters[self.adapters["status"] == "refused"]
         return dict(zip(wanted["adapter"], wanted["reason"], strict=True))
 
     @property
@@ -136,12 +135,9 @@ class FleetAudit:
     @property
     def weights_passed_over(self) -> dict[str, str]:
         """The entries of folders that have weights, are not the base and were not audited, with what they are."""
-        base = Path(self.base_source).resolve()
-        return {
-            path: what
-            for path, what in self.passed_over.items()
-            if what in (MODEL, NO_CONFIG, DEEPER) and Path(path).resolve() != base
-        }
+        base, weights = Path(self.base_source).resolve(), (MODEL, NO_CONFIG, DEEPER)
+        others = [path for path in self.passed_over if Path(path).resolve() != base]
+        return {path: self.passed_over[path] for path in others if self.passed_over[path] in weights}
 
     @property
     def nothing_audited(self) -> bool:
@@ -149,8 +145,8 @@ class FleetAudit:
         return not self.adapters["status"].eq("audited").any()
 
     def above(self, intruders: int) -> list[str]:
-        table = self.adapters
-        return [str(adapter) for adapter in table.loc[table["intruders"].fillna(0) > intruders, "adapter"]]
+        is_above = self.adapters["intruders"].fillna(0) > intruders
+        return [str(adapter) for adapter in self.adapters.loc[is_above, "adapter"]]
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows of :attr:`adapters` as plain JSON values."""
@@ -164,7 +160,17 @@ class FleetAudit:
           SettingError: there is none of that name, or it was refused.
           ResultFileError: its file cannot be read.
         """
-        row = self._row(adapter)
+        rows, position = self.adapters, 0
+        if isinstance(adapter, SupportsIndex):
+            position = operator.index(adapter)
+        else:
+            rows = rows[rows["adapter"] == str(adapter)]
+        if not -len(rows) <= position < len(rows):
+            raise SettingError(
+                f"'{adapter}' is not in this fleet of {len(self.adapters)}; expected a source as it was given, or "
+                "a position; pass one of its column 'adapter'"
+            )
+        row = dict(rows.iloc[position])
         if row["status"] == "refused":
             raise SettingError(
                 f"the adapter '{row['adapter']}' was refused: {row['reason']}; fix it, and audit it again"
@@ -220,15 +226,11 @@ class FleetAudit:
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``adapters.parquet`` and the folder ``vectors`` to a folder.
+        """Write ``adapters.parquet`` and the folder ``vectors`` to a folder; ResultFileError if that cannot be.
 
         Files of adapters that another fleet left there are moved to the folder ``others``.
-
-        Raises:
-          ResultFileError: a file cannot be written.
         """
-        folder = user_path(path)
-        files = [file for _, file in self._files()]
+        folder, files = user_path(path), [file for _, file in self._files()]
         try:
             (folder / VECTORS).mkdir(parents=True, exist_ok=True)
             for file in files:
@@ -248,11 +250,7 @@ class FleetAudit:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FleetAudit:
-        """Read the folder that ``save`` or ``intruders fleet --out`` wrote.
-
-        Raises:
-          ResultFileError: the table cannot be read, is of something else, or is of a newer version.
-        """
+        """Read the folder that ``save`` or ``intruders fleet --out`` wrote; ResultFileError for anything else."""
         folder = user_path(path)
         file = folder / ADAPTERS
         with refuse_others(file, "the table of a fleet", "intruders fleet --out"):
@@ -261,32 +259,17 @@ class FleetAudit:
             except (pa.ArrowException, OSError) as error:
                 raise ResultFileError(f"cannot read '{file}': {error}") from error
             header = document_in(table.schema, METADATA_KEY)
-            rows = {**header, "adapters": table.to_pylist()}
-            document = of_schema(rows, str(file), "the table of a fleet", SCHEMA)
+            document = of_schema(header, str(file), "the table of a fleet", SCHEMA)
             return cls(
                 base_source=document["base"]["source"],
                 settings=AuditSettings.from_mapping(document["settings"]),
                 seconds=document.get("seconds", 0.0),
-                adapters=as_frame(document["adapters"]),
+                adapters=as_frame(table.to_pylist()),
                 folder=folder,
                 key=document.get("key", ""),
                 passed_over=document.get("passed_over", {}),
                 versions=document["versions"],
             )
-
-    def _row(self, adapter: str | os.PathLike[str] | SupportsIndex) -> dict[str, Any]:
-        rows = self.adapters
-        if isinstance(adapter, SupportsIndex):
-            position = operator.index(adapter)
-        else:
-            position = 0
-            rows = rows[rows["adapter"] == str(adapter)]
-        if not -len(rows) <= position < len(rows):
-            raise SettingError(
-                f"'{adapter}' is not in this fleet of {len(self.adapters)}; expected a source as it was given, or "
-                "a position; pass one of its column 'adapter'"
-            )
-        return dict(rows.iloc[position])
 
     def _files(self) -> list[tuple[dict[str, Any], Path]]:
         return [(row, self._present(row)) for row in self.records() if row["status"] == "audited"]

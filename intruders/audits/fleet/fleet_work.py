@@ -147,10 +147,8 @@ class FleetWork:
         """Write the file of every audited model that has none; return all of them by source and digest.
 
         ``earlier`` has the files of earlier calls by their names, ``refused`` the reasons by digest, and ``seconds`` is
-        the time that one model took. Blocks whose models are all finished are removed.
-
-        Raises:
-          ResultFileError: a file cannot be written, or the blocks lack matrices of a model.
+        the time that one model took. Blocks whose models are all finished are removed. ResultFileError if a file cannot
+        be written, or the blocks lack matrices of a model.
         """
         self.members = [
             replace(member, reason=refused.get(member.digest, member.reason)) for member in self.members
@@ -219,7 +217,7 @@ class FleetWork:
             sketch=sketch_text(torch.stack(sketches).sum(0)) if sketches else None,
         )
         left_out = [*pairing.skipped, *(skipped[name] for name in names if name in skipped)]
-        head = header(replace(audit_of(pairing, self.settings, [], left_out, seconds), forgetting=forgetting))
+        head = header(audit_of(pairing, self.settings, [], left_out, seconds, forgetting))
         head["totals"] |= {name: counts[name] for name in ("matrices", "vectors", "intruders")}
         self.files.write(file, head, rows)
         return file
@@ -273,9 +271,6 @@ def _opened_by_worker(task: BlockOnRay) -> FleetWork:
     """Open the base and the models for the first block of a worker, and keep them for the others.
 
     The worker hashes the models itself: under the digest of the driver, what it reads could be another model.
-
-    Raises:
-      CheckpointError: a model cannot be opened here, or is another one than where the work was given out.
     """
     base = read_once(require_content(open_checkpoint(task.base), dict(task.content)))
     members = open_members(base, [source for _, source in task.models], task.settings, None, ())

@@ -10,7 +10,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ...checkpoints.stored.names import module_paths
-from ...engine.between import Between
 from ...system.words import percent, plural
 
 if TYPE_CHECKING:  # it loads numpy, which the help of a command does without
@@ -24,6 +23,15 @@ NOT_PREDICTED = (
     "no nats are predicted of an update of rank 1 or of full fine-tuning (an effective rank below 1.5 or above 64), "
     "which our study found too far from the measured ones; measure it with intruders evaluate"
 )
+
+
+@dataclass(frozen=True)
+class Between:
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)

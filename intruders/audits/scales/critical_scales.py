@@ -154,24 +154,12 @@ class _Group:
     projections: list[Projection]
     followed: Followed
 
-
-def _joined(groups: Sequence[_Group]) -> list[_Group]:
-    """Join groups of one kind, up to a number of matrices: small problems cost less in one call."""
-    kinds: dict[object, list[list[_Group]]] = {}
-    for group in groups:
-        of_kind = kinds.setdefault(group.followed.kind, [[]])
-        if sum(len(part.names) for part in of_kind[-1]) >= _TOGETHER:
-            of_kind.append([])
-        of_kind[-1].append(group)
-    return [
-        _Group(
-            [name for part in parts for name in part.names],
-            [projection for part in parts for projection in part.projections],
-            Followed.together([part.followed for part in parts]),
-        )
-        for of_kind in kinds.values()
-        for parts in of_kind
-    ]
+    @classmethod
+    def joined(cls, parts: Sequence[_Group]) -> _Group:
+        """Join groups of one kind: small problems cost less in one call."""
+        names = [name for part in parts for name in part.names]
+        projections = [projection for part in parts for projection in part.projections]
+        return cls(names, projections, Followed.together([part.followed for part in parts]))
 
 
 class _Search:
@@ -200,10 +188,15 @@ class _Search:
         """Find the critical scale of every matrix, by name."""
         pairs = self._pairing.pairs
         scales: dict[str, float] = {}
+        kinds: dict[object, list[list[_Group]]] = {}
         for of_batch, group in self._each("measure", self._measured, pairs):
             scales |= of_batch
-            self._groups += [] if group is None else [group]
-        self._groups = _joined(self._groups)
+            if group is not None:
+                of_kind = kinds.setdefault(group.followed.kind, [[]])
+                if sum(len(part.names) for part in of_kind[-1]) >= _TOGETHER:
+                    of_kind.append([])
+                of_kind[-1].append(group)
+        self._groups = [_Group.joined(parts) for of_kind in kinds.values() for parts in of_kind]
         doubted: dict[str, float] = {}
         for of_group, starts in self._each_group(self._settled):
             scales |= of_group

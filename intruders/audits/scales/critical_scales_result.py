@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...charts.chart import Axis, Chart, Rule, Series
-from ...checkpoints.stored.locate import HubOrigin, origins_in
+from ...checkpoints.stored.locate import HubOrigin
 from ...errors import SettingError
 from ...system.documents import json_number
 from ...system.plain_values import from_plain, plain
@@ -73,29 +73,25 @@ class CriticalScales(JsonResult):
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> CriticalScales:
         """Make it from its document."""
-        settings = document["settings"]
-        return cls(
-            base_source=str(document["base"]["source"]),
-            tuned_source=str(document["tuned"]["source"]),
-            k=int(settings["k"]),
-            epsilon=float(settings["epsilon"]),
-            target=int(settings["target"]),
-            largest=_infinite_if_null(document["largest_scale"]),
-            intruders_at_largest=int(document["intruders_at_largest_scale"]),
-            matrices=[
-                MatrixScale(
-                    str(record["name"]),
-                    from_plain(tuple[int, int], record["shape"]),
-                    _infinite_if_null(record["measured"]),
-                    _infinite_if_null(record["predicted"]),
-                    float(record["searched"]),
-                )
-                for record in document["matrices"]
+        base, tuned, largest = document["base"], document["tuned"], document["largest_scale"]
+
+        fields = {
+            **document,
+            **document["settings"],
+            "base_source": base["source"],
+            "tuned_source": tuned["source"],
+            "largest": math.inf if largest is None else largest,
+            "intruders_at_largest": document["intruders_at_largest_scale"],
+            # JSON has no infinity: null stands for it.
+            "matrices": [
+                {key: math.inf if value is None else value for key, value in own.items()}
+                for own in document["matrices"]
             ],
-            seconds=float(document["seconds"]),
-            base_hub=origins_in(document["base"]),
-            tuned_hub=origins_in(document["tuned"]),
-        )
+            "base_hub": base.get("hub", []),
+            "tuned_hub": tuned.get("hub", []),
+        }
+        scales: CriticalScales = from_plain(cls, fields)
+        return scales
 
     @property
     def predicted(self) -> float:
@@ -175,18 +171,8 @@ class CriticalScales(JsonResult):
         return [matrix for matrix in known if 0 < matrix.predicted < math.inf]
 
 
-def _infinite_if_null(value: Any) -> float:
-    """JSON has no infinity: null stands for it."""
-    return math.inf if value is None else float(value)
-
-
 def scales_for(audit: Audit, path: str | os.PathLike[str]) -> CriticalScales:
-    """Return the critical scales in ``path``.
-
-    Raises:
-      SettingError: they are of other matrices, or another k or epsilon, than the audit.
-      ResultFileError: as :meth:`CriticalScales.load`.
-    """
+    """Return the critical scales in ``path``; SettingError if their matrices, k or epsilon are not the audit's."""
     scales = CriticalScales.load(path)
     if (scales.k, scales.epsilon) != (audit.k, audit.epsilon):
         raise SettingError(

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from intruders.audits.audit_settings import AS_USUAL
-from intruders.audits.base_cache import BaseKeys, store_of_bases
-from intruders.engine.components import base_directions
+from intruders.engine.components import leading_components
 from intruders.errors import SettingError
+from intruders.linalg.operators import Dense
 from intruders.training.finetune_config import FinetuneConfig
 
 from .adapted_modules import AdaptedModule, adapted_modules
@@ -63,10 +62,8 @@ class _Projection:
     """The two projections of one module."""
 
     def __init__(self, module: AdaptedModule, k: int) -> None:
-        store = store_of_bases(True)  # earlier audits may have left the directions there
-        weight = module.weight.float()
-        known = None if store is None else store.get(BaseKeys.of(weight, AS_USUAL.k).leading)
-        directions = base_directions(weight, k, known)
+        # Far below the rounding of single-precision weights.
+        directions = leading_components(Dense(module.weight.double()), k, 1e-9)
         self._sides = [
             (module.a, _without(directions.right)),
             (module.b, _without(directions.left, from_left=True)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,17 @@ def test_of_what_is_finished_no_header_and_no_row_is_read(
     assert files.items() < {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}.items()
 
 
-def test_a_broken_file_of_an_adapter_is_made_again(base: Path, two: list[str], tmp_path: Path) -> None:
-    wanted = audit_fleet(str(base), two, out=tmp_path, cache=False).audit(0)
-    [file] = [file for file in (tmp_path / "vectors").iterdir() if "strong" in file.name]
-    file.write_bytes(file.read_bytes()[:200])
-    require_equal(audit_fleet(str(base), two, out=tmp_path, cache=False).audit(0), wanted)
+@pytest.mark.parametrize("part", ["vectors", "blocks"])
+def test_a_broken_file_of_an_adapter_or_a_block_is_made_again(
+    base: Path, two: list[str], tmp_path: Path, part: str
+) -> None:
+    with stopped_before_files() if part == "blocks" else nullcontext():
+        audit_fleet(str(base), two, out=tmp_path, cache=False)
+    file = min((tmp_path / part).iterdir())
+    file.write_bytes(file.read_bytes()[:100])
+    again, fresh = (audit_fleet(str(base), two, out=out, cache=False) for out in (tmp_path, None))
+    for position in range(2):
+        require_equal(again.audit(position), fresh.audit(position))
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -187,16 +194,6 @@ def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
     fresh = audit_fleet(str(other), two, cache=False)
     assert found.refused == {}
     assert found.adapters["intruders"].tolist() == fresh.adapters["intruders"].tolist()
-
-
-def test_a_broken_block_is_made_again(base: Path, two: list[str], tmp_path: Path) -> None:
-    with stopped_before_files():
-        audit_fleet(str(base), two, out=tmp_path, cache=False)
-    file = next(iter((tmp_path / "blocks").iterdir()))
-    file.write_bytes(file.read_bytes()[:100])
-    again = audit_fleet(str(base), two, out=tmp_path, cache=False).adapters
-    fresh = audit_fleet(str(base), two, cache=False).adapters
-    assert again["intruders"].tolist() == fresh["intruders"].tolist()
 
 
 def test_a_model_of_which_a_block_was_lost_is_not_written(

@@ -174,9 +174,11 @@ def test_an_audit_comes_back_equal(audit: Audit, tmp_path: Path, suffix: str) ->
         similarity=np.array([[1e-45, 3.4e38], [np.float32(1 / 3), 0.0]], dtype=np.float32),
     )
     empty = dataclasses.replace(odd, name="", similarity=np.zeros((0, 2), dtype=np.float32))
+    skipped = [Skipped("a", "in words that say nothing of it", kind) for kind in SkipKind]
+    how = {"include": [odd.name], "device": "cpu"}
     for matrices in ([], audit.matrices, [odd, *audit.matrices, empty]):
         of_these = dataclasses.replace(
-            audit, matrices=matrices, tuned_source=odd.name, settings={"include": [odd.name], "device": "cpu"}
+            audit, matrices=matrices, tuned_source=odd.name, settings=how, skipped=skipped
         )
         of_these.save(tmp_path / f"audit{suffix}")
         assert Audit.load(tmp_path / f"audit{suffix}") == of_these
@@ -337,12 +339,3 @@ def test_an_audit_shows_itself_in_one_line(audit: Audit) -> None:
         f"Audit({audit.base_source!r}, {audit.tuned_source!r}: {audit.intruders} intruders in {audit.vectors} vectors "
         f"of {len(audit.matrices)} matrices, k={audit.k}, epsilon={audit.epsilon})"
     )
-
-
-# --- kinds of skipped tensors
-
-
-def test_kinds_are_kept_with_the_audit() -> None:
-    skipped = [Skipped("a", "in words that say nothing of it", kind) for kind in SkipKind]
-    audit = dataclasses.replace(made_up_audit(1), skipped=skipped)
-    assert Audit.from_document(audit.to_document()).skipped == skipped
