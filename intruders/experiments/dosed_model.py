@@ -124,10 +124,6 @@ class DosedUpdate:
         """The number of directions; a dense update counts as one."""
         return 1 if self.left is None else len(self.right)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.right if self.left is None else self.left), self.right.shape[1]
-
     def times(self, dose: Tensor) -> Tensor:
         """Return ``a D`` as a matrix, (m, n)."""
         if self.left is None:
