@@ -39,9 +39,7 @@ def test_every_figure_has_files_of_its_own(names: list[str], tmp_path: Path) -> 
     assert [path.read_text().split()[1] for path in paths[2::3]] == ["s,0,10.0", "s,1,11.0", "s,2,12.0"]
     assert paths[-1].name == "layers.csv"
     assert write_drawings([draw(chart) for chart in charts], tmp_path) == paths
-    assert len(set(write_drawings([draw(charts[0]), draw(charts[0])], tmp_path))) == 6, (
-        "of one name and title"
-    )
+    assert len(set(write_drawings([draw(charts[0])] * 2, tmp_path / "of one name and title"))) == 6
 
 
 @pytest.mark.usefixtures("without_pictures")
