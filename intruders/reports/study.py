@@ -137,7 +137,8 @@ def page_table(
     once = ("base", "task", "corpus") if len(frame) > 1 else ()
     same = [column for column in once if column in frame and frame[column].nunique() == 1]
     kept = frame.drop(columns=same)
-    numeric, columns = [], []
+    numeric: list[bool] = []
+    columns: list[list[Cell]] = []
     for name in kept:
         kind = types.infer_dtype(kept[name], skipna=True)
         is_number = name not in as_given and kind in ("integer", "floating", "mixed-integer-float")
