@@ -107,23 +107,27 @@ class Outputs:
     parquet: Path | None = None
     sarif: Path | None = None
 
+    def check(self) -> None:
+        """Refuse a file that cannot be made or written, before the work that fills it."""
+        from ..reports.page.html_page import check_can_write_html
+
+        for file in (None if self.json == STANDARD_OUTPUT else self.json, self.parquet):
+            if file is not None:
+                check_writable(file)
+        if self.html is not None:
+            check_can_write_html(self.html)
+
     @contextmanager
     def work(self, kept: str = "", folder: Path | None = None, source: str = "") -> Iterator[Progress]:
-        """Check that they can be written, and show the progress of the work; on Ctrl-C say what a folder has kept.
+        """Check them, and show the progress of the work that fills them; on Ctrl-C say what is kept in a folder.
 
         An error is written as a SARIF result of the ``source`` too, if a file of these is wanted.
         """
-        from ..reports.page.html_page import check_can_write_html
-
         if self.sarif is not None:
             check_writable(self.sarif)
         keeping = nullcontext() if folder is None else resumable(kept.format(folder), folder)
         try:
-            for file in (None if self.json == STANDARD_OUTPUT else self.json, self.parquet):
-                if file is not None:
-                    check_writable(file)
-            if self.html is not None:
-                check_can_write_html(self.html)
+            self.check()
             with keeping, progress_bar() as progress:
                 yield progress
         except IntrudersError as error:
