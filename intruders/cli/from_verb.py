@@ -95,10 +95,7 @@ def option(
     choices: Collection[str] = (),
     advanced: bool | None = None,
 ) -> Taken:
-    """Take a value by its option, ``names`` or that of its name; typer adds a default that is a literal to its help.
-
-    Only ``--help-all`` shows an ``advanced`` one; by default, one of an advanced panel.
-    """
+    """Take a value by its option, ``names`` or that of its name; only ``--help-all`` shows an ``advanced`` one."""
     if panel is not None and (panel in _ADVANCED_PANELS if advanced is None else advanced):
         panel = Advanced(panel)
 

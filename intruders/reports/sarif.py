@@ -205,11 +205,7 @@ def refusal(source: str, reason: str | IntrudersError, told: str = "") -> GateFi
 
 
 def sarif_document(findings: Sequence[GateFinding], is_refused: bool = False) -> dict[str, Any]:
-    """Return the findings as a SARIF 2.1.0 log of one run, within GitHub's limits.
-
-    ``is_refused`` tells whether the command ends without an answer, which makes its run unsuccessful (section 3.20.14).
-    The most severe findings come first. Those above the limits are left out, and a notification says how many.
-    """
+    """Return a SARIF 2.1.0 log within GitHub's limits, the most severe first; ``is_refused``: the run has no answer."""
     ordered = sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level))
     refusals = (_message(finding) for finding in ordered if finding.rule == REFUSED)
     why = next(refusals) if is_refused else None

@@ -36,10 +36,7 @@ def require_inputs(runs: Sequence[Run]) -> None:
 
 
 def require_contents(runs: Sequence[Run]) -> None:
-    """Read every task and text of the runs that is on this machine, and what describes a local base, or refuse it.
-
-    A study does so run by run, where one that cannot be read costs its runs alone. Its plan does so for all of them.
-    """
+    """Read every task and text of the runs that is here, and what describes a local base, or refuse it: for plans."""
     for base in _bases(runs):
         if _is_path(base):
             read_json_object(user_path(base) / "config.json")
