@@ -51,8 +51,7 @@ from torch import Tensor
 from intruders.audits.base_cache import DiskCache
 from intruders.audits.kept_nats import KeptNats
 from intruders.charts.chart import Axis, Chart, Rule, Series
-from intruders.charts.drawing import picture
-from intruders.charts.figure import draw_chart
+from intruders.charts.drawing import draw_chart, picture
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides

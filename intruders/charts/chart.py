@@ -83,32 +83,19 @@ class Chart:
 
         if not any(len(series.x) for series in self.series):
             return pd.DataFrame(columns=["series", self.x.column, self.y.column])
-        return pd.concat([self._rows(series) for series in self.series], ignore_index=True).dropna(
-            axis="columns", how="all"
-        )
-
-    def _rows(self, series: Series) -> pd.DataFrame:
-        import pandas as pd
-
-        ticks = {self.x.column: self.x.ticks, self.y.column: self.y.ticks}
-        columns: dict[str, Sequence[Any] | None] = {
-            "series": [series.name] * len(series.x),
-            self.x.column: series.x,
-            f"{self.x.column}_low": series.x_low,
-            f"{self.x.column}_high": series.x_high,
-            self.y.column: series.y,
-            f"{self.y.column}_low": series.low,
-            f"{self.y.column}_high": series.high,
-            "note": series.notes,
-        }
-        for column, names in ticks.items():
-            values = columns[column]
-            if names is not None and values is not None:
-                columns[column] = [names[round(value)] for value in values]
-        missing = [math.nan] * len(series.x)
-        return pd.DataFrame(
-            {name: missing if values is None else list(values) for name, values in columns.items()}
-        )
+        frames = []
+        for series in self.series:
+            columns: dict[str, Sequence[Any] | None] = {"series": [series.name] * len(series.x)}
+            for axis, values, low, high in (
+                (self.x, series.x, series.x_low, series.x_high),
+                (self.y, series.y, series.low, series.high),
+            ):
+                named = values if axis.ticks is None else [axis.ticks[round(value)] for value in values]
+                columns |= {axis.column: named, f"{axis.column}_low": low, f"{axis.column}_high": high}
+            columns["note"] = series.notes
+            missing = [math.nan] * len(series.x)
+            frames.append(pd.DataFrame({k: missing if v is None else list(v) for k, v in columns.items()}))
+        return pd.concat(frames, ignore_index=True).dropna(axis="columns", how="all")
 
     def payload(self) -> dict[str, Any]:
         return {"kind": "chart", **for_page(self)}

@@ -111,7 +111,11 @@ class Command(TyperCommand):
             name = _name(parameter) if is_argument else record[0]
             if _ALL not in ctx.meta:  # the first name; others spell it as other tools do
                 name = re.sub(r"^(--[\w-]+)(, --[\w-]+)+", r"\1", name)
-            groups.setdefault(title, []).append((name, _bound(record[1])))
+            # Words with a hyphen, such as names of options, and defaults of one word stay on one line.
+            text = re.sub(r" +\[(default:|required)", r" [\1", record[1])
+            text = re.sub(r"\[default: (\S+\])", "[default:\N{NO-BREAK SPACE}\\1", text)
+            text = text.replace("-", "\N{NON-BREAKING HYPHEN}")
+            groups.setdefault(title, []).append((name, text))
         general = groups.pop("Options", [])
         for title, records in [*groups.items(), ("Options", general)]:
             if records:
@@ -128,8 +132,7 @@ class Command(TyperCommand):
             formatter.write(f"\n--help-all shows {plural(left_out, 'more option')}.\n")
 
 
-# In the context of a command: that its help shows every option.
-_ALL = f"{__name__}.all"
+_ALL = f"{__name__}.all"  # in the context of a command: that its help shows every option
 _REQUIRED = "[required"
 
 
@@ -194,10 +197,3 @@ def _name(argument: Any) -> str:
 
 # What the wrapping of lines must not split is written with these until it is done.
 _UNBOUND = {ord("\N{NO-BREAK SPACE}"): " ", ord("\N{NON-BREAKING HYPHEN}"): "-"}
-
-
-def _bound(text: str) -> str:
-    """Keep words with a hyphen, such as names of options, and defaults of one word on one line."""
-    text = re.sub(r" +\[(default:|required)", r" [\1", text)
-    text = re.sub(r"\[default: (\S+\])", "[default:\N{NO-BREAK SPACE}\\1", text)
-    return text.replace("-", "\N{NON-BREAKING HYPHEN}")

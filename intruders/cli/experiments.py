@@ -34,7 +34,6 @@ def _loss_on(what_it_does: str, unless_given: str = "required") -> Taken:
 
 
 def _task(text: str, needed: str = "") -> Taken:
-    """Take the tasks, as ``task``; in brackets, when they are needed."""
     return of_settings({"tasks": "task"}, ScoreSettings, reworded={"tasks": f"{text}; repeatable.{needed}"})
 
 
@@ -136,13 +135,9 @@ def evaluate(
         say(lines)  # what was measured is told, also where something after it failed
     if out is not None:
         say([f"written to {out}"], whole=True)
-    above = {
-        loss.name: None
-        for step in [result, *result.also]
-        for loss in step.losses
-        if fail_above is not None and loss.difference is not None and loss.difference.low > fail_above
-    }
-    if above:
+    changes = [(loss.name, loss.difference) for step in [result, *result.also] for loss in step.losses]
+    above = dict.fromkeys(name for name, change in changes if change and change.low > (fail_above or 0.0))
+    if fail_above is not None and above:
         allowed = f"more than the {fail_above:g} nats that --fail-above allows"
         note(f"the loss rose by {allowed} on {', '.join(above)}")
         raise typer.Exit(ExitStatus.FAILED)

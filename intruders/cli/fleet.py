@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -101,46 +100,46 @@ def _verdict(
     """Return what is told beside the result, and the status to exit with; None where nothing failed."""
     from ..system.words import plural
 
-    notes = []
-
-    def tell(sentence: str, reasons: Mapping[str, str], *noun: str) -> None:
-        """Note, if there are any, how many they are, the first of them, and why."""
-        if reasons:
-            members = plural(len(reasons), *noun or ("adapter",))
-            notes.append(sentence.format(members, *next(iter(reasons.items()))))
-
     has_limit = fail_above is not None or fail_above_nats is not None
     uncounted = result.not_compared if has_limit or fail_refused else {}
-    compared = [own for own in result.gated.items() if own[1].nothing is None] if has_limit else []
-    of_nats, limit = [] if fail_above_nats is None else compared, fail_above_nats or 0.0
-    left_open = [] if fail_above is None else [(name, own.why_open(fail_above)) for name, own in compared]
-    partly = {name: why for name, why in left_open if why}
-    unpredicted = {name: why for name, own in of_nats if (why := own.why_nats_open(limit))}
-    predicted = [(name, own.forgetting) for name, own in of_nats]
-    too_much = {name: own.above_in_words(limit) for name, own in predicted if own and own.is_above(limit)}
-    answers = result.adapters["adapter"].nunique() - len(
-        uncounted.keys() | partly.keys() | unpredicted.keys() | result.refused.keys()
-    )
+    partly: dict[str, str] = {}
+    unpredicted: dict[str, str] = {}
+    too_much: dict[str, str] = {}
+    for name, own in result.gated.items() if has_limit else ():
+        if own.nothing is None and fail_above is not None and (why := own.why_open(fail_above)):
+            partly[name] = why
+        if own.nothing is None and fail_above_nats is not None:
+            if why := own.why_nats_open(fail_above_nats):
+                unpredicted[name] = why
+            if own.forgetting is not None and own.forgetting.is_above(fail_above_nats):
+                too_much[name] = own.forgetting.above_in_words(fail_above_nats)
     above = dict.fromkeys([] if fail_above is None else result.above(fail_above), "")
     refused = result.refused if fail_refused else {}
     passed_over = result.weights_passed_over if fail_refused else {}
-    start = "" if answers else "error: "
-    tell(start + "no matrix could be compared in {}, the first '{}'; {}", uncounted)
-    tell(start + "not every matrix could be compared in {}, the first '{}'; {}", partly)
-    tell(f"more intruders than the {fail_above} that --fail-above allows in {{}}, the first '{{}}'", above)
-    tell(start + "--fail-above-nats has no answer for {}, the first '{}': {}", unpredicted)
-    tell("too much is forgotten by {}, the first '{}': {}", too_much)
-    tell("refused {}, the first '{}': {}", refused)
-    what_to_do = "pass it by its own path, or move it"
-    tell(
-        f"passed over {{}} with weights, the first '{{}}' ({{}}); {what_to_do}",
-        passed_over,
-        "entry",
-        "entries",
-    )
+    unanswered = uncounted.keys() | partly.keys() | unpredicted.keys()
+    is_answered = result.adapters["adapter"].nunique() > len(unanswered | result.refused.keys())
+    start = "" if is_answered else "error: "
+    # What is told where there are any: how many they are, the first of them, and why.
+    sentences = {
+        f"{start}no matrix could be compared in {{}}, the first '{{}}'; {{}}": uncounted,
+        f"{start}not every matrix could be compared in {{}}, the first '{{}}'; {{}}": partly,
+        f"more intruders than the {fail_above} that --fail-above allows in {{}}, the first '{{}}'": above,
+        f"{start}--fail-above-nats has no answer for {{}}, the first '{{}}': {{}}": unpredicted,
+        "too much is forgotten by {}, the first '{}': {}": too_much,
+        "refused {}, the first '{}': {}": refused,
+    }
+    told = {sentence: reasons for sentence, reasons in sentences.items() if reasons}
+    notes = [
+        sentence.format(plural(len(reasons), "adapter"), *next(iter(reasons.items())))
+        for sentence, reasons in told.items()
+    ]
+    if passed_over:
+        count, (path, what) = plural(len(passed_over), "entry", "entries"), next(iter(passed_over.items()))
+        how = "pass it by its own path, or move it"
+        notes.append(f"passed over {count} with weights, the first '{path}' ({what}); {how}")
     if result.nothing_audited:
-        tell("error: none of {} could be audited, the first '{}': {}", result.refused)
-    if result.nothing_audited or ((uncounted or partly or unpredicted) and not answers):
+        (source, why), count = next(iter(result.refused.items())), plural(len(result.refused), "adapter")
+        notes.append(f"error: none of {count} could be audited, the first '{source}': {why}")
+    if result.nothing_audited or (unanswered and not is_answered):
         return notes, ExitStatus.REFUSED
-    failed = any([above, too_much, uncounted, partly, unpredicted, passed_over, refused])
-    return notes, ExitStatus.FAILED if failed else None
+    return notes, ExitStatus.FAILED if told or passed_over else None

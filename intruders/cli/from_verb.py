@@ -29,7 +29,6 @@ REQUIRED = inspect.Parameter.empty
 # Groups whose options are advanced unless their definition says otherwise.
 _ADVANCED_PANELS = {"Computation", "Data files", "Less forgetting"}
 
-_AS_ITS_FIELD_SAYS: Mapping[str, str] = MappingProxyType({})
 _EXAMPLES: dict[Function, str] = {}
 
 
@@ -52,10 +51,7 @@ class Taken:
 
 
 def command(*taken: Taken) -> Callable[[Function], Function]:
-    """Make a command of a function, which receives what the options and arguments that it takes are read as.
-
-    Its docstring is the help. The examples at the end are each a comment and the command as it is typed.
-    """
+    """Make a command of a function: its docstring is the help, and ends in examples, a comment and a line each."""
 
     every = all_of(*taken)
 
@@ -99,14 +95,17 @@ def option(
     choices: Collection[str] = (),
     advanced: bool | None = None,
 ) -> Taken:
-    """Take a value by its option, ``names`` or that of its name; typer adds a default that is a literal to its help.
-
-    Only ``--help-all`` shows an ``advanced`` one; by default, one of an advanced panel.
-    """
+    """Take a value by its option, ``names`` or that of its name; only ``--help-all`` shows an ``advanced`` one."""
     if panel is not None and (panel in _ADVANCED_PANELS if advanced is None else advanced):
         panel = Advanced(panel)
+
+    def complete(incomplete: str) -> list[str]:
+        """Complete one of the choices, or the last of a comma-separated list."""
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{choice}" for choice in choices if choice.startswith(last)]
+
     names = names or ([option_of(name)] if kind is bool else [])
-    completing = _completing(choices)
+    completing = complete if choices else None  # without choices: names of files
     how = typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=completing)
     return _one(name, kind, default, how)
 
@@ -137,7 +136,7 @@ def of_settings(
     without: Collection[str] = (),
     over_a_file: bool = False,
     advanced: bool = False,
-    reworded: Mapping[str, str] = _AS_ITS_FIELD_SAYS,
+    reworded: Mapping[str, str] = MappingProxyType({}),
 ) -> Taken:
     """Take one option per field, each with its help, its type and its default.
 
@@ -207,15 +206,3 @@ def _type(setting: Setting) -> Any:
     if setting.is_list:
         return str if setting.by_commas else list[str]
     return setting.kinds[0] if len(setting.kinds) == 1 else str
-
-
-def _completing(choices: Collection[str]) -> Callable[[str], list[str]] | None:
-    """Complete one of the choices, or the last of a comma-separated list; None without choices: names of files."""
-    if not choices:
-        return None
-
-    def complete(incomplete: str) -> list[str]:
-        before, comma, last = incomplete.rpartition(",")
-        return [f"{before}{comma}{choice}" for choice in choices if choice.startswith(last)]
-
-    return complete

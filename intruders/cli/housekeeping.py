@@ -70,11 +70,9 @@ def prepare(
 
         plan = NatsPlan.of(base, loss_on, selection=selection, loading=Loading(device=compute.device))
     preparation = Preparation.of(base, selection) if plan is None else plan.preparation
-    expected = preparation.expected_seconds(compute.torch_device())
-    note(
-        f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB, "
-        f"about {_in_words(expected)} if none is decomposed yet"
-    )
+    expected = _in_words(preparation.expected_seconds(compute.torch_device()))
+    size = f"{len(preparation.matrices):,} matrices, {preparation.bytes / 2**30:,.2f} GiB"
+    note(f"{size}, about {expected} if none is decomposed yet")
     if plan is not None:
         note(plan.in_words())
     how = vars(selection) | workers

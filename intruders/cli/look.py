@@ -97,13 +97,11 @@ def inspect(
         raise typer.Exit(ExitStatus.DONE if served.in_full else ExitStatus.FAILED)
     inspections = inspect_parts(parts, base)
     updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
-    documents = [
-        inspection.to_document() | {"update": None if update is None else update.to_document()}
-        for inspection, update in zip(inspections, updates, strict=True)
-    ]
+    both = list(zip(inspections, updates, strict=True))
+    documents = [told.to_document() | {"update": update and update.to_document()} for told, update in both]
     if put_json(documents, to):
         return
-    for inspection, update in zip(inspections, updates, strict=True):
+    for inspection, update in both:
         say(inspection_lines(inspection, verbose, terminal_width()))
         if update is not None:
             say(update_lines(update, verbose))

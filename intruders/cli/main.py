@@ -64,13 +64,11 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_VERSION = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version.")
+
+
 @app.callback()
-def _options(
-    context: typer.Context,
-    version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Show the version."
-    ),
-) -> None:
+def _options(context: typer.Context, version: bool = _VERSION) -> None:
     """Take the options before any command."""
     hush_imports()  # of whatever package a command comes to load
     use_large_pages()

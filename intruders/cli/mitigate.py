@@ -39,10 +39,7 @@ class _Asked:
     seed: int | None
 
     def made(self, base: str, tuned: str | None, loading: Loading, progress: Progress) -> Remedy | None:
-        """Return the remedy: doses has those of a record of the same tuned model, surgery the task's sensitivities.
-
-        SettingError for an option that is missing, or given and not read by the remedy.
-        """
+        """Return the remedy, with its doses or sensitivities. SettingError for an option that it does not read."""
         from ..mitigation.remedies.doses import Doses
         from ..mitigation.remedies.every_remedy import published_remedy
         from ..mitigation.remedies.surgery import Surgery

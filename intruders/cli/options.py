@@ -38,14 +38,12 @@ def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Tak
 
 
 def file(name: str, text: str, kind: Any = Path | None, panel: str | None = OUTPUT, **how: Any) -> Taken:
-    """Take a file; ``text`` says of what."""
     return option(name, kind, text, metavar="FILE", panel=panel, **how)
 
 
 def folder(
     name: str, text: str, default: Any = None, kind: Any = Path | None, panel: str | None = OUTPUT
 ) -> Taken:
-    """Take a folder; ``text`` says of what."""
     return option(name, kind, text, default, metavar="FOLDER", panel=panel)
 
 
@@ -111,24 +109,20 @@ CONFIG = file("config", "YAML file of settings; options given here override it. 
 
 
 def seed_of(what: str) -> Taken:
-    """Take a seed: a whole number, of what is said."""
     return option("seed", int, f"Seed of {what}.", 0, metavar="N", panel=MEASURES, advanced=True)
 
 
 def parquet_of(what: str) -> Taken:
-    """Take a Parquet file: of what it has one row."""
     text = f"Write the result as Parquet to this file, one row per {what}. [default: not written]"
     return file("parquet", text)
 
 
 def fail_above_of(who: str) -> Taken:
-    """Take a limit: who has the intruders, with the verb."""
     text = f"Exit with status 1 if {who} more intruders than this number. [default: no limit]"
     return option("fail_above", int | None, text, metavar="N", panel=OUTPUT)
 
 
 def fail_above_nats_of(who: str) -> Taken:
-    """Take a limit in nats: of whom they are predicted."""
     text = (
         f"Exit with status 1 if more nats per token are predicted to be forgotten{who}: if all of the 95 % interval "
         "lies above this. The base needs intruders prepare --loss-on. [default: no limit]"
@@ -137,12 +131,10 @@ def fail_above_nats_of(who: str) -> Taken:
 
 
 def verbose_of(what: str) -> Taken:
-    """Take the switch that lists every one of what is otherwise summarized."""
     return option("verbose", bool, f"List every {what}.", False, names=["--verbose", "-v"], panel=OUTPUT)
 
 
 def outputs(*taken: Taken) -> Taken:
-    """Take where the results go, as ``to``."""
     return all_of(*taken, then=lambda files: {"to": Outputs(**files)})
 
 

@@ -31,19 +31,15 @@ Given = TypeVar("Given", bound="Result")
 
 STANDARD_OUTPUT = "-"
 _folded = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
-WIDE = 1000  # columns where there is no terminal: a line of a file or a pipe is never broken
 
 
 def terminal_width() -> int:
     """Return the columns of the terminal, or of ``$COLUMNS``; if there is neither, enough that nothing is cut."""
-    return shutil.get_terminal_size((WIDE, 24)).columns
+    return shutil.get_terminal_size((1000, 24)).columns
 
 
 def say(lines: Iterable[str], *, whole: bool = False) -> None:
-    """Print lines; one of prose that is too long for the terminal continues in the next, under its first word.
-
-    Control characters are replaced. ``whole`` lines are not broken: paths or Markdown are copied from the terminal.
-    """
+    """Print lines without control characters; prose that is too long is folded, no ``whole`` line."""
     width = terminal_width()
     for line in map(printable, lines):
         start = re.match(r" *(?:- )?", line)
@@ -77,11 +73,7 @@ def note(text: str) -> None:
 
 
 def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
-    """Raise SettingError for an option that would have no effect: its user expects that it changes the result.
-
-    ``given`` are values by the names of their options, None where an option was not given; ``why`` says what the option
-    is for, as "is for a model to write", and ``instead`` what to do.
-    """
+    """Raise SettingError for an option without effect; ``why`` is as "is for a model to write". None: not given."""
     for name, value in given.items():
         if value is not None:
             shown = "given" if value is True else repr(str(value) if isinstance(value, Path) else value)
@@ -90,10 +82,7 @@ def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Iterator[Progress]:
-    """Show a bar on standard error, which a call of the yielded function moves; nothing where that is no terminal.
-
-    It removes itself when done, so that only the result stays on the screen.
-    """
+    """Show a bar on standard error, which a call of the yielded function moves; nothing where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -106,11 +95,7 @@ def progress_bar(console: Console | None = None) -> Iterator[Progress]:
     columns = (text, bar, MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
-
-        def update(stage: str, done: int, in_all: int) -> None:
-            bars.update(task, description=stage, completed=done, total=in_all)
-
-        yield update
+        yield lambda stage, done, total: bars.update(task, description=stage, completed=done, total=total)
 
 
 @dataclass(frozen=True)
@@ -169,11 +154,7 @@ class Outputs:
 
 
 def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> bool:
-    """Write the document where ``--json`` says: to a file, or to standard output for ``-``.
-
-    A file is written before anything is printed: it must survive a reader who stops early (``| head``). Return True if
-    it went to standard output, where nothing else may follow.
-    """
+    """Write the document to the file of ``--json``, or to standard output for ``-``; return whether it went there."""
     from json import dumps
 
     if json == STANDARD_OUTPUT:
@@ -196,10 +177,7 @@ def report_if_possible() -> Iterator[None]:
 
 @contextmanager
 def resumable(kept: str, folder: Path | None = None) -> Iterator[None]:
-    """Print on Ctrl-C which finished work the same command resumes from, and end with status 130.
-
-    With a folder, only if that exists: an interruption before the first part is finished leaves none.
-    """
+    """Print on Ctrl-C what the same command resumes from, if its folder exists, and end with status 130."""
     try:
         yield
     except KeyboardInterrupt:

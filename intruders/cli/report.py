@@ -8,12 +8,9 @@ from . import options
 from .from_verb import argument, command
 from .output import say
 
-RESULTS = argument(
-    "results",
-    list[Path],
-    "RUN_OR_AUDIT...",
-    "The folder of a study; or saved audits (.json or .parquet), or folders that contain audit.json.",
-)
+_RESULTS = "The folder of a study; or saved audits (.json or .parquet), or folders that contain audit.json."
+_CARD = "The model card, a Markdown file. It is made if it does not exist."
+RESULTS = argument("results", list[Path], "RUN_OR_AUDIT...", _RESULTS)
 OUT = options.file(
     "out", "Write the report to this HTML file. [default: report.html in the folder of a study]", panel=None
 )
@@ -28,9 +25,6 @@ SCALE = options.file(
     "audit]",
     panel=None,
 )
-
-
-_CARD = "The model card, a Markdown file. It is made if it does not exist."
 
 
 @command(RESULTS, OUT, PNG, SCALE)

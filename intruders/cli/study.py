@@ -56,12 +56,21 @@ def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int
     if out is None:
         raise SettingError("--out is missing; expected the folder of the study; pass --out FOLDER")
 
+    from ..reports.study import WITHOUT_VERDICTS
+    from ..reports.terminal import in_columns
+    from ..studies.compare_settings import compare_settings, settings_frame
+    from ..studies.results import load_results
     from ..studies.run_study import run_study
 
     with resumable("finished runs are kept"), study_progress() as progress:
         outcome = run_study(described, out, resume=resume, jobs=jobs, ray=ray, progress=progress)
     print_outcome(outcome)
-    print_settings(outcome)
+    frame = settings_frame(compare_settings(load_results(outcome.folder)))
+    if len(frame):
+        rows = [list(map(str, frame)), *frame.astype(str).values.tolist()]
+        say(["", *in_columns(rows, left=len(rows[0]))], whole=True)
+    say(["", f"tables:     {outcome.folder}", f"the report: intruders report {outcome.folder}"], whole=True)
+    say([WITHOUT_VERDICTS])
     if outcome.failed:
         raise typer.Exit(ExitStatus.FAILED)
 
@@ -72,10 +81,7 @@ def print_plan(
     must_exist: bool = False,
     expected: Callable[[Sequence[Run]], Iterable[str]] = lambda runs: (),
 ) -> None:
-    """Print the runs as a table and the amount of work, with the lines that are ``expected`` of the runs.
-
-    Raises SettingError where the study could not run in ``out``, or could not resume there if it ``must_exist``.
-    """
+    """Print the runs, their work and what is ``expected``. SettingError where the study could not run in ``out``."""
     from ..reports.terminal import in_columns
     from ..studies.inputs import require_contents, require_inputs, taken_from_the_hub
     from ..studies.runs import expand
@@ -155,19 +161,3 @@ def print_outcome(outcome: StudyOutcome) -> None:
 
 def print_refused(refused: dict[str, str]) -> None:
     say(f"  not taken over: {run_id}: {reason}" for run_id, reason in refused.items())
-
-
-def print_settings(outcome: StudyOutcome) -> None:
-    """Print the settings side by side, and where the results and verdicts are."""
-    from ..reports.study import WITHOUT_VERDICTS
-    from ..reports.terminal import in_columns
-    from ..studies.compare_settings import compare_settings, settings_frame
-    from ..studies.results import load_results
-
-    frame = settings_frame(compare_settings(load_results(outcome.folder)))
-    if len(frame):
-        say([""])
-        rows = [list(map(str, frame)), *frame.astype(str).values.tolist()]
-        say(in_columns(rows, left=len(rows[0])), whole=True)
-    say(["", f"tables:     {outcome.folder}", f"the report: intruders report {outcome.folder}"], whole=True)
-    say([WITHOUT_VERDICTS])

@@ -39,8 +39,18 @@ def finetune(*, config: Path | None, dry_run: bool, given: dict[str, Any]) -> No
         --match accuracy=0.90 --out runs/full
     """
     settings = _settings(config, given)
-    if dry_run:
-        _print_room(settings)
+    if dry_run:  # the checks of a training that need no model, and how large an update of the base may be
+        from ..audits.audit_settings import AS_USUAL
+        from ..data.load_task import load_task
+        from ..models.base_model import base_model_location
+        from ..reports.room_for_update import room_lines
+        from ..training.finetune import check_task
+
+        check_task(settings, load_task(settings.task, settings, settings.data_seed))
+        with progress_bar() as progress:
+            base = base_model_location(settings.base)
+            lines = room_lines(base, AS_USUAL.k, AS_USUAL.epsilon, progress)
+        say(lines)
         return
 
     from ..training.finetune import finetune as run
@@ -61,20 +71,6 @@ def finetune(*, config: Path | None, dry_run: bool, given: dict[str, Any]) -> No
 
 def _settings(config: Path | None, given: dict[str, Any]) -> FinetuneConfig:
     return FinetuneConfig.from_file(config, **given) if config else FinetuneConfig.from_mapping(given)
-
-
-def _print_room(settings: FinetuneConfig) -> None:
-    """Print how large an update of the base may be, after the checks of a training that need no model."""
-    from ..audits.audit_settings import AS_USUAL
-    from ..data.load_task import load_task
-    from ..models.base_model import base_model_location
-    from ..reports.room_for_update import room_lines
-    from ..training.finetune import check_task
-
-    check_task(settings, load_task(settings.task, settings, settings.data_seed))
-    with progress_bar() as progress:
-        lines = room_lines(base_model_location(settings.base), AS_USUAL.k, AS_USUAL.epsilon, progress)
-    say(lines)
 
 
 @command(

@@ -110,10 +110,6 @@ def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wid
     return lined_up(titles, rows, wrapped=range(1, len(titles)))
 
 
-_COLORED = 0.98  # of the matrices, by the size of their shares, are told apart by color
-_LEAST_END = 0.1  # per cent
-
-
 def render_attribution(attribution: Attribution) -> str:
     return render_figures(
         "attribution.html.j2",
@@ -136,13 +132,13 @@ def attribution_grids(attribution: Attribution) -> list[Grid]:
 
 def intruder_maps(counts: Mapping[str, float], title: str, which: str) -> list[Grid]:
     """Return a map of the number of intruders by matrix; none where no matrix has any."""
+    if not any(counts.values()):
+        return []
     caption = (
         f"Each cell is the number of intruders in one matrix {which}; of several matrices, such as experts, it is "
         "their sum."
     )
-    axis = Axis("intruders", "intruders")
-    is_empty = not any(counts.values())
-    return [] if is_empty else [layer_grid("intruders", title, axis, counts, caption, is_count=True)]
+    return [layer_grid("intruders", title, Axis("intruders", "intruders"), counts, caption, is_count=True)]
 
 
 def _parts(number: int, rise: MeasuredRise, attribution: Attribution) -> Grid:
@@ -151,8 +147,9 @@ def _parts(number: int, rise: MeasuredRise, attribution: Attribution) -> Grid:
         share.name: 100 * share.parts[rise.name].estimate / rise.rise.estimate
         for share in attribution.matrices
     }
-    # One matrix can have more than all others together, which would leave these without a color.
-    end = max(float(np.quantile(np.abs(list(shares.values())), _COLORED)), _LEAST_END)
+    # One matrix can have more than all others together, which would leave these without a color: 98 % of the
+    # matrices are told apart, from a tenth of a percent.
+    end = max(float(np.quantile(np.abs(list(shares.values())), 0.98)), 0.1)
     return layer_grid(
         f"parts-{number}",
         f"Shares of the change on {rise.name}",

@@ -10,32 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from ..audits.result import figures, summary
 from ..audits.result.audit_result import Audit
-from ..audits.result.figures import (
-    EPSILONS,
-    cosines,
-    counted,
-    intruders_by_layer,
-    shares_by_layer,
-    similarity,
-    singular_values,
-)
 from ..audits.result.records import CERTIFICATES, AuditedMatrix
-from ..audits.result.summary import (
-    KindSummary,
-    LayerStrip,
-    ambiguous,
-    by_kind,
-    by_layer,
-    certificates,
-    median_relative,
-    medians,
-    skipped_by_reason,
-    summarize,
-    update_norm,
-    worst,
-    would_have_nats,
-)
 from ..audits.scales.critical_scales_result import CriticalScales
 from ..charts.chart import Axis, Chart, Grid, Rule, for_page
 from ..checkpoints.stored.names import ModulePath, module_paths
@@ -61,18 +38,20 @@ ASCII_SHADES = " .:*#"
 
 
 def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
-    """Print `audit` to `console`, on one screen: totals, module types, layers, the worst matrices, first steps.
-
-    With `verbose` every module type, matrix and skipped tensor has its own line, and every step is there.
-    """
+    """Print `audit` on one screen; with `verbose` every module type, matrix, skipped tensor and step has a line."""
     page = Page(console)
     _totals(audit, page)
     if audit.matrices:
         _kinds(audit, page, verbose)
         _layers(audit, page)
         _matrices(audit, page, verbose)
-        if verbose:
-            _beside_chance(audit, page)
+    rows = [
+        [row.name.replace("²", "^2") if page.plain else row.name, number(row.value), number(row.chance)]
+        for row in _beside_chance(audit)
+    ]
+    if rows and verbose:
+        page.say("")
+        page.table((f"top-{audit.k} subspaces, medians", "value", "chance"), rows)
     _closing(audit, page, verbose)
     _next_steps(audit, page, verbose)
 
@@ -97,12 +76,12 @@ def _totals(audit: Audit, page: Page) -> None:
 
 
 def _kinds(audit: Audit, page: Page, verbose: bool) -> None:
-    kinds = by_kind(audit.matrices)
+    kinds = summary.by_kind(audit.matrices)
     shown = kinds if verbose else kinds[:KINDS_SHOWN]
     rows = [_kind_row(kind) for kind in shown]
     styles = ["" if kind.intruders else "dim" for kind in shown]
     if len(kinds) > 1:
-        rows.append(_kind_row(summarize("all", audit.matrices)))
+        rows.append(_kind_row(summary.summarize("all", audit.matrices)))
         styles.append("bold")
     titles = ["module", "matrices", "intruders", "energy", "update", "relative", "eff. rank"]
     longest = max(len(row[0]) for row in [titles, *rows])
@@ -122,20 +101,13 @@ def _kinds(audit: Audit, page: Page, verbose: bool) -> None:
     page.folded("relative: largest singular value of the update divided by the base's, median", "dim")
 
 
-def _kind_row(kind: KindSummary) -> list[str]:
-    return [
-        kind.kind,
-        f"{kind.matrices:,}",
-        f"{kind.intruders:,}",
-        percent(kind.energy_share),
-        number(kind.frobenius),
-        percent(kind.relative_update),
-        number(kind.effective_rank),
-    ]
+def _kind_row(kind: summary.KindSummary) -> list[str]:
+    counts = [kind.kind, f"{kind.matrices:,}", f"{kind.intruders:,}", percent(kind.energy_share)]
+    return [*counts, number(kind.frobenius), percent(kind.relative_update), number(kind.effective_rank)]
 
 
 def _layers(audit: Audit, page: Page) -> None:
-    strips = [strip for strip in by_layer(audit.matrices) if len(strip.intruders) > 1]
+    strips = [strip for strip in summary.by_layer(audit.matrices) if len(strip.intruders) > 1]
     most = max((count or 0 for strip in strips for count in strip.intruders), default=0)
     if most == 0:
         return
@@ -156,7 +128,9 @@ def _layers(audit: Audit, page: Page) -> None:
     page.folded(f"intruders per layer:  {'   '.join(legend)}", "dim")
 
 
-def strip_lines(strip: LayerStrip, most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE) -> list[str]:
+def strip_lines(
+    strip: summary.LayerStrip, most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE
+) -> list[str]:
     """Return a strip in lines of up to `a_line` layers, shaded by intruders; `-`: nothing was audited."""
     cells = 2 if len(strip.intruders) <= a_line // 2 else 1
     digits = len(str(strip.last))
@@ -175,7 +149,7 @@ def shade(count: int, most: int, shades: str = SHADES) -> str:
 
 
 def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
-    shown = audit.matrices if verbose else worst(audit.matrices, WORST_SHOWN)
+    shown = audit.matrices if verbose else summary.worst(audit.matrices, WORST_SHOWN)
     if not shown:
         return
     of = f"{audit.affected} of {len(audit.matrices)} matrices have intruders"
@@ -203,28 +177,23 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     page.table((of, *titles), rows, ["" if matrix.intruders else "dim" for matrix in shown])
 
 
-def _beside_chance(audit: Audit, page: Page) -> None:
-    """Print how leading subspaces compare with random ones, where the audit says it."""
-    subspaces = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
-    rows = [
-        [row.name.replace("²", "^2") if page.plain else row.name, number(row.value), number(row.chance)]
-        for row in medians(subspaces)
-    ]
-    if rows:
-        page.say("")
-        page.table((f"top-{audit.k} subspaces, medians", "value", "chance"), rows)
+def _beside_chance(audit: Audit) -> list[summary.BesideChance]:
+    """Return how leading subspaces compare with random ones, where the audit says it."""
+    return summary.medians([matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None])
 
 
 def _closing(audit: Audit, page: Page, verbose: bool) -> None:
     page.say("")
     if audit.matrices:
-        proofs = ", ".join(f"{name} {count:,}" for name, count in certificates(audit.matrices))
-        unsure = ambiguous(audit.matrices)
+        proofs = ", ".join(f"{name} {count:,}" for name, count in summary.certificates(audit.matrices))
+        unsure = summary.ambiguous(audit.matrices)
         ambiguities = f"; {unsure:,} ambiguous" if unsure else ""
         if verbose or unsure:
             page.say_beside("decided by: ", proofs + ambiguities)
     if audit.skipped:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped_by_reason(audit.skipped))
+        reasons = ", ".join(
+            f"{count:,} {reason}" for reason, count in summary.skipped_by_reason(audit.skipped)
+        )
         page.say_beside("skipped:    ", reasons)
         if verbose:
             for skipped in audit.skipped:
@@ -253,25 +222,30 @@ def _next_steps(audit: Audit, page: Page, verbose: bool) -> None:
         for line in shell_lines(step.command or (), max(1, page.width - 5)):
             page.say((f"     {line}", "bold"))
     more = "" if verbose else "--verbose adds every matrix and all advice; "
-    if audit.forgetting is None and would_have_nats(audit.matrices):  # on one screen with all of it
+    if audit.forgetting is None and summary.would_have_nats(audit.matrices):  # on one screen with all of it
         more = f"prepare --loss-on adds nats{'' if verbose else ', --verbose all advice'}; "
     page.folded(f"{more}--html FILE writes a report.", "dim")
 
 
 def audit_figures(audit: Audit, scales: CriticalScales | None = None) -> list[Chart | Grid]:
-    """Return the layers, the intruders over epsilon, three figures for each of the worst matrices, and the scales."""
-    figures: list[Chart | Grid] = []
+    """Return the layers, the intruders over epsilon, three charts for each of the worst matrices, and the scales."""
+    charts: list[Chart | Grid] = []
     if audit.matrices:
-        figures += [intruders_by_layer(audit.matrices), intruders_over_epsilon(audit)]
-    figures += [] if audit.forgetting is None else [shares_by_layer(audit.forgetting)]
-    for matrix in worst(audit.matrices, WORST_DRAWN) or audit.matrices[:1]:
-        figures += [similarity(matrix), cosines(matrix, audit.epsilon), singular_values(matrix)]
-    return figures if scales is None else [*figures, scales.chart()]
+        charts += [figures.intruders_by_layer(audit.matrices), intruders_over_epsilon(audit)]
+    charts += [] if audit.forgetting is None else [figures.shares_by_layer(audit.forgetting)]
+    for matrix in summary.worst(audit.matrices, WORST_DRAWN) or audit.matrices[:1]:
+        charts += [
+            figures.similarity(matrix),
+            figures.cosines(matrix, audit.epsilon),
+            figures.singular_values(matrix),
+        ]
+    return charts if scales is None else [*charts, scales.chart()]
 
 
 def intruders_over_epsilon(audit: Audit) -> Chart:
     """Return the number of intruders at every epsilon."""
-    line = counted("intruders", EPSILONS, [audit.count(epsilon=epsilon) for epsilon in EPSILONS], tone=1)
+    counts = [audit.count(epsilon=epsilon) for epsilon in figures.EPSILONS]
+    line = figures.counted("intruders", figures.EPSILONS, counts, tone=1)
     x = Axis("epsilon", "epsilon", limits=(0.0, 1.0))
     y = Axis("intruders", f"intruders (k = {audit.k})", from_zero=True)
     return Chart("over-epsilon", "Intruders over epsilon", x, y, [line], [Rule("x", audit.epsilon)])
@@ -285,13 +259,13 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
         scales=scales,
         audit=audit,
         words=next_steps(audit, scales),
-        kinds=by_kind(audit.matrices),
-        norm=update_norm(audit.matrices),
-        relative=median_relative(audit.matrices),
-        certificates=certificates(audit.matrices),
-        ambiguous=ambiguous(audit.matrices),
-        reasons=skipped_by_reason(audit.skipped),
-        subspaces=medians([matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]),
+        kinds=summary.by_kind(audit.matrices),
+        norm=summary.update_norm(audit.matrices),
+        relative=summary.median_relative(audit.matrices),
+        certificates=summary.certificates(audit.matrices),
+        ambiguous=summary.ambiguous(audit.matrices),
+        reasons=summary.skipped_by_reason(audit.skipped),
+        subspaces=_beside_chance(audit),
         command=audit_command(audit),
         settings={"k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact, **audit.settings},
     )
@@ -301,10 +275,6 @@ def audit_payload(audit: Audit, scales: CriticalScales | None) -> dict[str, Any]
     """Return plain JSON values: bounds in full, since the page counts from them; an infinite scale is null."""
     paths = module_paths([matrix.name for matrix in audit.matrices])
     payload: dict[str, Any] = {
-        "label": audit.tuned_source,
-        "base": audit.base_source,
-        "tuned": audit.tuned_source,
-        "kind": audit.tuned_kind,
         "k": audit.k,
         "epsilon": audit.epsilon,
         "matrices": [_matrix(matrix, path) for matrix, path in zip(audit.matrices, paths, strict=True)],
@@ -314,7 +284,7 @@ def audit_payload(audit: Audit, scales: CriticalScales | None) -> dict[str, Any]
         of_matrices = {m.name: for_page([m.measured, m.predicted, m.searched]) for m in scales.matrices}
         payload["scale"] = {"matrices": of_matrices, "figure": scales.chart().payload()}
     if audit.forgetting is not None:
-        payload["nats"] = shares_by_layer(audit.forgetting).payload()
+        payload["nats"] = figures.shares_by_layer(audit.forgetting).payload()
     return payload
 
 

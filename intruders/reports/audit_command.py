@@ -15,16 +15,8 @@ from ..system.commands import changed_options, command_of, options_of
 
 # How models that Python had in memory are named: "LlamaForCausalLM (HuggingFaceTB/SmolLM2-135M), adapter 'default'".
 _IN_MEMORY = re.compile(r"state dict of .*|\w+ \(.*\)|.*, adapter '.*'")
-# In the order in which the line names them, after k and epsilon, which it always names.
-_NAMED_IF_CHANGED = (
-    "include",
-    "exclude",
-    "include_embeddings",
-    "split_fused",
-    "skip_non_finite",
-    "base_dtype",
-    "exact",
-)
+# In the order in which the line names those that are changed, after k and epsilon, which it always names.
+_NAMED = ("include", "exclude", "include_embeddings", "split_fused", "skip_non_finite", "base_dtype", "exact")
 
 
 def audit_command(audit: Audit) -> str | None:
@@ -39,7 +31,7 @@ def audit_command(audit: Audit) -> str | None:
 def options_of_audit(settings: AuditSettings) -> list[str]:
     """Return the options of an audit with these settings: k and epsilon, and others that differ from the defaults."""
     named = options_of({"k": settings.k, "epsilon": settings.epsilon})
-    return [*named, *changed_options(settings, _NAMED_IF_CHANGED)]
+    return [*named, *changed_options(settings, _NAMED)]
 
 
 def _at_its_commit(source: str, hub: Sequence[HubOrigin]) -> str:

@@ -48,10 +48,7 @@ class Shared:
 
 
 def common_matrices(audits: Sequence[Audit]) -> Shared:
-    """Keep the matrices of the same name and shape. An audit in which nothing changed has those of the others.
-
-    SettingError for fewer than two audits, or if no matrix is in all of them.
-    """
+    """Keep the matrices that all audits have, by name and shape. SettingError for one audit, or if there is none."""
     if len(audits) < 2:
         raise SettingError(f"a comparison needs two audits or more, and {len(audits)} was given")
     changed = next((audit for audit in audits if audit.matrices), None)
@@ -82,14 +79,13 @@ def _some_sources(audits: Sequence[Audit]) -> str:
 
 
 def _unchanged(audit: Audit, other: Audit) -> Audit:
-    """Return the audit with those matrices of ``other`` that it skipped as equal to the base's, such as of an adapter
-    at its first step: every tuned vector is a base vector, so none is an intruder.
-    """
+    """Return the audit with those matrices of ``other`` that it skipped as equal: an adapter at its first step."""
     equal = {skipped.name for skipped in audit.skipped if skipped.kind is SkipKind.UNCHANGED}
     return dataclasses.replace(audit, matrices=[_equal(m) for m in other.matrices if m.name in equal])
 
 
 def _equal(matrix: AuditedMatrix) -> AuditedMatrix:
+    """Return the matrix as it is without an update: every tuned vector is a base vector, so none is an intruder."""
     values = matrix.base_singular_values[: len(matrix.vectors)]
     return dataclasses.replace(
         matrix,
@@ -253,20 +249,13 @@ def compared_rows(shared: Shared, labels: Sequence[str]) -> list[list[str]]:
         kept = [vector for matrix in audit.matrices for vector in matrix.vectors if vector.index < shared.k]
         is_own = audit.epsilon == shared.epsilon
         are_intruders = [(v.intruder if is_own else v.is_intruder_at(shared.epsilon)) is True for v in kept]
+        energy = percent(energy_share_of([vector.singular_value for vector in kept], are_intruders))
         rank = update_rank(audit)
         least, most = audit.count(shared.k, shared.epsilon)
-        rows.append(
-            [
-                label,
-                audit.tuned_kind,
-                "full" if rank is None else str(rank),
-                f"{least:,}" if least == most else f"{least:,}–{most:,}",
-                percent(energy_share_of([vector.singular_value for vector in kept], are_intruders)),
-                number(update_norm(audit.matrices)),
-                percent(median_relative(audit.matrices)),
-                number(_quartiles(audit)[1]),
-            ]
-        )
+        count = f"{least:,}" if least == most else f"{least:,}–{most:,}"
+        sizes = [number(update_norm(audit.matrices)), percent(median_relative(audit.matrices))]
+        names = [label, audit.tuned_kind, "full" if rank is None else str(rank)]
+        rows.append([*names, count, energy, *sizes, number(_quartiles(audit)[1])])
     return rows
 
 

@@ -6,7 +6,7 @@ from ..measures.corpus_loss import CorpusLoss
 from ..measures.evaluation import Evaluation, Measured
 from ..measures.harness import HarnessScore
 from ..measures.task_score import TaskScore
-from ..system.words import shorten
+from ..system.words import plural, shorten
 
 
 def measure_lines(measure: Measured) -> list[str]:
@@ -14,7 +14,15 @@ def measure_lines(measure: Measured) -> list[str]:
     if isinstance(measure, CorpusLoss):
         return _loss_lines(measure)
     if isinstance(measure, TaskScore):
-        return _score_lines(measure)
+        count, accuracy = len(measure.right), measure.accuracy
+        examples = f"{count} example{'s' * (count != 1)}"
+        part = "the tenth held out of the file" if measure.is_held_out else measure.split
+        value = f"{accuracy.estimate:.4f}{accuracy.ends('.4f')}"
+        unfinished = (
+            f"  answers were read up to {measure.limit}; {measure.unfinished} of {count} had not ended"
+        )
+        lines = [f"accuracy on {measure.task}, {part} ({examples}): {value}"]
+        return lines if measure.limit is None else [*lines, unfinished]
     if isinstance(measure, HarnessScore):
         error = "" if measure.standard_error is None else f" (standard error {measure.standard_error:.4f})"
         return [f"{measure.metric} on {measure.task} (lm-evaluation-harness): {measure.value:.4f}{error}"]
@@ -47,8 +55,8 @@ def step_lines(result: Evaluation) -> list[str]:
 def _loss_lines(loss: CorpusLoss) -> list[str]:
     measure = loss.losses[0].measure
     tokens = sum(int(part.tokens.sum()) for part in loss.losses)
-    documents = sum(len(part.sums) for part in loss.losses)
-    what = f"{measure} on {loss.name} ({tokens:,} tokens in {documents:,} document{'s' * (documents != 1)})"
+    documents = plural(sum(len(part.sums) for part in loss.losses), "document")
+    what = f"{measure} on {loss.name} ({tokens:,} tokens in {documents})"
     lines = [f"{what}: {loss.loss.estimate:.4f}{loss.loss.ends('.4f')} nats per token"]
     change, ratio = loss.difference, loss.perplexity_ratio
     if loss.base_loss is not None and change is not None and ratio is not None:
@@ -59,16 +67,4 @@ def _loss_lines(loss: CorpusLoss) -> list[str]:
         )
         if not change.has_ends:
             lines.append("  one document has no confidence interval")
-    return lines
-
-
-def _score_lines(score: TaskScore) -> list[str]:
-    accuracy = score.accuracy
-    part = "the tenth held out of the file" if score.is_held_out else score.split
-    examples = f"{len(score.right)} example{'s' * (len(score.right) != 1)}"
-    lines = [f"accuracy on {score.task}, {part} ({examples}): {accuracy.estimate:.4f}{accuracy.ends('.4f')}"]
-    if score.limit is not None:
-        lines.append(
-            f"  answers were read up to {score.limit}; {score.unfinished} of {len(score.right)} had not ended"
-        )
     return lines

@@ -65,8 +65,13 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
 
 def _rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> Table:
     """Return the table; predicted nats and their share take the place of three other columns."""
+
+    def ranks(row: Any) -> str:
+        least, most = (str(value).replace("<NA>", "-") for value in (row.rank_min, row.rank_max))
+        return least if least == most else f"{least}-{most}"
+
     cells: dict[str, Callable[[Any], str]] = {
-        "rank": lambda row: _ranks(row.rank_min, row.rank_max),
+        "rank": ranks,
         "nats": lambda row: in_short(row.nats, row.nats_low, row.nats_high),
         "matrices": lambda row: f"{row.matrices:,}",
         "intruders": lambda row: f"{row.intruders:,}",
@@ -83,11 +88,6 @@ def _rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> Table:
         for row in shown.itertuples()
     ]
     return lined_up(("adapter", *columns), rows, padding=(0, 2))
-
-
-def _ranks(least: object, most: object) -> str:
-    text = str(least).replace("<NA>", "-")
-    return text if least is most or text == str(most).replace("<NA>", "-") else f"{text}-{most}"
 
 
 REPORT = "report.html"
@@ -111,18 +111,18 @@ NUMBERS = (
     ("unusual", "unusual", "number"),
 )
 TEXTS = (
-    "adapter",
-    "status",
-    "reason",
-    "duplicate_of",
-    "nearest",
-    "method",
-    "targets",
-    "named_base",
-    "matched_by",
-    "for_hosts",
-    "predicted_nats",
-    "nats_on",
+    *(
+        "adapter",
+        "status",
+        "reason",
+        "duplicate_of",
+        "nearest",
+        "method",
+        "targets",
+        "named_base",
+        "matched_by",
+    ),
+    *("for_hosts", "predicted_nats", "nats_on"),
 )
 _NOT_JUDGED = 65535  # in place of a count
 # Of a share of 1, each 0.002 %: what is written with one decimal changes only between two of them, never inside one.
@@ -153,6 +153,7 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     matrices = {str(digest): group for digest, group in table.groupby("digest", sort=False)}
     names = list(dict.fromkeys(table["name"]))
     paths = module_paths(names)
+    of_rows = [matrices.get(row["digest"]) if row["status"] == "audited" else None for row in rows]
     return {
         "base": fleet.base_source,
         "options": shlex.join(options_of_audit(fleet.settings)),
@@ -164,33 +165,18 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
         "matrices": [
             [name, path.stack, path.layer, path.kind] for name, path in zip(names, paths, strict=True)
         ],
-        "packed": [
-            packed_matrices(matrices[row["digest"]], names)
-            if row["status"] == "audited" and row["digest"] in matrices
-            else None
-            for row in rows
-        ],
+        "packed": [None if group is None else packed_matrices(group, names) for group in of_rows],
     }
 
 
 def packed_matrices(group: pd.DataFrame, names: list[str]) -> list[str]:
-    """Pack three numbers per matrix in base64.
-
-    Intruders and energy share have two bytes, the relative update is in single precision. A share is 0 or the number of
-    its step from 1, and behind the last step is 1.
-    """
+    """Pack counts and steps of shares in two bytes, and relative updates in single precision, per matrix in base64."""
     frame = group.set_index("name").reindex(names)
+    counts = frame["intruders"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy("<u2")
     energy = frame["intruder_energy_share"].fillna(0.0).to_numpy(np.float64)
-    steps = np.where(energy > 0, 1 + np.floor(_STEPS * energy.clip(max=1.0)), 0)
-    return [
-        _text(frame["intruders"].clip(upper=_NOT_JUDGED - 1).fillna(_NOT_JUDGED).to_numpy("<u2")),
-        _text(steps.astype("<u2")),
-        _text(frame["relative_update"].to_numpy("<f4")),
-    ]
-
-
-def _text(numbers: np.ndarray[Any, Any]) -> str:
-    return base64.b64encode(numbers.tobytes()).decode()
+    steps = np.where(energy > 0, 1 + np.floor(_STEPS * energy.clip(max=1.0)), 0).astype("<u2")
+    arrays = (counts, steps, frame["relative_update"].to_numpy("<f4"))
+    return [base64.b64encode(numbers.tobytes()).decode() for numbers in arrays]
 
 
 OPINIONS = ("for_hosts", "unusual", "unusual_in")
@@ -213,9 +199,8 @@ _ROUNDING = 1e-6
 
 def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table of a fleet with the columns ``for_hosts``, ``unusual`` and ``unusual_in``."""
-    unusual = _unusual(table)
     for_hosts = pd.Series([_for_hosts(row) for row in table.to_dict("records")], table.index, dtype=object)
-    return table.assign(for_hosts=for_hosts, **unusual)
+    return table.assign(for_hosts=for_hosts, **_unusual(table))
 
 
 def _for_hosts(row: dict[Hashable, Any]) -> str | None:

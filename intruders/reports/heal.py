@@ -13,16 +13,7 @@ from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Chart, Grid, Series, spans_decades
 from ..checkpoints.stored.names import module_paths
 from ..data.columns import Columns
-from ..experiments.experiment_settings import (
-    BLOCKS,
-    DOSES,
-    OWN_TEXT,
-    RANDOM_TOKENS,
-    REPLAY,
-    SELF,
-    SHARE,
-    WEIGHTS,
-)
+from ..experiments import experiment_settings as ways
 from ..experiments.healing import (
     BASE,
     CURVE,
@@ -47,13 +38,13 @@ SIGNED = "+.3f"  # the format of a change
 LABELS = {
     INTERPOLATION: "interpolation, same task loss",
     INTRUDERS: "intruders removed",
-    SHARE: "best share of the update",
-    BLOCKS: "doses of three blocks",
-    DOSES: "a dose per matrix",
-    WEIGHTS: "weights",
-    REPLAY: "weights, text replayed",
-    SELF: "weights, the base's own text",
-    RANDOM_TOKENS: "weights, random tokens",
+    ways.SHARE: "best share of the update",
+    ways.BLOCKS: "doses of three blocks",
+    ways.DOSES: "a dose per matrix",
+    ways.WEIGHTS: "weights",
+    ways.REPLAY: "weights, text replayed",
+    ways.SELF: "weights, the base's own text",
+    ways.RANDOM_TOKENS: "weights, random tokens",
 }
 
 
@@ -149,7 +140,7 @@ def check_command(healing: Healing) -> str:
     """Return the command that measures the written model on the reported documents and examples, if one can."""
     settings = healing.settings
     # What the base wrote itself is in no file.
-    names = [name for name in healing.healed_point.corpora if name not in OWN_TEXT]
+    names = [name for name in healing.healed_point.corpora if name not in ways.OWN_TEXT]
     # A record of an earlier release may lack some of them.
     given = {name: settings[name] for name in ("max_documents", "max_tokens", "seed") if settings.get(name)}
     if settings.get("dtype"):
@@ -181,19 +172,15 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
         gain, task_loss = "gain over interpolation", f"{healing.task} loss"
     lines = []
     for name, point in rows(healing):
-        measure, task = point.corpora[corpus], point.tasks[healing.task]
-        healed = None if point.name in (BASE, TUNED) else measure.healed
-        gain_of_it = None if point.name in (BASE, TUNED, INTERPOLATION) else measure.gain
-        lines.append(
-            [
-                name,
-                estimate_text(measure.loss, is_wide),
-                "" if point.name == BASE else estimate_text(measure.forgotten, is_wide, SIGNED),
-                "" if healed is None else f"{healed.estimate:.0%}",
-                "" if gain_of_it is None else estimate_text(gain_of_it, is_wide, SIGNED),
-                f"{task.loss.estimate:.4f}",
-            ]
-        )
+        measure = point.corpora[corpus]
+        forgotten = "" if point.name == BASE else estimate_text(measure.forgotten, is_wide, SIGNED)
+        healed = gained = ""
+        if measure.healed is not None and point.name not in (BASE, TUNED):
+            healed = f"{measure.healed.estimate:.0%}"
+        if measure.gain is not None and point.name not in (BASE, TUNED, INTERPOLATION):
+            gained = estimate_text(measure.gain, is_wide, SIGNED)
+        loss = estimate_text(measure.loss, is_wide)
+        lines.append([name, loss, forgotten, healed, gained, f"{_task(healing, point):.4f}"])
     titles = ("model", "loss", "forgotten", "healed", gain, task_loss)
     # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
     return lined_up(titles, lines, wrapped=() if is_wide else (0,))
@@ -205,16 +192,14 @@ def _accuracies(healing: Healing, task: str) -> str:
         point = healing.point(name)
         accuracy = None if point is None else point.tasks[task].accuracy
         if accuracy is not None:
-            said.append(
-                f"{LABELS.get(name, name) if name in healing.rivals else name} {accuracy.text('.2f')}"
-            )
+            label = LABELS.get(name, name) if name in healing.rivals else name
+            said.append(f"{label} {accuracy.text('.2f')}")
     return "accuracy " + ", ".join(said) if said else "no accuracy"
 
 
 def _is_reached(healing: Healing, interpolation: HealedPoint) -> bool:
     """Return whether an interpolation solves the task as well as the healed model, or else as well as the tuned one."""
-    healed = healing.healed_point.tasks[healing.task].loss.estimate
-    return interpolation.tasks[healing.task].loss.estimate <= healed
+    return _task(healing, interpolation) <= _task(healing, healing.healed_point)
 
 
 def _label(healing: Healing, name: str, point: HealedPoint) -> str:
@@ -244,13 +229,11 @@ def healing_charts(healing: Healing) -> list[Chart | Grid]:
     """Return one chart for every corpus, then the doses and the intruders as layers x modules."""
     charts: list[Chart | Grid] = [_trade(healing, corpus) for corpus in healing.healed_point.corpora]
     doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}
-    grid = layer_grid(
-        "doses",
-        "Doses",
-        Axis("dose", "dose"),
-        doses,
-        "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. Of several doses it shows the mean.",
+    caption = (
+        "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. "
+        "Of several doses it shows the mean."
     )
+    grid = layer_grid("doses", "Doses", Axis("dose", "dose"), doses, caption)
     counts = {name: float(own[0] or 0) for name, own in healing.intruders.items()}
     return [*charts, grid, *intruder_maps(counts, "Intruders of the tuned model", "before the healing")]
 
@@ -270,29 +253,17 @@ def _trade(healing: Healing, corpus: str) -> Chart:
     others = (*healing.rivals, INTRUDERS)
     tones = {BASE: 3, TUNED: 2, HEALED: 1} | {name: 4 + number for number, name in enumerate(others)}
     for name, tone in tones.items():
-        point = healing.point(name)
-        if point is None:
-            continue
-        measure = point.corpora[corpus].forgotten
-        series.append(
-            Series(
-                LABELS.get(name, name),
-                [_task(healing, point)],
-                [measure.estimate],
-                low=[measure.low],
-                high=[measure.high],
-                tone=tone,
-            )
-        )
+        if (point := healing.point(name)) is not None:
+            rise, label = point.corpora[corpus].forgotten, LABELS.get(name, name)
+            x, y, low, high = [_task(healing, point)], [rise.estimate], [rise.low], [rise.high]
+            series.append(Series(label, x, y, low, high, tone=tone))
+    half = "chosen" if corpus == healing.corpus else "reported"
     file_name = "".join(letter if letter.isalnum() else "-" for letter in corpus)[-40:].strip("-")
+    is_log = spans_decades([_task(healing, point) for point in healing.points])
     return Chart(
-        f"forgetting-{'chosen' if corpus == healing.corpus else 'reported'}-{file_name}",
+        f"forgetting-{half}-{file_name}",
         f"Forgetting on {corpus}",
-        Axis(
-            "task_loss",
-            f"loss on {healing.task} (nats per token)",
-            log=spans_decades([_task(healing, point) for point in healing.points]),
-        ),
+        Axis("task_loss", f"loss on {healing.task} (nats per token)", log=is_log),
         Axis("forgotten", "rise of the loss over the base (nats per token)"),
         series,
         caption=f"Each point is one model on {healing.documents[corpus]} documents that were not learned from; bars "

@@ -20,10 +20,7 @@ _LEAST_WIDTH = 12  # characters of a name or of shapes that are left in a narrow
 
 
 def inspection_lines(inspection: Inspection, verbose: bool = False, width: int | None = None) -> list[str]:
-    """Return the lines that a person reads; with ``verbose`` one per tensor. Unprintable characters are replaced.
-
-    In a table that is wider than ``width`` characters, names and then shapes are cut in the middle.
-    """
+    """Return what a person reads, with ``verbose`` a line per tensor; names and shapes give way to ``width``."""
     what = f"{inspection.kind}, {inspection.format}, {len(inspection.rows)} tensors"
     if inspection.kind == "adapter":
         base = f", for '{inspection.base_source}'" if inspection.base_source else ", which names no base"
@@ -31,9 +28,14 @@ def inspection_lines(inspection: Inspection, verbose: bool = False, width: int |
     lines = [f"{inspection.source}: {what}, {inspection.parameters:,} numbers"]
     if inspection.weight != 1.0:
         lines.append(f"  counted {inspection.weight:g} times in the sum")
-    lines += _table(
-        [_cells(row, row.name) for row in inspection.rows] if verbose else _grouped(inspection.rows), width
-    )
+    rows = [_cells(row, row.name) for row in inspection.rows]
+    if not verbose:  # one line for the rows of one kind of module, method, rank, scale and type
+        groups: dict[tuple[object, ...], list[Row]] = {}
+        for row, kind in zip(inspection.rows, kinds_of([row.name for row in inspection.rows]), strict=True):
+            key = (kind, row.stored_as, row.method, row.rank, row.scale, len(row.shape))
+            groups.setdefault(key, []).append(row)
+        rows = [[*_cells(group[0], str(key[0]), group), str(len(group))] for key, group in groups.items()]
+    lines += _table(rows, width)
     if inspection.input_first:
         lines.append(f"  {inspection.input_first} weights are stored (in, out) and audited as (out, in)")
     lines += [f"  '{name}' is the same tensor as '{other}'" for name, other in inspection.tied.items()]
@@ -43,15 +45,6 @@ def inspection_lines(inspection: Inspection, verbose: bool = False, width: int |
         lines.append(f"  {against}: {inspection.audited} matrices to audit")
     lines += [f"  left out, {reason}: {count}" for reason, count in inspection.left_out.items()]
     return [printable(line) for line in lines]
-
-
-def _grouped(rows: list[Row]) -> list[list[str]]:
-    """One line for the rows of one kind of module, method, rank, scale and type."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row, kind in zip(rows, kinds_of([row.name for row in rows]), strict=True):
-        key = (kind, row.stored_as, row.method, row.rank, row.scale, len(row.shape))
-        groups.setdefault(key, []).append(row)
-    return [[*_cells(group[0], str(key[0]), group), str(len(group))] for key, group in groups.items()]
 
 
 def kinds_of(names: Sequence[str]) -> list[str]:
@@ -87,19 +80,15 @@ def _table(rows: list[list[str]], width: int | None) -> list[str]:
 
 def served_lines(served: Served, verbose: bool = False) -> list[str]:
     """Return what a person reads of what a runtime does with an adapter; with ``verbose`` every weight."""
-    weights = [len(part.weights) for part in served.parts]
+    every = sum(len(part.weights) for part in served.parts)
     applied = sum(len(part.weights) for part in served.parts if part.outcome == "applied")
+    told = f"{applied} of {plural(every, 'weight')} applied"
+    if served.base is None:
+        told = "not known without its base"
     if served.refused:
         told = "refused"
-    elif served.base is None:
-        told = "not known without its base"
-    else:
-        told = f"{applied} of {plural(sum(weights), 'weight')} applied"
     named = f", served as {served.architecture}" if served.architecture else ""
-    rows = [
-        [shorten(part.what, 56), str(count or ""), part.outcome]
-        for part, count in zip(served.parts, weights, strict=True)
-    ]
+    rows = [[shorten(part.what, 56), str(len(part.weights) or ""), part.outcome] for part in served.parts]
     titles, *table = _indented([["part", "weights", "outcome"], *rows])
     lines = [f"{served.source} in {served.runtime}{named}: {told}", titles]
     for part, row in zip(served.parts, table, strict=True):

@@ -61,38 +61,29 @@ def card_section(audit: Audit) -> str:
     advice = next_steps(audit)
     parts = [BEGIN, "## Intruder dimensions", "", f"{advice.finding} {UNMEASURED} {advice.meaning}", ""]
     if audit.matrices:
-        parts += [*_table(audit), ""]
-    parts += [_settings(audit), ""]
+        rows = (
+            f"| {cell(kind.kind)} | {kind.matrices:,} | {kind.intruders:,} of {kind.vectors:,} | "
+            f"{percent(kind.energy_share)} | {percent(kind.relative_update)} |"
+            for kind in by_kind(audit.matrices)
+        )
+        titles = "| module type | matrices | intruders | energy share | relative update (median) |"
+        parts += [titles, "|---|---:|---:|---:|---:|", *rows, ""]
+    base = f"base {code(audit.base_source)}{_commits(audit.base_hub)}"
+    names = f"{base}, tuned {code(audit.tuned_source)}{_commits(audit.tuned_hub)}"
+    version = audit.versions.get("intruders")
+    settings = (
+        f"An intruder is one of the top {audit.k} left singular vectors of a tuned matrix whose max cosine with the "
+        f"base's left singular vectors is below {audit.epsilon:g}. Audit: {names}, k = {audit.k}, "
+        f"epsilon = {audit.epsilon:g}{', exact' if audit.exact else ''}"
+        f"{f', intruders {version}' if version else ''}."
+    )
+    parts += [settings, ""]
     command = audit_command(audit)
     if command is not None:  # without the folders of the two models: they tell the readers of a card nothing
         words = shlex.split(command)
         words[2:4] = [each_part(word, last_part) for word in words[2:4]]  # intruders audit BASE TUNED ...
         parts += ["```bash", shlex.join(words), "```", ""]
     return "\n".join([*parts[:-1], END])
-
-
-def _table(audit: Audit) -> list[str]:
-    return [
-        "| module type | matrices | intruders | energy share | relative update (median) |",
-        "|---|---:|---:|---:|---:|",
-        *(
-            f"| {cell(kind.kind)} | {kind.matrices:,} | {kind.intruders:,} of {kind.vectors:,} | "
-            f"{percent(kind.energy_share)} | {percent(kind.relative_update)} |"
-            for kind in by_kind(audit.matrices)
-        ),
-    ]
-
-
-def _settings(audit: Audit) -> str:
-    base = f"base {code(audit.base_source)}{_commits(audit.base_hub)}"
-    names = f"{base}, tuned {code(audit.tuned_source)}{_commits(audit.tuned_hub)}"
-    version = audit.versions.get("intruders")
-    return (
-        f"An intruder is one of the top {audit.k} left singular vectors of a tuned matrix whose max cosine with the "
-        f"base's left singular vectors is below {audit.epsilon:g}. Audit: {names}, k = {audit.k}, "
-        f"epsilon = {audit.epsilon:g}{', exact' if audit.exact else ''}"
-        f"{f', intruders {version}' if version else ''}."
-    )
 
 
 def _commits(hub: Sequence[HubOrigin]) -> str:

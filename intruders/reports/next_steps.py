@@ -117,7 +117,11 @@ def _steps(audit: Audit, scales: CriticalScales | None) -> Iterator[Step]:
         else:
             yield Step(sentence)
     if scales is not None:
-        yield Step(f"{_at_largest(scales)}. This counts intruders and does not measure forgetting.")
+        largest = f"There {'is' if scales.target <= 1 else 'are'} {scales.up_to_search_end()}"
+        if not scales.is_at_search_end:
+            most = f"at most {plural(scales.target, 'intruder')}" if scales.target else "no intruders"
+            largest = f"The largest update scale with {most} is {number(scales.largest)} (1 = as trained)"
+        yield Step(f"{largest}. This counts intruders and does not measure forgetting.")
     elif not audit.intruders and has_commands:
         yield Step(
             "Find how far the update can be scaled up before the first intruder appears:",
@@ -130,47 +134,35 @@ def _is_loadable(source: str) -> bool:
     return source in DEMO_MODELS or not (is_sum(source) or _WEIGHTS_FILE.search(source))
 
 
-def _at_largest(scales: CriticalScales) -> str:
-    if scales.is_at_search_end:
-        return f"There {'is' if scales.target <= 1 else 'are'} {scales.up_to_search_end()}"
-    most = f"at most {plural(scales.target, 'intruder')}" if scales.target else "no intruders"
-    return f"The largest update scale with {most} is {number(scales.largest)} (1 = as trained)"
-
-
 @dataclass(frozen=True)
 class NextSteps:
     """The finding of an audit, its meaning by the paper and by our studies, and the next steps."""
 
     finding: str
     meaning: str
-    steps: list[Step]
+    steps: Sequence[Step]
 
 
 def next_steps(audit: Audit, scales: CriticalScales | None = None) -> NextSteps:
     """Return the words for `audit`; with its critical scales, they name the largest update scale too."""
-    if not audit.matrices:
-        return _nothing_audited(audit)
-    matrices = plural(len(audit.matrices), "changed matrix", "changed matrices")
-    finding = f"Fine-tuning left {plural(audit.intruders, 'intruder')} in {audit.affected:,} of {matrices}."
-    meaning = f"{PAPER} {STUDIES}"
-    if audit.intruders == 0:
-        finding = f"None of the {plural(audit.vectors, 'examined vector')} of {matrices} is an intruder."
-        meaning = (
-            "This does not mean that the model forgot nothing: "
-            f"vectors below the top {audit.k} were not examined. {STUDIES_WITHOUT}"
+    if audit.matrices:
+        matrices = plural(len(audit.matrices), "changed matrix", "changed matrices")
+        finding = (
+            f"Fine-tuning left {plural(audit.intruders, 'intruder')} in {audit.affected:,} of {matrices}."
         )
-    return NextSteps(finding, meaning, list(_steps(audit, scales)))
-
-
-def _nothing_audited(audit: Audit) -> NextSteps:
+        meaning = f"{PAPER} {STUDIES}"
+        if audit.intruders == 0:
+            finding = f"None of the {plural(audit.vectors, 'examined vector')} of {matrices} is an intruder."
+            meaning = (
+                "This does not mean that the model forgot nothing: "
+                f"vectors below the top {audit.k} were not examined. {STUDIES_WITHOUT}"
+            )
+        return NextSteps(finding, meaning, list(_steps(audit, scales)))
+    finding = "Nothing to audit: base and tuned are equal in every selected matrix."
+    meaning = "This says nothing about the tensors that were not selected."
     if not_compared(audit.matrices, audit.skipped) is not None:
         finding = "Nothing to audit: no selected matrix differs and can be compared."
         meaning = "This says nothing about the skipped tensors; the reasons are listed with them."
-    else:
-        finding = "Nothing to audit: base and tuned are equal in every selected matrix."
-        meaning = "This says nothing about the tensors that were not selected."
-    if not is_from_files(audit):
-        return NextSteps(finding, meaning, [])
     command = command_of("inspect", audit.tuned_source, base=audit.base_source)
     step = Step("Check that the paths are the intended ones, and what they contain:", command)
-    return NextSteps(finding, meaning, [step])
+    return NextSteps(finding, meaning, [step] if is_from_files(audit) else [])

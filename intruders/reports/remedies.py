@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..charts.chart import Axis, Chart, Rule, Series, spans_decades
-from ..charts.drawing import write_drawings
-from ..charts.figure import draw_chart
+from ..charts.drawing import draw_chart, write_drawings
 from ..experiments.point import Point
 from ..experiments.remedy_comparison import ComparedRemedy, RemedyComparison, kind_of
 from ..measures.intervals import Interval
@@ -145,15 +144,13 @@ def _further_tables(
 ) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
     """Yield the title, the columns of numbers and the rows of tables by remedy, which may have none."""
     controlled = [remedy for remedy in comparison.remedies if remedy.controls]
-    controls = controls_of(controlled)
-    rows = []
+    controls, rows = controls_of(controlled), []
     for remedy in controlled:
         margins = [control_margin(remedy, control) for control in controls]
-        cells = (
-            "-" if margin is None else f"{margin.estimate:+.3f}{'*' if margin.is_clear else ' '}"
-            for margin in margins
+        marked = (
+            "-" if own is None else f"{own.estimate:+.3f}{'*' if own.is_clear else ' '}" for own in margins
         )
-        rows.append([label(remedy), *cells])
+        rows.append([label(remedy), *marked])
     yield "gain at equal task loss minus that of a control, in nats per token (*: clear)", controls, rows
     rows = []
     for remedy in comparison.remedies:
@@ -171,11 +168,9 @@ def _further_tables(
 
 def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
     """Return base, tuned model and every remedy at its chosen strength, with their names in tables."""
-    ends = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
-    return [
-        *ends,
-        *((label(remedy), remedy.chosen) for remedy in comparison.remedies if remedy.chosen is not None),
-    ]
+    rows = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
+    rows += [(label(remedy), remedy.chosen) for remedy in comparison.remedies if remedy.chosen is not None]
+    return rows
 
 
 def _names(remedies: Sequence[ComparedRemedy]) -> str:
@@ -285,20 +280,11 @@ def _series(
             series.append(Series(label(remedy), x, y, [low], [high], notes=["reported"], tone=tone))
         tried = [(attempt, attempt.healed) for attempt in remedy.tried if attempt.healed is not None]
         if is_share and len(tried) > 1:
+            half = "on the half that strengths are chosen on"
+            notes = [f"strength {attempt.strength:g}, {half}" for attempt, _ in tried]
+            x, y = [across(attempt) for attempt, _ in tried], [healed.estimate for _, healed in tried]
             series.append(
-                Series(
-                    remedy.name,
-                    [across(attempt) for attempt, _ in tried],
-                    [healed.estimate for _, healed in tried],
-                    notes=[
-                        f"strength {attempt.strength:g}, on the half that strengths are chosen on"
-                        for attempt, _ in tried
-                    ],
-                    look="both",
-                    tone=tone,
-                    faint=True,
-                    in_legend=False,
-                )
+                Series(remedy.name, x, y, notes=notes, look="both", tone=tone, faint=True, in_legend=False)
             )
     return series
 
@@ -312,17 +298,9 @@ def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
             for position, remedy in enumerate(ordered)
             if (value := getattr(remedy.chosen, key)) is not None
         ]
-        ends = [_finite(value) for _, value in rows]
-        series.append(
-            Series(
-                name,
-                [value.estimate for _, value in rows],
-                [position + 0.15 * tone for position, _ in rows],
-                x_low=[low for low, _ in ends],
-                x_high=[high for _, high in ends],
-                tone=tone,
-            )
-        )
+        x, y = [value.estimate for _, value in rows], [position + 0.15 * tone for position, _ in rows]
+        lows, highs = ([_finite(value)[end] for _, value in rows] for end in (0, 1))
+        series.append(Series(name, x, y, x_low=lows, x_high=highs, tone=tone))
     return Chart(
         "remedies-gains",
         "Gain over interpolation",

@@ -44,7 +44,6 @@ TOO_MANY, TOO_MUCH, TOO_LARGE, UNAPPLIED, OTHERS, REFUSED, LEFT_OUT, UNCHANGED =
 MOST_RESULTS, MOST_BYTES = 5_000, 10_000_000
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
-_LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 _LONGEST_MESSAGE = 1_000  # characters
 # Where the weights of a folder are, in the order in which they are looked for.
 _WEIGHTS = (
@@ -138,13 +137,13 @@ def audit_findings(
     counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
     largest = max(sizes, default=(0.0, ""))
     findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
-    return findings + (
-        [] if fail_above_nats is None else _on_nats(audit.tuned_source, gated, fail_above_nats)
-    )
+    return findings + _on_nats(audit.tuned_source, gated, fail_above_nats)
 
 
-def _on_nats(source: str, gated: Gated, limit: float) -> list[GateFinding]:
-    """Return what the gate in nats says of one model."""
+def _on_nats(source: str, gated: Gated, limit: float | None) -> list[GateFinding]:
+    """Return what the gate in nats says of one model, where there is one."""
+    if limit is None:
+        return []
     why, forgetting = gated.why_nats_open(limit), gated.forgetting
     if why is not None:
         return [refusal(source, why, f"error: --fail-above-nats has no answer: {why}")]
@@ -168,14 +167,12 @@ def fleet_findings(
         own = fleet.gated[row["adapter"]]
         why = own.why_open(-1 if fail_above is None else fail_above)  # any count is above -1
         findings += _of_model(row["adapter"], fleet.base_source, why, fail_above, counts, largest)
-        if fail_above_nats is not None and own.nothing is None:
+        if own.nothing is None:
             findings += _on_nats(row["adapter"], own, fail_above_nats)
-    return findings + [
-        refusal(
-            path, f"passed over, because it is not an adapter ({what}); pass it by its own path, or move it"
-        )
-        for path, what in fleet.weights_passed_over.items()
-    ]
+    for path, what in fleet.weights_passed_over.items():
+        why = f"passed over, because it is not an adapter ({what}); pass it by its own path, or move it"
+        findings.append(refusal(path, why))
+    return findings
 
 
 def verification_findings(verification: Verification, allow_other: bool) -> list[GateFinding]:
@@ -208,21 +205,17 @@ def refusal(source: str, reason: str | IntrudersError, told: str = "") -> GateFi
 
 
 def sarif_document(findings: Sequence[GateFinding], is_refused: bool = False) -> dict[str, Any]:
-    """Return the findings as a SARIF 2.1.0 log of one run, within GitHub's limits.
-
-    ``is_refused`` tells whether the command ends without an answer, which makes its run unsuccessful (section 3.20.14).
-    The most severe findings come first. Those above the limits are left out, and a notification says how many.
-    """
-    ordered = sorted(findings, key=lambda finding: _LEVELS.index(finding.level))
+    """Return a SARIF 2.1.0 log within GitHub's limits, the most severe first; ``is_refused``: the run has no answer."""
+    ordered = sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.level))
     refusals = (_message(finding) for finding in ordered if finding.rule == REFUSED)
     why = next(refusals) if is_refused else None
-    document = _document(ordered[:MOST_RESULTS], len(ordered), why)
-    # A result is about 1 kB before it is compressed, so that this loop is for messages that do not compress.
     kept = min(len(ordered), MOST_RESULTS)
-    while kept and len(gzip.compress(_encoded(document))) > MOST_BYTES:
-        kept //= 2
+    while True:
         document = _document(ordered[:kept], len(ordered), why)
-    return document
+        # A result is about 1 kB before it is compressed, so that the loop is for messages that do not compress.
+        if not kept or len(gzip.compress(_encoded(document))) <= MOST_BYTES:
+            return document
+        kept //= 2
 
 
 def write_sarif(findings: Sequence[GateFinding], path: Path, is_refused: bool = False) -> None:
@@ -238,11 +231,7 @@ def _of_model(
     counts: tuple[int, int, int],
     largest: tuple[float, str],
 ) -> list[GateFinding]:
-    """Return what an audited model has to report; ``why`` is why its intruders are not counted, None where they are.
-
-    ``counts`` are its intruders, its matrices, and those with NaN or infinity; ``largest`` is the largest relative
-    update and its matrix.
-    """
+    """Return what an audited model has to report; ``why`` is why its intruders are not counted, None where they are."""
     (intruders, matrices, spoilt), (relative, where) = counts, largest
     findings = []
     if why is not None:

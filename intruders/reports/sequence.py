@@ -20,9 +20,7 @@ def sequence_lines(result: SequenceResult) -> list[str]:
             "before every test, the heads of earlier tasks were trained again on the frozen body, from where their own "
             "stage left them and for as many steps"
         )
-    transfer = result.backward_transfer
-    lines.append(
-        f"average accuracy {result.average_accuracy:.3f}"
-        + ("" if transfer is None else f", backward transfer {transfer:+.3f}")
-    )
+    lines.append(f"average accuracy {result.average_accuracy:.3f}")
+    if result.backward_transfer is not None:
+        lines[-1] += f", backward transfer {result.backward_transfer:+.3f}"
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from ..studies.results import Results, load_results
 from ..studies.study_folder import REPORT
 from ..system.files import user_path, write_atomically
 from ..system.words import number
-from .page.html_page import sort_key
 
 # What is said where verdicts would be.
 WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research: pip install ./research"
@@ -49,13 +48,7 @@ def write_study_report(
     out: str | os.PathLike[str] | None = None,
     figures: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
-    """Write the report of the study in `folder`: HTML to `out`, the table of settings to the folder `figures`, or both.
-
-    Without either, HTML goes to report.html in the study's own folder.
-
-    Returns:
-      The paths of the written files.
-    """
+    """Write HTML to `out`, the settings to the folder `figures`; without either, HTML to the study. Return paths."""
     if out is None and figures is None:
         out = user_path(folder) / REPORT
     results = results_to_report(folder, out)
@@ -118,11 +111,6 @@ class Cell:
     text: str
     value: float | None = None  # what a number is sorted by; None for text
 
-    @property
-    def sort_key(self) -> str:
-        """The number as the page reads it; empty for text."""
-        return sort_key(self.value)
-
 
 @dataclass(frozen=True)
 class PageTable:
@@ -138,16 +126,30 @@ class PageTable:
         return len(self.rows) < self.total
 
 
-def page_table(title: str, frame: pd.DataFrame, most: int = MOST_ROWS) -> PageTable:
-    """Return the first `most` rows of a frame; a column is numeric if its values are numbers."""
+def page_table(
+    title: str, frame: pd.DataFrame, most: int = MOST_ROWS, as_given: Collection[str] = ()
+) -> PageTable:
+    """Return the first `most` rows of a frame; a column is numeric if its values are numbers.
+
+    Columns ``as_given`` are written as settings are: 16, 5e-05. They are sorted by their numbers; others, such as 2r,
+    stay as they are and come last.
+    """
     once = ("base", "task", "corpus") if len(frame) > 1 else ()
     same = [column for column in once if column in frame and frame[column].nunique() == 1]
     kept = frame.drop(columns=same)
-    numeric = [_is_numeric(kept[column]) for column in kept]
-    rows = [
-        [_cell(*each) for each in zip(map(str, kept), row, numeric, strict=True)]
-        for row in kept.head(most).itertuples(index=False)
-    ]
+    numeric: list[bool] = []
+    columns: list[list[Cell]] = []
+    for name in kept:
+        kind = types.infer_dtype(kept[name], skipna=True)
+        is_number = name not in as_given and kind in ("integer", "floating", "mixed-integer-float")
+        cells = []
+        for value in kept[name].head(most):
+            given = _finite(value) if name in as_given else None
+            cell = _cell(str(name), value, is_number) if given is None else Cell(f"{given:g}", given)
+            cells.append(cell)
+        numeric.append(is_number or any(cell.value is not None for cell in cells))
+        columns.append(cells)
+    rows = [list(row) for row in zip(*columns, strict=True)]
     throughout = ", ".join(f"{_heading(column)} {frame[column].iloc[0]}" for column in same)
     return PageTable(title, [_heading(column) for column in kept], numeric, rows, len(frame), throughout)
 
@@ -160,20 +162,7 @@ def run_table(runs: pd.DataFrame) -> PageTable:
     applies = {"method": trained, "lr": trained, "rank": of_adapters, "alpha": of_adapters}
     for column in applies.keys() & set(kept):
         frame[column] = frame[column].astype(object).where(applies[column], None)
-    as_given = [column for column in ("alpha", "lr") if column in kept]
-    for column in as_given:  # as settings are written: 16, 5e-05; others, such as 2r, stay as they are
-        numbers = [_finite(value) for value in frame[column]]
-        frame[column] = [
-            value if number is None else f"{number:g}"
-            for value, number in zip(frame[column], numbers, strict=True)
-        ]
-    table = page_table("Runs", frame.rename(columns=RUN_COLUMNS), most=len(frame))
-    for column in as_given:  # sorted by their numbers; what is none, such as 2r, comes last
-        at = table.headings.index(RUN_COLUMNS[column])
-        for row in table.rows:
-            row[at] = Cell(row[at].text, _finite(row[at].text))
-        table.numeric[at] = any(row[at].value is not None for row in table.rows)
-    return table
+    return page_table("Runs", frame.rename(columns=RUN_COLUMNS), len(frame), as_given=("alpha", "rate"))
 
 
 def _finite(value: Any) -> float | None:
@@ -190,13 +179,6 @@ def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
         (str(run), str(error) if isinstance(error, str) else "no error was recorded")
         for run, error in zip(failed["run_id"], failed["error"], strict=True)
     ]
-
-
-def _is_numeric(column: pd.Series[Any]) -> bool:
-    if types.is_numeric_dtype(column):
-        return not types.is_bool_dtype(column)
-    known = column.dropna()
-    return len(known) > 0 and all(types.is_number(value) and not isinstance(value, bool) for value in known)
 
 
 def _cell(column: str, value: Any, is_number: bool) -> Cell:

@@ -95,10 +95,8 @@ class Page:
 
     def end_of(self, text: str, width: int) -> str:
         """Return the end of a path that is too long, after a mark."""
-        if len(text) <= width:
-            return text
-        room = max(0, width - len(self.mark))
-        return self.mark + text[len(text) - room :]
+        start = len(text) - max(0, width - len(self.mark))
+        return text if len(text) <= width else self.mark + text[start:]
 
     def say(self, *parts: str | tuple[str, str]) -> None:
         """Print one line of plain strings and (string, style) pairs, neither wrapped nor read as markup."""

@@ -24,16 +24,19 @@ _LISTED = 10  # matrices or tensors, unless verbose
 def print_verification(
     result: Verification, console: Console, verbose: bool = False, allow_other: bool = False
 ) -> None:
-    """Print the verdicts per module type, the matrices that are wrong, and what else the merged model changed.
-
-    With ``verbose`` every matrix and every other tensor has its own line.
-    """
+    """Print verdicts per module type, what is wrong, and what else changed; with ``verbose`` every tensor."""
     page = Page(console)
     sources = {"base": result.base_source, "adapter": result.adapter_source, "merged": result.merged_source}
     for label, source in sources.items():
         page.say((f"{label:7}  {page.end_of(source, WIDTH - 9)}", "dim"))
     styles = {ExitStatus.DONE.value: "bold green", ExitStatus.NOT_TOLD.value: "bold yellow"}
-    page.say((_answer(result, allow_other), styles.get(result.exit_status(allow_other), "bold red")))
+    parts = [f"{verdict}: {counted:,}" for verdict, counted in result.counts.items()]
+    matrices = plural(len(result.matrices), "matrix", "matrices")
+    answer = f"{matrices}; {', '.join(parts)}" if parts else "no matrix to verify"
+    if result.others:
+        end = ", which is accepted" if allow_other else ""
+        answer += f"; {plural(len(result.others), 'other tensor')} changed{end}"
+    page.say((answer, styles.get(result.exit_status(allow_other), "bold red")))
     if result.matrices:
         page.say("")
         console.print(_table(result.matrices, page))
@@ -67,16 +70,6 @@ def served_lines(told: ServedVerification) -> list[str]:
     ]
 
 
-def _answer(result: Verification, allow_other: bool) -> str:
-    count = len(result.matrices)
-    parts = [f"{verdict}: {counted:,}" for verdict, counted in result.counts.items()]
-    text = f"{plural(count, 'matrix', 'matrices')}; {', '.join(parts)}" if parts else "no matrix to verify"
-    if result.others:
-        end = ", which is accepted" if allow_other else ""
-        text += f"; {plural(len(result.others), 'other tensor')} changed{end}"
-    return text
-
-
 def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
     groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
     for path, matrix in zip(module_paths([matrix.name for matrix in matrices]), matrices, strict=True):
@@ -94,19 +87,15 @@ def _scales(members: Sequence[VerifiedMatrix], page: Page) -> str:
     """Return bounds that all members share, or the estimates and the largest of their errors."""
     bounds = [member.found.scale for member in members if member.found.scale is not None]
     if bounds:
-        low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-        return " to ".join(dict.fromkeys([_scale(low), _scale(high)]))
+        # Seven digits; a value that is negligible next to a scale of 1 becomes 0.
+        both = (min(low for low, _ in bounds), max(high for _, high in bounds))
+        return " to ".join(dict.fromkeys(f"{round(end, 9) + 0.0:.7g}" for end in both))
     estimates = [member.found.estimate for member in members if member.found.estimate is not None]
     if not estimates:
         return ""
     error = max(member.found.error or 0.0 for member in members)
     ends = sorted({f"{min(estimates):.3g}", f"{max(estimates):.3g}"}, key=float)
     return f"{' to '.join(ends)} {'+-' if page.plain else '±'} {error:.2g}"
-
-
-def _scale(value: float) -> str:
-    """Write seven digits; a value that is negligible next to a scale of 1 becomes 0."""
-    return f"{round(value, 9) + 0.0:.7g}"
 
 
 def _roundings(result: Verification) -> str:

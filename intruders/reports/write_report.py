@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ..audits.result.audit_result import Audit
 from ..audits.scales.critical_scales_result import scales_beside, scales_for
-from ..charts.drawing import write_drawings
-from ..charts.figure import draw
+from ..charts.drawing import draw, write_drawings
 from ..checkpoints.stored.names import natural_order
 from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
@@ -89,11 +88,8 @@ def write_report(
         page = render_comparison(audits) if side_by_side else render_audit(audits[0], scales)
         write_atomically(written[0], page.encode())
     if figures is not None:
-        drawn = (
-            comparison_figures(common_matrices(audits), labels_for(audits))
-            if side_by_side
-            else audit_figures(audits[0], scales)
-        )
+        drawn = comparison_figures(common_matrices(audits), labels_for(audits)) if side_by_side else None
+        drawn = drawn or audit_figures(audits[0], scales)
         written += write_drawings([draw(figure) for figure in drawn], user_path(figures))
     return written
 

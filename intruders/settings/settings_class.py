@@ -310,9 +310,7 @@ def _line(name: str, setting: Setting) -> str:
     return textwrap.fill(text, width=100, subsequent_indent="    ", break_on_hyphens=False)
 
 
-@cache
-def settings_of(cls: Any) -> Mapping[str, Setting]:
-    """Return the settings of a class by name, in the order of its fields, without its other fields."""
+def _settings_of(cls: Any) -> Mapping[str, Setting]:
     settings = {}
     for each in fields(cls):
         if "setting" in each.metadata:
@@ -324,6 +322,10 @@ def settings_of(cls: Any) -> Mapping[str, Setting]:
             kind = typing.get_type_hints(alone, vars(sys.modules[owner.__module__]))[each.name]
             settings[each.name] = each.metadata["setting"].of_field(each.name, kind)
     return types.MappingProxyType(settings)
+
+
+# The settings of a class by name, in order, without its other fields. To mypy, no class is hashable.
+settings_of: Callable[[Any], Mapping[str, Setting]] = cache(_settings_of)
 
 
 def short_names(cls: type[Settings], given: Mapping[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:

@@ -53,10 +53,7 @@ class ComparedSetting:
 
 
 def compare_settings(results: Results) -> list[ComparedSetting]:
-    """Return every setting of the finished trainings, in the order of the runs.
-
-    Others are compared with full fine-tuning if there is one setting of it, else with the first of each base and task.
-    """
+    """Return every setting of finished trainings, beside full fine-tuning if it is one setting, else the first."""
     runs = results.runs
     done = runs[(runs["status"] == "finished") & runs["method"].notna()].copy()
     done["setting"] = labels_of(rows_in(done))
@@ -127,10 +124,7 @@ def label_of(row: dict[str, object]) -> str:
 
 
 def labels_of(rows: Sequence[dict[str, object]]) -> list[str]:
-    """Return a label per run, with what else separates settings of the same label, base and task.
-
-    Values that are the defaults of fine-tuning are not said.
-    """
+    """Return a label per run, with what separates settings of the same label, base and task, but for defaults."""
     known_by = [(text_of(row.get("base")), text_of(row.get("task")), label_of(row)) for row in rows]
     alike: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for key, row in zip(known_by, rows, strict=True):

@@ -36,10 +36,7 @@ def require_inputs(runs: Sequence[Run]) -> None:
 
 
 def require_contents(runs: Sequence[Run]) -> None:
-    """Read every task and text of the runs that is on this machine, and what describes a local base, or refuse it.
-
-    A study does so run by run, where one that cannot be read costs its runs alone. Its plan does so for all of them.
-    """
+    """Read every task and text of the runs that is here, and what describes a local base, or refuse it: for plans."""
     for base in _bases(runs):
         if _is_path(base):
             read_json_object(user_path(base) / "config.json")
@@ -56,10 +53,7 @@ def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
 
 
 def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
-    """Return a digest of the content of every local data file, text, copy of a public set and base folder.
-
-    The keys are paths; that of a copy is its name, wherever the folder of copies is.
-    """
+    """Return a digest of every local data file, text and base by path, and of a copy of a public set by name."""
     digests = {str(file): digest_of_files([file]) for file in _data_files(runs)}
     texts = list(dict.fromkeys(text for run in runs for text in run.texts))
     tasks = dict.fromkeys(task for run in runs for task in run.trained_tasks)

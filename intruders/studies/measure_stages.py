@@ -65,10 +65,7 @@ def _evaluate(at: RunAtWork) -> None:
 def base_losses(
     base: str, settings: LossSettings, corpora: Corpora, bases: Path, loading: Loading
 ) -> Mapping[str, list[DocumentLosses]]:
-    """Return the base's losses by corpus, one entry per part of a mixture; measure them on the first call.
-
-    They count for their documents, weights and type of numbers, whatever the base's name.
-    """
+    """Return the base's losses by corpus and part, measured once for its weights, documents and type of numbers."""
     from ..data.corpora import digests_of
     from ..measures.losses import DocumentLosses
     from ..models.base_model import digest_of_model

@@ -94,10 +94,7 @@ class RunAtWork:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One piece of work of a run, finished on its own. All that a study knows of it is here.
-
-    What ``do`` needs is imported inside it: the plan of a study, and one that is finished, load no torch.
-    """
+    """One piece of work of a run. What ``do`` needs is imported inside it: plans and finished studies load no torch."""
 
     name: str  # as the record of a run calls it
     results: tuple[str, ...]  # files and folders in the run's folder; all exist when the stage is finished

@@ -98,10 +98,7 @@ class StudyFolder:
         return document
 
     def require_is_for(self, study: Study, *, must_exist: bool) -> None:
-        """Raise SettingError unless the folder is new, empty, or that of a study of the same name.
-
-        A file that has changed since is still the same study: the ids of its runs tell which ones are missing.
-        """
+        """Raise SettingError unless the folder is new, empty, or of this study, whose file may have changed since."""
         why = None
         if must_exist and not self.is_study:
             why = "contains no study to resume; remove --resume, or pass its folder"
@@ -128,10 +125,7 @@ class StudyFolder:
         return locked_folder(self.path)
 
     def require_same_inputs(self, inputs: Mapping[str, str], seen: StudyFolder | None = None) -> None:
-        """Raise SettingError if runs were begun on other data, or from another base, of the same path.
-
-        ``seen`` has the records of runs that other machines began too, where that is another folder than this.
-        """
+        """Raise SettingError if runs, also ``seen`` ones of other machines, were begun on other data or bases."""
         if not any((seen or self).path.glob("runs/*/run.json")):
             return
         before = self.document().get("inputs", {})

@@ -237,10 +237,7 @@ def settings_row(run: Run) -> dict[str, Any]:
 
 
 def taken_rows(run_folder: Path, written: Iterable[str]) -> Rows:
-    """Read the rows of one run, by table, from its folder; there are at least those ``written``.
-
-    ResultFileError for a table that is damaged or missing: the run would miss its rows, and no one would see it.
-    """
+    """Read the rows of one run, by table. ResultFileError for one of those ``written`` that is damaged or missing."""
     files = {table: run_folder / TAKEN_OVER / f"{table}.parquet" for table in COLUMNS}
     try:
         for table in written:

@@ -30,10 +30,7 @@ FILES = ("study.yaml", "study.json", FINDINGS, *(f"{table}.parquet" for table in
 
 @dataclass(frozen=True)
 class Workplace:
-    """The folder of a study, and the URL that its results are kept under, if there is one.
-
-    A value that can be sent to another process or, with a URL or a mounted folder, to another machine.
-    """
+    """The folder of a study, and the URL that keeps its results, if there is one; it can be sent to another machine."""
 
     store: Store
     precision: str | None = None  # of trainings whose own is auto, as the finished ones have it
@@ -58,11 +55,7 @@ class Workplace:
         callbacks: Callbacks = tuple,
         on_stage: Callable[[str], None] = lambda name: None,
     ) -> bool:
-        """Do the missing stages of a run; return True if it finished, False if it failed, as recorded.
-
-        A stage that is finished with the same settings is kept. ``on_stage`` is called with the name of a stage before
-        it begins. Raises DiskFullError, which ends a study, and KeyboardInterrupt.
-        """
+        """Do the missing stages of a run; return whether it finished. DiskFullError and Ctrl-C end a study."""
         self._fetch_run(run.id)
         self.store.bring("bases")
         at = RunAtWork(run, self.folder.run(run.id), self.store.path / "bases", callbacks, self.precision)
@@ -176,10 +169,7 @@ class Workplace:
 
 
 def is_done(run: Run, folder: Path, known: dict[str, str] | None = None) -> bool:
-    """Return True if ``run`` is complete, and base, data and model are still what it was made from.
-
-    ``known`` are digests of this call by path, which are not computed again.
-    """
+    """Return whether ``run`` is complete, from what base, data and model still are; ``known`` are digests so far."""
     record, stages = RunRecord(folder), stages_of(run)
     content = record.read()
     if content.get("status") != "finished" or not all(_is_there(stage, run, record) for stage in stages):
@@ -196,10 +186,7 @@ def _is_there(stage: Stage, run: Run, record: RunRecord) -> bool:
 
 
 def precisions_of(runs: Iterable[Run], folder: StudyFolder) -> dict[str, str]:
-    """Return what ``auto`` was in every run that has been trained by it, by run id: ``fp32`` or ``bf16``.
-
-    ``auto`` is bf16 on one machine and fp32 on another, so a study that is continued elsewhere would compare the two.
-    """
+    """Return what ``auto`` was, fp32 or bf16, in every run trained by it: other machines may take another."""
     known = {}
     for run in runs:
         if run.config is not None and run.config.precision == "auto":

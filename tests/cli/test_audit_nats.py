@@ -33,32 +33,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_the_first_lines_say_it(folder: Path) -> None:
-    done = in_this_process("audit", "base", "tuned", "--cache", "cache", "--html", "a.html", cwd=folder)
-    lines = " ".join(done.stdout.splitlines()[2:6])
-    assert re.search(
-        r"predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\] forgotten on 30-40\.jsonl \(KL\)", lines
-    )
+def test_the_first_lines_say_it_or_the_last_how_to_get_it(folder: Path) -> None:
+    text = printed("audit", "base", "tuned", "--cache", "cache", "--html", "a.html", cwd=folder)
+    lines = " ".join(text.splitlines()[2:6])
+    said = r"predicted: 0\.0\d+ nats per token \[0\.0\d+, 0\.\d+\] forgotten on 30-40\.jsonl \(KL\)"
+    assert re.search(said, lines)
     assert re.search(r"[\d.]+ % of it in the 14 matrices with intruders", lines)
-    assert "The nats above are predicted." in done.stdout
+    assert "The nats above are predicted." in text
     page = (folder / "a.html").read_text()
     assert "forgotten on 30-40.jsonl (KL)" in page
     assert 'id="nats-plot"' in page
-
-
-def test_without_a_prepared_base_the_last_line_says_how_to_get_it(folder: Path) -> None:
-    done = in_this_process("audit", "base", "tuned", "--no-cache", cwd=folder)
-    assert "predicted" not in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("prepare --loss-on adds nats")
+    text = printed("audit", "base", "tuned", "--no-cache", cwd=folder)
+    assert "predicted" not in text
+    assert text.splitlines()[-1].startswith("prepare --loss-on adds nats")
 
 
 @pytest.mark.parametrize(("limit", "status"), [("0", 1), ("1", 0)])
 def test_the_gate_fails_where_the_lower_end_is_above(folder: Path, limit: str, status: int) -> None:
-    done = in_this_process(
-        *("audit", "base", "tuned", "--cache", "cache", "--fail-above-nats", limit, "--sarif", "a.sarif"),
-        *("--json", "a.json"),
-        cwd=folder,
-    )
+    files = ("--sarif", "a.sarif", "--json", "a.json")
+    asked = ("audit", "base", "tuned", "--cache", "cache", "--fail-above-nats", limit, *files)
+    done = in_this_process(*asked, cwd=folder)
     assert done.returncode == status
     said = "nats per token are predicted to be forgotten on 30-40.jsonl, with 95 % confidence more than the 0 that"
     assert (said in done.stderr) == (status == 1)

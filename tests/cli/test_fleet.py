@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from intruders.audits.fleet.fleet_files import FleetFiles
 from tests.checkpoints.models import saved, tiny_llama
-from tests.commands import forked, in_this_process, refusal
+from tests.commands import forked, in_this_process, printed, refusal
 from tests.mitigation.hot import hot_llama
 from tests.tiny import save_weights
 
@@ -79,19 +79,10 @@ def test_gates(folder: Path, tmp_path: Path) -> None:
     assert "of another" in refused.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--epsilon", "2"], "epsilon"),
-        (["--include", "nothing*"], "nothing*"),
-        (["--cpus", "4"], "cpus is 4.0, which is for workers on Ray; pass --ray too"),
-    ],
-)
-def test_what_is_wrong_is_said_in_one_line(
-    folder: Path, tmp_path: Path, arguments: list[str], said: str
-) -> None:
-    base, adapters, out = folder / "base", folder / "adapters", tmp_path / "out"
-    assert said in refusal("fleet", base, f"{adapters}/*", "--out", out, *arguments)
+def test_a_wrong_option_is_one_line(folder: Path, tmp_path: Path) -> None:
+    command = ("fleet", folder / "base", f"{folder}/adapters/*", "--out", tmp_path / "out")
+    assert "nothing*" in refusal(*command, "--include", "nothing*")
+    assert "cpus is 4.0, which is for workers on Ray; pass --ray too" in refusal(*command, "--cpus", "4")
 
 
 LAYERS = 3
@@ -132,11 +123,8 @@ def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, st
     assert process.pid is not None
     os.kill(process.pid, stop)
     process.join(60)
-    if stop == signal.SIGINT:
-        assert process.exitcode == 130
-        assert "finished blocks are kept" in (tmp_path / "said").read_text()
-    else:
-        assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+    assert stop != signal.SIGINT or "finished blocks are kept" in (tmp_path / "said").read_text()
     blocks = tmp_path / "out" / "blocks"
     assert len(list(blocks.glob("*.parquet"))) == 1
     kept: list[str] = []
@@ -145,11 +133,8 @@ def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, st
     assert len(kept) == LAYERS - 1, "the block that is there is not judged again"
     assert not list(blocks.glob("*.parquet"))  # the adapters have files of their own
     again, whole = (pq.read_table(out / "vectors").to_pandas() for out in (tmp_path / "out", large / "whole"))
-    keys = ["adapter", "name", "index"]
-    again, whole = (
-        table.sort_values(keys)[[*keys, "intruder", "certificate"]].values.tolist()
-        for table in (again, whole)
-    )
+    keys, columns = ["adapter", "name", "index"], ["adapter", "name", "index", "intruder", "certificate"]
+    again, whole = (table.sort_values(keys)[columns].values.tolist() for table in (again, whole))
     assert again == whole
 
 
@@ -166,19 +151,13 @@ def test_a_broken_file_and_what_is_no_adapter_do_not_hide_the_adapters(folder: P
     shutil.copytree(folder / "base", mixed / "full")
     shutil.copytree(mixed / "weak", mixed / "nested" / "deep" / "weak")
     arguments = (str(folder / "base"), str(mixed), "--no-cache", "--out", str(tmp_path / "out"))
-    done = in_this_process("fleet", *arguments, "--json", str(tmp_path / "fleet.json"))
-    assert done.returncode == 0, done.stderr
-    assert "in 2 adapters" in done.stdout
-    assert "2 refused" in done.stdout
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("passed over")]
+    said = printed("fleet", *arguments, "--json", str(tmp_path / "fleet.json"))
+    assert "in 2 adapters" in said
+    assert "2 refused" in said
+    [line] = [line for line in said.splitlines() if line.startswith("passed over")]
     assert line.startswith("passed over 5 entries: ")
-    for name, what in {
-        "dangling": "a link to nothing",
-        "empty": "an empty folder",
-        "full": "a complete model",
-        "nested": "adapters deeper down",
-        "notes.txt": "no weights",
-    }.items():
+    folders = {"empty": "an empty folder", "full": "a complete model", "nested": "adapters deeper down"}
+    for name, what in (folders | {"dangling": "a link to nothing", "notes.txt": "no weights"}).items():
         assert f"{mixed / name} ({what})" in line
     document = json.loads((tmp_path / "fleet.json").read_text())
     assert len(document["passed_over"]) == 5
@@ -237,10 +216,13 @@ def test_a_fault_of_the_report_loses_neither_the_result_nor_the_verdict(folder: 
     assert "intruders-above-limit" in rules
 
 
-def test_a_fleet_of_which_nothing_could_be_audited_passes_no_gate(folder: Path, tmp_path: Path) -> None:
+def test_a_gate_passes_an_unchanged_model_and_none_where_nothing_could_be_audited(
+    folder: Path, tmp_path: Path
+) -> None:
+    assert ended(folder / "base", tmp_path / "out", folder / "base", "--fail-above", "0")[0] == 0
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"broken")
-    status, line = ended(folder / "base", tmp_path / "out", broken, "--fail-above", "0")
+    status, line = ended(folder / "base", tmp_path / "broken", broken, "--fail-above", "0")
     assert (status, line.count("\n")) == (2, 1)
     assert line.startswith("error: none of 1 adapter could be audited, the first '")
 
@@ -260,7 +242,7 @@ def test_results_are_not_scattered_among_other_files(folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("patterns", [["--exclude", "*"], ["--include", "*norm*"], ["--include", "*embed*"]])
 @pytest.mark.parametrize("command", ["audit", "fleet", "scale"])
-def test_patterns_that_leave_no_matrix_pass_no_gate(
+def test_patterns_that_leave_no_matrix(
     folder: Path, tmp_path: Path, command: str, patterns: list[str]
 ) -> None:
     gate = {"audit": ["--fail-above", "0"], "fleet": ["--fail-above", "0", "--out", str(tmp_path / "out")]}
@@ -289,9 +271,7 @@ def test_an_adapter_without_alpha_says_that_its_scale_was_taken_as_one(folder: P
 
 
 @pytest.mark.parametrize("kind", ["NaN or infinity", "other shape", "missing in"])
-def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
-    folder: Path, tmp_path: Path, kind: str
-) -> None:
+def test_a_gate_does_not_pass_what_cannot_be_compared(folder: Path, tmp_path: Path, kind: str) -> None:
     """Alone it is an error, as in an audit; beside adapters with an answer the gate fails."""
     tensors = load_file(folder / "base" / "model.safetensors")
     changed = {
@@ -319,9 +299,7 @@ def test_a_gate_does_not_pass_an_adapter_of_which_nothing_could_be_compared(
     assert audit.returncode == 2
 
 
-def test_a_gate_does_not_pass_an_adapter_of_which_a_part_could_be_compared(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_gate_does_not_pass_what_is_compared_in_part(folder: Path, tmp_path: Path) -> None:
     """Alone it is an error, as in an audit; beside adapters with an answer the gate fails."""
     tensors = load_file(folder / "base" / "model.safetensors")
     lost = "model.layers.1.self_attn.q_proj.weight"
@@ -340,7 +318,3 @@ def test_a_gate_does_not_pass_an_adapter_of_which_a_part_could_be_compared(
     assert "refused" in [result["ruleId"] for result in results]
     assert status(part, folder / "adapters" / "weak", "--fail-above", "100")[0] == 1
     assert status(part, "--fail-above", "100", "--exclude", "*.1.self_attn.*")[0] == 0
-
-
-def test_a_gate_passes_an_unchanged_model(folder: Path, tmp_path: Path) -> None:
-    assert ended(folder / "base", tmp_path / "out", folder / "base", "--fail-above", "0")[0] == 0

@@ -68,12 +68,8 @@ def test_over_a_file_only_what_was_typed_is_passed_on() -> None:
     assert found["looks"] == {"k": 10}
     run(found, "a", over_a_file=True)
     assert found["looks"] == {}
-
-
-def test_settings_can_be_the_defaults() -> None:
-    found: dict[str, Any] = {}
     run(found, "a", settings=Looks(k=4, scales=(0.25,)))
-    assert found["looks"] == Looks(k=4, scales=(0.25,))
+    assert found["looks"] == Looks(k=4, scales=(0.25,)), "the defaults are those given"
 
 
 def test_some_fields_alone() -> None:
@@ -111,7 +107,7 @@ def test_the_help_says_what_holds_without_the_option(over_a_file: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("loads", [False, True])
-def test_a_command_gets_one_device_and_its_base_cache(
+def test_a_command_gets_device_and_cache(
     typed: list[str], cache: str | bool, device: str, loads: bool
 ) -> None:
     got: dict[str, Any] = {}

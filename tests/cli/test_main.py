@@ -87,9 +87,7 @@ def test_what_was_typed_wrong_is_quoted_in_one_line(typed: list[str], said: str)
         ],
     ],
 )
-def test_an_empty_path_is_not_the_folder_one_works_in_and_a_dash_is_for_json_alone(
-    typed: list[str], said: str, tmp_path: Path
-) -> None:
+def test_an_empty_path_and_a_dash_are_refused(typed: list[str], said: str, tmp_path: Path) -> None:
     assert refusal(*typed, cwd=tmp_path).startswith(f"error: {said}")
     assert list(tmp_path.iterdir()) == []
 

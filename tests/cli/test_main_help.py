@@ -53,9 +53,14 @@ def test_every_option_has_help_and_says_its_default(command: str) -> None:
         is_switch = getattr(parameter, "is_flag", False)
         if parameter.name not in ("tuned", "help") and not is_switch:
             assert re.search(r"\[(default: .+|required.*)\]$", text), f"{parameter.name}: {text}"
+    known = {parameter.metavar for parameter in COMMANDS[command].params}
+    text = " ".join(str(parameter.help) for parameter in COMMANDS[command].params)
+    for argument in {"BASE", "TUNED"} - known:
+        assert not re.search(rf"\b{argument}\b", text), "an argument that the command lacks"
 
 
-def test_no_summary_is_cut() -> None:
+def test_help_begins_with_where_to_start_and_no_summary_is_cut() -> None:
+    assert shown().partition("\n\n")[2].strip().startswith("Start here: audit, evaluate, heal.")
     for name, command in COMMANDS.items():
         summary = command.help.strip().splitlines()[0]
         assert len(summary) <= 60, name
@@ -130,19 +135,6 @@ def test_heal_says_what_it_cannot_do_without() -> None:
     assert re.search(r"--loss-on CORPUS [^\[]*\[default: self,", text)
     assert re.search(r"--task TASK [^\[]*\[required without --prompts\]", text)
     assert "Without TUNED, an adapter that names its base. [required]" in text
-
-
-def test_the_help_begins_with_where_to_start() -> None:
-    _, _, text = shown().partition("\n\n")
-    assert text.strip().startswith("Start here: audit, evaluate, heal.")
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_names_no_argument_that_the_command_lacks(name: str) -> None:
-    known = {parameter.metavar for parameter in COMMANDS[name].params}
-    text = " ".join(str(parameter.help) for parameter in COMMANDS[name].params)
-    for argument in ("BASE", "TUNED"):
-        assert argument in known or not re.search(rf"\b{argument}\b", text)
 
 
 def test_options_stand_in_groups() -> None:

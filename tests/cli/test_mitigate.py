@@ -38,9 +38,7 @@ def test_mitigate(folder: Path, tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
 
 
-def test_the_commands_that_an_audit_ends_with_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_audit_proposes_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring and the share of the update; tests of heal and scale run those two on data."""
     monkeypatch.chdir(tmp_path)
     text = printed(
@@ -78,9 +76,7 @@ def test_the_commands_that_an_audit_ends_with_run(
         ("--remedy drip --seed 3", "remedy is 'drip'; expected one of interpolate, "),
     ],
 )
-def test_options_that_nothing_reads_are_refused(
-    folder: Path, tmp_path: Path, options: str, message: str
-) -> None:
+def test_options_without_effect_are_refused(folder: Path, tmp_path: Path, options: str, message: str) -> None:
     arguments = [folder / "base", folder / "tuned", *options.split(), "--out", tmp_path / "out"]
     assert message in refusal("mitigate", *arguments)
     assert not (tmp_path / "out").exists()
@@ -104,9 +100,7 @@ class Lottery(ShareRemedy):
         return f"updates scaled by {self.share(Position(None, 0)):g}"
 
 
-def test_a_control_and_a_remedy_of_another_package_that_draw_take_a_seed(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_draws_takes_a_seed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setattr(
@@ -130,7 +124,7 @@ def test_a_control_and_a_remedy_of_another_package_that_draw_take_a_seed(
 
 
 @pytest.mark.parametrize("option", [("--epsilon", "0.05"), ("--k", "2"), ("--include", "*up_proj*")])
-def test_settings_of_an_audit_beside_a_saved_one_are_refused(
+def test_settings_beside_a_saved_audit_are_refused(
     folder: Path, tmp_path: Path, option: tuple[str, str]
 ) -> None:
     saved = tmp_path / "audit.json"

@@ -30,7 +30,7 @@ def test_a_report_and_figures_are_written_and_named(saved: tuple[Path, Path], tm
     assert "2 fine-tunings" in out.read_text(encoding="utf-8")
 
 
-def test_what_cannot_be_done_is_one_line_and_status_2(saved: tuple[Path, Path], tmp_path: Path) -> None:
+def test_refusals_are_one_line(saved: tuple[Path, Path], tmp_path: Path) -> None:
     broken, page = tmp_path / "broken.json", tmp_path / "r.html"
     broken.write_bytes(saved[0].read_bytes()[:500])
     for arguments, said in [
@@ -45,14 +45,6 @@ def test_what_cannot_be_done_is_one_line_and_status_2(saved: tuple[Path, Path], 
         assert said in refusal(*arguments, cwd=tmp_path)
     assert not page.exists()
     assert not (tmp_path / "README.md").exists()
-
-
-def test_the_card_is_written_and_named(saved: tuple[Path, Path], tmp_path: Path) -> None:
-    done = in_this_process("card", saved[0], cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "README.md\n", "")
-    first = (tmp_path / "README.md").read_bytes()
-    assert in_this_process("card", saved[0], tmp_path / "README.md").returncode == 0
-    assert (tmp_path / "README.md").read_bytes() == first
 
 
 def test_a_saved_audit_is_described_without_loading_torch(saved: tuple[Path, Path], tmp_path: Path) -> None:

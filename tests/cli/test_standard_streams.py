@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -35,14 +36,9 @@ def test_a_reader_who_leaves_changes_nothing_else() -> None:
 def test_a_pipe_that_closes_early_leaves_the_status_as_it_was() -> None:
     """The command starts only when nobody reads any more."""
     command = [sys.executable, "-m", "intruders", "--version"]
-    with subprocess.Popen(
-        ["bash", "-c", 'read -r; "$@"; echo "status $?" >&2', "-", *command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    ) as process:
+    shell = ["bash", "-c", 'read -r; "$@"; echo "status $?" >&2', "-", *command]
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(shell, text=True, env=environment(), **pipes) as process:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
@@ -69,16 +65,11 @@ def test_json_on_standard_output_keeps_every_name(monkeypatch: pytest.MonkeyPatc
     assert json.loads(written.getvalue().decode(encoding)) == {"base": "m\xf6del \u03b5"}
 
 
-def test_prose_is_folded_and_rows_are_not(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_prose_alone_is_folded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    say(["  - one two three four five", "query  384 x 384  rank 1  18"])
-    assert capsys.readouterr().out.splitlines() == [
-        "  - one two three",
-        "    four five",
-        "query  384 x 384  rank 1  18",
-    ]
+    row = "query  384 x 384  rank 1  18"
+    say(["  - one two three four five", row])
+    assert capsys.readouterr().out.splitlines() == ["  - one two three", "    four five", row]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from intruders.studies.runs import expand
 from tests.commands import in_this_process, printed, refusal, without_loading
 from tests.house.pinned_facts import STUDIES
-from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, tiny_study
 
 
 @pytest.fixture(autouse=True)
@@ -26,15 +25,6 @@ def file(llama: Path, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
-
-
-def test_a_dry_run_shows_every_run_and_starts_nothing(file: Path, tmp_path: Path) -> None:
-    shown = printed("study", file, "--dry-run", "--out", tmp_path / "out")
-    for one in expand(parsed(yaml.safe_load(file.read_text()))):
-        assert one.id in shown
-    assert "2 runs (2 finetune) over 1 seed" in shown
-    assert "training: up to 4 steps" in shown
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_refuses_the_folders_that_the_run_refuses(file: Path, tmp_path: Path) -> None:
@@ -72,18 +62,13 @@ def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_pa
         (task, "none.csv' does not exist; fix the study"),
         ({"base": str(tmp_path / "nobase")}, "nobase' is not a model folder"),
     ]:
-        document["experiments"] = {
-            "only": {key: v for key, v in experiment.items() if key not in changed} | changed
-        }
-        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        file.write_text(yaml.safe_dump(document | {"experiments": {"only": experiment | changed}}))
         for more in (["--dry-run"], ["--out", tmp_path / "out"]):
             assert said in refusal("study", file, *more)
     assert not (tmp_path / "out").exists()
-    document["experiments"] = {"only": experiment | {"base": "nobase"}}
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
-    assert "base: 'nobase' names no local folder and is taken from the Hub" in printed(
-        "study", file, "--dry-run"
-    )
+    file.write_text(yaml.safe_dump(document | {"experiments": {"only": experiment | {"base": "nobase"}}}))
+    said = "base: 'nobase' names no local folder and is taken from the Hub"
+    assert said in printed("study", file, "--dry-run")
 
 
 @pytest.mark.parametrize(
@@ -99,9 +84,7 @@ def test_a_dry_run_looks_whether_its_data_and_bases_are_there(file: Path, tmp_pa
         ({"base": "{tmp}/broken"}, "config.json' is not valid JSON"),
     ],
 )
-def test_a_dry_run_reads_what_the_study_would_train_on(
-    changes: dict[str, object], said: str, file: Path, tmp_path: Path
-) -> None:
+def test_a_dry_run_reads_the_data(changes: dict[str, object], said: str, file: Path, tmp_path: Path) -> None:
     row = json.dumps({"p": "a", "c": "b"}) + "\n"
     (tmp_path / "rows.jsonl").write_text(3 * row)
     (tmp_path / "cut.jsonl").write_text(row + row[:9])
@@ -117,11 +100,7 @@ def test_a_dry_run_reads_what_the_study_would_train_on(
 def test_a_dry_run_of_the_examples_needs_no_network_and_loads_no_model() -> None:
     stems = ("paper-roberta", "paper-llama", "small", "quickstart")
     files = [str(file) for file in sorted(STUDIES) if file.stem in stems]
-    no_network = (
-        "import socket\n"
-        "def refused(*arguments, **named): raise AssertionError('a connection')\n"
-        "socket.socket.connect = refused\n"
-    )
+    no_network = "import socket\nsocket.socket.connect = None\n"  # a call of it raises
     commands = [["study", file, "--dry-run"] for file in files]
     done = without_loading(["transformers", "datasets"], *commands, before=no_network)
     assert done.returncode == 0, done.stderr
@@ -167,9 +146,7 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
         (["--out", "nonsense://bucket"], "cannot be opened"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_status_2(
-    file: Path, tmp_path: Path, arguments: list[str], words: str
-) -> None:
+def test_refusals_are_one_line(file: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
     assert words in refusal("study", file, *(argument.format(tmp=tmp_path) for argument in arguments))
 
 

@@ -90,15 +90,7 @@ def content_of(folder: Path) -> dict[Path, bytes]:
 
 def sessions(text: str) -> list[tuple[str, str]]:
     """The commands of a block, each with the lines below it. A backslash continues a command."""
-    found: list[tuple[str, str]] = []
-    joined = text.replace("\\\n", "")
-    for line in joined.splitlines():
-        if line.startswith("$ "):
-            found.append((line.removeprefix("$ "), ""))
-        else:
-            command, shown = found.pop()
-            found.append((command, f"{shown}{line}\n"))
-    return found
+    return re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text.replace("\\\n", ""), re.MULTILINE)
 
 
 def is_shown(shown: str, printed: str) -> bool:
@@ -115,11 +107,10 @@ def lines_of(text: str) -> list[str]:
 
 
 def test_reasons_are_given_in_words() -> None:
-    for found in BLOCKS.values():
-        for block in found:
-            if block.reason is not None:
-                assert block.language in RUN, f"{block}: a block that is not run anyway needs no reason"
-                assert len(block.reason.split()) >= 2, block
+    for block in (block for blocks_of_page in BLOCKS.values() for block in blocks_of_page):
+        if block.reason is not None:
+            assert block.language in RUN, f"{block}: a block that is not run anyway needs no reason"
+            assert len(block.reason.split()) >= 2, block
 
 
 def test_only_these_lines_differ() -> None:
@@ -138,16 +129,11 @@ RESEARCH = reference().research_commands()
 def test_commands_that_are_shown_can_be_typed() -> None:
     """Commands and options of the other blocks, too: they are read as the command line reads them."""
     for block in (block for page in READ for block in BLOCKS[page]):
-        if block.language not in ("bash", "console"):
-            continue
-        for line in block.text.replace("\\\n", " ").splitlines():
-            if block.language == "console" and not line.startswith("$ "):
-                continue
-            line = line.removeprefix("$ ")
-            if not re.match(r"intruders [a-z]", line):
-                continue
+        starts = {"bash": r"(?:\$ )?", "console": r"\$ "}.get(block.language, "no line")
+        lines = re.findall(rf"^{starts}(intruders [a-z].*)$", block.text.replace("\\\n", " "), re.MULTILINE)
+        for line in lines:
             name, *arguments = shlex.split(line.partition(" | ")[0], comments=True)[1:]
-            if "COMMAND" in line or "--help" in arguments or name.startswith("-"):
+            if "COMMAND" in line or "--help" in arguments:
                 continue
             if name == "finetune" and "--config" not in arguments:
                 assert {"--steps", "--epochs"} & set(arguments), f"{block}: neither of them, which is refused"

@@ -14,12 +14,27 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from intruders.audits.fleet.fleet_table import COLUMNS as OF_FLEETS
+from intruders.audits.result.records import SUBSPACE_COLUMNS
+from intruders.audits.result.vector_table import VECTOR_SCHEMA
+from intruders.cli.main import GROUPS
+from intruders.data.hub_tasks import HUB_TASKS
+from intruders.data.local_files import SUFFIXES
+from intruders.experiments.experiment_settings import INTERPOLATE
+from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy
+from intruders.mitigation.remedies.remedy_table import CONTROLS, SHRINK_OUTPUT
+from intruders.settings import settings_of
+from intruders.studies.tables import COLUMNS
+from intruders.system.this_process import ExitStatus
+from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.run_settings import METHODS
+from intruders_research.claim_names import CLAIMS
 from tests.docs.pages import DOCS, ROOT
 from tests.house.pinned_facts import STUDIES
+from tests.made_up import BERT, made_up_audit
 
 PACKAGE = ROOT / "intruders"
 # Ray itself reads it, where a command has --ray without a value.
@@ -59,19 +74,6 @@ class Table:
         return names
 
 
-def methods() -> set[str]:
-    from intruders.training.run_settings import METHODS
-
-    return set(METHODS)
-
-
-def tasks() -> set[str]:
-    from intruders.data.hub_tasks import HUB_TASKS
-    from intruders.data.local_files import SUFFIXES
-
-    return {"word-problems", "pydoc-topics", *HUB_TASKS, *SUFFIXES}
-
-
 @cache
 def environment_variables() -> set[str]:
     """Names that the package looks up in os.environ, as constants of the file or of its module."""
@@ -103,65 +105,20 @@ def _key_of_environment(node: ast.AST) -> ast.expr | None:
     return None
 
 
-def _audit_document() -> dict[str, Any]:
-    from tests.made_up import BERT, made_up_audit
-
-    return made_up_audit(1, BERT, width=8).to_document()
-
-
-def keys_of_audit() -> set[str]:
-    return set(_audit_document())
-
-
-def keys_of_matrix() -> set[str]:
-    return set(_audit_document()["matrices"][0])
-
-
-def keys_within_audit() -> set[str]:
-    """Keys of the objects directly under an audit's keys, but not those of packages and of matrices."""
-    document = _audit_document()
-    return {key for name in ("base", "tuned", "totals") for key in document[name]}
-
-
-def keys_within_matrix() -> set[str]:
-    matrix = _audit_document()["matrices"][0]
-    return {*matrix["update"], *matrix["vectors"][0], *matrix["similarity"]}
-
-
-def columns_of_audit() -> set[str]:
-    from intruders.audits.result.vector_table import VECTOR_SCHEMA
-
-    return set(VECTOR_SCHEMA.names)
-
-
-def columns_of_subspaces() -> set[str]:
-    """Those without the chance of another column, which has that column's name and ``_chance``."""
-    from intruders.audits.result.records import SUBSPACE_COLUMNS
-
-    return {
-        name
-        for name in SUBSPACE_COLUMNS
-        if name.removesuffix("_chance") not in set(SUBSPACE_COLUMNS) - {name}
-    }
-
-
-def columns_of_fleet() -> set[str]:
-    from intruders.audits.fleet.fleet_table import COLUMNS
-
-    return {name for name, _ in COLUMNS}
-
-
-def controls() -> set[str]:
-    from intruders.experiments.experiment_settings import INTERPOLATE
-    from intruders.mitigation.remedies.remedy_table import CONTROLS, SHRINK_OUTPUT
-
-    return {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}
-
-
-def published_remedies() -> set[str]:
-    from intruders.mitigation.remedies.every_remedy import PUBLISHED
-
-    return set(PUBLISHED)
+AUDIT = made_up_audit(1, BERT, width=8).to_document()
+MATRIX = AUDIT["matrices"][0]
+# Those of the objects directly under an audit's keys, but not those of packages and of matrices; and of a matrix.
+WITHIN_AUDIT = {key for name in ("base", "tuned", "totals") for key in AUDIT[name]}
+WITHIN_MATRIX = {*MATRIX["update"], *MATRIX["vectors"][0], *MATRIX["similarity"]}
+# Without the chance of another column, which has that column's name and ``_chance``.
+OF_SUBSPACES = {
+    name for name in SUBSPACE_COLUMNS if name.removesuffix("_chance") not in set(SUBSPACE_COLUMNS) - {name}
+}
+EVERY_CONTROL = {*CONTROLS, SHRINK_OUTPUT, INTERPOLATE}
+STATUSES = {str(int(status)) for status in ExitStatus}
+OF_A_GATE = STATUSES - {str(int(ExitStatus.NOT_TOLD))}  # which verify has alone
+# Options of finetune that keep the last state below a limit.
+LIMITS = {name.replace("_", "-") for name in settings_of(FinetuneConfig) if name.startswith("keep_")}
 
 
 @cache
@@ -171,51 +128,25 @@ def optional_dependencies() -> dict[str, list[str]]:
     return {extra: [re.split(r"[><=\[]", one)[0].lower() for one in needs] for extra, needs in given.items()}
 
 
-def exit_statuses() -> set[str]:
-    from intruders.system.this_process import ExitStatus
-
-    return {str(int(status)) for status in ExitStatus}
-
-
-def exit_statuses_of_a_gate() -> set[str]:
-    from intruders.system.this_process import ExitStatus
-
-    return exit_statuses() - {str(int(ExitStatus.NOT_TOLD))}  # verify alone
-
-
-def limits() -> set[str]:
-    """Options of finetune that keep the last state below a limit."""
-    from intruders.settings import settings_of
-    from intruders.training.finetune_config import FinetuneConfig
-
-    return {name.replace("_", "-") for name in settings_of(FinetuneConfig) if name.startswith("keep_")}
-
-
-def analyses() -> set[str]:
-    from intruders_research.claim_names import CLAIMS
-
-    return set(CLAIMS)
-
-
 TABLES = [
-    Table("reference/finetune.md", "`--method`", methods),
-    Table("reference/finetune.md", "`--task`", tasks),
+    Table("reference/finetune.md", "`--method`", lambda: set(METHODS)),
+    Table("reference/finetune.md", "`--task`", lambda: {"word-problems", "pydoc-topics", *HUB_TASKS, *SUFFIXES}),
     Table("reference/study.md", "file", lambda: {str(file.relative_to(ROOT)) for file in STUDIES}, under="Examples"),
     Table("reference/environment.md", "variable", environment_variables, under="Environment variables of intruders"),
-    Table("reference/environment.md", "status", exit_statuses, pattern=r"^ (\d+) $"),
-    Table("how-to/ci.md", "status", exit_statuses_of_a_gate, pattern=r"^ (\d+) $"),
-    Table("reference/files.md", "key", keys_of_audit, under="JSON of an audit, schema 1"),
-    Table("reference/files.md", "key", keys_of_matrix, under="Keys of a matrix"),
-    Table("reference/files.md", "columns", columns_of_audit, under="Parquet of an audit"),
+    Table("reference/environment.md", "status", lambda: STATUSES, pattern=r"^ (\d+) $"),
+    Table("how-to/ci.md", "status", lambda: OF_A_GATE, pattern=r"^ (\d+) $"),
+    Table("reference/files.md", "key", lambda: set(AUDIT), under="JSON of an audit, schema 1"),
+    Table("reference/files.md", "key", lambda: set(MATRIX), under="Keys of a matrix"),
+    Table("reference/files.md", "columns", lambda: set(VECTOR_SCHEMA.names), under="Parquet of an audit"),
     Table(
-        "reference/files.md", "column", columns_of_subspaces, under="Subspaces", columns=(0, 2),
+        "reference/files.md", "column", lambda: OF_SUBSPACES, under="Subspaces", columns=(0, 2),
         pattern=r"`(?!_)([a-z0-9_]+)`",
     ),
-    Table("how-to/fleet.md", "column", columns_of_fleet),
-    Table("reference/remedies.md", "`--remedy`", published_remedies),
-    Table("how-to/forget-less.md", "argument", limits, columns=(1,), pattern=r"`--([a-z-]+)"),
-    Table("concepts/statistics.md", "analysis", analyses),
-    Table("reference/remedies.md", "`--control`", controls),
+    Table("how-to/fleet.md", "column", lambda: {name for name, _ in OF_FLEETS}),
+    Table("reference/remedies.md", "`--remedy`", lambda: set(PUBLISHED)),
+    Table("how-to/forget-less.md", "argument", lambda: LIMITS, columns=(1,), pattern=r"`--([a-z-]+)"),
+    Table("concepts/statistics.md", "analysis", lambda: set(CLAIMS)),
+    Table("reference/remedies.md", "`--control`", lambda: EVERY_CONTROL),
     Table("install.md", "extra", lambda: set(optional_dependencies())),
 ]  # fmt: skip
 
@@ -237,20 +168,18 @@ def test_a_row_taken_out_is_missed(table: Table) -> None:
 
 
 def test_every_table_of_a_study_is_named() -> None:
-    from intruders.studies.tables import COLUMNS
-
     table = Table("reference/study.md", "file", set, under="The folder", pattern=r"`([a-z]+)\.parquet`")
     assert table.named((DOCS / table.page).read_text(encoding="utf-8")) == set(COLUMNS)
 
 
 @pytest.mark.parametrize(
     ("under", "keys"),
-    [("JSON of an audit, schema 1", keys_within_audit), ("Keys of a matrix", keys_within_matrix)],
+    [("JSON of an audit, schema 1", WITHIN_AUDIT), ("Keys of a matrix", WITHIN_MATRIX)],
 )
-def test_inner_keys_are_named_with_their_owner(under: str, keys: Callable[[], set[str]]) -> None:
+def test_inner_keys_are_named_with_their_owner(under: str, keys: set[str]) -> None:
     text = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
     table = Table("reference/files.md", "key", set, under=under, columns=(0, 1))
-    assert keys() - table.named(text) == set()
+    assert keys - table.named(text) == set()
 
 
 def test_what_an_extra_adds() -> None:
@@ -265,10 +194,10 @@ def test_lists_in_sentences() -> None:
     """The glossary's list of controls, and the number of them beside other tools."""
     glossary = (DOCS / "concepts" / "glossary.md").read_text(encoding="utf-8")
     (row,) = (line for line in glossary.splitlines() if line.startswith("| control |"))
-    assert set(re.findall(r"`([^`]+)`", row)) == controls()
+    assert set(re.findall(r"`([^`]+)`", row)) == EVERY_CONTROL
     words = ["six", "seven", "eight", "nine", "ten", "eleven"]
     comparison = (DOCS / "results" / "comparison.md").read_text(encoding="utf-8")
-    assert f"| controls | {words[len(controls()) - 6]} |" in comparison
+    assert f"| controls | {words[len(EVERY_CONTROL) - 6]} |" in comparison
 
 
 def test_marks_that_the_documentation_speaks_of_are_used() -> None:
@@ -317,9 +246,23 @@ def test_the_notebook_and_its_page_install_the_same() -> None:
 
 
 def test_commands_that_run_models_are_listed_with_what_they_need() -> None:
-    from intruders.cli.main import GROUPS
-
     rows = Table("install.md", "extra", set).rows((DOCS / "install.md").read_text(encoding="utf-8"))
     (row,) = (row for row in rows if row.startswith("| `train`"))
     run_models = {member.__name__ for group in ("Measure", "Train and study") for member in GROUPS[group]}
     assert run_models | {"heal"} <= set(re.findall(r"`([^`]+)`", row))
+
+
+def test_the_table_has_every_remedy_with_its_default_and_source() -> None:
+    text = (DOCS / "reference" / "remedies.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))]
+        for line in text[text.index("| `--remedy` |") :].splitlines()
+        if line.startswith("|")
+    ]
+    found = {row[0].strip("`"): row[1:] for row in rows[2:]}
+    assert list(found) == list(PUBLISHED)
+    for name, (formula, default, source, rank) in found.items():
+        remedy = published_remedy(name)
+        assert default == f"{remedy.strength} {getattr(remedy, remedy.strength)}"
+        assert (source, rank) == (remedy.source, remedy.rank_after)
+        assert formula.startswith("W")

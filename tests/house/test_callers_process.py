@@ -23,6 +23,10 @@ from tests.tiny import save_llama
 COLUMNS = {"prompt": "prompt", "completion": "completion", "max_new_tokens": 2}
 FEW = intruders.HealSettings(steps=1, max_documents=4, max_tokens=24, max_examples=4, allow=1.0)
 LOSSES = {"max_documents": 2, "max_tokens": 24}
+FEW_NODES = intruders.AttributionSettings(nodes=5, check=0, **LOSSES)
+ALMOST_ALL = intruders.AuditSettings(epsilon=0.99)
+ONE_CONTROL = intruders.SweepSettings(scales=(0.0,), controls=("random",))
+TWO_REMEDIES = intruders.ComparisonSettings(only=("interpolate", "drop"), strengths=1)
 
 
 @dataclass
@@ -98,24 +102,13 @@ CALLS: dict[str, Callable[[Caller], object]] = {
     "choose_scale": lambda given: intruders.choose_scale(given.base, given.tuned, **given.learned_from()),
     "write_at_scale": lambda given: intruders.write_at_scale(given.base, given.tuned, 0.5, given.new()),
     "attribute": lambda given: intruders.attribute(
-        given.base,
-        Path(given.tuned),
-        loss_on=given.text,
-        settings=intruders.AttributionSettings(nodes=5, check=0, **LOSSES),
+        given.base, Path(given.tuned), loss_on=given.text, settings=FEW_NODES
     ),
     "intervene": lambda given: intruders.intervene(
-        given.base,
-        given.tuned,
-        losses=given.losses(),
-        audit=intruders.AuditSettings(epsilon=0.99),
-        sweep=intruders.SweepSettings(scales=(0.0,), controls=("random",)),
+        given.base, given.tuned, losses=given.losses(), audit=ALMOST_ALL, sweep=ONE_CONTROL
     ),
     "compare_remedies": lambda given: intruders.compare_remedies(
-        given.base,
-        given.tuned,
-        losses=given.losses(),
-        scores=given.scores(),
-        comparison=intruders.ComparisonSettings(only=("interpolate", "drop"), strengths=1),
+        given.base, given.tuned, losses=given.losses(), scores=given.scores(), comparison=TWO_REMEDIES
     ),
     "finetune": lambda given: intruders.finetune(given.config()),
     "train_in_sequence": lambda given: intruders.train_in_sequence(

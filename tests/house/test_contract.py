@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,7 +19,6 @@ import intruders
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales_result import CriticalScales
 from intruders.errors import ResultFileError
-from intruders.experiments.healing import Healing
 from intruders.studies.study_folder import RunRecord, StudyFolder
 from intruders.studies.tables import check_table_schema
 from intruders.system.documents import of_schema, read_document
@@ -85,22 +83,10 @@ def test_every_document_that_is_written_has_a_fixture_or_a_reason() -> None:
             assert name in NEWEST or (FIXTURES / name).is_file() or (ROOT / name).is_file(), name
 
 
-def refused_with_its_number(read: Callable[[], object], file: Path) -> None:
-    document = json.loads(file.read_text(encoding="utf-8")) | {"schema": 2}
-    file.write_text(json.dumps(document), encoding="utf-8")
-    newer = rf"{re.escape(file.name)}.* newer version of intruders \(schema 2, this one reads 1\)"
-    with pytest.raises(ResultFileError, match=newer):
-        read()
-
-
 def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None:
-    """Each by the function that its command calls, and the same file is read before."""
-    shutil.copytree(FIXTURES, tmp_path / "files")
-    files = tmp_path / "files"
+    """Each by the function that its command calls, and the same file is read before; test_results.py has results."""
+    files = shutil.copytree(FIXTURES, tmp_path / "files")
     readers: dict[Path, Callable[[], object]] = {
-        files / "audit.json": lambda: Audit.load(files / "audit.json"),
-        files / "scale.json": lambda: CriticalScales.load(files / "scale.json"),
-        files / "heal.json": lambda: Healing.load(files / "heal.json"),
         files / "run.json": lambda: RunFolder(files).record,
         files / "interrupted" / "run.json": lambda: RunFolder(files / "interrupted").record,
         files / "study" / "study.json": lambda: StudyFolder(files / "study").document(),
@@ -108,7 +94,10 @@ def test_readers_refuse_a_newer_document_with_its_number(tmp_path: Path) -> None
     }
     for file, read in readers.items():
         assert read()
-        refused_with_its_number(read, file)
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 2}))
+        newer = rf"{re.escape(file.name)}.* newer version of intruders \(schema 2, this one reads 1\)"
+        with pytest.raises(ResultFileError, match=newer):
+            read()
 
 
 def test_work_that_did_not_end() -> None:
@@ -121,31 +110,32 @@ def test_work_that_did_not_end() -> None:
     assert (killed["status"], killed["stages"], killed["error"]) == ("running", {}, None)
 
 
+def schema_of(name: str) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    return schema
+
+
+def faults(document: dict[str, Any], name: str) -> list[str]:
+    """What does not fit the published schema of that name."""
+    return [error.message for error in Draft202012Validator(schema_of(name)).iter_errors(document)]
+
+
 def test_published_findings_fit_the_published_schema() -> None:
     """Of a study that ran, not of the made-up one that the schema was made from."""
-    schema = json.loads((SCHEMAS / "findings.schema.json").read_text(encoding="utf-8"))
     findings = ROOT / "docs" / "results" / "data" / "minilm" / "findings.json"
-    document = json.loads(findings.read_text(encoding="utf-8"))
-    assert [error.message for error in Draft202012Validator(schema).iter_errors(document)] == []
+    assert faults(json.loads(findings.read_text(encoding="utf-8")), "findings") == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_document_has_a_schema_number_and_is_read(name: str) -> None:
-    number = int(NEWEST[name].parent.name.removeprefix("schema-"))
+def test_a_document_is_read_by_its_number_and_fits_its_published_schema(name: str) -> None:
+    number, stem = int(NEWEST[name].parent.name.removeprefix("schema-")), Path(name).stem
     document = read_document(NEWEST[name], "a result", number)
     assert document is not None
     assert document["schema"] == number
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_document_fits_its_published_schema(name: str) -> None:
-    schema = json.loads((SCHEMAS / f"{Path(name).stem}.schema.json").read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
-    document = json.loads(NEWEST[name].read_text(encoding="utf-8"))
-    assert [error.message for error in Draft202012Validator(schema).iter_errors(document)] == []
-    for key in schema["required"]:
-        without = {other: value for other, value in document.items() if other != key}
-        assert list(Draft202012Validator(schema).iter_errors(without)), key
+    assert faults(document, stem) == []
+    Draft202012Validator.check_schema(schema_of(stem))
+    for key in schema_of(stem)["required"]:
+        assert faults({other: value for other, value in document.items() if other != key}, stem), key
 
 
 def test_what_is_written_today_fits_the_published_schemas(tmp_path: Path) -> None:
@@ -172,9 +162,7 @@ def test_what_is_written_today_fits_the_published_schemas(tmp_path: Path) -> Non
         ("remedies", without_winner()),
     ]
     for name, result in made:
-        schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
-        written = json.loads(json.dumps(result.to_document()))
-        assert [error.message for error in Draft202012Validator(schema).iter_errors(written)] == [], name
+        assert faults(json.loads(json.dumps(result.to_document())), name) == [], name
 
 
 @pytest.mark.parametrize("ending", ["json", "parquet"])
@@ -208,17 +196,10 @@ def test_a_fleet_of_another_schema_is_refused(tmp_path: Path) -> None:
             intruders.FleetAudit.load(tmp_path)
 
 
-def test_a_study_with_a_run_that_failed(tmp_path: Path) -> None:
+def test_a_study_with_a_run_that_failed() -> None:
     file = FIXTURES / "study" / "runs.parquet"
     check_table_schema(file)
     assert {row["status"] for row in pq.read_table(file).to_pylist()} == {"finished", "failed"}
-    table: pa.Table = pq.read_table(file)
-    newer_table = table.replace_schema_metadata(
-        {"intruders_study": json.dumps({"schema": 999, "table": "runs"})}
-    )
-    pq.write_table(newer_table, tmp_path / "runs.parquet")
-    with pytest.raises(ResultFileError, match=r"newer version of intruders .schema 999"):
-        check_table_schema(tmp_path / "runs.parquet")
 
 
 def test_a_file_that_was_cut_off(tmp_path: Path) -> None:

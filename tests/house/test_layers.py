@@ -51,16 +51,8 @@ CHECKPOINTS = [
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {
-    "torch",
-    "transformers",
-    "peft",
-    "datasets",
-    "pandas",
-    "pyarrow",
-    "plotly",
-    "gguf",
-    "matplotlib",
-    "numpy",
+    *("torch", "transformers", "peft", "datasets", "gguf"),
+    *("numpy", "pandas", "pyarrow", "plotly", "matplotlib"),
 }
 
 
@@ -126,9 +118,7 @@ def test_a_room_knows_only_the_rooms_beneath_it(room: str) -> None:
 
 
 @pytest.mark.parametrize(("room", "floors"), [("studies", STUDIES), ("checkpoints", CHECKPOINTS)])
-def test_within_a_room_what_comes_early_does_not_know_what_comes_late(
-    room: str, floors: list[set[str]]
-) -> None:
+def test_within_a_room_early_files_know_no_late_ones(room: str, floors: list[set[str]]) -> None:
     def level(file: Path) -> int:
         return next(number for number, names in enumerate(floors) if parts_of(file)[1] in names)
 
@@ -150,12 +140,7 @@ def test_no_two_folders_import_each_other() -> None:
         # The package's own face knows every room.
         if other.parent != file.parent and PACKAGE not in (file.parent, other.parent)
     }
-    both_ways = {
-        tuple(sorted((str(here.relative_to(PACKAGE)), str(there.relative_to(PACKAGE)))))
-        for here, there in arrows
-        if (there, here) in arrows
-    }
-    assert not both_ways
+    assert not {(here, there) for here, there in arrows if (there, here) in arrows}
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -173,18 +158,18 @@ def test_every_folder_says_what_lives_in_it() -> None:
 
 
 def names_used(file: Path) -> set[str]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name)
-    }
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return attributes | {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def imports_in(room: str) -> Iterator[tuple[Path, set[str]]]:
+    return ((file, set(imported(file))) for file in FILES if room_of(file) == room)
 
 
 @pytest.mark.parametrize("room", ["linalg", "engine"])
 def test_numbers_know_no_model_no_file_and_no_console(room: str) -> None:
-    for file in FILES:
-        if room_of(file) != room:
-            continue
-        names = set(imported(file))
+    for file, names in imports_in(room):
         own = {name for name in names if name.startswith("intruders")}
         allowed = ("intruders.linalg", "intruders.errors", f"intruders.{room}")
         assert all(name.startswith(allowed) for name in own), file
@@ -196,21 +181,15 @@ def test_numbers_know_no_model_no_file_and_no_console(room: str) -> None:
 def test_checkpoints_decompose_nothing() -> None:
     # What a tensor is, and no decomposition.
     values = {f"intruders.linalg.{name}" for name in ("products", "operators", "low_rank", "pair")}
-    for file in FILES:
-        if room_of(file) != "checkpoints":
-            continue
-        names = set(imported(file))
+    for file, names in imports_in("checkpoints"):
         assert not any(name.startswith(("torch.linalg", "numpy.linalg")) for name in names), file
         assert {name for name in names if name.startswith("intruders.linalg")} <= values, file
         assert not names_used(file) & {"svd", "svdvals", "svd_lowrank", "eigh", "eigvalsh", "qr"}, file
 
 
 def test_the_command_line_computes_nothing() -> None:
-    for file in FILES:
-        if room_of(file) != "cli":
-            continue
-        names = set(imported(file))
-        heavy = {"torch", "numpy", "pandas", "safetensors", "transformers", "peft"}
+    heavy = {"torch", "numpy", "pandas", "safetensors", "transformers", "peft"}
+    for file, names in imports_in("cli"):
         assert not {name.split(".")[0] for name in names} & heavy, file
         assert not any(name.startswith("intruders.linalg") for name in names), file
 

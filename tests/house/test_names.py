@@ -60,12 +60,8 @@ def test_a_name_says_what_the_value_is(room: str) -> None:
     are a `batch`: "stack" already means layers of an encoder, and experts stored in one tensor. Dataclass fields,
     keys, and parameters of public functions keep their names, since callers write them.
     """
-    refused = {
-        module_of(file): names
-        for file in FILES
-        if room_of(file) == room and (names := refused_in(file.read_text(encoding="utf-8")))
-    }
-    assert refused == {}
+    texts = {module_of(file): file.read_text(encoding="utf-8") for file in FILES if room_of(file) == room}
+    assert {module: names for module, text in texts.items() if (names := refused_in(text))} == {}
 
 
 @pytest.mark.parametrize(

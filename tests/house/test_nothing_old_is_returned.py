@@ -147,9 +147,7 @@ WITHOUT_DATA = {"fleet", "base cache"}
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_kept_is_of_this_base_adapter_data_and_settings(
-    models: Path, tmp_path: Path, place: str
-) -> None:
+def test_what_is_kept_is_of_what_was_given(models: Path, tmp_path: Path, place: str) -> None:
     call = PLACES[place]
     first = call(Given(shutil.copytree(models, tmp_path / "first"), tmp_path / "kept"))
     given = Given(tmp_path / "first", tmp_path / "kept")
@@ -166,9 +164,7 @@ def test_what_is_kept_is_of_this_base_adapter_data_and_settings(
     assert call(given) == first
 
 
-def test_a_study_does_not_return_stages_of_another_base_or_of_other_data(
-    models: Path, tmp_path: Path
-) -> None:
+def test_a_study_returns_no_stage_of_another_base_or_other_data(models: Path, tmp_path: Path) -> None:
     """Training is refused rather than done over what is there; a model that was replaced is measured again."""
     folder = shutil.copytree(models, tmp_path / "models")
     measure, methods = {"audit": {"k": 4}, "max_examples": 2}, [{"method": "lora", "lr": 0.5}]
@@ -199,9 +195,7 @@ def test_a_study_does_not_return_stages_of_another_base_or_of_other_data(
     assert json.loads((out / "audit.json").read_text())["totals"] != before
 
 
-def test_an_adapter_that_a_folder_names_by_an_index_is_known_by_its_shards(
-    models: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_of_an_index_is_known_by_its_shards(models: Path, tmp_path: Path) -> None:
     from intruders.checkpoints.opening.many_sources import digest_of
 
     folder = shutil.copytree(models / "base", tmp_path / "base")

@@ -11,9 +11,7 @@ from tests.recorded.record import HERE, differences
 
 
 @pytest.mark.parametrize("chain", sorted(CHAINS))
-def test_commands_print_and_write_what_was_recorded(
-    chain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_do_what_was_recorded(chain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a change that is meant: ``python -m tests.recorded.record --write``."""
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "cache-of-bases"))
     work = tmp_path / "work"

@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from intruders.studies.results import Results
+from intruders.studies.stage import Rows
 from intruders.studies.tables import COLUMNS, to_parquet
 from intruders.training.finetune_config import FinetuneConfig
 from tests.made_up import made_up_audit
 from tests.studies.planted import comparisons, study
 
+Row = dict[str, Any]
 LAYERS = 4
 SEEDS = (0, 1, 2)
 # experiment, what differs, share of vectors that are intruders, accuracy, change of the pre-training loss
-RUNS: list[tuple[str, dict[str, Any], float, float, float]] = [
+Planted = tuple[str, dict[str, Any], float, float, float]
+RUNS: list[Planted] = [
     ("matched", {"method": "lora", "rank": 1, "alpha": 16.0, "lr": 5e-3}, 0.22, 0.90, 0.95),
     ("matched", {"method": "lora", "rank": 8, "alpha": 16.0, "lr": 2e-3}, 0.12, 0.91, 0.45),
     ("matched", {"method": "lora", "rank": 64, "alpha": 16.0, "lr": 1e-3}, 0.05, 0.92, 0.30),
@@ -47,10 +50,10 @@ TASKS = ["topics-1", "topics-2", "topics-3"]
 def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> Results:
     """Results with every table filled; writes them, and the audits of the runs, to `folder`."""
     rng = np.random.default_rng(7)
-    tables: dict[str, list[dict[str, Any]]] = {table: [] for table in COLUMNS}
+    tables: Rows = {table: [] for table in COLUMNS}
     for seed in SEEDS:
-        for experiment, settings, rate, accuracy, change in RUNS:
-            _fill_run(tables, folder, rng, experiment, seed, settings, rate, accuracy, change, audits)
+        for planted in RUNS:
+            _fill_run(tables, folder, rng, seed, planted, audits)
         for rank, loss in ((1, 0.3), (8, 0.1)):
             _fill_sequence(tables, rng, seed, rank, loss)
         _fill_mechanism(tables, rng, seed)
@@ -85,24 +88,15 @@ def _row(run_id: str, experiment: str, kind: str, settings: dict[str, Any], seed
 
 
 def _fill_run(
-    tables: dict[str, list[dict[str, Any]]],
-    folder: Path,
-    rng: np.random.Generator,
-    experiment: str,
-    seed: int,
-    settings: dict[str, Any],
-    rate: float,
-    accuracy: float,
-    change: float,
-    audits: bool,
+    tables: Rows, folder: Path, rng: np.random.Generator, seed: int, planted: Planted, audits: bool
 ) -> None:
+    experiment, settings, rate, accuracy, change = planted
     rank = None if settings["method"] == "full" else int(settings["rank"])
     varied = "-".join(f"{key}{value}" for key, value in settings.items() if key != "method")
     run_id = f"{experiment}-{settings['method']}-{varied}-seed{seed}"
     rate = rate and float(rate * rng.uniform(0.85, 1.15))
-    audit = made_up_audit(
-        LAYERS, width=96, intruder_rate=rate, rank=rank, tuned=run_id, seed=seed * 100 + len(tables["runs"])
-    )
+    number = seed * 100 + len(tables["runs"])
+    audit = made_up_audit(LAYERS, width=96, intruder_rate=rate, rank=rank, tuned=run_id, seed=number)
     if audits:
         (folder / "runs" / run_id).mkdir(parents=True, exist_ok=True)
         audit.save(folder / "runs" / run_id / "audit.json")
@@ -170,44 +164,27 @@ def _fill_run(
         tables["remedies"] += comparisons(tables["runs"][-1:], {"lines": 0.2, "trim": -0.1})
 
 
-def _interventions(
-    rng: np.random.Generator, run_id: str, accuracy: float, change: float
-) -> Iterator[dict[str, Any]]:
-    loss = 2.93 + change
-    for measure, on, start, base in (
-        ("loss", "pydoc", loss, 2.93),
-        ("accuracy", "word-problems", accuracy, np.nan),
+def _interventions(rng: np.random.Generator, run_id: str, accuracy: float, change: float) -> Iterator[Row]:
+    for measure, on, start, whole, base in (
+        ("loss", "pydoc", 2.93 + change, -0.8 * change, 2.93),
+        ("accuracy", "word-problems", accuracy, -0.02, np.nan),
     ):
-        yield _intervention(run_id, "intruders", 1.0, measure, on, start, 0.0, None, base)
+        common = {"run_id": run_id, "measure": measure, "on": on, "base_value": base}
+
+        def row(control: str, scale: float, moved: float, common: Row = common, start: float = start) -> Row:
+            changed = {"value": start + moved, **around("change", moved, 0.01)}
+            return common | {"control": control, "scale": scale} | changed
+
+        yield row("intruders", 1.0, 0.0)
         for scale in (0.0, 0.25, 0.5, 0.75):
-            of_intruders = (-0.8 * change if measure == "loss" else -0.02) * (1 - scale) + float(
-                rng.normal(0, 0.004)
-            )
-            yield _intervention(run_id, "intruders", scale, measure, on, start, of_intruders, None, base)
+            of_intruders = whole * (1 - scale) + float(rng.normal(0, 0.004))
+            yield row("intruders", scale, of_intruders)
             for control, part in (("shrink", 0.6), ("random", 0.1)):
-                moved = part * of_intruders
-                against = moved - of_intruders
-                yield _intervention(run_id, control, scale, measure, on, start, moved, against, base)
+                against = around("against_intruders", (part - 1) * of_intruders, 0.01)
+                yield row(control, scale, part * of_intruders) | against
 
 
-def _intervention(
-    run_id: str, control: str, scale: float, measure: str, on: str, start: float, change: float,
-    against: float | None, base: float,
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        "run_id": run_id,
-        "control": control,
-        "scale": scale,
-        "measure": measure,
-        "on": on,
-        "value": start + change,
-        **around("change", change, 0.01),
-        **({} if against is None else around("against_intruders", against, 0.01)),
-        "base_value": base,
-    }
-
-
-def _traces(rng: np.random.Generator, run_id: str, intruders: int) -> Iterator[dict[str, Any]]:
+def _traces(rng: np.random.Generator, run_id: str, intruders: int) -> Iterator[Row]:
     for step in range(20, 121, 20):
         for layer in range(LAYERS):
             now = int(intruders * max(0, step - 40) / 80 / LAYERS)
@@ -224,9 +201,7 @@ def _traces(rng: np.random.Generator, run_id: str, intruders: int) -> Iterator[d
             }
 
 
-def _fill_sequence(
-    tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator, seed: int, rank: int, loss: float
-) -> None:
+def _fill_sequence(tables: Rows, rng: np.random.Generator, seed: int, rank: int, loss: float) -> None:
     run_id = f"in-sequence-lora-rank{rank}-seed{seed}-{rank:08x}"
     settings = {"method": "lora", "rank": rank, "alpha": 16.0}
     tables["runs"].append(_row(run_id, "in-sequence", "sequence", settings, seed) | {"task": ",".join(TASKS)})
@@ -247,7 +222,7 @@ def _fill_sequence(
             )
 
 
-def _fill_mechanism(tables: dict[str, list[dict[str, Any]]], rng: np.random.Generator, seed: int) -> None:
+def _fill_mechanism(tables: Rows, rng: np.random.Generator, seed: int) -> None:
     run_id = f"mechanism-seed{seed}-abcdef01"
     tables["runs"].append(_row(run_id, "mechanism", "random-rank-one", {"method": "lora", "rank": 1}, seed))
     for layer in range(12):

@@ -7,8 +7,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
+from intruders.charts.drawing import draw
 from intruders.experiments.attribution import Attribution, MatrixShare, MeasuredRise
 from intruders.measures.intervals import Interval
 from intruders.reports.attribute import (
@@ -19,29 +19,26 @@ from intruders.reports.attribute import (
     rise_line,
 )
 from tests.reports.made_up_attribution import OF_NORMS, PARTS, made_up_attribution
+from tests.reports.on_console import on_console
 
 LAYERS, RISE = 60, 2.0
 
 
-@pytest.fixture
-def attribution() -> Attribution:
+def attribution_of(rises: list[MeasuredRise], matrices: list[MatrixShare]) -> Attribution:
+    return Attribution("base", "tuned", rises, matrices, [], [], None, [], {}, {})
+
+
+def test_colors_tell_the_common_shares_apart_and_both_signs() -> None:
     """Sixty layers with parts of 0.01 and -0.01 by turns, and the rest of the rise in the last one."""
     parts = [0.01 * (-1) ** layer for layer in range(LAYERS)]
     parts[-1] = RISE - sum(parts[:-1])
     shares = [
-        MatrixShare(f"model.layers.{layer}.mlp.up_proj.weight", {"text": interval(part)}, intruders=0)
+        MatrixShare(f"model.layers.{layer}.mlp.up_proj.weight", {"text": Interval(part, part, part, 4)}, 0)
         for layer, part in enumerate(parts)
     ]
-    rise = MeasuredRise("text", "text", "cross-entropy", 4, 100, 3.0, 3.0 + RISE, interval(RISE), RISE, 5)
-    return Attribution("base", "tuned", [rise], shares, [], [], None, [], {}, {})
-
-
-def interval(value: float) -> Interval:
-    return Interval(value, value, value, 4)
-
-
-def test_colors_tell_the_common_shares_apart(attribution: Attribution) -> None:
-    (grid,) = attribution_grids(attribution)
+    of_all = Interval(RISE, RISE, RISE, 4)
+    rise = MeasuredRise("text", "text", "cross-entropy", 4, 100, 3.0, 3.0 + RISE, of_all, RISE, 5)
+    (grid,) = attribution_grids(attribution_of([rise], shares))
     assert grid.signed
     assert grid.value.limits is not None
     low, high = grid.value.limits
@@ -52,20 +49,11 @@ def test_colors_tell_the_common_shares_apart(attribution: Attribution) -> None:
     assert math.isclose(sum(cells), 100)
     assert math.isclose(cells[0], 0.5)
     assert grid.payload()["signed"] is True
-
-
-def test_both_drawings_have_a_color_for_each_side(attribution: Attribution) -> None:
-    import matplotlib.pyplot as plt
-
-    from intruders.charts.figure import draw
-
-    (grid,) = attribution_grids(attribution)
     (image,) = draw(grid).figure.axes[0].get_images()
     above, below, nothing = (image.cmap(image.norm(value)) for value in (5.0, -5.0, 0.0))
     assert above[0] > above[2]  # red
     assert below[2] > below[0]  # blue
     assert min(nothing[:3]) > 0.9
-    plt.close("all")
 
 
 def tables_of(page: str) -> list[list[str]]:
@@ -76,13 +64,9 @@ def tables_of(page: str) -> list[list[str]]:
     ]
 
 
-def test_the_kinds_of_the_page_sum_to_the_rise() -> None:
-    kinds, _, _ = tables_of(render_attribution(made_up_attribution()))
+def test_the_kinds_of_the_page_sum_to_the_rise_and_a_part_of_one_document_has_no_ends() -> None:
+    kinds, layers, matrices = tables_of(render_attribution(made_up_attribution()))
     assert kinds == [f"up_proj | {sum(PARTS):+.4f}", f"norms, biases and others | {OF_NORMS:+.4f}"]
-
-
-def test_a_part_of_one_document_stands_alone() -> None:
-    _, layers, matrices = tables_of(render_attribution(made_up_attribution()))
     assert layers == ["0 | +0.2500", "1 | +0.5000", "2 | -0.1250"]
     assert [row.split(" | ", 1)[1] for row in matrices] == ["+0.2500 | 1", "+0.5000 | 1", "-0.1250 | 1"]
 
@@ -98,8 +82,7 @@ def test_a_part_of_several_documents_has_its_ends() -> None:
 def test_parts_that_miss_the_measured_change_are_told_with_what_to_do(total: float, is_told: bool) -> None:
     measured = Interval(2.0, 1.9, 2.1, 4)
     rise = MeasuredRise("text", "text", "cross-entropy", 4, 100, 3.0, 5.0, measured, total, 20)
-    made = Attribution("base", "tuned", [rise], [], [], [], None, [], {}, {})
-    notes = [line for line in remarks(made) if line.startswith("note: ")]
+    notes = [line for line in remarks(attribution_of([rise], [])) if line.startswith("note: ")]
     expected = (
         f"note: the parts miss the change on text by {abs(total - 2):.4f} nats per token with 20 nodes; "
         "pass --dtype float32 if the models are in 16 bits, or a larger --nodes"
@@ -108,10 +91,7 @@ def test_parts_that_miss_the_measured_change_are_told_with_what_to_do(total: flo
 
 
 def printed(attribution: Attribution) -> str:
-    console = Console(width=100)
-    with console.capture() as captured:
-        print_attribution(attribution, console)
-    return captured.get()
+    return on_console(lambda console: print_attribution(attribution, console), 100)
 
 
 @pytest.mark.parametrize("of_norms", [OF_NORMS, 0.0, None])

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from intruders.audits.audit import audit
 from intruders.audits.result.audit_result import Audit
+from intruders.audits.result.records import AuditedMatrix
 from intruders.charts.chart import Chart, Grid
-from intruders.charts.figure import draw
+from intruders.charts.drawing import draw
 from intruders.errors import SettingError
 from intruders.reports.compare_audits import (
     common_matrices,
@@ -90,14 +91,10 @@ def test_a_checkpoint_that_changed_nothing_is_listed_without_intruders(tmp_path:
     assert write_report([files[at], files[1 - at]], tmp_path / "page.html", tmp_path / "figures")
 
 
-def test_audits_in_which_nothing_changed_are_told_as_such(tmp_path: Path) -> None:
-    weight = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}
-    same = audit(weight, {"up.weight": weight["up.weight"].clone()}, k=3, cache=False)
-    first, second = (dataclasses.replace(same, tuned_source=name) for name in ("first", "second"))
-    with pytest.raises(
-        SettingError, match=r"^the audits of 'first', 'second' compare no matrix: each is equal"
-    ):
-        common_matrices([first, second])
+def test_audits_in_which_nothing_changed_are_told_as_such() -> None:
+    same = dataclasses.replace(ONE, matrices=[])
+    with pytest.raises(SettingError, match=r"^the audits of 'runs/a/r1', 'second' compare no matrix"):
+        common_matrices([same, dataclasses.replace(same, tuned_source="second")])
 
 
 @pytest.mark.parametrize(
@@ -123,19 +120,10 @@ LONG = "a-run-with-a-long-name-that-no-legend-has-room-for-at-step-"
 @cache
 def audits_of(count: int, name: str = "checkpoint-") -> list[Audit]:
     """Audits of a training run, with ranks that come in turn."""
-    return [
-        made_up_audit(
-            2,
-            KINDS,
-            width=24,
-            k=6,
-            tuned=f"runs/{name}{100 * (i + 1)}",
-            rank=(1, 8, None)[i % 3],
-            seed=i,
-            intruder_rate=(i + 1) / count,
-        )
-        for i in range(count)
-    ]
+    small: dict[str, Any] = {"width": 24, "k": 6}
+    rates = [{"rank": (1, 8, None)[i % 3], "intruder_rate": (i + 1) / count} for i in range(count)]
+    names = [f"runs/{name}{100 * (i + 1)}" for i in range(count)]
+    return [made_up_audit(2, KINDS, **small, tuned=names[i], seed=i, **rates[i]) for i in range(count)]
 
 
 def figures_of(audits: list[Audit]) -> dict[str, Chart | Grid]:
@@ -216,15 +204,13 @@ def test_similarities_are_those_of_the_most_different_matrix(count: int, shown: 
 
 def with_effective_ranks(first: float, step: float) -> list[Audit]:
     """Two audits whose effective ranks rise by a step from matrix to matrix and from audit to audit."""
+
+    def with_rank(matrix: AuditedMatrix, rank: float) -> AuditedMatrix:
+        return dataclasses.replace(matrix, update=dataclasses.replace(matrix.update, effective_rank=rank))
+
     return [
         dataclasses.replace(
-            audit,
-            matrices=[
-                dataclasses.replace(
-                    m, update=dataclasses.replace(m.update, effective_rank=first + step * (i + j))
-                )
-                for j, m in enumerate(audit.matrices)
-            ],
+            audit, matrices=[with_rank(m, first + step * (i + j)) for j, m in enumerate(audit.matrices)]
         )
         for i, audit in enumerate(audits_of(2))
     ]
@@ -233,18 +219,13 @@ def with_effective_ranks(first: float, step: float) -> list[Audit]:
 @pytest.mark.parametrize(
     ("first", "step", "most"), [(31.0, 1.0, 36), (1.0, 1e-6, 1.2)], ids=["near", "equal but for rounding"]
 )
-def test_effective_ranks_so_near_to_one_another_have_numbers_and_no_markup(
-    first: float, step: float, most: float
-) -> None:
+def test_near_effective_ranks_have_numbers_and_no_markup(first: float, step: float, most: float) -> None:
     figure = draw(effective_ranks(with_effective_ranks(first, step), ["first", "second"])).figure
     FigureCanvasAgg(figure).draw()
     low, high = figure.axes[0].get_xlim()
     assert first * 0.8 < low < first < high < most * 1.1
-    texts = [
-        tick.label1.get_text()
-        for tick in figure.axes[0].xaxis.get_major_ticks()
-        if low <= tick.get_loc() <= high
-    ]
+    ticks = figure.axes[0].xaxis.get_major_ticks()
+    texts = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high]
     assert len(texts) == len(set(texts)) >= 1
     assert all(low <= float(text) <= high for text in texts)
 

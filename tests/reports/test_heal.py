@@ -16,7 +16,7 @@ from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import Healing
 from intruders.reports.heal import check_command, dose_line, print_healing, rows, verdict
 from intruders.training.finetune import finetune
-from tests.commands import in_this_process
+from tests.commands import printed
 from tests.json_lines import write_rows
 from tests.tiny import save_llama, short_texts
 from tests.training.tiny_runs import config_of
@@ -72,35 +72,27 @@ def test_the_command_that_measures_it_again_takes_the_same_text() -> None:
     assert not check_command(dataclasses.replace(healing, points=[own]))
 
 
-def test_the_command_is_one_line_in_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def renamed(**names: str) -> Healing:
+    """The record in the fixtures with another corpus or task."""
+    healing, text = Healing.load(RECORD), json.dumps(json.loads(RECORD.read_text()))
+    for kind, name in names.items():
+        text = text.replace(json.dumps(getattr(healing, kind)), json.dumps(name))
+    return Healing.from_document(json.loads(text))
+
+
+def test_what_is_printed_fits_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A corpus and a task in lines and tables, a note, and the folder in the command, which stays one line."""
     healing = dataclasses.replace(Healing.load(RECORD), out="healed")
     print_healing(healing, Console(width=40))
     assert f"  {check_command(healing)}\n" in capsys.readouterr().out
-
-
-def test_a_long_name_of_the_task_leaves_room_to_those_of_the_models(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text, task = RECORD.read_text(), Healing.load(RECORD).task
-    named = text.replace(json.dumps(task), json.dumps("sums.jsonl?prompt=sum&completion=is"))
-    print_healing(Healing.from_document(json.loads(named)), Console(width=80))
-    assert "…" not in capsys.readouterr().out
-
-
-def test_names_that_steer_a_terminal_do_not(capsys: pytest.CaptureFixture[str]) -> None:
-    """A corpus and a task in lines and tables, a note, and the folder in the command."""
-    healing = Healing.load(RECORD)
-    document = json.dumps(healing.to_document())
-    for name in (healing.corpus, healing.task):
-        document = document.replace(json.dumps(name), json.dumps(f"{name}\x1b[31m\u202e"))
-    renamed = dataclasses.replace(
-        Healing.from_document(json.loads(document)), out="healed\u202e", notes=["of \x1b[31m red"]
-    )
-    assert renamed.task.endswith("\u202e")
-    print_healing(renamed, Console(width=200))
+    print_healing(renamed(task="sums.jsonl?prompt=sum&completion=is"), Console(width=80))
+    assert "…" not in capsys.readouterr().out, "a long name of the task leaves room to those of the models"
+    steering = renamed(corpus="text\x1b[31m\u202e", task="task\x1b[31m\u202e")
+    assert steering.task.endswith("\u202e")
+    told = dataclasses.replace(steering, out="healed\u202e", notes=["of \x1b[31m red"])
+    print_healing(told, Console(width=200))
     text = capsys.readouterr().out
-    assert "\x1b" not in text
-    assert "\u202e" not in text
+    assert not {"\x1b", "\u202e"} & set(text)
     assert "note: of \N{REPLACEMENT CHARACTER}[31m red\n" in text
 
 
@@ -134,8 +126,7 @@ def test_the_printed_command_gives_loss_and_accuracy_again(tmp_path: Path) -> No
 
     program, *arguments = shlex.split(command)
     assert program == "intruders"
-    done = in_this_process(*arguments, "--out", tmp_path / "again")
-    assert done.returncode == 0, done.stderr
+    printed(*arguments, "--out", tmp_path / "again")
     measured = intruders.Evaluation.load(tmp_path / "again")
     assert measured.scores[0].accuracy == accuracy
     loss = measured.losses[0].loss

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import typer
-from rich.console import Console
 
 from intruders.cli.main import app
 from intruders.reports.remedies import (
@@ -22,13 +21,11 @@ from intruders.reports.remedies import (
 )
 from tests.reports.browsing import chromium, opened, serious_faults
 from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row, without_winner
+from tests.reports.on_console import on_console
 
 
 def printed(comparison: Any, width: int) -> str:
-    console = Console(width=width, record=True, force_terminal=False)
-    with console.capture() as captured:
-        print_comparison(comparison, console)
-    return captured.get()
+    return on_console(lambda console: print_comparison(comparison, console), width)
 
 
 def typed(shell: str | None, command: str = "mitigate") -> dict[str, Any]:
@@ -101,14 +98,13 @@ def test_doses_are_learned_again_on_the_same_data_and_written_at_their_strength(
     assert (str(given["doses"]), str(given["out"])) == ("out-doses", "out")
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
-def test_what_is_computed_by_models_is_computed_again_in_their_type(dtype: str | None) -> None:
+@pytest.mark.parametrize("dtype", [{}, {"dtype": "bfloat16"}])
+def test_what_is_computed_by_models_is_computed_again_in_their_type(dtype: dict[str, str]) -> None:
     """Surgery's sensitivities and the doses."""
     for remedy, command in (("surgery", "mitigate"), ("doses", "heal")):
         comparison = made_up_comparison(remedies=[made_up_row(remedy, 1.0, 3.9, around(0.4))])
-        settings = {**comparison.settings, **({} if dtype is None else {"dtype": dtype})}
-        given = typed(replace(comparison, settings=settings).command(), command)
-        assert given["dtype"] == (dtype or "auto")
+        given = typed(replace(comparison, settings=comparison.settings | dtype).command(), command)
+        assert given["dtype"] == dtype.get("dtype", "auto")
 
 
 def test_a_dose_that_does_as_well_is_said() -> None:
@@ -176,7 +172,7 @@ def test_a_figure_of_the_share_healed_has_no_losses_in_it() -> None:
 
 
 @pytest.mark.parametrize("is_measured", [True, False])
-def test_the_control_of_the_strongest_intruders_is_on_the_page_where_it_was_measured(
+def test_the_page_has_the_control_of_the_strongest_intruders_where_it_was_measured(
     is_measured: bool,
 ) -> None:
     row = made_up_row("intruders", 0.3, 3.9, around(0.4))

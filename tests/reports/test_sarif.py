@@ -165,24 +165,6 @@ def test_a_fleet_of_twenty_with_three_that_fail(tmp_path: Path) -> None:
     assert len({one["primaryLocationLineHash"] for one in prints[0]}) == len(prints[0])
 
 
-def test_the_command_audit(tmp_path: Path) -> None:
-    base = saved(tiny_llama(), tmp_path / "base")
-    adapter = saved(hot_llama(1), tmp_path / "adapter")
-    path = tmp_path / "audit.sarif"
-    done = in_this_process("audit", base, adapter, "--no-cache", "--fail-above", "0", "--sarif", path)
-    assert done.returncode == 1
-    assert TOO_MANY in [result["ruleId"] for result in read(path)["results"]]
-    assert in_this_process("audit", base, adapter, "--no-cache", "--sarif", path).returncode == 0
-    assert TOO_MANY not in [result["ruleId"] for result in read(path)["results"]]
-    done = in_this_process("audit", base, tmp_path / "none", "--sarif", path)
-    assert done.returncode == 2
-    [result] = read(path)["results"]
-    assert result["ruleId"] == REFUSED
-    assert done.stderr.removeprefix("error: ").strip() in result["message"]["text"]
-    nowhere = tmp_path / "no" / "folder" / "x.sarif"
-    assert in_this_process("audit", base, adapter, "--sarif", nowhere, "--k", "0").returncode == 2
-
-
 def test_the_command_verify(tmp_path: Path) -> None:
     from intruders.checkpoints.merges.verify import verify
 

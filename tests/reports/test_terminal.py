@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from rich.console import Console
 
 from intruders.reports.terminal import Page, lined_up
+from tests.reports.on_console import on_console
 
 # It colors what follows, turns the direction of the text, and is a style of rich.
 NAME = "up_\x1b[31m\u202eproj [bold] :smile: größe"
@@ -16,10 +16,7 @@ SHOWN = "up_\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}proj [bold] :s
 
 
 def printed(show: Callable[[Page], None], width: int = 100) -> str:
-    console = Console(width=width, force_terminal=False)
-    with console.capture() as captured:
-        show(Page(console))
-    return captured.get()
+    return on_console(lambda console: show(Page(console)), width)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +27,7 @@ def printed(show: Callable[[Page], None], width: int = 100) -> str:
         (lambda page: page.say(NAME), f"{SHOWN}\n"),
     ],
 )
-def test_a_line_shows_a_name_as_it_is_but_for_what_steers_a_terminal(
-    show: Callable[[Page], None], text: str
-) -> None:
+def test_a_line_shows_a_name_that_steers_no_terminal(show: Callable[[Page], None], text: str) -> None:
     assert printed(show) == text
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit import render_audit
@@ -57,16 +58,10 @@ def test_what_is_no_audit_is_named(runs: Path) -> None:
             audit_files(path)
     with pytest.raises(SettingError, match=r"notes\.txt"):
         write_report([runs / "notes.txt"], runs / "r.html")
-
-
-def test_the_folder_of_a_healing_says_how_its_page_is_made(runs: Path) -> None:
     (runs / "c" / "heal.json").write_text("{}")
-    with pytest.raises(
-        ResultFileError, match=r"c' is the folder of a healing; .* `intruders heal` .* --html"
-    ) as caught:
+    with pytest.raises(ResultFileError, match=r"is the folder of a healing; .* `intruders heal` .* --html"):
         write_report([runs / "c"], runs / "r.html")
     assert "--html FILE" in in_this_process("heal", "--help").stdout
-    assert "\n" not in str(caught.value)
 
 
 def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path, tmp_path: Path) -> None:
@@ -105,6 +100,12 @@ def test_missing_packages_are_told_before_the_work(tmp_path: Path, monkeypatch: 
         check_can_write_html(tmp_path / "r.html")
 
 
+def renamed(base: str, matrix: str) -> Audit:
+    """An audit of one matrix of that name."""
+    named = [dataclasses.replace(ONE.matrices[0], name=matrix)]
+    return dataclasses.replace(ONE, matrices=named, base_source=base)
+
+
 class Outline(HTMLParser):
     """The elements of a page, and what its data element holds."""
 
@@ -127,10 +128,7 @@ class Outline(HTMLParser):
 
 def test_no_name_can_leave_its_place_in_the_page() -> None:
     evil = "</script><script>alert(1)</script><!--<script>"
-    named = dataclasses.replace(
-        ONE, matrices=[dataclasses.replace(ONE.matrices[0], name=evil)], base_source=evil
-    )
-    page = Outline(render_audit(named))
+    page = Outline(render_audit(renamed(evil, evil)))
     assert page.tags.count("script") == Outline(render_audit(ONE)).tags.count("script") == 3
     assert json.loads(page.data)["matrices"][0]["name"] == evil
 
@@ -158,16 +156,12 @@ def test_nothing_in_the_page_points_to_the_network_but_links_to_read() -> None:
 def test_the_intervals_in_the_page_are_exact() -> None:
     data = json.loads(Outline(render_audit(ONE)).data)
     for drawn, matrix in zip(data["matrices"], ONE.matrices, strict=True):
-        assert list(zip(drawn["lower"], drawn["upper"], strict=True)) == [
-            v.max_cosine for v in matrix.vectors
-        ]
+        bounds = list(zip(drawn["lower"], drawn["upper"], strict=True))
+        assert bounds == [vector.max_cosine for vector in matrix.vectors]
 
 
 def test_a_notebook_shows_the_totals_with_names_escaped() -> None:
     html = ONE._repr_html_()
     assert f"{ONE.intruders} intruder dimensions in 180 vectors of 18 matrices" in html
     assert Outline(html).tags.count("tr") == 1 + len(BERT)
-    evil = dataclasses.replace(
-        ONE, base_source="<script>", matrices=[dataclasses.replace(ONE.matrices[0], name="<b>")]
-    )
-    assert not {"script", "b"} & set(Outline(evil._repr_html_()).tags)
+    assert not {"script", "b"} & set(Outline(renamed("<script>", "<b>")._repr_html_()).tags)

@@ -204,23 +204,17 @@ def test_names_are_checked(given: dict[str, Any], said: str) -> None:
         Outer.from_mapping(given)
 
 
-def test_short_names_keep_what_stands_beside() -> None:
-    assert short_names(Outer, {"r": 3, "methods": []}, beside=["methods"]) == {"rank": 3, "methods": []}
-
-
 def test_a_file_is_read_and_what_is_given_goes_over_it(tmp_path: Path) -> None:
+    assert short_names(Outer, {"r": 3, "methods": []}, beside=["methods"]) == {"rank": 3, "methods": []}
     file = tmp_path / "settings.yaml"
     file.write_text("name: a\nr: 4\nrate: 1e-3\ninner:\n  k: 2\n")
     assert Outer.from_file(file, rank=5) == Outer("a", rank=5, rate=1e-3, inner=Inner(2))
 
 
-def test_a_key_that_is_given_twice_is_refused() -> None:
+def test_a_key_is_given_once_and_what_a_merge_brings_in_is_none() -> None:
+    """YAML's own loader replaces a mapping's keys by the merged ones, wherever else its anchor is used."""
     with pytest.raises(SettingError, match=r"^here: 'rank' is given twice"):
         read_yaml("rank: 1\nrank: 2\n", "here")
-
-
-def test_keys_that_a_merge_brings_in_are_not_given_twice() -> None:
-    """YAML's own loader replaces a mapping's keys by the merged ones, wherever else its anchor is used."""
     text = """
 common: &common {lr: 2, x: 1}
 first: {inner: &deep {<<: *common, lr: 1}}
@@ -309,15 +303,12 @@ def test_every_setting_says_what_it_is(cls: type[Settings]) -> None:
             assert one.read(one.default) == one.default, "the default is a value"
 
 
-def test_numbers_of_numpy_are_read_as_pythons() -> None:
+def test_numbers_of_numpy_and_a_device_of_torch_are_read_as_pythons() -> None:
     """What is recorded of them is plain JSON."""
+    assert Compute(device=torch.device("cpu")).device == "cpu"  # type: ignore[arg-type]
+    assert Compute(device=torch.device("cuda", 1)).device == "cuda:1"  # type: ignore[arg-type]
     read = AuditSettings(k=np.int64(5), epsilon=np.float32(0.5))  # type: ignore[arg-type]
     assert (read.k, read.epsilon) == (5, 0.5)
     assert (type(read.k), type(read.epsilon)) == (int, float)
     with pytest.raises(SettingError, match=r"k is np\.float32\(5\.0\); expected a whole number"):
         AuditSettings(k=np.float32(5))  # type: ignore[arg-type]
-
-
-def test_a_device_of_torch_is_read_as_its_name() -> None:
-    assert Compute(device=torch.device("cpu")).device == "cpu"  # type: ignore[arg-type]
-    assert Compute(device=torch.device("cuda", 1)).device == "cuda:1"  # type: ignore[arg-type]

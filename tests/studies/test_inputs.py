@@ -141,9 +141,7 @@ def test_a_copy_of_a_public_set_that_changes_between_two_calls_is_told_wherever_
     require_unchanged(run, folder)
 
 
-def test_a_single_file_is_known_by_its_content_and_a_set_of_the_hub_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_known_by_content_hub_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     file = tmp_path / "a.txt"
     file.write_text("a text")

@@ -15,7 +15,7 @@ from intruders.studies import measure_stages as kept
 from tests.tiny import save_llama
 
 
-def test_other_weights_under_the_same_path_are_measured_again(
+def test_other_weights_of_one_path_are_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = save_llama(tmp_path / "base")

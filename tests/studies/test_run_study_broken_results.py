@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -14,16 +13,7 @@ from intruders.errors import ResultFileError
 from intruders.studies.results import load_results
 from intruders.studies.run_study import StudyOutcome, run_study
 from intruders.studies.runs import expand
-from tests.studies.tiny_study import parsed, tiny_study
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file with its content."""
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file() and file.name != ".lock"
-    }
+from tests.studies.tiny_study import contents, parsed, tiny_study
 
 
 @pytest.mark.parametrize(
@@ -47,9 +37,7 @@ def test_a_broken_result_is_named_with_what_to_remove(
     removed: str,
     content: bytes | None,
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(done[0], out)
-    study = parsed(tiny_study(llama))
+    out, study = shutil.copytree(done[0], tmp_path / "out"), parsed(tiny_study(llama))
     run = next(run for run in expand(study) if "lora" in run.id)
     folder = out / "runs" / run.id
     whole = (folder / file).read_bytes()
@@ -57,22 +45,18 @@ def test_a_broken_result_is_named_with_what_to_remove(
     before = contents(out)
     with pytest.raises(ResultFileError) as caught:
         run_study(study, out)
-    assert re.match(re.escape(str(folder / file.partition("/")[0])), str(caught.value)[1:])
+    assert str(caught.value).startswith(f"'{folder / file.partition('/')[0]}")
     assert f"; remove '{folder / removed}', and run the study again" in str(caught.value)
     assert "\n" not in str(caught.value)
     after = contents(out)
     kept = [name for name in before if name.startswith(("runs/", "bases/")) or name.endswith(".parquet")]
-    assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}, (
-        "nothing is lost"
-    )
+    assert [name for name in kept if after.get(name) != before[name]] == [], "nothing is lost"
 
 
 def test_what_is_removed_of_a_broken_result_is_made_again(
     done: tuple[Path, StudyOutcome], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(done[0], out)
-    study = parsed(tiny_study(llama))
+    out, study = shutil.copytree(done[0], tmp_path / "out"), parsed(tiny_study(llama))
     for run, damaged in zip(expand(study), ("audit.json", "evaluation/evaluation.json"), strict=True):
         (out / "runs" / run.id / damaged).write_text("{")
         record = out / "runs" / run.id / "run.json"

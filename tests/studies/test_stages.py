@@ -34,9 +34,7 @@ LETTERS = Stage(
 )
 
 
-def test_a_stage_that_is_one_value_is_done_planned_kept_and_in_the_tables(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_is_one_value(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_letters = (*STAGES, LETTERS)
     monkeypatch.setattr(stages, "STAGES", with_letters)
     monkeypatch.setitem(COLUMNS, "runs", columns_of(with_letters)["runs"])

@@ -72,10 +72,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         (MINIMAL | {"support": {"rank": 3}}, ["support of 'rank'", "expected a text"]),
         (MINIMAL | {"power": 3}, ["power", "3"]),
         (MINIMAL | {"resources": {"gpu": 1}}, ["'gpu'", "did you mean 'gpus'"]),
-        (MINIMAL | {"resources": {"gpus": -1}}, ["gpus is -1", "0 or more"]),
         (MINIMAL | {"seeds": []}, ["seeds", "at least one seed"]),
-        (MINIMAL | {"seeds": [0, "one"]}, ["seeds is 'one'", "whole number"]),
-        (MINIMAL | {"seeds": True}, ["seeds is True", "whole number"]),
         (MINIMAL | {"seeds": [2**32]}, ["seed is 4294967296; expected a whole number from 0 to 4294967295"]),
         (MINIMAL | {"name": 3}, ["name is 3", "expected text"]),
         ({"experiments": {}}, ["no experiments"]),
@@ -93,24 +90,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         (with_experiment(tasks=["a"]), ["'tasks'", "did you mean 'task'"]),
         (with_experiment(measure={"audits": {}}), ["'audits'", "did you mean 'audit'"]),
         (with_experiment(measure={"audit": {"k": 0}}), ["measure: audit", "k is 0"]),
-        (with_experiment(measure={"audit": {"k": "ten"}}), ["measure: audit", "'ten'"]),
-        (with_experiment(measure={"audit": {"epsilon": 2}}), ["epsilon is 2", "at most 1"]),
-        (with_experiment(measure={"max_documents": 0}), ["max_documents is 0", "1 or more"]),
-        (with_experiment(measure={"critical_scale": "yes please"}), ["'yes please'", "true or false"]),
         (with_experiment(measure={"loss_on": [3]}), ["loss_on", "3 is not a corpus"]),
         (with_experiment(measure={"intervene": {"scales": ["half"]}}), ["scales is 'half'", "a number"]),
-        (with_experiment(measure={"intervene": {"scales": []}}), ["scales", "at least one scale"]),
         (
             with_experiment(measure={"intervene": {"controls": ["interpolate"]}}),
             ["'interpolate'", "no loss_on"],
         ),
-        (with_experiment(measure={"intervene": {"controls": ["shrinking"]}}), ["'shrinking'", "shrink"]),
         (with_experiment(measure={"attribute": {"nodes": 5}}), ["attribute is given, but no loss_on gives"]),
+        (with_experiment(measure={"remedies": {"only": ["line"]}}), ["did you mean 'lines'"]),
         (with_experiment(measure={"remedies": {}}), ["remedies is given, but no loss_on gives the text"]),
-        (
-            with_experiment(measure={"loss_on": ["pydoc"], "remedies": {"only": ["line"]}}),
-            ["did you mean 'lines'"],
-        ),
         (of_kind("sequence", steps=1), ["tasks", "at least one task"]),
         (of_kind("sequence", steps=1, task="a", tasks=["a"]), ["tasks: [...]"]),
         (of_kind("random-rank-one"), ["multiples", "at least one"]),
@@ -123,9 +111,7 @@ def test_what_cannot_be_used_is_refused(document: dict[str, Any], words: list[st
         parsed(document)
     message = str(caught.value)
     assert "\n" not in message
-    assert "study 'file.yaml'" in message
-    for word in words:
-        assert word in message
+    assert [word for word in ("study 'file.yaml'", *words) if word not in message] == []
 
 
 @pytest.mark.parametrize(
@@ -160,9 +146,3 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingError, match="cannot be read"):
         read_study(tmp_path / "binary.yaml")
-
-
-def test_the_name_of_a_file_is_the_studys(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("experiments: {one: {base: b, task: word-problems, steps: 1}}")
-    assert read_study(file).name == "mine"

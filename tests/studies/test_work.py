@@ -12,7 +12,7 @@ from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
 from intruders.studies.work import Workplace
-from tests.studies.tiny_study import BRIEF, cut_off_at, parsed, stages_do, tiny_study
+from tests.studies.tiny_study import BRIEF, FULL, LORA, contents, cut_off_at, parsed, stages_do, tiny_study
 from tests.tiny import short_task
 
 
@@ -31,9 +31,8 @@ def test_a_study_in_a_store_is_seen_from_another_machine_and_not_repeated(
     llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two runs, and one of every measure.
-    methods = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
-    document = tiny_study(llama, methods=methods)
-    brief = tiny_study(llama, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}])
+    document = tiny_study(llama, methods=[LORA])
+    brief = tiny_study(llama, measure=BRIEF, methods=[FULL])
     document["experiments"]["brief"] = brief["experiments"]["matched"]
     study = parsed(document)
     on_machine("first", tmp_path, monkeypatch)
@@ -57,8 +56,7 @@ def test_a_study_in_a_store_is_seen_from_another_machine_and_not_repeated(
 def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
     llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = tiny_study(llama, methods=[{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}])
-    study = parsed(document)
+    study = parsed(tiny_study(llama, methods=[LORA]))
     on_machine("first", tmp_path, monkeypatch)
     cut_off_at("evaluate", study, url, monkeypatch)
     (run,) = expand(study)
@@ -100,13 +98,9 @@ def test_a_damaged_record_is_named(llama: Path, tmp_path: Path, url: str, is_her
         (folder / "run.json").write_text('{"stages": {"audit": {}}}')
     damaged = here if is_here else there
     (damaged / "run.json").write_text('{"stages": {"au')
-    with pytest.raises(
-        ResultFileError if is_here else StoreError,
-        match=r"run\.json' cannot be read as the record of a run.*; restore it, or remove it",
-    ) as caught:
+    said = rf"{damaged}/run\.json' cannot be read as the record of a run[^\n]*; restore it, or remove it"
+    with pytest.raises(ResultFileError if is_here else StoreError, match=said):
         place.perform(run)
-    assert "\n" not in str(caught.value)
-    assert str(damaged) in str(caught.value)
 
 
 def test_data_that_differ_on_another_machine_are_refused_and_nothing_in_the_store_changes(
@@ -118,13 +112,13 @@ def test_data_that_differ_on_another_machine_are_refused_and_nothing_in_the_stor
     document = tiny_study(llama, task=task, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}])
     on_machine("first", tmp_path, monkeypatch)
     assert run_study(parsed(document), url).finished == 1
-    before = {file: file.read_bytes() for file in (tmp_path / "store").rglob("*") if file.is_file()}
+    before = contents(tmp_path / "store")
     lines = rows.read_text().splitlines(keepends=True)
     rows.write_text("".join(reversed(lines)))
     on_machine("second", tmp_path, monkeypatch)
     with pytest.raises(SettingError, match=f"{rows.name}.* has changed since runs of the study"):
         run_study(parsed(document), url)
-    assert {file: file.read_bytes() for file in (tmp_path / "store").rglob("*") if file.is_file()} == before
+    assert contents(tmp_path / "store") == before
     rows.write_text("".join(lines))
     on_machine("first", tmp_path, monkeypatch)
     assert run_study(parsed(document), url).failed == {}

@@ -19,6 +19,8 @@ from tests.tiny import short_task
 
 # Where it does not matter what is measured: a score on 200 examples, the default, takes longer than the training.
 BRIEF = {"audit": {"k": 4}, "max_examples": 2}
+LORA = {"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}
+FULL = {"method": "full", "lr": 1e-3}
 
 
 def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
@@ -34,10 +36,7 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
         "batch_size": 4,
         "precision": "fp32",
         "audit_steps": 1,
-        "methods": [
-            {"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5},
-            {"method": "full", "lr": 1e-3},
-        ],
+        "methods": [LORA, FULL],
         "measure": {
             "audit": {"k": 4},
             "loss_on": ["pydoc"],
@@ -51,6 +50,12 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
         },
     }
     return {"name": "tiny", "experiments": {"matched": deepcopy(experiment | changes)}}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file with its content."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def parsed(document: dict[str, Any]) -> Study:

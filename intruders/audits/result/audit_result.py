@@ -219,14 +219,14 @@ class Audit:
 
     def plot_similarity(self, name: str) -> Figure:
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
-        from ...charts.figure import draw
+        from ...charts.drawing import draw
         from .figures import similarity
 
         return draw(similarity(self.matrix(name))).figure
 
     def plot_layers(self) -> Figure:
         """Draw the number of intruders by layer and module type as a matplotlib figure."""
-        from ...charts.figure import draw
+        from ...charts.drawing import draw
         from .figures import intruders_by_layer
 
         return draw(intruders_by_layer(self.matrices)).figure

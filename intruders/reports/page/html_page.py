@@ -43,18 +43,18 @@ def write_page(path: str | os.PathLike[str], render: Callable[[], str]) -> None:
 def render_page(
     template: str, scripts: Sequence[str], payload: dict[str, Any], *, own: Path = PAGE, **values: object
 ) -> str:
-    """Return the HTML text of a page: the template with `values`, the scripts, and `payload` as the data they draw.
-
-    The template and the scripts are in the folder `own`, or here.
-    """
+    """Return a page: the template with `values`, scripts, and the data that they draw; files are in `own`, or here."""
     environment = _environment(own)
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     paths = [own / name if (own / name).is_file() else PAGE / name for name in ("page.js", *scripts)]
+    # JSON for a script element: no character of it can end the element or open a comment.
+    data = json.dumps(payload, allow_nan=False, separators=(",", ":"))
+    data = data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     return environment.get_template(template).render(
         **values,
-        payload=_as_json(payload),
+        payload=Markup(data),
         style=Markup((PAGE / "page.css").read_text(encoding="utf-8")),
         scripts=Markup("\n".join(path.read_text(encoding="utf-8") for path in paths)),
         plotly=Markup(get_plotlyjs()),
@@ -87,34 +87,23 @@ def _environment(own: Path = PAGE) -> Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    from markupsafe import Markup, escape
+
+    def prose(text: str) -> Markup:
+        """Turn text in `backticks` into code, and keep each number and its % on one line."""
+        escaped = str(escape(text)).replace(" %", "\u00a0%")
+        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))
+
+    def shell(line: str) -> Markup:
+        """Keep the name of every option in a shell line on one line."""
+        nowrap = r'<span class="nowrap">\1</span>'
+        return Markup(re.sub(r"(?<= )(--?[a-z][a-z-]*)", nowrap, str(escape(line))))
+
     environment.filters.update(
-        percent=percent, number=number, duration=duration, prose=_prose, shell=_shell, sort_key=sort_key
+        percent=percent, number=number, duration=duration, prose=prose, shell=shell, sort_key=sort_key
     )
     environment.globals.update(plural=plural)
     return environment
-
-
-def _prose(text: str) -> Markup:
-    """Turn text in `backticks` into code, and keep each number and its % on one line."""
-    from markupsafe import Markup, escape
-
-    escaped = str(escape(text)).replace(" %", "\u00a0%")
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))
-
-
-def _shell(line: str) -> Markup:
-    """Keep the name of every option in a shell line on one line."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"(?<= )(--?[a-z][a-z-]*)", r'<span class="nowrap">\1</span>', str(escape(line))))
-
-
-def _as_json(payload: dict[str, Any]) -> Markup:
-    """Return JSON for a script element: no character of it can end the element or open a comment."""
-    from markupsafe import Markup
-
-    text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def sort_key(value: float | None) -> str:

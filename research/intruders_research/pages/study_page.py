@@ -137,7 +137,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
     """Draw every figure of the report for papers, similarity matrices among them."""
-    from intruders.charts.figure import draw
+    from intruders.charts.drawing import draw
     from intruders.reports.compare_audits import similarities
 
     drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]

@@ -20,8 +20,7 @@ from intruders.audits.result.figures import (
     singular_values,
 )
 from intruders.charts.chart import Axis, Grid
-from intruders.charts.drawing import picture, write_drawings
-from intruders.charts.figure import draw
+from intruders.charts.drawing import draw, picture, write_drawings
 from intruders.errors import MissingDependencyError
 from intruders.reports.audit import audit_figures, intruders_over_epsilon
 from tests.made_up import BERT, made_up_audit

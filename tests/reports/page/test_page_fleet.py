@@ -75,9 +75,7 @@ def numbers(page: Any) -> list[int]:
     return [int(text.replace(",", "")) for text in column(page, "intruders") if text != "-"]
 
 
-def test_the_table_sorts_filters_and_shows_the_librarys_counts(
-    browser: Any, report: str, fleet: FleetAudit
-) -> None:
+def test_the_table_sorts_filters_and_has_the_counts(browser: Any, report: str, fleet: FleetAudit) -> None:
     counts = fleet.adapters["intruders"].dropna().tolist()
     with shown(browser, report) as page:
         assert numbers(page) == sorted(counts, reverse=True)
