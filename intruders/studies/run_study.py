@@ -231,6 +231,6 @@ def _step_callbacks(progress: StudyProgress) -> Callbacks:
     if on_step is None:
         return tuple
 
-    from ..training.show_progress import ReportSteps
+    from ..training.show_progress import ShowProgress
 
-    return lambda: (ReportSteps(on_step),)
+    return lambda: (ShowProgress(lambda stage, done, in_all: on_step(done, in_all)),)
