@@ -16,20 +16,16 @@ from statistics import mean
 
 import pandas as pd
 
-from intruders.experiments.healing import (
-    BASE,
-    HEALED,
-    INTERPOLATION,
-    INTRUDERS,
-    MEAN_DOSE,
-    SHUFFLED,
-    TUNED,
-    Healing,
-)
+from intruders.experiments.healing import BASE, HEALED, INTERPOLATION, INTRUDERS, TUNED, Healing
 from intruders.experiments.point import TaskMeasure
 from intruders.measures.intervals import Interval
 
 from .seeds import by_setting, interval_columns, labelled, mean_of_all, over_seeds, print_head, print_row
+
+MEAN_DOSE, SHUFFLED = (
+    "mean dose",
+    "shuffled doses",
+)  # controls that heal measured when these models were healed
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,15 +2,19 @@
 
 INTRUDERS_DATA=data python -m benchmarks.what_heals healed rank1=smollm2-135m-lora@word-problems ...
 
-Every model is healed as in research/examples/same-text.yaml: its weights, 30 steps in bfloat16 on 32 documents of C4,
-64 examples that choose; 200 test examples, 32 other documents of C4 and 32 of WikiText-2 are reported. Rivals are
-doses, and the weights learned on the base's own samples instead of C4. A task that is a folder has train.jsonl and
-others.
+Every model is healed by its weights on the base's own text, and by doses: 30 steps in bfloat16, 32 documents, 64
+examples that choose; 200 test examples, 32 documents of C4 and 32 of WikiText-2 are reported. A task that is a folder
+has train.jsonl and others.
 
-The criterion, written before any of these healings; the first model of same-text counts with them. Weights are the
-default of heal if their mean loss on WikiText-2 is at most 0.02 nats above the doses', and their mean accuracy at most
-one point below. The base's own text is the default text if on every model it gives back 85 % on WikiText-2, and its
-mean accuracy is at most one point below that of the weights learned on C4.
+The criterion, written before these healings. Weights are the default of heal for adapters if their mean loss on
+WikiText-2 is at most 0.02 nats above the doses', and their mean accuracy at most one point below. The learning rate
+(0.001), the weight of the task (12, not adjusted) and the step of 4 documents and 16 examples were chosen on the
+packaged rank 1 and on the first model of same-text; these do not count.
+
+A first round, at commit 45ec914a, had C4 as its text, a rate of 0.0005, a weight of 30 that was adjusted, and 8
+documents and examples a step. By the same criterion doses stayed the default; and the base's own text was to be the
+default text if on every model it gave back 85 % on WikiText-2 at an accuracy at most one point below that of C4, which
+it did.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ from pathlib import Path
 
 import intruders
 from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, report
+from intruders.experiments.experiment_settings import SELF
 from intruders.experiments.healing import Healing
 
-RIVALS = ("doses", "self")
+RIVALS = ("doses",)
 
 
 def main(folder: Path, models: dict[str, str]) -> None:
@@ -43,7 +48,7 @@ def main(folder: Path, models: dict[str, str]) -> None:
                 model,
                 task=task,
                 columns=columns,
-                loss_on=[CHOSEN, REPORTED],
+                loss_on=[SELF, CHOSEN, REPORTED],
                 settings=replace(SETTINGS, rivals=RIVALS, report_examples=200),
                 loading=intruders.Loading(dtype="bfloat16"),
                 out=out,

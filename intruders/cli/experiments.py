@@ -311,7 +311,7 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
     ),
     of_settings("settings", HealSettings),
     options.DATA_SEED,
-    options.seed_of("halves, samples, the order of learning, the shuffled control and the bootstrap"),
+    options.seed_of("halves, samples, the order of learning and the bootstrap"),
     of_settings("columns", Columns),
     options.audited(FINDING_INTRUDERS),
     options.running_models("dtype", "load_in"),

@@ -23,7 +23,7 @@ from ..models.tuned_model import OpenedModel
 from ..system.digests import json_digest
 from ..system.files import user_path
 from ..system.words import plural
-from .experiment_settings import OWN_TEXT, SELF, HealSettings
+from .experiment_settings import EXAMPLES, OWN_TEXT, SELF, HealSettings
 from .question import Question
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
@@ -235,7 +235,7 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings,
     text = [first for first, _ in halves[corpus]]
     return HealData(
         learned_text=text,
-        learned_examples=tasks[task].train[:most],
+        learned_examples=tasks[task].train[: settings.steps * EXAMPLES],
         choice=DataShare("choice", {corpus: text}, {task: rows[task]}),
         report=DataShare(
             "report",

@@ -32,7 +32,10 @@ def _which(panel: str) -> Any:
     return setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel=panel, advanced=True)
 
 
-_RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 5e-4}, {DOSES: 3.0, WEIGHTS: 30.0}
+DOCUMENTS, EXAMPLES = 4, 16  # of a step of a healing
+
+ENTRIES = "entries"  # learned weights that are no factors
+_RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 1e-3, ENTRIES: 5e-5}, {DOSES: 3.0, WEIGHTS: 12.0}
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ class HealSettings(Settings):
     )
     weight: float | None = setting(
         None,
-        "Initial weight of staying close to the tuned model on task examples; adjusted afterwards to meet --allow.",
+        "Weight of staying close to the tuned model on task examples; that of doses is adjusted to meet --allow.",
         above=0,
-        unless_given="default: 3 for doses, 30 for weights",
+        unless_given="default: 3 for doses, 12 for weights",
         metavar="NUMBER",
         panel="Healing",
         advanced=True,
@@ -82,7 +85,7 @@ class HealSettings(Settings):
         None,
         "Learning rate at the first step; it falls to zero.",
         above=0,
-        unless_given="default: 0.06 for doses, 0.0005 for weights",
+        unless_given="default: 0.06 for doses, 0.001 for factors, 0.00005 for the entries of a full fine-tuning",
         most=1,
         metavar="NUMBER",
         panel="Healing",
@@ -110,8 +113,8 @@ class HealSettings(Settings):
     max_tokens: int = document_tokens(96)
     max_examples: int = setting(
         64,
-        "Number of examples of each split: training examples are learned from, validation examples choose, and test "
-        "examples are reported.",
+        "Number of validation examples, which choose, and of test examples, which are reported. Every step learns from "
+        "16 training examples.",
         least=1,
         metavar="N",
         panel="Measures",
@@ -136,8 +139,9 @@ class HealSettings(Settings):
                 "doses"
             )
 
-    def rate_of(self, learn: str) -> float:
-        return _RATES[learn] if self.rate is None or learn != self.learn else self.rate
+    def rate_of(self, what: str) -> float:
+        is_given = self.rate is not None and self.learn == (DOSES if what == DOSES else WEIGHTS)
+        return self.rate if is_given else _RATES[what]
 
     def weight_of(self, learn: str) -> float:
         return _WEIGHTS[learn] if self.weight is None or learn != self.learn else self.weight

@@ -19,8 +19,7 @@ SCHEMA = 1
 RECORD = "heal.json"
 
 BASE, TUNED, HEALED, INTERPOLATION = "base", "tuned", "healed", "interpolation"
-CURVE, MEAN_DOSE, SHUFFLED, INTRUDERS = "curve", "mean dose", "shuffled doses", "intruders scaled"
-CONTROLS = (MEAN_DOSE, SHUFFLED, INTRUDERS)
+CURVE, INTRUDERS = "curve", "intruders scaled"
 
 # Below this rise of the loss, in nats per token, there is little to heal.
 LITTLE = 0.02

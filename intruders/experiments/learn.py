@@ -13,7 +13,17 @@ from ..measures.task_score import encoded_examples
 from ..system.words import plural
 from .data_shares import HealData
 from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, with_parameters
-from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
+from .experiment_settings import (
+    BLOCKS,
+    DOSES,
+    ENTRIES,
+    RANDOM_TOKENS,
+    REPLAY,
+    SELF,
+    SHARE,
+    WEIGHTS,
+    HealSettings,
+)
 from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
 from .objective import Objective, StepLosses
@@ -104,9 +114,14 @@ class _Learner:
         learned = None
         if name not in (DOSES, BLOCKS):
             tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}
-            tensors = [tensor.clone().requires_grad_() for tensor in parameters_of(tuned)]
-            learned = with_parameters(tuned, tensors)
-            learnables.append(Learnable(tensors, parameters_of(tuned), self.settings.rate_of(WEIGHTS)))
+            # In single precision: of a rounded weight small steps would be lost.
+            tensors = [tensor.to(torch.float32, copy=True) for tensor in parameters_of(tuned)]
+            learned = with_parameters(tuned, [tensor.requires_grad_() for tensor in tensors])
+            for matrix, update in learned.items():
+                rate = self.settings.rate_of(WEIGHTS if update.left is not None else ENTRIES)
+                learnables.append(
+                    Learnable(parameters_of({matrix: update}), parameters_of({matrix: tuned[matrix]}), rate)
+                )
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
         with bench.doses.at(values, learned):
             objective = self._objective(data, replays=name == REPLAY)

@@ -124,7 +124,7 @@ class Learning:
         return self._best
 
     def _look(self, *, follows: bool = True) -> None:
-        """Measure the present state and note it if it is the best; where learning follows, adapt the task's weight."""
+        """Measure the present state and note it if it is the best; for doses that follow, adapt the task's weight."""
         task_loss, reproduced = self.on_task()
         is_allowed = self.allowance.allows(task_loss, reproduced)
         measured = Measured(self._step, task_loss, reproduced, self.on_text() if is_allowed else None)
@@ -134,7 +134,8 @@ class Learning:
             measured.text_loss is not None and (least is None or measured.text_loss < least)
         ):
             self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
-        if self._step and follows:
+        if self._step and follows and not self._learns_weights:
+            # Not of weights: what their first steps cost, the last ones give back.
             over = min(1.0, max(-1.0, (task_loss - self.allowance.task_loss) / max(self.allow, 1e-3)))
             if reproduced < self.allowance.reproduced:
                 over = 1.0

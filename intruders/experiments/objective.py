@@ -23,15 +23,13 @@ from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.token_losses import SplitModel, in_single, target_logits, target_loss
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
+from .experiment_settings import DOCUMENTS, EXAMPLES
 
 # Texts of a batch. Batches are fixed, so that a learning that resumes keeps the same states.
 _KEPT_AT_ONCE = 8
 
 # Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
 Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
-
-# Documents and examples of a step.
-DOCUMENTS, EXAMPLES = 8, 8
 
 # Bounds the logits of a part of a step in memory: tokens x vocabulary.
 _LOGITS = 2**25

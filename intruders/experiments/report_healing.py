@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,9 +17,9 @@ from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.stored_dtype import dtype_name
 from .bench import Tally
-from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState
+from .dosed_model import DosedUpdate, DoseVector, TunedState
 from .experiment_settings import HealSettings
-from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, MEAN_DOSE, SHUFFLED, TUNED, Healing
+from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, TUNED, Healing
 from .learn import Learned
 from .learning import LEAST, MOST, at_bounds
 from .open_dosed import HealBench, least_dose
@@ -30,7 +29,7 @@ from .yardstick import Yardstick
 # Interpolations that are measured besides the one of the healed model's task loss.
 _ALPHAS = (0.25, 0.5, 0.75)
 
-_MEASURES = 11  # on the half that is reported, about
+_MEASURES = 9  # on the half that is reported, about
 
 
 def reported_healing(
@@ -104,7 +103,7 @@ def _reported_points(
         tally.step(f"measure {name}")
         return bench.outcome(state, bench.data.report, answers=answers, removed=removed)
 
-    task, seed = bench.data.task, bench.question.seed
+    task = bench.data.task
     # Without answers: of a task that it does not know a base writes each to the last token that it may.
     base = measure(BASE, bench.everywhere(0.0))
     tuned = measure(TUNED, bench.everywhere(1.0), answers=True)
@@ -125,13 +124,6 @@ def _reported_points(
         report.point(INTERPOLATION, at_equal, equal),
         *(report.point(name, measure(name, rival, answers=True)) for name, rival in rivals.items()),
     ]
-    if state.learned is None:
-        doses = state.doses
-        mean = sum(doses) / len(doses)
-        points.append(report.point(MEAN_DOSE, measure(MEAN_DOSE, bench.everywhere(mean)), mean))
-        mixed = shuffled(doses, bench.groups, bench.updates, seed)
-        if mixed != list(doses):
-            points.append(report.point(SHUFFLED, measure(SHUFFLED, TunedState(mixed))))
     if intruders:
         factors = DoseVector(torch.ones(len(intruders), device=bench.doses.values.device))
         bench.add(intruders, factors)  # after everything else is measured
@@ -153,28 +145,6 @@ def same_dose(bench: HealBench, healed: float, tuned: float) -> float:
 
     dose = at_most(healed)
     return dose if dose < 1 or healed >= tuned else at_most(tuned)
-
-
-def shuffled(
-    doses: Sequence[float],
-    groups: DoseGroups,
-    updates: Mapping[str, DosedUpdate],
-    seed: int,
-) -> list[float]:
-    """Exchange the doses at random among matrices of one shape, or among all matrices that share doses."""
-    generator = random.Random(f"shuffled {seed}")
-    mixed = list(doses)
-    kinds: dict[object, list[int]] = {}
-    shared = len(set(groups.places.values())) < len(groups.places)
-    for name in groups.matrices:
-        kinds.setdefault(None if shared else updates[name].shape, []).extend(groups.places[name])
-    for positions in kinds.values():
-        distinct = list(dict.fromkeys(positions))
-        drawn = list(distinct)
-        generator.shuffle(drawn)
-        for position, other in zip(distinct, drawn, strict=True):
-            mixed[position] = doses[other]
-    return mixed
 
 
 def _removing(matrices: TunedMatrices, updates: Mapping[str, DosedUpdate]) -> dict[str, LowRank]:

@@ -25,12 +25,10 @@ from ..experiments.experiment_settings import (
 )
 from ..experiments.healing import (
     BASE,
-    CONTROLS,
     CURVE,
     HEALED,
     INTERPOLATION,
     INTRUDERS,
-    MEAN_DOSE,
     TUNED,
     Healing,
 )
@@ -49,7 +47,6 @@ SIGNED = "+.3f"  # the format of a change
 LABELS = {
     INTERPOLATION: "interpolation, same task loss",
     INTRUDERS: "intruders removed",
-    MEAN_DOSE: "mean dose everywhere",
     SHARE: "best share of the update",
     BLOCKS: "doses of three blocks",
     DOSES: "a dose per matrix",
@@ -118,7 +115,7 @@ def _share(healed: Interval | None) -> str:
 
 def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
     """Return the models of the table, in order, with their names."""
-    wanted = (BASE, TUNED, HEALED, INTERPOLATION, *healing.rivals, *CONTROLS)
+    wanted = (BASE, TUNED, HEALED, INTERPOLATION, *healing.rivals, INTRUDERS)
     named = [(name, healing.point(name)) for name in wanted]
     return [(_label(healing, name, point), point) for name, point in named if point is not None]
 
@@ -224,7 +221,7 @@ def _label(healing: Healing, name: str, point: HealedPoint) -> str:
     said = LABELS.get(name, name)
     if name == INTERPOLATION and not _is_reached(healing, point):
         said = "interpolation, tuned model's task loss"
-    return f"{said} ({number(point.dose)})" if name in (INTERPOLATION, MEAN_DOSE) and point.dose else said
+    return f"{said} ({number(point.dose)})" if name == INTERPOLATION and point.dose else said
 
 
 def render_healing(healing: Healing) -> str:
@@ -270,7 +267,7 @@ def _trade(healing: Healing, corpus: str) -> Chart:
             tone=0,
         )
     ]
-    others = (*healing.rivals, *CONTROLS)
+    others = (*healing.rivals, INTRUDERS)
     tones = {BASE: 3, TUNED: 2, HEALED: 1} | {name: 4 + number for number, name in enumerate(others)}
     for name, tone in tones.items():
         point = healing.point(name)

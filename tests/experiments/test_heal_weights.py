@@ -25,7 +25,7 @@ from .healed_models import QUICK, Models, assert_reported, tuned_in_full
 
 Healed = tuple[Healing, Path]
 
-WEIGHTS = replace(QUICK, learn="weights", rate=0.01, weight=1.0)
+WEIGHTS = replace(QUICK, learn="weights", rate=0.003, weight=1.0)
 
 
 @pytest.fixture(scope="module")
