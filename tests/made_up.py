@@ -13,28 +13,14 @@ from intruders.audits.result.records import AuditedMatrix, Subspaces, UpdateSize
 from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 
 LLAMA = {
-    "self_attn.q_proj": (1.0, 1.0),
-    "self_attn.k_proj": (0.5, 1.0),
-    "self_attn.v_proj": (0.5, 1.0),
-    "self_attn.o_proj": (1.0, 1.0),
-    "mlp.gate_proj": (2.7, 1.0),
-    "mlp.up_proj": (2.7, 1.0),
-    "mlp.down_proj": (1.0, 2.7),
-}
+    "self_attn.q_proj": (1.0, 1.0), "self_attn.k_proj": (0.5, 1.0), "self_attn.v_proj": (0.5, 1.0),
+    "self_attn.o_proj": (1.0, 1.0), "mlp.gate_proj": (2.7, 1.0), "mlp.up_proj": (2.7, 1.0), "mlp.down_proj": (1.0, 2.7),
+}  # fmt: skip
 BERT = {
-    "attention.self.query": (1.0, 1.0),
-    "attention.self.key": (1.0, 1.0),
-    "attention.self.value": (1.0, 1.0),
-    "attention.output.dense": (1.0, 1.0),
-    "intermediate.dense": (4.0, 1.0),
-    "output.dense": (1.0, 4.0),
-}
-GPT2 = {
-    "attn.c_attn": (3.0, 1.0),
-    "attn.c_proj": (1.0, 1.0),
-    "mlp.c_fc": (4.0, 1.0),
-    "mlp.c_proj": (1.0, 4.0),
-}
+    "attention.self.query": (1.0, 1.0), "attention.self.key": (1.0, 1.0), "attention.self.value": (1.0, 1.0),
+    "attention.output.dense": (1.0, 1.0), "intermediate.dense": (4.0, 1.0), "output.dense": (1.0, 4.0),
+}  # fmt: skip
+GPT2 = {"attn.c_attn": (3.0, 1.0), "attn.c_proj": (1.0, 1.0), "mlp.c_fc": (4, 1), "mlp.c_proj": (1, 4)}
 
 
 def made_up_matrix(

@@ -27,32 +27,24 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.parametrize("is_loading", [False, True])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_one_line_and_a_status_that_tells_which(
-    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_signal_is_one_line_and_a_status_that_tells_which_also_while_the_commands_load(
+    number: signal.Signals,
+    status: int,
+    is_loading: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def app(**how: bool) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
         os.kill(os.getpid(), number)
         time.sleep(60)
+        raise AssertionError("nobody was interrupted")
 
-    monkeypatch.setattr(sys.modules["intruders.cli.main"], "app", app)
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == status
-    assert capsys.readouterr() == ("", "interrupted\n")
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_while_the_commands_load_it_is_no_traceback_either(
-    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Loading(ModuleType):
-        def __getattr__(self, name: str) -> NoReturn:
-            os.kill(os.getpid(), number)
-            time.sleep(60)
-            raise AssertionError("nobody was interrupted")
-
-    monkeypatch.setitem(sys.modules, "intruders.cli", Loading("intruders.cli"))
+    if is_loading:
+        loading = type("Loading", (ModuleType,), {"__getattr__": interrupted})("intruders.cli")
+        monkeypatch.setitem(sys.modules, "intruders.cli", loading)
+    monkeypatch.setattr(sys.modules["intruders.cli.main"], "app", interrupted)
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == status

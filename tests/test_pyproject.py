@@ -121,15 +121,7 @@ def test_the_installed_wheel_audits_where_the_repository_is_not(archives: Archiv
     tuned = base + 20 * torch.outer(torch.ones(6), torch.eye(8)[7])  # one direction, spread over six vectors
     save_file({"model.layers.0.self_attn.q_proj.weight": base}, tmp_path / "base.safetensors")
     save_file({"model.layers.0.self_attn.q_proj.weight": tuned}, tmp_path / "tuned.safetensors")
-    names = [
-        "base.safetensors",
-        "tuned.safetensors",
-        "--no-cache",
-        "--html",
-        "report.html",
-        "--json",
-        "a.json",
-    ]
-    installed(program, "audit", *names)
+    models = ("base.safetensors", "tuned.safetensors")
+    installed(program, "audit", *models, "--no-cache", "--html", "report.html", "--json", "a.json")
     assert json.loads((tmp_path / "a.json").read_text())["totals"]["intruders"] == 1
     assert (tmp_path / "report.html").read_text().count("<script") > 1

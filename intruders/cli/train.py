@@ -60,7 +60,8 @@ def finetune(*, config: Path | None, dry_run: bool, given: dict[str, Any]) -> No
     folder = RunFolder(Path(settings.out))
     was_finished = folder.is_finished
     try:
-        run(settings, callbacks=[ShowProgress()])
+        with progress_bar() as bar:
+            run(settings, callbacks=[ShowProgress(bar)])
     except KeyboardInterrupt:
         note(f"interrupted; {folder.how_to_resume()}")
         raise typer.Exit(ExitStatus.INTERRUPTED) from None
@@ -139,14 +140,9 @@ def sequence(
     from ..training.train_in_sequence import has_finished, train_in_sequence
 
     was_finished = has_finished(settings, named, retrain_heads)
-    with resumable("finished stages are kept"):
-        result = train_in_sequence(
-            settings,
-            named,
-            adapters=adapters,
-            retrain_heads=retrain_heads,
-            callbacks=lambda: [ShowProgress()],
-        )
+    with resumable("finished stages are kept"), progress_bar() as bar:
+        how: dict[str, Any] = {"adapters": adapters, "retrain_heads": retrain_heads}
+        result = train_in_sequence(settings, named, callbacks=lambda: [ShowProgress(bar)], **how)
     if was_finished:
         say(["already finished; nothing was trained"])
     say(sequence_lines(result))

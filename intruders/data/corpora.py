@@ -213,20 +213,30 @@ def _documents(source: str, hub_documents: int) -> list[str]:
 
         return [topics[name] for name in sorted(topics)]
     others = plugins_of(CORPORA)
-    if source in HUB_CORPORA:
-        copy = folder_of_copy(source)
-        if copy is None:
-            return _first_of_hub(source, HUB_CORPORA[source], hub_documents)
-        file = _file_of_copy(source, copy)
-        return _rows(file) if ending(file) in SUFFIXES else cut_at_blank_lines(_read(file))
+    copy = folder_of_copy(source) if source in HUB_CORPORA else None
+    if source in HUB_CORPORA and copy is None:
+        return _first_of_hub(source, HUB_CORPORA[source], hub_documents)
     if source in others:
         return list(others[source]())
     if source.startswith("hub:"):
         path, _, column = source.removeprefix("hub:").partition("?")
         return _first_of_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
-    file = user_path(source)
+    file = user_path(source) if copy is None else _file_of_copy(source, copy)
     if file.is_dir():
-        return _from_folder(source, file)
+        texts, rows = _texts_and_rows(file)
+        if not texts and not rows:
+            raise SettingError(
+                f"corpus {source!r} is a folder without texts; expected text files ({', '.join(_TEXT_SUFFIXES)}), or "
+                f"data files with the column text ({', '.join(SUFFIXES)}), each packed by gzip or not; pass another "
+                "folder, or the path of a file"
+            )
+        if texts and rows:
+            warnings.warn(
+                f"corpus {source!r} is read from its {plural(len(texts), 'text file')}, without its "
+                f"{plural(len(rows), 'data file')} such as {rows[0].name!r}; pass a data file by its own path",
+                stacklevel=4,
+            )
+        return [_read(text) for text in texts] or [text for shard in rows for text in _rows(shard)]
     if ending(file) in SUFFIXES:
         return _rows(file)
     if file.is_file():
@@ -235,23 +245,6 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         f"corpus {source!r} is not known; expected pydoc, a text or data file, a folder of such, "
         f"hub:PATH, or one of {', '.join([*HUB_CORPORA, *MIXTURES, *others])}"
     )
-
-
-def _from_folder(source: str, folder: Path) -> list[str]:
-    texts, rows = _texts_and_rows(folder)
-    if not texts and not rows:
-        raise SettingError(
-            f"corpus {source!r} is a folder without texts; expected text files ({', '.join(_TEXT_SUFFIXES)}), or data "
-            f"files with the column text ({', '.join(SUFFIXES)}), each packed by gzip or not; pass another folder, "
-            "or the path of a file"
-        )
-    if texts and rows:
-        warnings.warn(
-            f"corpus {source!r} is read from its {plural(len(texts), 'text file')}, without its "
-            f"{plural(len(rows), 'data file')} such as {rows[0].name!r}; pass a data file by its own path",
-            stacklevel=4,
-        )
-    return [_read(file) for file in texts] or [text for file in rows for text in _rows(file)]
 
 
 def _rows(path: Path) -> list[str]:

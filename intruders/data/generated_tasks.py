@@ -37,27 +37,20 @@ def word_problems(seed: int = 0) -> Task:
     seen: set[str] = set()
     rows: list[Example] = []
     while len(rows) < TRAIN_ROWS + VALIDATION_ROWS + TEST_ROWS:
-        example = _problem(generator)
-        if example.text not in seen:
-            seen.add(example.text)
-            rows.append(example)
+        name, thing = generator.choice(_NAMES), generator.choice(_THINGS)
+        have = generator.randint(3, 12)
+        story, working = [f"{name} has {have} {thing}."], list[str]()
+        for _ in range(generator.choice((2, 2, 3))):
+            sentence, step, have = _change(generator, name, have)
+            story.append(sentence)
+            working.append(step)
+        text = f"Question: {' '.join(story)} How many {thing} does {name} have now?\nAnswer:"
+        if text not in seen:
+            seen.add(text)
+            rows.append(Example(text, target=f" {', '.join(working)}. The answer is {have}."))
     held_out = VALIDATION_ROWS + TEST_ROWS
     validation, test = rows[:VALIDATION_ROWS], rows[VALIDATION_ROWS:held_out]
     return Task("word-problems", "causal", "final-number", rows[held_out:], validation, test)
-
-
-def _problem(generator: random.Random) -> Example:
-    name, thing = generator.choice(_NAMES), generator.choice(_THINGS)
-    have = generator.randint(3, 12)
-    story, working = [f"{name} has {have} {thing}."], []
-    for _ in range(generator.choice((2, 2, 3))):
-        sentence, step, have = _change(generator, name, have)
-        story.append(sentence)
-        working.append(step)
-    return Example(
-        text=f"Question: {' '.join(story)} How many {thing} does {name} have now?\nAnswer:",
-        target=f" {', '.join(working)}. The answer is {have}.",
-    )
 
 
 def _change(generator: random.Random, name: str, have: int) -> tuple[str, str, int]:

@@ -122,7 +122,15 @@ def hub_task(name: str, seed: int = 0) -> Task:
         splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
         told = f"copy {digest}"
     else:
-        splits, told = _from_hub(name, source), f"hub {source.name}"
+        wanted = {"train": "train", "validation": source.validation, "test": source.test}
+        with loader_of_hub(f"task {name!r}", source.path) as load:
+            rows = {
+                split: load(source.path, source.configuration, split=called, revision=source.revision)
+                for split, called in wanted.items()
+                if called is not None
+            }
+        splits = {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
+        told = f"hub {source.name}"
     for examples in splits.values():
         random.Random(f"rows {seed}").shuffle(examples)
     train, validation = splits["train"], splits.get("validation")
@@ -130,17 +138,6 @@ def hub_task(name: str, seed: int = 0) -> Task:
         held_out = round(_HELD_OUT * len(train))
         train, validation = train[held_out:], train[:held_out]
     return Task(name, source.kind, source.score, train, validation, splits.get("test", []), source=told)
-
-
-def _from_hub(name: str, source: HubTask) -> dict[str, list[Example]]:
-    wanted = {"train": "train", "validation": source.validation, "test": source.test}
-    with loader_of_hub(f"task {name!r}", source.path) as load:
-        rows = {
-            split: load(source.path, source.configuration, split=called, revision=source.revision)
-            for split, called in wanted.items()
-            if called is not None
-        }
-    return {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
 
 
 def files_of_copied_task(name: str) -> dict[str, Path]:

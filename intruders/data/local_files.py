@@ -16,8 +16,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-import numpy as np
-
 from ..errors import SettingError, all_lines
 from ..system.files import user_path
 from ..system.words import plural
@@ -46,7 +44,16 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
     """
     file = read_rows(path, no_header=columns.no_header)
     if not columns.named():
-        columns = _usual_columns(file, columns)
+        present = list(file.rows[0]) if file.rows else []
+        names = next((names for names in _USUAL if set(names) <= set(present)), None)
+        if names is None:
+            said = f"the columns {', '.join(map(repr, present))}" if present else "no row"
+            raise SettingError(
+                f"data file {file.name!r} has {said}; expected prompt and completion, messages, or text and label; "
+                "name yours with --prompt and --completion, --messages, or --text and --label"
+            )
+        usual: dict[str, Any] = {name: (name,) if name == "text" else name for name in names}
+        columns = replace(columns, **usual)
     kind = _kind(file.name, columns)
     train = examples_of(file, columns, kind)
     random.Random(f"rows {seed}").shuffle(train)
@@ -184,19 +191,6 @@ def _kind(name: str, columns: Columns) -> Kind:
     )
 
 
-def _usual_columns(file: DataFile, columns: Columns) -> Columns:
-    present = list(file.rows[0]) if file.rows else []
-    for names in _USUAL:
-        if set(names) <= set(present):
-            given: dict[str, Any] = {name: (name,) if name == "text" else name for name in names}
-            return replace(columns, **given)
-    said = f"the columns {', '.join(map(repr, present))}" if present else "no row"
-    raise SettingError(
-        f"data file {file.name!r} has {said}; expected prompt and completion, messages, or text and label; name yours "
-        "with --prompt and --completion, --messages, or --text and --label"
-    )
-
-
 def _tell_of_useless(
     name: str, score: str, train: Sequence[Example], scored: Mapping[str, Sequence[Example]]
 ) -> None:
@@ -238,8 +232,8 @@ def _require_one_kind_of_label(file: DataFile, name: str) -> None:
     # Every way to write a label is a class of its own, so that two classes would be learned as four.
     first: dict[bool, int] = {}
     for index, row in enumerate(file.rows):
-        if isinstance(row[name], bool | int | float | Decimal | np.number | np.bool_):
-            first.setdefault(isinstance(row[name], bool | np.bool_), index)
+        if isinstance(row[name], bool | int | float | Decimal):
+            first.setdefault(isinstance(row[name], bool), index)
     if len(first) == 2:
         truth, number = first[True], first[False]
         raise SettingError(
@@ -264,7 +258,11 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
                 if names is None and no_header:
                     names = [str(number) for number in range(len(cells))]
                 elif names is None:
-                    names = _told_apart(cells)
+                    counts: Counter[str] = Counter()
+                    names = []
+                    for name in cells:  # the second ``a`` becomes ``a.1``
+                        names.append(f"{name}.{counts[name]}" if counts[name] else name)
+                        counts[name] += 1
                     continue
                 if len(cells) != len(names):
                     raise ValueError(
@@ -277,16 +275,6 @@ def _delimited(path: Path, no_header: bool, **form: Any) -> DataFile:
                 f"line {line}: {error}; close its quotation marks, and double those within a cell"
             ) from error
     return DataFile(path.name, rows, lines)
-
-
-def _told_apart(names: list[str]) -> list[str]:
-    # The second ``a`` becomes ``a.1``.
-    counts: Counter[str] = Counter()
-    header = []
-    for name in names:
-        header.append(f"{name}.{counts[name]}" if counts[name] else name)
-        counts[name] += 1
-    return header
 
 
 def _json_lines(path: Path) -> DataFile:
@@ -327,23 +315,13 @@ def _with_every_column(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _columnar(path: Path, suffix: str) -> DataFile:
-    import pandas as pd  # half a second, which text files need not wait for
-    import pyarrow as pa
+    import pyarrow as pa  # which text files need not wait for
+    import pyarrow.parquet as pq
 
     with cast(BinaryIO, gzip.open(path) if _is_gzipped(path) else path.open("rb")) as file:
         if suffix == ".parquet":
-            frame = pd.read_parquet(file)
-        else:
-            is_file = file.read(6) == b"ARROW1"  # or a stream, which is what datasets writes
-            file.seek(0)
-            frame = (pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)).read_all().to_pandas()
-    # A column of the file that pandas wrote from an index is one that can be named.
-    if indexed := [name for name in frame.index.names if name is not None and name not in frame.columns]:
-        frame = frame.reset_index(level=indexed)
-    frame.columns = [str(name) for name in frame.columns]
-    # pandas' nullable types and its times have nulls that are objects of their own.
-    rows = [
-        {str(name): None if value is pd.NA or value is pd.NaT else value for name, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
-    return DataFile(path.name, rows)
+            return DataFile(path.name, pq.read_table(file).to_pylist())
+        is_file = file.read(6) == b"ARROW1"  # or a stream, which is what datasets writes
+        file.seek(0)
+        table = (pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)).read_all()
+    return DataFile(path.name, table.to_pylist())

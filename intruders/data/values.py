@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
 from ..errors import SettingError
 from ..system.files import as_utf8, is_utf8
 from .task import Conversation, Example, Message
@@ -20,14 +18,9 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def is_list(value: Any) -> bool:
-    """Return whether a value is a list, as JSON and Parquet have them."""
-    return isinstance(value, list | tuple | np.ndarray)
-
-
 def as_text(value: Any, name: str, origin: str) -> str:
     """Return a text or a number of column ``name`` as text. SettingError for anything else."""
-    if isinstance(value, str | bool | int | float | Decimal | np.generic):
+    if isinstance(value, str | bool | int | float | Decimal):
         return whole(str(value), f"column {name!r} of {origin}")
     raise SettingError(
         f"column {name!r} of {origin} is {described(value)}; expected text or a number in every row"
@@ -71,7 +64,7 @@ def empty_value(name: str, origin: str, others: Sequence[str] = ()) -> SettingEr
 
 def described(value: Any) -> str:
     """Say in words what a value is that is not a text."""
-    if is_list(value):
+    if isinstance(value, list):
         return "a list"
     return "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"
 
@@ -92,7 +85,7 @@ def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> 
     if len(names) == 1:
         messages = _messages(values[0], names[0], origin)
         return _of_conversation(names[0], origin, messages[:-1], messages[-1:])
-    if any(map(is_list, values)):
+    if any(isinstance(value, list) for value in values):
         prompt, completion = (
             _messages(value, name, origin) for name, value in zip(names, values, strict=True)
         )
@@ -100,8 +93,6 @@ def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> 
     prompt_text, completion_text = (
         as_text(value, name, origin) for name, value in zip(names, values, strict=True)
     )
-    if not completion_text:
-        raise empty_value(names[1], origin)
     return Example(text=prompt_text, target=completion_text, origin=origin)
 
 
@@ -130,7 +121,7 @@ def _of_conversation(
 
 
 def _messages(value: Any, name: str, origin: str) -> tuple[Message, ...]:
-    if not is_list(value):
+    if not isinstance(value, list):
         raise SettingError(
             f"column {name!r} of {origin} is {described(value)}; expected a list of messages with role and content"
         )
@@ -147,7 +138,7 @@ def _message(message: Any, where: str) -> Message:
         given = {key: value for key, value in message.items() if value is not None}
     role: Any = given.get("role")
     content: Any = given.get("content")
-    parts = [content] if isinstance(content, str) else [*content] if is_list(content) else []
+    parts = [content] if isinstance(content, str) else content if isinstance(content, list) else []
     # A part of one is a text of its own; an image and whatever else a part may be is none.
     inner = [
         part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts

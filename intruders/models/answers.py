@@ -32,23 +32,16 @@ _ONE_BY_ONE = frozenset({"minimax", "rwkv", "xlstm"})
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
 
 
-def outcomes(opened: OpenedModel, task: Task, examples: Sequence[Example]) -> list[bool]:
-    """Return for each example whether the model's class, or its greedy completion by the task's score, is right."""
-    grades = graded(opened, task, examples)
-    assert grades.right is not None
-    return grades.right
-
-
 def outcomes_until_decided(
     opened: OpenedModel, task: Task, examples: Sequence[Example], *, accuracy: float
 ) -> list[bool | None]:
-    """Return :func:`outcomes`, with None for those that were not asked because ``accuracy`` is out of reach.
+    """Return which answers are right, with None for those that were not asked because ``accuracy`` is out of reach.
 
     As soon as too many answers are wrong, no further one is generated. An untrained model, which writes on to its
     limit, is told from a trained one by a few answers.
     """
     if task.kind == "classification":
-        return [*outcomes(opened, task, examples)]
+        return [*(graded(opened, task, examples).right or [])]
     settled = _targets(opened, examples, _BATCH).reproduced
     right: list[bool | None] = [is_settled or None for is_settled in settled]
     open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
@@ -163,8 +156,8 @@ def generated_answers(
     with evaluating(opened.model):
         for rows in _batches_to_complete([len(prompt) for prompt in prompts], rooms, context, batch_size):
             given = _generate(opened, [prompts[row] for row in rows], [rooms[row] for row in rows])
-            for row, (ids, has_ended) in zip(rows, given, strict=True):
-                answers[row] = Answer(tokenizer.decode(ids, skip_special_tokens=True), has_ended)
+            for row, answer in zip(rows, given, strict=True):
+                answers[row] = answer
     return answers
 
 
@@ -196,10 +189,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _generate(
-    opened: OpenedModel, prompts: list[list[int]], rooms: list[int]
-) -> list[tuple[list[int], bool]]:
-    # The new tokens of every row, without what ends it, and whether the row reached an end.
+def _generate(opened: OpenedModel, prompts: list[list[int]], rooms: list[int]) -> list[Answer]:
     from transformers import StoppingCriteriaList
 
     model: Any = opened.model
@@ -228,7 +218,8 @@ def _generate(
     for row, room in zip(written[:, width:].tolist(), rooms, strict=True):
         own = row[:room]  # behind it is padding
         length = next((position for position, token in enumerate(own) if token in ends), None)
-        answers.append((own[:length], length is not None))
+        text = opened.tokenizer.decode(own[:length], skip_special_tokens=True)
+        answers.append(Answer(text, length is not None))
     return answers
 
 

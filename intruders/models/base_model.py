@@ -1,8 +1,9 @@
-"""Base models for training: what transformers loads, trains and saves, by alias, path or hub id; and their digest."""
+"""Base models for training: what transformers loads, trains and saves, by alias, path or hub id; and their digests."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -74,25 +75,18 @@ def _converted(model: DemoModel) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_be_kept(model, target, os_reason(error)) from error
-    try:
         with atomic_folder(target) as unfinished:
             _write_dequantized(gguf, unfinished)
             follow_umask(unfinished)
-    except (CheckpointError, DiskFullError) as error:
+    except (OSError, CheckpointError, DiskFullError) as error:
         # Another process may have finished first: its copy is the same.
         if not (target / "config.json").is_file():
-            reason = "the disk is full" if isinstance(error, DiskFullError) else str(error)
-            raise _cannot_be_kept(model, target, reason) from error
+            reason = "the disk is full" if isinstance(error, DiskFullError) else os_reason(error)
+            raise CacheError(
+                f"the demo model '{model.alias}' is converted once and cannot be written to '{target.parent}' "
+                f"({reason}); set INTRUDERS_CACHE to a folder with room"
+            ) from error
     return target
-
-
-def _cannot_be_kept(model: DemoModel, target: Path, reason: str) -> CacheError:
-    return CacheError(
-        f"the demo model '{model.alias}' is converted once and cannot be written to '{target.parent}' ({reason}); set "
-        "INTRUDERS_CACHE to a folder with room"
-    )
 
 
 def _write_dequantized(gguf: Path, folder: Path) -> None:
@@ -131,4 +125,50 @@ def digest_of_model(source: str) -> str:
         return of_weights
     digest = xxhash.xxh3_128(of_weights.encode())
     add_files(digest, files)
+    return digest.hexdigest()
+
+
+# What a model computes depends on these; what else is in its folder, such as an audit, may come and go.
+_ENDINGS = (".safetensors", ".bin", ".gguf", ".index.json")
+_NAMES = (
+    "config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+# What else tokenizers are made of. These have a digest of their own.
+_TOKENIZER_ENDINGS = (".model", ".spm", ".tiktoken")
+_TOKENIZER_NAMES = ("vocab.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
+
+
+def contents_of(models: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of models by their names, and by ``tokenizer of NAME`` of what else makes their tokenizers."""
+    digests = {name: content_of_model(source) for name, source in models.items()}
+    for name, source in models.items():
+        folder = user_path(source)
+        inside = list(folder.iterdir()) if folder.is_dir() else []
+        files = [f for f in inside if f.name in _TOKENIZER_NAMES or f.name.endswith(_TOKENIZER_ENDINGS)]
+        digests[f"tokenizer of {name}"] = _digest(files) if files else None
+    return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def content_of_model(source: str) -> str | None:
+    """Return a digest of weights, configs and tokenizer in a folder; of a hub id its commit in the cache, or None.
+
+    Unlike :func:`digest_of_model` it is for what a training depends on, and downloads nothing.
+    """
+    folder = user_path(source)
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(source, "config.json")
+        except (HFValidationError, OSError):
+            return None
+        return Path(cached).parent.name if isinstance(cached, str) else None
+    return _digest(file for file in folder.iterdir() if file.name in _NAMES or file.name.endswith(_ENDINGS))
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = xxhash.xxh3_128()
+    add_files(digest, sorted(files))
     return digest.hexdigest()

@@ -35,9 +35,8 @@ class Endpoint:
 
     url: str
     key: str = field(repr=False)
-    parents: dict[str, str | None] = field(
-        default_factory=dict
-    )  # its models, with the base that it tells of each
+    # Its models, with the base that it tells of each.
+    parents: dict[str, str | None] = field(default_factory=dict)
     _echoes: bool = True
 
     @classmethod

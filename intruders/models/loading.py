@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoints.stored.locate import locate
-from ..checkpoints.writing.companions import own_tokenizer_files
 from ..data.task import Kind
 from ..errors import CheckpointError, MissingDependencyError, SettingError, first_line, some_of
 from ..system.files import as_given
@@ -48,7 +45,13 @@ def load_model(
             )
     else:
         names = list(labels or [])
-        _require_head_of(len(names), location)
+        config = model_config(location)
+        is_classifier = any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())
+        if is_classifier and config.num_labels != len(names):  # whose head would not be loaded
+            raise CheckpointError(
+                f"{as_given(location)!r} is a classifier whose number of classes is {config.num_labels}, and the task "
+                f"has {len(names)}; pass the base that it was trained from"
+            )
         numbers = {name: index for index, name in enumerate(names)}
         of_head = {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": numbers}
         model, missing = _loaded(AutoModelForSequenceClassification, location, what, loading, **of_head)
@@ -98,17 +101,6 @@ def _loaded(kind: Any, location: str, what: str, loading: Loading, **of_head: An
             f"{as_given(location)!r} cannot be loaded as {what}: {first_line(error)}"
         ) from error
     return model, set(info["missing_keys"])
-
-
-def _require_head_of(classes: int, location: str) -> None:
-    # A head of another size would not be loaded.
-    config = model_config(location)
-    is_classifier = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    if is_classifier and config.num_labels != classes:
-        raise CheckpointError(
-            f"{as_given(location)!r} is a classifier whose number of classes is {config.num_labels}, and the task has "
-            f"{classes}; pass the base that it was trained from"
-        )
 
 
 def _placed(model: Any, loading: Loading) -> nn.Module:
@@ -174,33 +166,3 @@ def require_known(ids: Tensor, embedding: Any, location: str) -> None:
             f"the tokenizer of {as_given(location)!r} makes token {highest}, and the model has {known} tokens; "
             "expected the tokenizer that it was trained with; copy that into its folder"
         )
-
-
-def as_trained(tokenizer: Any, source: str, model: Any) -> tuple[Any, list[str]]:
-    """Return the tokenizer that the adapter at ``source`` was trained with, and notes if it is not its base's.
-
-    A token beyond the embeddings of ``model`` cannot be read, so then only the chat template is taken.
-    """
-    if not own_tokenizer_files(source):
-        return tokenizer, []
-    try:
-        own = load_tokenizer(str(locate(source)))
-    except CheckpointError:
-        note = (
-            f"transformers cannot load the tokenizer beside adapter {source!r}, so its base's is used; results are "
-            "wrong if the adapter was trained with another chat template or other tokens"
-        )
-        return tokenizer, [note]
-    template = getattr(own, "chat_template", None)
-    has_template = template is not None and template != getattr(tokenizer, "chat_template", None)
-    tokens = own.get_vocab()
-    has_tokens = tokens != tokenizer.get_vocab()
-    if has_tokens and max(tokens.values(), default=0) < len(model.get_input_embeddings().weight):
-        if template is None:
-            own.chat_template = getattr(tokenizer, "chat_template", None)
-        return own, [f"the tokenizer is that of adapter {source!r}, whose tokens differ from its base's"]
-    if not has_template:
-        return tokenizer, []
-    written_so = copy.copy(tokenizer)  # the base may go on to be measured with its own
-    written_so.chat_template = template
-    return written_so, [f"the chat template is that of adapter {source!r}, which differs from its base's"]

@@ -47,39 +47,38 @@ class MemoryPlan:
         )
 
 
-@dataclass(frozen=True)
-class _Stored:
-    # What the headers of a checkpoint's safetensors files say, in bytes but for the weights.
-    weights: int  # numbers
-    floats: int
-    others: int  # of whole numbers and truth values
-    files: int
-    largest: int  # of the files
-
-    def addressed(self, each: float, *, opening: bool) -> int:
-        """Return the addresses that loading takes; ``opening`` counts the map that safetensors reads a header from."""
-        # All files stay mapped until the last weight is read. Weights in the type of the file stay in its map, and
-        # others are written beside it.
-        written = int(self.weights * each)
-        beside = 0 if written == self.floats else written
-        return self.files + max(beside, self.largest if opening else 0) + _BESIDE
-
-
 def memory_plan(location: str, loading: Loading) -> MemoryPlan | None:
     """Return the plan for the model at ``location``; None if its files are not on this machine or not safetensors."""
-    stored = _stored(location)
-    if stored.weights == 0:
+    folder = Path(location)
+    if not folder.is_dir():
+        try:
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(location, local_files_only=True))
+        except Exception:  # not downloaded yet: transformers says whatever there is to say
+            return None
+    files = sorted(folder.glob("*.safetensors"))
+    entries = [
+        entry for file in files for entry in read_header(file, mapped=False).values()
+    ]  # maps need memory
+    floats = [entry for entry in entries if entry.dtype in _FLOATS]
+    weights = sum(prod(entry.shape) for entry in floats)
+    if weights == 0:
         return None
+    stored = sum(entry.end - entry.begin for entry in floats)
+    others = sum(entry.end - entry.begin for entry in entries) - stored
     dtype = loading.load_in or dtype_name(dtype_to_load(location, loading))
-    each = _QUANTIZED.get(dtype) or getattr(torch, dtype).itemsize
+    written = int(weights * (_QUANTIZED.get(dtype) or getattr(torch, dtype).itemsize))
     device = loading.torch_device()
-    needed = int(stored.weights * each) + stored.others + _BESIDE
-    plans = [MemoryPlan(location, stored.weights, dtype, needed, available_memory(device))]
-    if device.type == "cpu":
-        plans += [
-            MemoryPlan(location, stored.weights, dtype, stored.addressed(each, opening=opening), room, limit)
-            for limit, opening, room in _rooms_of_shell()
-        ]
+    needed = written + others + _BESIDE
+    plans = [MemoryPlan(location, weights, dtype, needed, available_memory(device))]
+    # All files stay mapped until the last weight is read. Weights in the type of the file stay in its map, and others
+    # are written beside it.
+    mapped = [file.stat().st_size for file in files]
+    beside = 0 if written == stored else written
+    for limit, opening, room in _rooms_of_shell() if device.type == "cpu" else ():
+        needed = sum(mapped) + max(beside, max(mapped) if opening else 0) + _BESIDE
+        plans.append(MemoryPlan(location, weights, dtype, needed, room, limit))
     return min(plans, key=lambda plan: plan.available - plan.needed)
 
 
@@ -115,7 +114,7 @@ def available_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
-    rooms = [int(psutil.virtual_memory().available), *_rooms_of_cgroups(Path("/proc/self/cgroup"))]
+    rooms = [int(psutil.virtual_memory().available), *_rooms_of_cgroups()]
     return max(0, min(rooms))
 
 
@@ -139,13 +138,10 @@ def _rooms_of_shell() -> Iterator[tuple[str, bool, int]]:
             yield name, opening, max(0, most - taken)
 
 
-def _rooms_of_cgroups(file: Path) -> Iterator[int]:
+def _rooms_of_cgroups() -> Iterator[int]:
     # What is left in every cgroup of this process that has a limit, of version 1 and 2.
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+    file = Path("/proc/self/cgroup")
+    for line in file.read_text().splitlines() if file.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
@@ -173,26 +169,3 @@ def room_of_cgroup(folder: Path) -> int | None:
                 room += counts.get("total_inactive_file", counts.get("inactive_file", 0))
             return room
     return None
-
-
-def _stored(location: str) -> _Stored:
-    folder = Path(location)
-    if not folder.is_dir():
-        try:
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(location, local_files_only=True))
-        except Exception:  # not downloaded yet: transformers says whatever there is to say
-            return _Stored(0, 0, 0, 0, 0)
-    weights, floats, others = 0, 0, 0
-    sizes = [0]
-    for file in sorted(folder.glob("*.safetensors")):
-        sizes.append(file.stat().st_size)
-        for entry in read_header(file, mapped=False).values():  # a map needs memory
-            size = entry.end - entry.begin
-            if entry.dtype in _FLOATS:
-                weights += prod(entry.shape)
-                floats += size
-            else:
-                others += size
-    return _Stored(weights, floats, others, sum(sizes), max(sizes))

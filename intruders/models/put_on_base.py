@@ -189,14 +189,6 @@ def _unfit(source: str, location: str, error: Exception) -> Exception:
     return CheckpointError(f"adapter {source!r} cannot be put on its base by PEFT: {first_line(error)}")
 
 
-def untrained_names(source: str, missing: Any) -> list[str]:
-    """Return the weights that a base lacks and the adapter does not bring either."""
-    from peft import load_peft_weights
-
-    brought = list(load_peft_weights(str(locate(source)), device="cpu"))
-    return [name for name in missing if not any(key.endswith(f".{name}") for key in brought)]
-
-
 def resize_as_stored(model: Any, source: str, location: str, stored: Mapping[str, Tensor]) -> list[str]:
     """Give the base the embeddings' rows that an adapter stores, and return a note if their number differed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 from torch import nn
 
 from ..checkpoints.adapters.adapter import AdapterConfig
+from ..checkpoints.stored.locate import locate
+from ..checkpoints.writing.companions import own_tokenizer_files
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
 from .base_model import base_model_location
 from .encoding import context_length, longest_read
-from .loading import as_trained, load_masked_model, load_model, load_tokenizer, refuse_unknown_tokens
+from .loading import load_masked_model, load_model, load_tokenizer, refuse_unknown_tokens
 from .loading_settings import AS_STORED, Loading
-from .put_on_base import adapted, named_base_note, untrained_names
+from .put_on_base import adapted, named_base_note
 from .quiet import quiet_transformers
 from .task_fit import (
     adapter_config,
@@ -63,32 +66,25 @@ def open_language_model(
         adapter = adapter_config(source)
         location = base_location(source, base)
         masked = is_masked(location)
-        notes = named_base_note(source, base)
         if is_classifier(source, adapter):
-            model: Any = _language_model(
-                location if adapter else _head_location(source, base), masked, loading
-            )
+            with_head = location if adapter else _head_location(source, base)
+            model, _ = _language_model(source, None, with_head, masked, loading)
             classifier, more = _classifier(source, adapter, location, None, loading, merged=merged)
-            notes += more
             if adapter is not None and not merged:
                 # The module with an adapter beside its layers cannot give its weights away without merging them.
                 setattr(model, model.base_model_prefix, classifier.base_model)
             else:
-                encoder: Any = classifier.base_model
-                left = model.base_model.load_state_dict(encoder.state_dict(), strict=False)
+                left = model.base_model.load_state_dict(classifier.base_model.state_dict(), strict=False)
                 if left.missing_keys:
                     raise CheckpointError(
                         f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
                     )
         else:
-            model = _language_model(location, masked, loading)
-            if adapter is not None:
-                model, more = adapted(model, source, location, merged=merged)
-                notes += more
+            model, more = _language_model(source, adapter, location, masked, loading, merged=merged)
         tokenizer = load_tokenizer(location)
         refuse_unknown_tokens(model, tokenizer, location)
-        opened = OpenedModel(model, tokenizer, longest_read(_config(model)), masked, tuple(notes))
-        return reading_as(opened, source)
+        notes = (*named_base_note(source, base), *more)
+        return reading_as(OpenedModel(model, tokenizer, longest_read(model.config), masked, notes), source)
 
 
 def can_go_on(source: str, base: str) -> bool:
@@ -106,9 +102,35 @@ def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
 
 
 def reading_as(opened: OpenedModel, source: str) -> OpenedModel:
-    """Return a model that reads as the adapter at ``source`` was trained to; unchanged if that is no adapter."""
-    tokenizer, more = as_trained(opened.tokenizer, source, opened.model)
-    return replace(opened, tokenizer=tokenizer, notes=(*opened.notes, *more))
+    """Return a model that reads as the adapter at ``source`` was trained to; unchanged if that is no adapter.
+
+    A token beyond the embeddings of the model cannot be read, so then only the chat template is taken.
+    """
+    if not own_tokenizer_files(source):
+        return opened
+    tokenizer, model = opened.tokenizer, opened.model
+    try:
+        own = load_tokenizer(str(locate(source)))
+    except CheckpointError:
+        note = (
+            f"transformers cannot load the tokenizer beside adapter {source!r}, so its base's is used; results are "
+            "wrong if the adapter was trained with another chat template or other tokens"
+        )
+        return replace(opened, notes=(*opened.notes, note))
+    template = getattr(own, "chat_template", None)
+    of_base = getattr(tokenizer, "chat_template", None)
+    tokens = own.get_vocab()
+    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+    if tokens != tokenizer.get_vocab() and max(tokens.values(), default=0) < len(embeddings.weight):
+        own.chat_template = of_base if template is None else template
+        note = f"the tokenizer is that of adapter {source!r}, whose tokens differ from its base's"
+    elif template is not None and template != of_base:
+        own = copy.copy(tokenizer)  # the base may go on to be measured with its own
+        own.chat_template = template
+        note = f"the chat template is that of adapter {source!r}, which differs from its base's"
+    else:
+        return opened
+    return replace(opened, tokenizer=own, notes=(*opened.notes, note))
 
 
 def open_for_task(
@@ -126,22 +148,18 @@ def open_for_task(
         location = base_location(source, base)
         check_kind(source, location, task)
         tokenizer = load_tokenizer(location)
-        notes = named_base_note(source, base)
+        labels: list[str] = []
         if task.kind == "causal":
-            model = load_model(location, "causal", loading=loading)
-            if adapter is not None:
-                model, more = adapted(model, source, location, merged=merged)
-                notes += more
-            labels: list[str] = []
-            context = longest_read(_config(model))
+            model, more = _language_model(source, adapter, location, False, loading, merged=merged)
+            context = longest_read(model.config)
         else:
             model, more = _classifier(source, adapter, location, task.labels, loading, merged=merged)
-            notes += more
-            labels = outputs_named(_config(model))
+            labels = outputs_named(model.config)
             _refuse_other_labels(source, labels, task)
-            context = context_length(_config(model), None)  # longer texts are cut, as in training
+            context = context_length(model.config, None)  # longer texts are cut, as in training
         refuse_unknown_tokens(model, tokenizer, location)
-        return reading_as(OpenedModel(model, tokenizer, context, notes=tuple(notes)), source), labels
+        notes = (*named_base_note(source, base), *more)
+        return reading_as(OpenedModel(model, tokenizer, context, notes=notes), source), labels
 
 
 def check_for_task(source: str, task: Task, base: str | None = None) -> None:
@@ -184,10 +202,19 @@ def _head_location(source: str, base: str | None) -> str:
     return base_model_location(base or (folder and folder.base) or source)
 
 
-def _language_model(location: str, is_masked: bool, loading: Loading) -> Any:
-    return (
-        load_masked_model(location, loading) if is_masked else load_model(location, "causal", loading=loading)
+def _language_model(
+    source: str,
+    adapter: dict[str, Any] | None,
+    location: str,
+    is_masked: bool,
+    loading: Loading,
+    *,
+    merged: bool = False,
+) -> tuple[Any, list[str]]:
+    model = (
+        load_masked_model(location, loading) if is_masked else load_model(location, "causal", None, loading)
     )
+    return (model, []) if adapter is None else adapted(model, source, location, merged=merged)
 
 
 def _classifier(
@@ -198,7 +225,7 @@ def _classifier(
     loading: Loading,
     *,
     merged: bool,
-) -> tuple[nn.Module, list[str]]:
+) -> tuple[Any, list[str]]:
     folder = FinetunedFolder.of(source)
     stored = folder.labels if folder else None
     if labels is None and adapter is not None and not stored:
@@ -216,7 +243,10 @@ def _classifier(
     )
     missing = list(model.untrained)
     if adapter is not None:
-        missing = untrained_names(source, missing)
+        from peft import load_peft_weights
+
+        brought = list(load_peft_weights(str(locate(source)), device="cpu"))
+        missing = [name for name in missing if not any(key.endswith(f".{name}") for key in brought)]
     if missing and labels is not None:
         raise CheckpointError(
             f"{source!r} has no trained weights for {missing[0]!r} of its classifier, which would start at random; "
@@ -232,7 +262,3 @@ def _refuse_other_labels(source: str, labels: Sequence[str], task: Task) -> None
             f"{source!r} was trained on {len(labels)} labels, and {unknown[0]!r} of task {task.name!r} is "
             f"not among them; it has {', '.join(map(repr, labels[:8]))}"
         )
-
-
-def _config(model: nn.Module) -> Any:
-    return model.config

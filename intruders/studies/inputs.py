@@ -15,10 +15,9 @@ from ..data.corpora import files_of_copies, files_of_source, local_sources, requ
 from ..data.hub_tasks import digest_of_files
 from ..data.load_task import files_of_task, require_task
 from ..errors import IntrudersError, SettingError
-from ..models.base_model import base_model_location
+from ..models.base_model import base_model_location, contents_of
 from ..system.digests import add_files, digest_of_file
 from ..system.files import user_path
-from ..training.run_inputs import contents_of
 from .runs import Run
 from .study_folder import MODEL
 

@@ -212,11 +212,16 @@ def _at_work(
             on_lost=workplace.note_end,
         )
     else:
-        callbacks: Callbacks = tuple
-        if (on_step := progress.on_step) is not None:
-            from ..training.show_progress import ReportSteps
-
-            callbacks = lambda: (ReportSteps(on_step),)  # noqa: E731
         for run in runs:
-            workplace.perform(run, callbacks, partial(progress.on_stage, run))
+            workplace.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))
             yield run
+
+
+def _step_callbacks(progress: StudyProgress) -> Callbacks:
+    on_step = progress.on_step
+    if on_step is None:
+        return tuple
+
+    from ..training.show_progress import ShowProgress
+
+    return lambda: (ShowProgress(lambda stage, done, in_all: on_step(done, in_all)),)

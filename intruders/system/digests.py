@@ -9,8 +9,6 @@ from pathlib import Path
 
 import xxhash
 
-_CHUNK = 2**22
-
 
 def add_files(digest: xxhash.xxh3_128, files: Iterable[Path]) -> None:
     """Add the name, the size and the content of every file, in this order.
@@ -19,19 +17,13 @@ def add_files(digest: xxhash.xxh3_128, files: Iterable[Path]) -> None:
     """
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size} ".encode())
-        add_content(digest, file)
-
-
-def add_content(digest: xxhash.xxh3_128, file: Path) -> None:
-    with file.open("rb") as content:
-        while piece := content.read(_CHUNK):
-            digest.update(piece)
+        with file.open("rb") as content:
+            hashlib.file_digest(content, lambda: digest)
 
 
 def digest_of_file(file: Path) -> str:
-    digest = xxhash.xxh3_128()
-    add_content(digest, file)
-    return digest.hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, xxhash.xxh3_128).hexdigest()
 
 
 def json_digest(value: object, digits: int = 64) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import re
 import secrets
@@ -130,13 +129,6 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         return user_path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise ResultFileError(f"cannot read '{path}': {os_reason(error).lower()}") from error
-
-
-def free_name(path: Path) -> Path:
-    """Return the path beside ``path`` with the first number that is not taken: ``trace-1.parquet``, ``kept-1``."""
-    stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
-    names = (path.with_name(f"{stem}-{number}{suffix}") for number in itertools.count(1))
-    return next(name for name in names if not name.exists())
 
 
 def _is_special(target: Path) -> bool:

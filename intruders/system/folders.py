@@ -230,19 +230,6 @@ def make_folder(folder: Path, name: str = "out") -> None:
         ) from error
 
 
-@contextmanager
-def removed_if_unused(folder: Path) -> Iterator[None]:
-    """Remove a folder that the block makes and leaves empty when it raises: work that did not begin leaves nothing."""
-    is_new = not folder.exists()
-    try:
-        yield
-    except BaseException:
-        if is_new:
-            with suppress(OSError):  # not there, or not empty
-                folder.rmdir()
-        raise
-
-
 def other_entries(folder: Path) -> list[str]:
     """Return the names of what is in a folder, but for its lock and what a kill left unfinished."""
     return sorted(

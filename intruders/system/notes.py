@@ -17,30 +17,23 @@ def show_warnings_as_notes() -> None:
 def each_note_once() -> Callable[..., str]:
     """Return a function that gives a warning as one line, ``note: TEXT``, and nothing where it has given that before.
 
-    A file is read by several steps of a run, each of which warns of it. Python's own memory of what it has shown is
-    lost whenever a library changes the filters.
+    A kind that Python itself has, as libraries use it, is named after the text. A file is read by several steps of a
+    run, each of which warns of it. Python's own memory of what it has shown is lost whenever a library changes the
+    filters.
+
+    >>> each_note_once()("nothing is kept", UserWarning, "base_cache.py", 32)
+    'note: nothing is kept\\n'
     """
     given = set[str]()
 
-    def once(*warning: Any) -> str:
-        note = as_note(*warning)
+    def once(message: Warning | str, category: type[Warning], *where: Any) -> str:
+        kind = "" if category is UserWarning else f" ({category.__name__})"
+        note = f"note: {' '.join(str(message).split())}{kind}\n"
         is_new = note not in given
         given.add(note)
         return note if is_new else ""
 
     return once
-
-
-def as_note(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Return a warning as one line; a kind that Python itself has, as libraries use it, is named after the text.
-
-    >>> as_note("nothing is kept", UserWarning, "base_cache.py", 32)
-    'note: nothing is kept\\n'
-    """
-    kind = "" if category is UserWarning else f" ({category.__name__})"
-    return f"note: {' '.join(str(message).split())}{kind}\n"
 
 
 @contextmanager

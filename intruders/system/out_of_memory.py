@@ -16,11 +16,6 @@ Result = TypeVar("Result")
 # system under all of them says "cannot allocate memory".
 _SAID = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 
-ADVICE = (
-    "pass --dtype bfloat16 or, where the command has it, --load-in 4bit for smaller weights, and a smaller "
-    "--batch-size, --window or --max-tokens for smaller batches"
-)
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out: of Python, of torch on a processor or of a card."""
@@ -32,8 +27,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def told_in_one_line(error: BaseException) -> str:
     """Return the line for people; finished parts are kept by whoever keeps them."""
     return (
-        f"memory ran out ({all_lines(error)}); {ADVICE}; parts that were finished are kept where the command has --out "
-        "or --keep"
+        f"memory ran out ({all_lines(error)}); pass --dtype bfloat16 or, where the command has it, --load-in 4bit for "
+        "smaller weights, and a smaller --batch-size, --window or --max-tokens for smaller batches; parts that were "
+        "finished are kept where the command has --out or --keep"
     )
 
 

@@ -67,7 +67,9 @@ def map_on_ray(
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, IntrudersError):
                     raise cause from None
-                on_lost(item, _reason(error, cause))
+                said = f"({type(error).__name__}: {first_line(error)})"
+                lost = f"its worker was lost, however often it was tried again {said}"
+                on_lost(item, lost if cause is None else in_one_line(cause))
             yield item
     finally:
         for task in pending:
@@ -147,11 +149,3 @@ def _check_resources(ray: Any, wanted: dict[str, float]) -> None:
                 f"resources: a task asks for {amount:g} {name}s, and no node of the cluster has more than {most:g}; "
                 "ask for fewer (resources in a study's file, --cpus and --gpus of a fleet), or add such a node"
             )
-
-
-def _reason(error: Exception, cause: BaseException | None) -> str:
-    if cause is not None:
-        return in_one_line(cause)
-    return (
-        f"its worker was lost, however often it was tried again ({type(error).__name__}: {first_line(error)})"
-    )

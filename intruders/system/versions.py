@@ -42,9 +42,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def _versions_of(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those that are installed."""
-    installed = {package: _version_of(package) for package in packages}
-    return {package: name for package, name in installed.items() if name is not None}
+    return {package: number for package in packages if (number := _version_of(package)) is not None}
 
 
 @cache
@@ -65,23 +63,20 @@ def machine() -> dict[str, str | int]:
     """Processor, cores available to this process, threads of torch, and the GPU if any."""
     import torch
 
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
     described: dict[str, str | int] = {
         "system": platform.system(),
-        "processor": _processor(),
+        "processor": processor,
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
     }
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()
     return described
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def device_named(name: str) -> torch.device:

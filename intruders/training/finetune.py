@@ -5,26 +5,23 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PrinterCallback
 
 from ..data.load_task import described_task, load_task
 from ..data.task import Task
 from ..errors import IntrudersError, NonFiniteError, SettingError, in_one_line
-from ..models.answers import outcomes
-from ..models.base_model import base_model_location
-from ..models.encoding import PadRight, pad_token_id
+from ..models.answers import graded
+from ..models.base_model import base_model_location, contents_of
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel
 from ..system.callers_process import apart_from_caller
 from ..system.commands import command_of
 from ..system.files import stop_on_full_disk
-from ..system.folders import removed_if_unused, scratch_folder
+from ..system.folders import require_ours, scratch_folder, working_folder
 from ..system.versions import machine, versions
 from .callback.callback import IntruderCallback
 from .callback.limits import Limits, Text, Watch
@@ -33,7 +30,6 @@ from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, plugins_for, save_model
 from .prepared_run import PreparedRun, prepare_run, require_same_texts
 from .run_folder import RunFolder
-from .run_inputs import models_of, require_same
 from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained, first_not_finite
 
 _TRACE = "intruders.parquet"  # in the folder of a run
@@ -76,25 +72,22 @@ def finetune(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder
 def train_unless_finished(config: FinetuneConfig, callbacks: Sequence[Any] = ()) -> RunFolder:
     """Do what :func:`finetune` does; a finished run, such as a stage of a sequence, needs its model no more."""
     run = RunFolder(Path(config.out))
-    with removed_if_unused(run.path):
-        run.open_for(config.recorded())
+    require_ours(run.path, ["run.json"], "a run")
+    with working_folder(run.path):
+        run.require_same_settings(config.recorded())
         location = base_model_location(config.base)
         task = load_task(config.task, config, config.data_seed)
         task = task.limited(config.max_train_samples, config.max_eval_samples)
         check_task(config, task)
-        models = models_of(config, location)
-    if _is_finished(config, run, task, models):
-        return run
-    with ExitStack() as contexts:
-        contexts.enter_context(run.locked())
-        # Another process may have begun, or finished, since.
-        run.open_for(config.recorded())
-        if _is_finished(config, run, task, models):
+        sources = {"base": location, "start_from": config.start_from, "budget_pilot": config.budget_pilot}
+        models = contents_of({name: source for name, source in sources.items() if source is not None})
+        run.require_same_inputs(task, models)
+        if run.is_finished:
+            require_same_texts(config, run)
+            run.remove_what_resumes()  # where the process was killed while it did so
             return run
-        contexts.enter_context(quiet_transformers())
-        contexts.enter_context(stop_on_full_disk(run.path))
-        scratch = contexts.enter_context(scratch_folder(run.path))
-        _train(config, run, location, task, models, list(callbacks), scratch)
+        with quiet_transformers(), stop_on_full_disk(run.path), scratch_folder(run.path) as scratch:
+            _train(config, run, location, task, models, list(callbacks), scratch)
     return run
 
 
@@ -119,17 +112,6 @@ def check_task(config: FinetuneConfig, task: Task) -> None:
             raise SettingError(f"{name} is {said}, but task {task.name!r} is classification, whose {why}")
 
 
-def _is_finished(config: FinetuneConfig, run: RunFolder, task: Task, models: dict[str, str]) -> bool:
-    if not (run.path / "run.json").is_file():
-        return False
-    require_same(run.record, run.path, task, models)
-    if run.is_finished:
-        require_same_texts(config, run)
-        if run.checkpoints.is_dir():  # the process was killed while it removed them
-            run.remove_what_resumes()
-    return run.is_finished
-
-
 def _train(
     config: FinetuneConfig,
     run: RunFolder,
@@ -152,23 +134,15 @@ def _train(
 
     accuracy = None
     if config.target_accuracy is not None:
-        looked_at = (prepared.scored, prepared.tokenizer, prepared.context, prepared.precision)
-        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, *looked_at)
+        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, prepared)
     run.remove_incomplete_checkpoints()
     resumed = run.last_checkpoint()
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
+    looking = [] if accuracy is None else [accuracy]
+    optimizers = (make_optimizer(model, config), None)
     trainer = RunTrainer(
-        run=run,
-        kl=prepared.kl,
-        order=prepared.order,
-        model=model,
-        args=prepared.arguments,
-        train_dataset=prepared.trained_rows,
-        data_collator=PadRight(pad_token_id(prepared.tokenizer)),
-        callbacks=[*bounds, keeper, *([] if accuracy is None else [accuracy]), *callbacks],
-        optimizers=(make_optimizer(model, config), None),
+        run, prepared, callbacks=[*bounds, keeper, *looking, *callbacks], optimizers=optimizers
     )
-    trainer.remove_callback(PrinterCallback)
     if resumed is None and config.audit_steps is not None:  # of this very run, before its first checkpoint
         (run.path / _TRACE).unlink(missing_ok=True)
     auditor = _auditor(config, run, location, trainer, prepared.tokenizer)
@@ -191,7 +165,7 @@ def _train(
             "status": "finished",
             "steps": trainer.state.global_step,
             **_seen_by(accuracy, auditor),
-            "a_movement": start_of_a.movement(dict(model.named_parameters())),
+            "a_movement": start_of_a.movement(dict(model.named_parameters()))[0],
             "validation": {"accuracy": sum(right) / len(right) if right else None, "examples": len(right)},
             "seconds": {"training": keeper.seconds, "validation": time.perf_counter() - began},
         }
@@ -267,7 +241,7 @@ def _score(
     try:
         with autocast_as_trained(prepared.precision):
             opened = OpenedModel(prepared.model, prepared.tokenizer, prepared.context)
-            return outcomes(opened, task, task.validation), None
+            return graded(opened, task, task.validation).right or [], None
     except Exception as error:  # whatever it is, the training is over and must not be lost
         return [], error
 

@@ -20,7 +20,6 @@ from .kl_to_base import KLToBase
 from .methods import go_on_from, prepare
 from .replay import Replay, ReplaySampler, read_replay, replayed_text
 from .run_folder import RunFolder
-from .run_inputs import require_same_text
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,6 @@ class PreparedRun:
     model: Any
     kl: KLToBase | None
     start: Path | None  # the untrained adapter, of a method that changes the base
-
-    @property
-    def trained_rows(self) -> list[dict[str, Any]]:
-        """The rows of the task, and after them those of the replayed text."""
-        return self.rows if self.replay is None else [*self.rows, *self.replay.rows]
 
 
 def prepare_run(
@@ -66,8 +60,8 @@ def prepare_run(
     attend_by_products_if_short(base, longest, precision)
     measured = _measured_text(config)
     batch = arguments.train_batch_size
-    replay = read_replay(config, tokenizer, longest, batch, held_out=_documents_of(measured))
-    _require_same(run, measured, None if replay is None else replay.corpus)
+    replay = read_replay(config, tokenizer, longest, batch, measured)
+    run.require_same_texts(measured, None if replay is None else replay.corpus)
     order = None
     if replay is not None:
         order = ReplaySampler(len(rows), len(replay.rows), batch, replay.per_batch, config.seed)
@@ -103,20 +97,7 @@ def require_same_texts(config: FinetuneConfig, run: RunFolder) -> None:
     if all(name == "pydoc" for name in names) or not all(map(is_here, names)):
         return
     measured = _measured_text(config)
-    replay = None if replayed is None else replayed_text(config, _documents_of(measured))
-    _require_same(run, measured, replay)
-
-
-def _require_same(run: RunFolder, measured: Corpus | None, replayed: Corpus | None) -> None:
-    if measured is not None:
-        require_same_text(run, "loss_on", "measured its loss on", measured)
-    if replayed is not None:
-        require_same_text(run, "replay", "replayed", replayed)
-
-
-def _documents_of(measured: Corpus | None) -> frozenset[str]:
-    # They are not trained on.
-    return frozenset() if measured is None else frozenset(measured.documents)
+    run.require_same_texts(measured, None if replayed is None else replayed_text(config, measured))
 
 
 def encoded_rows(

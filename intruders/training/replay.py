@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,13 @@ class Replay:
 
 
 def read_replay(
-    config: FinetuneConfig, tokenizer: Any, width: int, batch_size: int, held_out: Collection[str] = ()
+    config: FinetuneConfig, tokenizer: Any, width: int, batch_size: int, measured: Corpus | None = None
 ) -> Replay | None:
-    """Read and cut the corpus of a run that replays one into rows of ``width`` tokens, without what is held out."""
+    """Read and cut the corpus of a run that replays one into rows of ``width`` tokens, without what is measured."""
     if config.replay is None:
         return None
     name, share = config.replayed
-    corpus = replayed_text(config, held_out)
+    corpus = replayed_text(config, measured)
     rows = []
     for text in corpus.documents:
         ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
@@ -44,14 +44,15 @@ def read_replay(
                 rows.append({"input_ids": row, "labels": [IGNORED, *row[1:]]})
     if not rows:
         raise SettingError(
-            f"replay is {config.replay!r}, and {name!r} has no text of two tokens beside the {len(held_out)} documents "
-            "that are measured; pass a larger corpus"
+            f"replay is {config.replay!r}, and {name!r} has no text of two tokens beside the documents that are "
+            "measured; pass a larger corpus"
         )
     return Replay(corpus, rows, rows_of_text(share, batch_size))
 
 
-def replayed_text(config: FinetuneConfig, held_out: Collection[str]) -> Corpus:
-    """Return the corpus of a run that replays one, without the documents that are held out."""
+def replayed_text(config: FinetuneConfig, measured: Corpus | None) -> Corpus:
+    """Return the corpus of a run that replays one, without the documents that the loss is measured on."""
+    held_out = frozenset(() if measured is None else measured.documents)
     name, _ = config.replayed
     corpora = load_corpora(name)
     if len(corpora) > 1:

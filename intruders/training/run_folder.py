@@ -9,25 +9,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.stored.json_file import read_json_object
 from ..checkpoints.writing.training_record import SCHEMA
+from ..data.corpora import Corpus
+from ..data.task import Task
 from ..errors import ResultFileError, SettingError, some_of
 from ..system.documents import read_document
 from ..system.files import user_path, write_atomically
-from ..system.folders import (
-    LOCK,
-    atomic_folder,
-    follow_umask,
-    locked_folder,
-    make_folder,
-    other_entries,
-    scratch_folder,
-)
+from ..system.folders import LOCK, atomic_folder, follow_umask, scratch_folder
 
 _COMPLETE = "complete.json"
 
@@ -144,14 +137,9 @@ class RunFolder:
         step = last[0].name.removeprefix("checkpoint-")
         return f"the run is kept up to step {step}; run the same command again to resume from there"
 
-    def open_for(self, config: dict[str, Any]) -> None:
-        """Make the folder, or accept it if it contains a run of the same settings; SettingError for anything else."""
-        make_folder(self.path)
+    def require_same_settings(self, config: dict[str, Any]) -> None:
+        """Raise SettingError if a run of other settings has begun here."""
         if not (self.path / "run.json").is_file():
-            if other_entries(self.path):
-                raise SettingError(
-                    f"out {str(self.path)!r} is not empty and not a run; choose another folder"
-                )
             return
         record = self.record
         # Where a run is kept does not change what it is: a moved folder can be resumed.
@@ -165,6 +153,44 @@ class RunFolder:
                 f"out {str(self.path)!r} contains a run with other settings ({', '.join(changed)}); "
                 "choose another folder, or remove that one"
             )
+
+    def require_same_inputs(self, task: Task, models: Mapping[str, str]) -> None:
+        """Raise SettingError if a run of other rows, or of another base or adapter, has begun here."""
+        if not (self.path / "run.json").is_file():
+            return
+        record, now = self.record, task.fingerprint()
+        before = record.get("task", {}).get("data", {})
+        for split in now:
+            if split in before and before[split] != now[split]:
+                then, rows = before[split].get("rows"), now[split]["rows"]
+                change = (
+                    f"{then} rows then, {rows} now" if then != rows else f"{rows} rows, of another content"
+                )
+                raise SettingError(
+                    f"out {str(self.path)!r} contains a run on other data ({split} split of task {task.name!r}: "
+                    f"{change}); restore the data, choose another folder, or remove that one"
+                )
+        known = record.get("models", {})
+        for name, digest in models.items():
+            if known.get(name, digest) != digest:
+                raise SettingError(
+                    f"out {str(self.path)!r} contains a run from another {name}, whose files have changed since; "
+                    "restore them, choose another folder, or remove that one"
+                )
+
+    def require_same_texts(self, measured: Corpus | None, replayed: Corpus | None) -> None:
+        """Raise SettingError if a run of other texts has begun here."""
+        if not (self.path / "run.json").is_file():
+            return
+        texts = (("loss_on", "measured its loss on", measured), ("replay", "replayed", replayed))
+        for name, used, corpus in texts:
+            before = self.record.get(name)
+            if corpus is not None and before is not None and before["digest"] != corpus.digest:
+                raise SettingError(
+                    f"out {str(self.path)!r} contains a run that {used} other text of {corpus.name!r} "
+                    f"({before['documents']} documents then, {len(corpus.documents)} now); restore the text, choose "
+                    "another folder, or remove that one"
+                )
 
     def require_model(self) -> None:
         """Raise SettingError if the run is finished and its weights, or a shard of them, were removed."""
@@ -180,10 +206,6 @@ class RunFolder:
                 f"out {str(self.path)!r} contains a finished run without its model (missing: {some_of(missing)}); "
                 "restore it, choose another folder, or remove that one to train again"
             )
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Lock the folder for this process; a kill releases it. SettingError while another process works in it."""
-        return locked_folder(self.path)
 
     def write_record(self, record: dict[str, Any]) -> None:
         content = json.dumps({"schema": SCHEMA} | record, indent=2) + "\n"

@@ -21,7 +21,7 @@ from ..models.loading_settings import IN_SINGLE
 from ..models.quiet import quiet_transformers
 from ..models.tuned_model import OpenedModel, base_location
 from ..system.files import write_atomically
-from ..system.folders import follow_umask, scratch_folder
+from ..system.folders import atomic_folder, follow_umask, scratch_folder
 from .arguments import steps_of_warmup, training_arguments
 from .finetune_config import FinetuneConfig
 from .run_folder import RunFolder
@@ -90,19 +90,16 @@ def keep_backbone(stage: TaskStage, *, head_of: str | None) -> None:
             for name, head in (heads(model) if labels else {}).items()
             for key, value in head.state_dict().items()
         }
-        unfinished = stage.folder / ".backbone"
-        shutil.rmtree(unfinished, ignore_errors=True)
         if labels and head_of is not None:
             body = model.base_model.state_dict()
             model = load_model(base_model_location(head_of), "causal", loading=IN_SINGLE)
             model.base_model.load_state_dict(body)
         elif labels:
             model = model.base_model
-        model.save_pretrained(unfinished)
-        load_tokenizer(location).save_pretrained(unfinished)
-    follow_umask(unfinished)
-    shutil.rmtree(stage.backbone, ignore_errors=True)
-    unfinished.rename(stage.backbone)
+        with atomic_folder(stage.backbone, force=True) as folder:
+            model.save_pretrained(folder)
+            load_tokenizer(location).save_pretrained(folder)
+            follow_umask(folder)
     write_atomically(stage.head, save(tensors))
 
 
@@ -142,7 +139,7 @@ def retrain_head(
     Training begins from ``head``, by names in ``model``, and takes the batches, the learning rate and the schedule of
     ``config``. Order of rows and dropout are drawn by its seed, so that a second call gives the same head.
     """
-    from transformers import PrinterCallback, set_seed
+    from transformers import set_seed
 
     set_seed(config.seed)
     model.load_state_dict(dict(head), strict=False)
@@ -157,7 +154,6 @@ def retrain_head(
         train_dataset=encode_classification(tokenizer, task.train, task.labels, context),
         data_collator=PadRight(pad_token_id(tokenizer)),
     )
-    trainer.remove_callback(PrinterCallback)
     trainer.train()
     if first_not_finite(model) is not None:
         raise NonFiniteError(

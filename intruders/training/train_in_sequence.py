@@ -22,7 +22,7 @@ from ..models.quiet import quiet_transformers
 from ..system.callers_process import apart_from_caller
 from ..system.documents import read_document
 from ..system.files import write_atomically
-from ..system.folders import locked_folder, make_folder, other_entries
+from ..system.folders import require_ours, working_folder
 from .finetune import check_task, train_unless_finished
 from .finetune_config import FinetuneConfig
 from .prepared_run import encoded_rows
@@ -101,8 +101,15 @@ def train_in_sequence(
             "retrain_heads is true, and none of the tasks is classification, whose heads could be trained again; "
             "leave it out"
         )
-    open_sequence_folder(out, tasks)
-    with locked_folder(out):
+    record = _record(out)
+    known = [] if record is None else list(record.get("tasks", []))
+    if known != list(tasks[: len(known)]) or (out / f"stage-{len(tasks) + 1}").exists():
+        of = f" ({', '.join(known)})" if known else ""
+        raise SettingError(
+            f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
+        )
+    require_ours(out, ["sequence.json", "stage-1"], "a sequence")
+    with working_folder(out):
         stages = [TaskStage(*stage) for stage in zip(configs, loaded, strict=True)]
         return _trained(config, stages, retrain_heads, audit, callbacks)
 
@@ -135,21 +142,6 @@ def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
         for task in causal:
             encoded_rows(config, tokenizer, task.limited(config.max_train_samples, most), context)
             readable(task, tokenizer, whole, max_examples=most, drop_too_long=drops)
-
-
-def open_sequence_folder(out: Path, tasks: Sequence[str]) -> None:
-    """Make the folder, or accept it if it contains this sequence, its beginning, or nothing; else SettingError."""
-    make_folder(out)
-    record = _record(out)
-    known = [] if record is None else list(record.get("tasks", []))
-    if known != list(tasks[: len(known)]) or (out / f"stage-{len(tasks) + 1}").exists():
-        of = f" ({', '.join(known)})" if known else ""
-        raise SettingError(
-            f"out '{out}' contains a sequence of other tasks{of}; choose another folder, or remove that one"
-        )
-    is_new = record is None and not (out / "stage-1").exists()
-    if is_new and other_entries(out):
-        raise SettingError(f"out '{out}' is not empty and not a sequence; choose another folder")
 
 
 def _record(out: Path) -> dict[str, Any] | None:

@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from ..data.task import Task
 from ..errors import NonFiniteError
 from ..models.answers import outcomes_until_decided
-from ..models.encoding import IGNORED, labels_of_next
+from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.token_losses import in_single
 from ..models.tuned_model import OpenedModel
-from .kl_to_base import KLToBase
-from .replay import ReplaySampler
+from .prepared_run import PreparedRun
 from .run_folder import RunFolder
 
 
@@ -34,6 +32,7 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, compute_loss_func=loss_of_targets)
+        self.remove_callback(PrinterCallback)
         self._keeps_few_logits = self.args.n_gpu < 2 and takes_positions(self.model)
 
     def compute_loss(
@@ -42,20 +41,18 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
         if self.args.n_gpu > 1:  # for which versions of transformers count differently
             num_items_in_batch = None
         batches = self.current_gradient_accumulation_steps if model.training else 1
-        loss, outputs = super().compute_loss(model, self._given(model, inputs), True, num_items_in_batch)
+        # The label of a position becomes the target that is predicted there.
+        given = dict(inputs)
+        if self._keeps_few_logits and model.training and inputs["labels"].dim() > 1:
+            given = with_learned_logits(inputs)
+        elif inputs["labels"].dim() > 1:
+            given["labels"] = labels_of_next(inputs["labels"])
+        loss, outputs = super().compute_loss(model, given, True, num_items_in_batch)
         if num_items_in_batch is None:
             loss = loss / batches
         for term in self._terms(self.accelerator.unwrap_model(model), inputs, outputs):
             loss = loss + term / batches  # the targets' loss is of all batches of a step; this is of its own
         return (loss, outputs) if return_outputs else loss
-
-    def _given(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        # The label of a position becomes the target that is predicted there.
-        if inputs["labels"].dim() == 1:
-            return dict(inputs)
-        if self._keeps_few_logits and model.training:
-            return with_learned_logits(inputs)
-        return inputs | {"labels": labels_of_next(inputs["labels"])}
 
     def _terms(self, model: Any, inputs: dict[str, Any], outputs: Any) -> Iterator[Tensor]:
         """Yield what is added to the targets' loss of a batch."""
@@ -65,21 +62,21 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
 
 
 class RunTrainer(TargetTrainer):
-    """Trainer that stops at the step whose loss is NaN or infinite, before the optimizer sees it.
+    """Trainer of a prepared run, which stops at the step whose loss is NaN or infinite, before the optimizer sees it.
 
-    With ``kl``, its loss is that of the task and a term for how far the model has moved from the base. ``order``, if
-    given, is the order of the rows; otherwise each epoch has a random one.
+    With a term for how far the model has moved from the base, its loss is that and the loss of the task.
     """
 
-    def __init__(
-        self, run: RunFolder, kl: KLToBase | None = None, order: ReplaySampler | None = None, **kwargs: Any
-    ) -> None:
-        self._order = order
-        super().__init__(**kwargs)
-        self._run = run
-        self._kl = kl
-        if kl is not None:
-            self._keeps_few_logits = False
+    def __init__(self, run: RunFolder, prepared: PreparedRun, **kwargs: Any) -> None:
+        self._run, self._order, self._kl = run, prepared.order, prepared.kl
+        super().__init__(
+            model=prepared.model,
+            args=prepared.arguments,
+            train_dataset=[*prepared.rows, *(prepared.replay.rows if prepared.replay else [])],
+            data_collator=PadRight(pad_token_id(prepared.tokenizer)),
+            **kwargs,
+        )
+        self._keeps_few_logits = self._keeps_few_logits and self._kl is None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._order is None else self._order
@@ -167,11 +164,8 @@ def first_not_finite(model: nn.Module) -> str | None:
 class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
     """Score the validation split every ``every`` steps, as far as it takes, and stop when it reaches ``target``."""
 
-    def __init__(
-        self, target: float, every: int, task: Task, tokenizer: Any, context: int, precision: str = "fp32"
-    ) -> None:
-        self.target, self.every, self.precision = target, every, precision
-        self.task, self.tokenizer, self.context = task, tokenizer, context
+    def __init__(self, target: float, every: int, prepared: PreparedRun) -> None:
+        self.target, self.every, self.prepared = target, every, prepared
         self.right: list[bool] = []  # outcomes of the look that reached it
 
     @property
@@ -181,9 +175,10 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.every:
             return
-        with autocast_as_trained(self.precision):
-            opened = OpenedModel(model, self.tokenizer, self.context)
-            right = outcomes_until_decided(opened, self.task, self.task.validation, accuracy=self.target)
+        task = self.prepared.scored
+        with autocast_as_trained(self.prepared.precision):
+            opened = OpenedModel(model, self.prepared.tokenizer, self.prepared.context)
+            right = outcomes_until_decided(opened, task, task.validation, accuracy=self.target)
         known = [outcome for outcome in right if outcome is not None]
         accuracy = sum(known) / len(right)
         if len(known) < len(right):

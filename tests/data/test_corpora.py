@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -40,12 +41,10 @@ def test_a_corpus_of_the_hub_is_read_once(monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(path)
         return datasets.Dataset.from_dict({"text": ["one", "two", "three"]})
 
-    import datasets
-
     monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    read = [load_corpora("c4", max_documents=count)[0].documents for count in (2, 2, 3)]
-    assert read == [["one", "two"], ["one", "two"], ["one", "two", "three"]]
+    read = [load_corpora("c4", max_documents=count)[0].documents for count in (2, 2, 3, None)]
+    assert read == [["one", "two"], ["one", "two"], ["one", "two", "three"], ["one", "two", "three"]]
     assert len(asked) == 1
 
 
@@ -85,7 +84,7 @@ def test_what_is_here_is_read_before_the_work_and_the_hub_is_not_asked(
 
     monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     monkeypatch.setattr(corpora, "_from_hub", no_network)
-    monkeypatch.setattr(hub_tasks, "_from_hub", no_network)
+    monkeypatch.setattr(hub_tasks, "loader_of_hub", no_network)
     file, empty = tmp_path / "a.txt", tmp_path / "b.txt"
     file.write_text("some text")
     empty.write_text(" ")
@@ -145,8 +144,6 @@ def test_files_rows_folders_and_mixtures(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_data_set_is_read_by_its_shards(tmp_path: Path) -> None:
-    import datasets
-
     rows = datasets.Dataset.from_dict({"text": [f"row {i}" for i in range(7)], "id": list(range(7))})
     rows.save_to_disk(tmp_path / "saved", num_shards=2)
     datasets.DatasetDict(test=rows.select(range(2)), train=rows).save_to_disk(tmp_path / "splits")
@@ -189,11 +186,8 @@ def test_texts_packed_by_gzip_are_read_as_if_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "\n \n".join("word " * 900 + str(number) for number in range(3))
-    for name, content in (
-        ("notes.txt", text),
-        ("rows.csv", 'text,id\n"one\ntwo",1\n'),
-        ("rows.json", '[{"text": "é"}]'),
-    ):
+    contents = {"notes.txt": text, "rows.csv": 'text,id\n"one\ntwo",1\n', "rows.json": '[{"text": "é"}]'}
+    for name, content in contents.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         packed = tmp_path / f"{name}.gz"
         packed.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
@@ -240,21 +234,14 @@ def test_a_corpus_that_the_hub_does_not_give_is_named_as_it_was_asked_for(
     monkeypatch.setattr("datasets.load_dataset", offline)
     with pytest.raises(SettingError, match=r"^corpus 'wikitext-2': 'Salesforce/wikitext' cannot be loaded"):
         load_corpora("wikitext-2")
+    with pytest.raises(SettingError, match=r"'sst2': 'nyu-mll/glue' cannot be loaded .* no route"):
+        load_task("sst2")
 
 
 def test_robertas_corpora_come_from_the_hub_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    class Stream:
-        def __init__(self, path: str) -> None:
-            self.path = path
-
-        def take(self, count: int) -> list[dict[str, str]]:
-            return [{"text": f"{self.path} {number}"} for number in range(count)]
-
-    def load(path: str, configuration: Any, *, split: str, streaming: bool) -> Stream:
+    def load(path: str, configuration: Any, *, split: str, streaming: bool) -> Any:
         assert streaming
-        return Stream(path)
+        return datasets.Dataset.from_dict({"text": [f"{path} {number}" for number in range(9)]})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     corpora = load_corpora("roberta-pretraining", max_documents=5)
@@ -295,8 +282,6 @@ def test_a_local_copy_stands_in_for_a_corpus(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_lines_of_wikitext_2_are_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
     lines = ["", " = Robert = \n", "", " Robert is an actor .\n"]
 
     def load(path: str, configuration: Any, *, split: str, streaming: bool) -> list[dict[str, str]]:

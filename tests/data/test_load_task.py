@@ -15,7 +15,7 @@ import pytest
 from intruders.data.columns import Columns
 from intruders.data.generated_tasks import word_problems
 from intruders.data.load_task import described_task, load_task
-from intruders.data.task import Conversation, Example, Task, checked
+from intruders.data.task import Conversation, Example
 from intruders.errors import SettingError
 from tests.json_lines import write_rows
 
@@ -94,18 +94,21 @@ def test_columns_behind_the_name_pairs_and_no_header(tmp_path: Path) -> None:
     assert all(example.pair == example.text.replace("a", "b") for example in task.train)
 
 
-def test_integer_labels_are_in_numerical_order(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    write_rows(file, [{"t": f"row {i}", "y": i % 12} for i in range(60)])
-    assert load_task(f"{file}?text=t&label=y").labels == [str(i) for i in range(12)]
-
-
-def test_a_label_that_reads_as_no_number_has_its_place_among_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("labels", "ordered"),
+    [
+        ([*range(12)], [str(i) for i in range(12)]),
+        (["nan", "zh", "7", "ab", "10"], ["7", "10", "ab", "nan", "zh"]),
+    ],
+)
+def test_labels_are_numbers_in_their_order_and_then_words(
+    labels: list[Any], ordered: list[str], tmp_path: Path
+) -> None:
     """The code of a language is "nan"; what compares with nothing would be sorted anew in every process."""
-    file = tmp_path / "rows.jsonl"
-    names = ["nan", "zh", "7", "ab", "10"]
-    write_rows(file, [{"t": f"row {i}", "y": names[i % 5]} for i in range(60)])
-    assert load_task(f"{file}?text=t&label=y").labels == ["7", "10", "ab", "nan", "zh"]
+    file = write_rows(
+        tmp_path / "rows.jsonl", [{"t": f"row {i}", "y": labels[i % len(labels)]} for i in range(60)]
+    )
+    assert load_task(f"{file}?text=t&label=y").labels == ordered
 
 
 BAD = {
@@ -115,6 +118,7 @@ BAD = {
     "holes.jsonl": '{"sentence": "a", "label": "x"}\n{"sentence": null, "label": "y"}\n',
     "other.csv": "sentence,label\nd,z\n",
     "broken.jsonl": '{"sentence": "a"\n',
+    "one.csv": "sentence,label\na,x\nb,x\n",
 }
 NAMED = Columns(text=("sentence",), label="label")
 
@@ -122,29 +126,22 @@ NAMED = Columns(text=("sentence",), label="label")
 @pytest.mark.parametrize(
     ("name", "columns", "said"),
     [
-        (
-            "rows.csv?text=body&label=label",
-            Columns(),
-            "'body' is not in rows.csv; it has 'sentence', 'label'",
-        ),
+        ("rows.csv?text=body&label=label", Columns(), "'body' is not in rows.csv; it has 'sentence', 'lab"),
         ("empty.csv", NAMED, "train split is empty; expected at least one row; pass data with rows"),
         (
             "single.csv",
             NAMED,
-            "its only row is taken for validation, which leaves none to train on; expected two",
+            "its only row is taken for validation, which leaves none to train on; expected",
         ),
         ("holes.jsonl", NAMED, "column 'sentence' of line 2 of holes.jsonl is empty"),
         (
             "rows.csv?validation=other.csv",
             NAMED,
-            "line 2 of other.csv (the validation split) has the label 'z', which",
+            "line 2 of other.csv (the validation split) has the label 'z'",
         ),
         ("broken.jsonl", NAMED, "cannot be read as jsonl: line 1"),
-        (
-            "rows.csv",
-            Columns(),
-            "has the columns 'sentence', 'label'; expected prompt and completion, messages, or",
-        ),
+        ("one.csv", NAMED, "expected two labels or more; pass rows of every label, and"),
+        ("rows.csv", Columns(), "has the columns 'sentence', 'label'; expected prompt and completion, mess"),
         ("rows.csv", Columns(label="label"), "the columns named are label; expected text and label for"),
         ("none.csv", NAMED, "does not exist"),
         ("none.csv", Columns(), "does not exist"),
@@ -189,28 +186,16 @@ def test_columns_of_the_usual_names_need_not_be_named(
         # pandas takes the first cell of such rows for their name, and every other for its neighbor's.
         ("long.csv", "text,label\na,x,\nb,y,\n", "line 2 has 3 cells, and line 1 has 2"),
         # A quotation mark that is not closed takes what follows into its cell, to the next one or to the end.
-        (
-            "open.csv",
-            'label,text\n1,fine\n0,"open\n1,three\n0,four\n',
-            "line 3: unexpected end of data; close",
-        ),
+        ("open.csv", 'label,text\n1,fine\n0,"open\n1,three\n', "line 3: unexpected end of data; close"),
         ("open.csv", 'label,text\n0,"open\n1,"three"\n0,four\n', "line 2: ',' expected after '\"'; close"),
         ("empty.tsv", "text\tlabel\na\tx\nb\t\n", "column 'label' of line 3 of empty.tsv is empty"),
         (
-            "empty.jsonl",
+            "hole.jsonl",
             '{"text": "a", "label": "x"}\n\n{"text": "b"}\n',
-            "'label' of line 3 of empty.jsonl is",
+            "'label' of line 3 of hole.jsonl is",
         ),
-        (
-            "list.json",
-            '[{"text": "a", "label": ["x"]}]',
-            "'label' of row 1 of list.json is a list; expected text",
-        ),
-        (
-            "deep.jsonl",
-            '{"text": {"a": 1}, "label": "x"}\n',
-            "'text' of line 1 of deep.jsonl is an object; exp",
-        ),
+        ("list.json", '[{"text": "a", "label": ["x"]}]', "'label' of row 1 of list.json is a list; expected"),
+        ("deep.jsonl", '{"text": {"a": 1}, "label": "x"}\n', "'text' of line 1 of deep.jsonl is an object"),
     ],
 )
 def test_a_row_that_is_not_whole_is_named_as_in_the_file(
@@ -256,14 +241,8 @@ def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
     [
         ([says("user", "u")], "does not end with an answer to a prompt"),
         ([says("user", "u"), says("user", "v")], "a last one with the role 'assistant'"),
-        (
-            [says("user", None), says("assistant", "a")],
-            "message 1 in column 'm' of line 1 of chat.jsonl is not a role",
-        ),
-        (
-            [says("assistant", "a", tool_calls=[1])],
-            "and nothing else; leave out rows with tool calls or images with",
-        ),
+        ([says("user", None), says("assistant", "a")], "message 1 in column 'm' of line 1 of chat.jsonl is"),
+        ([says("assistant", "a", tool_calls=[1])], "and nothing else; leave out rows with tool calls or"),
         ([says("user", []), says("assistant", "a")], "message 1 in column 'm'"),
         (["u", "a"], "message 1 in column 'm' of line 1"),
         ("u", "column 'm' of line 1 of chat.jsonl is a value of type str; expected a list of messages"),
@@ -304,15 +283,7 @@ def test_parts_of_text_are_text_and_rows_with_other_parts_can_be_left_out(
         assert described_task(name, columns) == f"{file}?not-text=drop"
 
 
-def test_one_label_cannot_be_learned() -> None:
-    rows = [Example("a", "x"), Example("b", "x")]
-    with pytest.raises(SettingError, match="expected two labels or more; pass rows of every label, and"):
-        checked(Task("t", "classification", "class", rows, rows, []))
-
-
 def test_hub_tasks_read_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
     glue = {"sentence1": "e", "sentence2": "f"}
     glue |= {"premise": "p", "hypothesis": "h", "question1": "q", "question2": "r", "sentence": "s"}
     social = {"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "d"}
@@ -332,7 +303,7 @@ def test_hub_tasks_read_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: str, configuration: str | None, *, split: str, revision: str | None) -> list[Any]:
         return rows[path] * 20
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset", load)
     names = ["mnli", "qqp", "sst2", "siqa", "winogrande", "fever", "metamathqa", "magicoder", "guanaco"]
     names += ["rte", "agnews"]
     found = {name: load_task(name) for name in names}
@@ -345,17 +316,6 @@ def test_hub_tasks_read_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["agnews"].source == "hub fancyzhang/ag_news"
     assert found["metamathqa"].score == "final-number"
     assert found["guanaco"].train[0] == Example("### Human: h### Assistant:", " a")
-
-
-def test_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(SettingError, match=r"'sst2': 'nyu-mll/glue' cannot be loaded .* no route"):
-        load_task("sst2")
 
 
 @pytest.fixture

@@ -60,10 +60,6 @@ def test_json_lines_in_a_file_that_is_called_json_are_rows(tmp_path: Path) -> No
     read = read_rows(file)
     assert read.rows == [{"text": "one", "url": "a"}, {"text": "two", "url": None}]
     assert read.origin(1) == "line 3 of rows.json"
-
-
-def test_a_broken_line_of_json_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "rows.json"
     file.write_text('{"text": "one"}\n{"text": "two"\n')
     with pytest.raises(SettingError, match=r"rows\.json' cannot be read as json: line 2: Expecting ','"):
         read_rows(file)
@@ -125,7 +121,7 @@ def test_decimals_of_a_table_are_numbers(tmp_path: Path) -> None:
     assert targets == {"1.50", "2.25", "3.00"}
 
 
-@pytest.mark.parametrize(("one", "other"), [("pos", "pos "), ("Pos", "pos"), ("1", "1.0")])
+@pytest.mark.parametrize(("one", "other"), [("pos", "pos "), ("Pos", "pos"), ("1", "1.0"), ("1", "True")])
 def test_one_label_in_two_spellings_is_told(one: str, other: str, tmp_path: Path) -> None:
     rows = [{"text": f"text {number}", "label": [one, other, "third"][number % 3]} for number in range(30)]
     with pytest.warns(UserWarning, match="are two classes; write them in one way"):
@@ -203,14 +199,6 @@ def test_labels_that_are_truth_values_and_numbers_are_refused(ending: str, tmp_p
         file.write_text("".join(json.dumps(row | {"label": alone(row["label"])}) + "\n" for row in rows))
         assert load_task(str(file.rename(tmp_path / "rows.jsonl"))).labels == [str(alone(0)), str(alone(1))]
         (tmp_path / "rows.jsonl").rename(file)
-
-
-def test_a_truth_value_that_is_spelled_as_a_number_elsewhere_is_told(tmp_path: Path) -> None:
-    """A table of text does not tell a truth value from a word, so it is not refused."""
-    lines = [f"text {row},{['True', 'False', '1'][row % 3]}" for row in range(30)]
-    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    with pytest.warns(UserWarning, match="the labels '1' and 'True' are two classes; write them in one way"):
-        assert len(load_task(str(tmp_path / "rows.csv")).labels) == 3
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json"])

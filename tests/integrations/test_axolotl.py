@@ -95,8 +95,3 @@ def test_other_keys_reach_the_callback(plugin: Any, tmp_path: Path) -> None:
         _trained(plugin, tmp_path, intruders_every=5, intruders_alert_above=-1)
     with pytest.raises(Exception, match="no-such-base"):
         _trained(plugin, tmp_path, intruders_every=5, intruders_base=str(tmp_path / "no-such-base"))
-
-
-def test_a_key_of_the_wrong_type_is_axolotls_to_refuse(plugin: Any) -> None:
-    with pytest.raises(ValueError, match="intruders_every"):
-        _named(plugin.get_input_args())(intruders_every="often")

@@ -14,7 +14,7 @@ from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.data.task import Example, Score, Task
 from intruders.measures.task_score import score_task
-from intruders.models.answers import generated_answers, graded, outcomes
+from intruders.models.answers import generated_answers, graded
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel
 from tests.tiny import character_tokenizer, save_bert, save_gpt2, save_llama
@@ -138,4 +138,4 @@ def test_the_limit_is_a_setting_of_the_task_and_is_told_with_the_score(tmp_path:
     assert score.max_new_tokens == 30
     assert score.limit == "30 tokens"
     rows = task.validation[:3] if not task.test else task.test[:3]
-    assert outcomes(opened, task, rows) == score.right
+    assert graded(opened, task, rows).right == score.right

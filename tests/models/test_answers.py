@@ -20,7 +20,6 @@ from intruders.models.answers import (
     generated_answers,
     graded,
     is_right,
-    outcomes,
     outcomes_until_decided,
 )
 from intruders.models.loading import load_model
@@ -32,24 +31,18 @@ from tests.tiny import character_tokenizer, save_bert, save_llama
 ROWS = [Example(f"{i} and {i}: ", f"{2 * i}") for i in range(12)]
 
 
-@pytest.mark.parametrize(
-    ("answer", "target", "expected"),
-    [
-        (r"The answer is: \frac{1}{2}", r"The answer is: \frac{3}{2}", False),
-        (r"The answer is: \frac{1}{2}", "0.5", True),
-        ("2e-5", "7e-5", False),
-        (".5", "5", False),
-        ("none", "none", False),
-    ],
-)
-def test_an_answer_is_right_if_its_last_number_is(answer: str, target: str, expected: bool) -> None:
+def test_an_answer_is_right_if_its_last_number_is() -> None:
     task = Task("numbers", "causal", "final-number", [], [], [])
-    assert is_right(task, Example("", target), answer) is expected
+    for answer, target, expected in (
+        (r"is: \frac{1}{2}", "0.5", True),
+        (".5", "5", False),
+        ("no", "no", False),
+    ):
+        assert is_right(task, Example("", target), answer) is expected
 
 
-def test_what_a_pass_predicts_is_what_generation_gives(tmp_path: Path) -> None:
+def test_what_a_pass_predicts_is_what_generation_gives(llama: Path, tmp_path: Path) -> None:
     """The short cut of scoring against the plain way: generate everything and compare."""
-    llama = save_llama(tmp_path / "llama")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"p": "{row.text}", "c": "{row.target}"}}\n' for row in ROWS))
     run = finetune(
@@ -189,29 +182,24 @@ def reached(accuracy: float) -> list[bool | None]:
     return outcomes_until_decided(OpenedModel(nn.Identity(), None, 64), TASK, EXAMPLES, accuracy=accuracy)
 
 
-def test_what_is_reached_has_all_outcomes(asked: list[int]) -> None:
+def test_what_is_reached_has_all_outcomes_and_what_cannot_be_is_not_asked_to_the_end(
+    asked: list[int],
+) -> None:
     # 10 settled, and 12, 15, ..., 39.
     expected = [number < 10 or number % 3 == 0 for number in range(40)]
     assert sum(expected) == 20
     assert reached(0.5) == expected
-    assert sum(asked) == 30
-
-
-def test_what_cannot_be_reached_is_not_asked_to_the_end(asked: list[int]) -> None:
+    assert asked == [16, 14]
     # Of the first 16, from 10 to 25, 5 are right and 11 wrong: at best 29 of 40.
     right = reached(0.75)
-    assert asked == [16]
-    assert right.count(None) == 14
-    assert right.count(False) == 11
-    asked.clear()
+    assert asked == [16, 14, 16]
+    assert right == [*expected[:26], *[None] * 14]
     assert None not in reached(29 / 40)
-    assert asked == [16, 14]
 
 
-def test_on_a_model_they_are_all_outcomes(tmp_path: Path) -> None:
-    folder = save_llama(tmp_path / "llama")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+def test_on_a_model_they_are_all_outcomes(llama: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(llama), AutoTokenizer.from_pretrained(llama)
     opened = OpenedModel(model, tokenizer, 64)
-    given = outcomes(opened, TASK, EXAMPLES[:4])
+    given = graded(opened, TASK, EXAMPLES[:4]).right
     share = sum(given) / 4
     assert outcomes_until_decided(opened, TASK, EXAMPLES[:4], accuracy=share) == given

@@ -19,11 +19,10 @@ from intruders.system.folders import user_cache
 from tests.checkpoints.gguf_files import write_llama_gguf
 from tests.checkpoints.models import not_to_be_read
 from tests.commands import in_this_process
-from tests.tiny import save_llama
+from tests.tiny import write_files_of_a_model
 
 
-def test_folders_ids_and_what_is_neither(tmp_path: Path) -> None:
-    llama = save_llama(tmp_path / "llama")
+def test_folders_ids_and_what_is_neither(llama: Path, tmp_path: Path) -> None:
     assert base_model_location(str(llama)) == str(llama)
     assert base_model_location("gpt2") == "gpt2"
     assert base_model_location("roberta/base") == "roberta/base"
@@ -34,9 +33,8 @@ def test_folders_ids_and_what_is_neither(tmp_path: Path) -> None:
         base_model_location(str(tmp_path / "none"))
 
 
-def test_a_gguf_file_is_written_as_a_folder_first(tmp_path: Path) -> None:
+def test_a_gguf_file_is_written_as_a_folder_first(llama: Path, tmp_path: Path) -> None:
     """The message's own command makes what every verb that loads the model takes."""
-    llama = save_llama(tmp_path / "llama")
     model = AutoModelForCausalLM.from_pretrained(llama)
     (tmp_path / "gguf").mkdir()
     file = write_llama_gguf(tmp_path / "gguf" / "x.gguf", model, dict(model.state_dict()), "F32")
@@ -70,14 +68,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         base_model_location("smollm2-135m")
 
 
-def test_the_cache_can_be_put_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path))
-    assert user_cache() == tmp_path
-    monkeypatch.delenv("INTRUDERS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert user_cache() == tmp_path / "intruders"
-
-
 def test_a_copy_is_written_once_and_nothing_unfinished_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -102,12 +92,8 @@ def test_a_copy_is_written_once_and_nothing_unfinished_stays(
     assert len(written) == 1
     modes = {file.stat().st_mode for file in Path(location).iterdir()}
     assert len(modes) == 1, "others may read the weights as they may read the configuration"
-
-
-def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
     with pytest.raises(CacheError, match=f"'{tmp_path}/file/models' .*; set INTRUDERS_CACHE to a folder"):
         base_model_location("smollm2-135m")
 
@@ -149,23 +135,13 @@ def test_both_real_models_load_for_training() -> None:
     assert load_tokenizer(minilm)("a")["input_ids"][0] == 101
 
 
-def test_a_demo_model_in_gguf_has_one_digest_before_its_first_use_and_after(
+def test_a_demo_model_in_gguf_has_the_digest_of_its_copy_before_its_first_use_and_after(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def write(_: Path, folder: Path) -> None:
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(b"of the copy")
-
     (tmp_path / "model.gguf").write_bytes(b"of the package")
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(base_model, "_write_dequantized", write)
+    monkeypatch.setattr(base_model, "_write_dequantized", lambda _, folder: write_files_of_a_model(folder))
     monkeypatch.setattr(DemoModel, "packaged", lambda _: tmp_path / "model.gguf")
     before = digest_of_model("smollm2-135m")
     location = base_model_location("smollm2-135m")
-    assert digest_of_model("smollm2-135m") == before == digest_of(location)
-
-
-def test_any_other_model_has_the_digest_of_its_files(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    assert digest_of_model(str(tmp_path)) == digest_of(str(tmp_path))
+    assert digest_of_model("smollm2-135m") == before == digest_of(location) == digest_of_model(location)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from intruders.models import encoding
 from intruders.models.answers import generated_answers, graded
 from intruders.models.encoding import (
     IGNORED,
-    PadRight,
     batches_by_length,
     context_length,
     encode_classification,
@@ -48,26 +48,16 @@ def _conversation(origin: str = "") -> Example:
     return Example("be brief\nhi?", "yes", conversation=talk, origin=origin)
 
 
-def test_a_conversation_is_what_the_chat_template_writes() -> None:
-    """As one text by the tokenizer's own call; the answer alone is learned, with the template's end and no other."""
+@pytest.mark.parametrize(("end", "learned"), [("</s>", "yes</s>"), ("\n", "yes\n</s>")])
+def test_an_answer_is_learned_with_the_end_of_its_template_or_one_that_it_gets(
+    end: str, learned: str
+) -> None:
     tokenizer = character_tokenizer()
-    tokenizer.chat_template = _TEMPLATE
+    tokenizer.chat_template = _TEMPLATE.replace("</s>", end)
     (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
-    text = "<s>system: be brief</s><s>user: hi?</s><s>assistant: yes</s>"
-    whole = tokenizer(text, add_special_tokens=False)
-    assert row["input_ids"] == whole["input_ids"]
-    learned = [label for label in row["labels"] if label != IGNORED]
-    assert tokenizer.decode(learned) == "yes</s>"
-    assert row["labels"][-len(learned) :] == learned
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == learned
     ((prompt, _),) = encode_parts(tokenizer, [_conversation()])
     assert tokenizer.decode(prompt).endswith("<s>assistant: "), "generation begins where the answer does"
-
-
-def test_a_template_without_an_end_gets_one() -> None:
-    tokenizer = character_tokenizer()
-    tokenizer.chat_template = _TEMPLATE.replace("</s>", "\n")
-    (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
-    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == "yes\n</s>"
 
 
 def test_a_tokenizer_that_cannot_chat_is_refused() -> None:
@@ -86,21 +76,10 @@ def test_a_row_that_does_not_fit_is_named_as_in_its_file() -> None:
     with pytest.raises(SettingError, match=said):
         encode_completions(character_tokenizer(), rows, 10, where="train split of task 'x'")
     assert fitting(character_tokenizer(), rows, 10, "rows") == rows[:1]
-
-
-def test_rows_that_do_not_fit_are_refused_or_left_out() -> None:
-    tokenizer = character_tokenizer()
-    rows = [Example("ab", "cd"), Example("a" * 20, "cd")]
+    nameless = [replace(row, origin="") for row in rows]
     with pytest.raises(SettingError, match="row 2 of the rows has 20 tokens of prompt and 3 of completion"):
-        encode_completions(tokenizer, rows, 10, where="rows")
-    assert len(encode_completions(tokenizer, rows, 10, drop_too_long=True, where="rows")) == 1
-
-
-def test_padding_is_neither_seen_nor_learned() -> None:
-    batch = PadRight(7)([{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}])
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 7, 7]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["labels"].tolist() == [[1, 2, 3], [4, IGNORED, IGNORED]]
+        encode_completions(character_tokenizer(), nameless, 10, where="rows")
+    assert len(encode_completions(character_tokenizer(), rows, 10, drop_too_long=True, where="rows")) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,7 +144,8 @@ def test_batches_have_every_row_once_and_the_shortest_first() -> None:
         width = max(lengths[row] for row in chosen)
         for position, row in enumerate(chosen):
             left = width - lengths[row]
-            assert batch["labels"][position].tolist() == [row] * lengths[row] + [encoding.IGNORED] * left
+            assert batch["input_ids"][position].tolist() == [lengths[row]] * lengths[row] + [0] * left
+            assert batch["labels"][position].tolist() == [row] * lengths[row] + [IGNORED] * left
             assert batch["attention_mask"][position].tolist() == [1] * lengths[row] + [0] * left
 
 
@@ -189,14 +169,10 @@ def test_an_empty_prompt_is_scored_after_the_beginning_of_a_text(save: Any, tmp_
     assert len(generated_answers(opened, EXAMPLES[:1], max_new_tokens=2)) == 1
 
 
-def test_an_empty_text_of_a_classification_has_a_token() -> None:
+def test_an_empty_text_of_a_classification_has_a_token_or_the_row_is_named() -> None:
     tokenizer = character_tokenizer()
     (row,) = encode_classification(tokenizer, [Example("", "x")], ["x", "y"], 16)
     assert row["input_ids"] == [tokenizer.bos_token_id]
-
-
-def test_without_such_a_token_the_row_is_named() -> None:
-    tokenizer = character_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None
     with pytest.raises(SettingError, match=r"line 3 of rows\.csv has an empty text"):
         list(encode_parts(tokenizer, [Example("", "x", origin="line 3 of rows.csv")]))

@@ -193,16 +193,18 @@ def test_an_adapter_computes_in_single_precision_beside_its_base(tmp_path: Path)
 
 
 def test_weights_that_are_trained_have_single_precision() -> None:
-    def config(method: str, dtype: str) -> FinetuneConfig:
-        return FinetuneConfig(base="b", task="t", out="o", steps=1, method=method, dtype=dtype)
+    def config(method: str, dtype: str, load_in: str | None = None) -> FinetuneConfig:
+        given = {"method": method, "dtype": dtype, "load_in": load_in}
+        return FinetuneConfig(base="b", task="t", out="o", steps=1, **given)  # type: ignore[arg-type]
 
     assert config("lora", "auto").loading("causal") == Loading()
     assert config("full", "auto").loading("causal").dtype == "float32"
     assert config("lora", "auto").loading("classification").dtype == "float32"
     with pytest.raises(SettingError, match="method 'pissa' changes the base's weights"):
         config("pissa", "bfloat16")
-    with pytest.raises(SettingError, match="the head of a classification task"):
-        config("lora", "bfloat16").loading("classification")
+    for given in (("bfloat16", None), ("auto", "4bit")):
+        with pytest.raises(SettingError, match="the head of a classification task is trained with the base"):
+            config("lora", *given).loading("classification")
 
 
 def test_a_map_that_fails_is_memory_that_ran_out() -> None:

@@ -15,53 +15,48 @@ from intruders.errors import NotEnoughMemoryError
 from intruders.models import memory_plan
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
-from tests.tiny import save_llama
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = save_llama(tmp_path / "base")
-    numbers = sum(parameter.numel() for parameter in load_model(str(base), "causal").parameters())
-    plan = memory_plan.memory_plan(str(base), Loading())
+    numbers = sum(parameter.numel() for parameter in load_model(str(llama), "causal").parameters())
+    plan = memory_plan.memory_plan(str(llama), Loading())
     assert plan.weights == numbers
     assert plan.needed == 4 * numbers + 2**28
     monkeypatch.setattr(memory_plan, "available_memory", lambda device: 3 * numbers + 2**28)
     with pytest.raises(NotEnoughMemoryError, match=r"not fit .* in float32: .*pass --dtype bfloat16"):
-        load_model(str(base), "causal")
-    load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
+        load_model(str(llama), "causal")
+    load_model(str(llama), "causal", loading=Loading(dtype="bfloat16"))
     monkeypatch.setattr(memory_plan, "available_memory", lambda device: 1)
     with pytest.raises(NotEnoughMemoryError, match="pass --device-map auto, or use a machine with more"):
-        load_model(str(base), "causal", loading=Loading(dtype="bfloat16"))
+        load_model(str(llama), "causal", loading=Loading(dtype="bfloat16"))
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("limit", "taken", "stat"),
     [
-        {"memory.max": "3000", "memory.current": "1000", "memory.stat": "anon 900\ninactive_file 100"},
-        {
-            "memory.limit_in_bytes": "3000",
-            "memory.usage_in_bytes": "1000",
-            "memory.stat": "total_inactive_file 100",
-        },
+        ("memory.max", "memory.current", "anon 900\ninactive_file 100"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file 100"),
     ],
 )
-def test_limits_of_cgroups_count(files: dict[str, str], tmp_path: Path) -> None:
-    for name, content in files.items():
+def test_limits_of_cgroups_count(limit: str, taken: str, stat: str, tmp_path: Path) -> None:
+    for name, content in {limit: "3000", taken: "1000", "memory.stat": stat}.items():
         (tmp_path / name).write_text(content)
     assert memory_plan.room_of_cgroup(tmp_path) == 2100
 
 
-def test_a_limit_of_the_shell_refuses_in_one_line(tmp_path: Path) -> None:
+def test_a_limit_of_the_shell_refuses_in_one_line(llama: Path) -> None:
     """``ulimit -v`` leaves 100 MB, whatever the machine has; a short pass alone takes more."""
-    base = save_llama(tmp_path / "base")
     code = (
         "import sys, resource, torch, psutil; from intruders.models.memory_plan import require_memory; "
         "from intruders.models.loading_settings import Loading; require_memory(sys.argv[1], Loading()); "
         "most = psutil.Process().memory_info().vms + 100 * 2**20; "
         "resource.setrlimit(resource.RLIMIT_AS, (most, most)); require_memory(sys.argv[1], Loading())"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(base)], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(llama)], capture_output=True, text=True, check=False
+    )
     last = run.stderr.splitlines()[-1]
     assert "NotEnoughMemoryError" in last
     assert "0.3 GiB of 0.1 GiB left by ulimit -v; raise ulimit -v, or use a smaller model" in last

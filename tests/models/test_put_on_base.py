@@ -46,11 +46,8 @@ def test_an_adapter_on_an_embedding_that_is_the_head_is_run_as_peft_runs_it_and_
 ) -> None:
     tuned = adapter(tmp_path, ["wte"])
     base = str(tmp_path / "base")
-    ids = torch.tensor([[5, 6, 7, 8]])
-    own: Any = PeftModel.from_pretrained(load_model(base, "causal"), tuned).eval()
-    opened: Any = open_language_model(tuned, base).model
-    with torch.no_grad():
-        torch.testing.assert_close(opened.eval()(ids).logits, own(ids).logits)
+    wanted = logits_of(PeftModel.from_pretrained(load_model(base, "causal"), tuned), [5, 6, 7, 8])
+    torch.testing.assert_close(logits_of(open_language_model(tuned, base).model, [5, 6, 7, 8]), wanted)
     with pytest.raises(PairingError, match=r"changes 'transformer\.wte', whose weight is that of 'lm_head'"):
         open_language_model(tuned, base, merged=True)
 
@@ -63,16 +60,14 @@ def with_renamed(folder: Path, modules: str) -> str:
     return tuned
 
 
-def test_an_adapter_of_which_peft_loads_no_weight_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_of_which_peft_loads_no_weight_is_refused_and_of_which_some_is_told(
+    tmp_path: Path,
+) -> None:
     """PEFT would warn, and compute with the base alone."""
-    tuned = with_renamed(tmp_path, "c_")
     with pytest.raises(PairingError, match="has no weights of the modules that it changes in base"):
-        open_language_model(tuned, str(tmp_path / "base"))
-
-
-def test_a_note_tells_of_modules_that_an_adapter_has_no_weights_of(tmp_path: Path) -> None:
-    tuned = with_renamed(tmp_path, "h.0.attn.")
-    notes = open_language_model(tuned, str(tmp_path / "base")).notes
+        open_language_model(with_renamed(tmp_path / "all", "c_"), str(tmp_path / "all" / "base"))
+    tuned = with_renamed(tmp_path / "some", "h.0.attn.")
+    notes = open_language_model(tuned, str(tmp_path / "some" / "base")).notes
     assert any("asks for and has no weights of" in note for note in notes)
 
 
@@ -85,11 +80,11 @@ def test_retrained_tokens_of_an_embedding_that_is_the_head_are_merged_as_peft_me
     model = get_peft_model(load_model(base, "causal"), config)
     moved(model, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
     model.save_pretrained(tmp_path / "tuned")
-    ids = torch.tensor([[5, 6, 7, 8]])
-    own: Any = PeftModel.from_pretrained(load_model(base, "causal"), tmp_path / "tuned").eval()
-    opened: Any = open_language_model(str(tmp_path / "tuned"), base, merged=True).model
-    with torch.no_grad():
-        torch.testing.assert_close(opened.eval()(ids).logits, own(ids).logits)
+    wanted = logits_of(
+        PeftModel.from_pretrained(load_model(base, "causal"), tmp_path / "tuned"), [5, 6, 7, 8]
+    )
+    opened = open_language_model(str(tmp_path / "tuned"), base, merged=True)
+    torch.testing.assert_close(logits_of(opened.model, [5, 6, 7, 8]), wanted)
 
 
 def test_a_retrained_token_that_the_base_does_not_have_is_one_line(tmp_path: Path) -> None:
@@ -143,12 +138,10 @@ def test_an_adapter_of_a_part_of_the_model_is_put_on_that_part(merged: bool, tmp
             if "lora_B" in name:
                 weight.normal_(std=0.3)
     part.save_pretrained(str(tmp_path / "adapter"))
-    ids = torch.arange(5, 25)[None]
+    ids = [*range(5, 25)]
     opened = open_language_model(str(tmp_path / "adapter"), base, merged=merged).model
-    with torch.no_grad():
-        trained, found = model.eval()(input_ids=ids).logits, opened.eval()(input_ids=ids).logits
-        before = AutoModelForCausalLM.from_pretrained(base).eval()(input_ids=ids).logits
-    torch.testing.assert_close(found, trained)
+    trained, before = logits_of(model, ids), logits_of(AutoModelForCausalLM.from_pretrained(base), ids)
+    torch.testing.assert_close(logits_of(opened, ids), trained)
     assert (before - trained).abs().max() > 0.1
 
 
@@ -210,14 +203,13 @@ def test_an_adapter_with_new_tokens_is_what_peft_loads_on_a_resized_base(
         torch.testing.assert_close(logits_of(beside.model, ids), wanted)
 
 
-def test_an_adapter_with_fewer_tokens(tmp_path: Path) -> None:
+def test_an_adapter_with_fewer_tokens(llama: Path, tmp_path: Path) -> None:
     """A base can have rows beyond its tokens, which trainers cut."""
-    base = save_llama(tmp_path / "base")
-    tuned = trained(base, tmp_path / "tuned", 64)
-    resized: Any = load_model(str(base), "causal")
+    tuned = trained(llama, tmp_path / "tuned", 64)
+    resized: Any = load_model(str(llama), "causal")
     resized.resize_token_embeddings(64)
     wanted = logits_of(PeftModel.from_pretrained(resized, tuned), [5, 6, 7])
-    torch.testing.assert_close(logits_of(open_language_model(tuned, str(base)).model, [5, 6, 7]), wanted)
+    torch.testing.assert_close(logits_of(open_language_model(tuned, str(llama)).model, [5, 6, 7]), wanted)
 
 
 def test_a_head_whose_new_rows_were_not_saved_is_refused(tmp_path: Path) -> None:

@@ -21,9 +21,14 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 @pytest.fixture(autouse=True)
 def bars_restored() -> Iterator[None]:
     """Other tests have the bars that they had."""
-    before = theirs.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    before = bars()
     yield
     set_bars(*before)
+
+
+def bars() -> tuple[bool, bool]:
+    """Whether transformers shows bars, and whether huggingface_hub does."""
+    return theirs.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
 
 
 def set_bars(of_transformers: bool, of_hub: bool) -> None:
@@ -37,18 +42,11 @@ def set_bars(of_transformers: bool, of_hub: bool) -> None:
 def test_the_bars_of_both_libraries_are_as_before(of_transformers: bool, of_hub: bool) -> None:
     set_bars(of_transformers, of_hub)
     with quiet_transformers():
-        assert not theirs.is_progress_bar_enabled()
-        assert hub.are_progress_bars_disabled()
-    assert (theirs.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()) == (
-        of_transformers,
-        of_hub,
-    )
+        assert bars() == (False, False)
+    assert bars() == (of_transformers, of_hub)
     with pytest.raises(KeyboardInterrupt), quiet_transformers():
         raise KeyboardInterrupt
-    assert (theirs.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()) == (
-        of_transformers,
-        of_hub,
-    )
+    assert bars() == (of_transformers, of_hub)
 
 
 def lowest_of_pyproject() -> str:

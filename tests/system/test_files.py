@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import ResultFileError
-from intruders.system.files import check_writable, free_name, read_bytes, write_atomically, write_together
+from intruders.system.files import check_writable, read_bytes, write_atomically, write_together
 from intruders.system.folders import atomic_folder
 from intruders.system.store import Store, is_url
 
@@ -143,13 +143,3 @@ def test_a_tilde_elsewhere_in_a_path_or_before_no_user_is_a_name(home: Path) -> 
         check_writable("no/~/a.json")
     assert is_url("s3://team/~/bases")
     assert "~" not in Store.at("memory://team/~/bases", "shared-bases").path.name
-
-
-def test_a_free_name_has_the_first_number_that_is_not_taken(tmp_path: Path) -> None:
-    file, folder = tmp_path / "trace.parquet", tmp_path / "kept.v2"
-    file.touch()
-    folder.mkdir()
-    assert free_name(file) == tmp_path / "trace-1.parquet"
-    (tmp_path / "trace-1.parquet").touch()
-    assert free_name(file) == tmp_path / "trace-2.parquet"
-    assert free_name(folder) == tmp_path / "kept.v2-1"

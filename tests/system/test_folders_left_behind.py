@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from intruders.audits.fleet.audit_fleet import MARKS
 from intruders.measures.evaluation import check_evaluation_folder
 from intruders.studies.study_folder import StudyFolder
 from intruders.system.files import is_left_behind, write_atomically
 from intruders.system.folders import atomic_folder, locked_folder, require_ours
-from intruders.training.run_folder import RunFolder
-from intruders.training.train_in_sequence import open_sequence_folder
 from tests.commands import forked
 from tests.studies.tiny_study import parsed, tiny_study
 
@@ -44,11 +41,9 @@ def accept_study(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "accept"),
     [
-        ("run.json", lambda folder: RunFolder(folder).open_for({})),
+        ("run.json", lambda folder: require_ours(folder, ["run.json"], "a run")),
         ("evaluation.json", lambda folder: check_evaluation_folder(folder, force=False)),
         ("study.json", accept_study),
-        ("sequence.json", lambda folder: open_sequence_folder(folder, ["word-problems"])),
-        ("fleet.json", lambda folder: require_ours(folder, MARKS, "a fleet")),
     ],
 )
 def test_a_kill_between_two_writes_does_not_make_a_folder_foreign(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from intruders.system.notes import as_note, errors_only, show_warnings_as_notes
+from intruders.system.notes import errors_only, show_warnings_as_notes
 from intruders.system.processes import map_in_processes
 from tests.commands import in_a_process, in_this_process
 
@@ -51,10 +51,6 @@ def test_a_warning_of_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
         "note: row 3 is left out",
         "note: row 3 is old (FutureWarning)",
     ]
-
-
-def test_a_warning_with_lines_is_one_line() -> None:
-    assert as_note("a\n  b", RuntimeWarning, "x.py", 3, "source") == "note: a b (RuntimeWarning)\n"
 
 
 def test_a_note_is_given_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

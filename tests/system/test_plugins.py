@@ -11,11 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
+import intruders
+from intruders.data.corpora import load_corpora
+from intruders.data.load_task import load_task
+from intruders.errors import SettingError
+from intruders.mitigation.remedies.every_remedy import published_remedy
 from intruders.system import plugins
 from intruders.system.plugins import load_plugins, plugins_of
 from tests.checkpoints.models import saved, tiny_llama
+from tests.commands import in_this_process
+from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import hot_llama
+from tests.tiny import short_texts
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,8 +67,6 @@ def test_none_is_loaded_unless_a_test_asks() -> None:
 
 
 def test_the_list(example: None) -> None:
-    from tests.commands import in_this_process
-
     ours = [plugin for plugin in load_plugins() if plugin.package == "intruders-example 0.1.0"]
     assert [(plugin.group, plugin.name, plugin.error) for plugin in ours] == [
         ("formats", "npz", None),
@@ -78,12 +85,6 @@ def test_the_list(example: None) -> None:
 
 def test_a_format_is_audited_and_a_remedy_mitigates(example: None, tmp_path: Path) -> None:
     """The adapter in .npz is audited as the same one in safetensors; the remedy halves each update."""
-    from safetensors.torch import load_file
-
-    import intruders
-    from intruders.mitigation.remedies.every_remedy import published_remedy
-    from tests.commands import in_this_process
-
     base = saved(tiny_llama(), tmp_path / "base")
     adapter = saved(hot_llama(1, 1.5, tiny_llama(), lora_alpha=2), tmp_path / "adapter")  # scale 1
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -103,9 +104,6 @@ def test_a_format_is_audited_and_a_remedy_mitigates(example: None, tmp_path: Pat
 
 
 def test_a_task_and_a_corpus(example: None) -> None:
-    from intruders.data.corpora import load_corpora
-    from intruders.data.load_task import load_task
-
     task = load_task("parity", seed=3)
     assert task.labels == ["even", "odd"]
     assert len(task.train) == 40
@@ -121,8 +119,6 @@ def test_a_plugin_that_fails_is_named_and_never_fatal(
     target: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a package as pip leaves it, whose entry point leads nowhere."""
-    from tests.commands import in_this_process
-
     info = tmp_path / "broken_plugin-0.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 0.2\n")
@@ -141,11 +137,6 @@ def test_a_plugin_that_fails_is_named_and_never_fatal(
 
 def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> None:
     """It keeps half of every update, as interpolate at 0.5 does, so that both must measure the same."""
-    import intruders
-    from intruders.errors import SettingError
-    from tests.experiments.healed_models import llama_and_adapter
-    from tests.tiny import short_texts
-
     models = llama_and_adapter(tmp_path)
     text = short_texts(tmp_path / "text.jsonl", 8)
     assert "halve" in intruders.ComparisonSettings().names()

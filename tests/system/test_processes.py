@@ -41,10 +41,7 @@ def test_every_item_is_done_once_and_what_kills_a_process_costs_its_item_alone(t
     )
     assert sorted(over) == sorted(given)
     assert started == given  # in their order, each once
-    assert lost == {
-        "killed": "by signal 9 (9 is often a lack of memory)",
-        "ends": "with status 7",
-    }
+    assert lost == {"killed": "by signal 9 (9 is often a lack of memory)", "ends": "with status 7"}
     done = {file.name: file.read_text().split() for file in tmp_path.iterdir()}
     assert set(done) == {name for _, name in given}
     assert {int(threads) for _, threads in done.values()} == {max(1, torch.get_num_threads() // 2)}

@@ -37,11 +37,6 @@ def _no_reader_is_left() -> Iterator[None]:
     assert reader_threads() - before == set()
 
 
-def test_prefetched_items_keep_their_order() -> None:
-    for items in ([], list(range(50)), [None, None]):
-        assert list(prefetched(iter(items))) == items
-
-
 def test_no_more_is_read_than_agreed() -> None:
     """One in hand, and one waiting or in the making: memory is bounded by that."""
     made: list[int] = []
@@ -58,15 +53,15 @@ def test_no_more_is_read_than_agreed() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("bad"), MemoryError("full"), KeyboardInterrupt()])
 def test_an_error_of_the_source_comes_in_its_place(error: BaseException) -> None:
-    def items() -> Iterator[int]:
-        yield from (1, 2)
+    def items() -> Iterator[int | None]:
+        yield from (1, None)
         raise error
 
-    seen: list[int] = []
+    seen: list[int | None] = []
     with pytest.raises(type(error)) as raised:
         seen.extend(prefetched(items()))
     assert raised.value is error
-    assert seen == [1, 2]
+    assert seen == [1, None]
 
 
 def test_leaving_early_stops_the_reader() -> None:
@@ -200,10 +195,7 @@ def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
         """
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "progress\n"

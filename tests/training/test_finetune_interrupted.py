@@ -18,27 +18,43 @@ import transformers
 from safetensors import SafetensorError
 
 from intruders.errors import DiskFullError, IntrudersError, SettingError
+from intruders.system.folders import locked_folder
 from intruders.training import arguments
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from tests.commands import forked, in_this_process
-from tests.training.tiny_runs import Interrupt, KillAtTheEnd, assert_equal, config_of, weights_of
+from tests.training.tiny_runs import Interrupt, KillAtTheEnd, assert_equal, config_of, matched, weights_of
 
-OUTCOMES = "intruders.training.finetune.outcomes"
+SCORING = "intruders.training.finetune.graded"
 
 
 def stop(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "pissa", "lora-fa", "lora+"])
-def test_an_interrupted_run_ends_as_one_that_was_not(method: str, llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "replays"),
+    [
+        *((method, False) for method in ("full", "lora", "pissa", "lora-fa", "lora+")),
+        ("full", True),
+        ("lora", True),
+    ],
+)
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    method: str, replays: bool, llama: Path, tmp_path: Path
+) -> None:
+    """One that replays a text is interrupted twice: in its first epoch, of 5 steps, and in the second."""
     settings: dict[str, Any] = {"method": method, "dropout": 0.1 if method != "full" else 0.0, "steps": 4}
+    if replays:
+        (tmp_path / "known.txt").write_text("alpha beta gamma delta\n\n" * 400)
+        settings |= {"replay": f"{tmp_path / 'known.txt'}@0.25", "max_length": 64, "steps": 9}
+        settings |= {"batch_size": 4, "max_train_samples": 14, "max_eval_samples": 1}
     whole = finetune(config_of(llama, tmp_path / "whole", **settings))
     config = config_of(llama, tmp_path / "killed", **settings)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, [Interrupt()])
-    assert RunFolder(tmp_path / "killed").last_checkpoint() is not None
+    for step in (3, 7) if replays else (3,):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, [Interrupt(step)])
+        assert RunFolder(tmp_path / "killed").last_checkpoint() is not None
     killed = finetune(config)
     assert_equal(weights_of(whole.path), weights_of(killed.path))
     losses = [[(e["step"], e["loss"]) for e in run.log if "loss" in e] for run in (whole, killed)]
@@ -83,7 +99,7 @@ def test_a_model_that_a_kill_left_half_written_is_removed_and_the_next_one_is_fo
     process.join()
     assert process.exitcode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    with run.locked():
+    with locked_folder(run.path):
         assert not left.exists()
         run.write_model(lambda folder: (folder / "model.safetensors").touch(0o600))
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "model.safetensors"}
@@ -155,7 +171,7 @@ def test_a_second_call_that_is_stopped_leaves_the_checkpoint_that_the_first_one_
     run.mark_complete(2, seconds=1.5)
     monkeypatch.setattr("intruders.training.finetune.finetune", stop)
     given = ["--base", llama, "--task", "word-problems", "--steps", "2", "--out", run.path]
-    with run.locked():
+    with locked_folder(run.path):
         done = in_this_process("finetune", *given)
     assert "the run is kept up to step 2" in done.stderr
     assert (run.checkpoints / "checkpoint-4").is_dir()
@@ -194,13 +210,7 @@ def test_a_run_that_is_stopped_while_it_removes_its_checkpoints_is_finished_and_
 
 
 def test_a_matched_run_that_is_killed_at_its_end_stops_at_the_same_step(bert: Path, tmp_path: Path) -> None:
-    rows = tmp_path / "rows.tsv"
-    rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
-    settings: dict[str, Any] = {
-        "task": f"{rows}?text=text&label=label", "method": "full", "lr": 3e-3, "steps": 200, "batch_size": 8,
-        "match": "accuracy=1.0", "eval_steps": 5, "save_steps": 5, "max_eval_samples": None,
-    }  # fmt: skip
-
+    settings = {**matched(tmp_path), "save_steps": 5}
     whole = finetune(config_of(bert, tmp_path / "whole", **settings))
     with pytest.raises(KeyboardInterrupt):
         finetune(config_of(bert, tmp_path / "killed", **settings), [KillAtTheEnd()])
@@ -243,7 +253,7 @@ def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(OUTCOMES, fail)
+    monkeypatch.setattr(SCORING, fail)
     with pytest.raises(IntrudersError, match=r"is trained and is in .*RuntimeError: out of memory") as caught:
         finetune(config_of(llama, tmp_path / "run"))
     monkeypatch.undo()
@@ -262,24 +272,7 @@ def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
 def test_a_model_is_saved_before_it_is_scored(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OUTCOMES, stop)
+    monkeypatch.setattr(SCORING, stop)
     with pytest.raises(KeyboardInterrupt):
         finetune(config_of(llama, tmp_path / "run"))
     assert weights_of(tmp_path / "run")
-
-
-def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
-    llama: Path, whole: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It began after this one had seen an empty folder, and was over before this one asked for the lock."""
-    out = tmp_path / "run"
-    lock = RunFolder.locked
-
-    def late(run: RunFolder) -> Any:
-        monkeypatch.setattr(RunFolder, "locked", lock)
-        shutil.copytree(whole.path, out, dirs_exist_ok=True)
-        return lock(run)
-
-    monkeypatch.setattr(RunFolder, "locked", late)
-    run = finetune(config_of(llama, out), [KillAtTheEnd()])
-    assert run.record == whole.record

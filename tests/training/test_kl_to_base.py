@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.kl_to_base import KLToBase, kl_of_tokens
 from intruders.training.methods import make_optimizer, prepare
 from intruders.training.run_settings import PLAIN_LORA
-from tests.tiny import save_bert, save_gpt2
+from tests.tiny import save_gpt2
 from tests.training.tiny_runs import OURS, config_of
 
 
@@ -101,12 +99,6 @@ def test_a_run_tells_how_far_the_model_moved(llama: Path, tmp_path: Path) -> Non
     moved = [line["kl_to_base"] for line in run.log if "kl_to_base" in line]
     assert moved
     assert all(number >= 0 for number in moved)
-
-
-def test_a_classifier_has_no_predictions_to_stay_close_to(tmp_path: Path) -> None:
-    bert = save_bert(tmp_path / "bert")
-    with pytest.raises(SettingError, match=r"kl_to_base is 1, but task 'pydoc-topics' is classification"):
-        finetune(replace(config(bert, tmp_path / "kl", kl_to_base=1.0), task="pydoc-topics"))
 
 
 @pytest.mark.parametrize("method", sorted({*PLAIN_LORA, "dora", "pissa"}.intersection(OURS)))

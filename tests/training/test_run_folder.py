@@ -1,14 +1,24 @@
-"""Which settings a folder of a run is resumed with."""
+"""Which settings and contents a folder of a run is resumed with."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+import xxhash
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
+from intruders.models.base_model import content_of_model, contents_of
+from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
-from tests.tiny import save_llama
+from tests.tiny import save_llama, write_files_of_a_model
+from tests.training.tiny_runs import Interrupt, config_of, on_rows, rows_file
 
 
 @pytest.mark.parametrize("key", ["base", "start_from"])
@@ -35,17 +45,15 @@ def test_a_model_where_the_run_is_may_have_moved_with_it(
     run.write_record({"config": {"rank": 2, "out": f"{parent}/stage-2", key: before}})
     config = {"rank": 2, "out": str(run.path), key: now.format(here=tmp_path)}
     if is_accepted:
-        run.open_for(config)
+        run.require_same_settings(config)
         with pytest.raises(SettingError, match=r"a run with other settings \(rank\)"):
-            run.open_for(config | {"rank": 3})
+            run.require_same_settings(config | {"rank": 3})
     else:
         with pytest.raises(SettingError, match=rf"a run with other settings \({key}\)"):
-            run.open_for(config)
+            run.require_same_settings(config)
 
 
 def test_a_model_in_shards_needs_all_of_them(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "base"))
     run = RunFolder(tmp_path / "run")
     model.save_pretrained(run.path, max_shard_size="40KB")
@@ -63,4 +71,100 @@ def test_a_file_of_another_kind_is_not_taken_for_the_record(content: str, tmp_pa
     """Other programs have a run.json too, and so has a run of a study in which nothing is trained."""
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ResultFileError, match=r"run\.json' is not the record of a run; move it away"):
-        RunFolder(tmp_path).open_for({"rank": 2, "out": str(tmp_path)})
+        RunFolder(tmp_path).require_same_settings({"rank": 2, "out": str(tmp_path)})
+
+
+TEXT = "alpha beta gamma delta epsilon zeta eta theta"
+
+
+def _negate(weights: Path) -> None:
+    save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [
+        ("rows.jsonl", r"other data \(train split of task 'rows.jsonl': 54 rows then, 36 now\)"),
+        ("base/model.safetensors", "a run from another base, whose files have changed since"),
+        ("measured.txt", r"measured its loss on other text of .*measured.txt' \(1 documents then"),
+        ("replayed.txt", r"replayed other text of .*replayed.txt"),
+    ],
+)
+def test_a_run_goes_on_from_what_it_began_with_alone(
+    name: str, refusal: str, llama: Path, tmp_path: Path
+) -> None:
+    """A finished run is told from one on other content too."""
+    shutil.copytree(llama, tmp_path / "base")
+    rows_file(tmp_path / "rows.jsonl", range(60))
+    texts = [tmp_path / f"{use}.txt" for use in ("measured", "replayed")]
+    texts[0].write_text(TEXT)
+    texts[1].write_text(f"{TEXT} iota")  # what is measured is not replayed
+    settings = on_rows(tmp_path / "rows.jsonl") | {"audit_steps": 2, "loss_on": str(texts[0])}
+    settings |= {"loss_documents": 1, "replay": f"{texts[1]}@0.5"}
+    config = config_of(tmp_path / "base", tmp_path / "run", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, [Interrupt()])
+    recorded = RunFolder(tmp_path / "run").record["loss_on"]
+    digest = hashlib.sha256(json.dumps([TEXT]).encode()).hexdigest()[:12]
+    assert recorded == {"corpus": str(texts[0]), "documents": 1, "digest": digest}
+    (tmp_path / "base" / "audit.json").write_text("{}")  # is not what the model computes by
+
+    def require_refused() -> None:
+        record = (tmp_path / "run" / "run.json").read_bytes()
+        change[file.suffix](file)
+        with pytest.raises(SettingError, match=refusal):
+            finetune(config)
+        assert (tmp_path / "run" / "run.json").read_bytes() == record
+
+    file = tmp_path / name
+    kept = file.read_bytes()
+    change = {".jsonl": lambda rows: rows_file(rows, range(40)), ".safetensors": _negate}
+    change[".txt"] = lambda text: text.write_text("other words")
+    require_refused()
+    assert RunFolder(tmp_path / "run").last_checkpoint() is not None
+    file.write_bytes(kept)
+    assert finetune(config).record["steps"] == 6
+    require_refused()
+
+
+def test_other_rows_are_told_from_fewer_and_a_text_that_is_gone_is_not_compared(
+    llama: Path, tmp_path: Path
+) -> None:
+    file, text = rows_file(tmp_path / "rows.jsonl", range(60)), tmp_path / "mine.txt"
+    text.write_text(TEXT)
+    settings = on_rows(file) | {"steps": 1, "audit_steps": 1, "loss_on": str(text)}
+    config = config_of(llama, tmp_path / "run", **settings)
+    finetune(config)
+    text.unlink()
+    assert finetune(config).is_finished
+    rows_file(file, range(1, 61))
+    with pytest.raises(SettingError, match=r"\(train split of .*: 54 rows, of another content\)"):
+        finetune(config)
+
+
+def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:
+    write_files_of_a_model(tmp_path)
+    stored = b"config.json 2 {}model.safetensors 7 numberstokenizer.json 5 words"
+    assert content_of_model(str(tmp_path)) == xxhash.xxh3_128(stored).hexdigest()
+
+
+@pytest.mark.parametrize("name", [
+    "vocab.txt", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "sentencepiece.bpe.model",
+    "source.spm", "qwen.tiktoken",
+])  # fmt: skip
+def test_a_tokenizer_that_changes_is_another_model(name: str, tmp_path: Path) -> None:
+    """Token numbers would mean other words than those that the run began with."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    write_files_of_a_model(folder)
+    (folder / name).write_text("alpha beta")
+    config = config_of(folder, tmp_path / "run")
+    task = load_task(config.task, config, config.data_seed)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.write_record({"config": {}, "models": contents_of({"base": str(folder)})})
+    (folder / "notes.md").write_text("of another day")
+    run.require_same_inputs(task, contents_of({"base": str(folder)}))
+    (folder / name).write_text("beta alpha")
+    with pytest.raises(SettingError, match="contains a run from another tokenizer of base, whose files have"):
+        run.require_same_inputs(task, contents_of({"base": str(folder)}))

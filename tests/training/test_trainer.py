@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,12 @@ from intruders.training.finetune import finetune
 from intruders.training.trainer import (
     TargetTrainer,
     autocast_as_trained,
-    loss_of_targets,
     takes_positions,
     with_learned_logits,
 )
 from tests.json_lines import write_rows
 from tests.tiny import character_tokenizer, save_bert, save_llama
-from tests.training.tiny_runs import config_of
+from tests.training.tiny_runs import config_of, without_dropout
 
 # Rows of a batch, batches of a step: 14 rows, and the last batch of four has two.
 SPLIT = [(14, 1), (4, 4), (2, 8)]
@@ -41,13 +39,6 @@ def classes_of(folder: Path) -> str:
     rows = [{"t": ("good " if i % 3 else "bad ") + "x" * (i % 7), "l": str(min(i % 3, 1))} for i in range(60)]
     write_rows(file, rows)
     return f"{file}?text=t&label=l"
-
-
-def without_dropout(folder: Path) -> Path:
-    file = folder / "config.json"
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    file.write_text(json.dumps(json.loads(file.read_text()) | off))
-    return folder
 
 
 def first_step(base: Path, out: Path, **settings: Any) -> tuple[float, float]:
@@ -150,35 +141,14 @@ def batch() -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
 
 
-def test_loss_and_gradients_are_those_of_all_logits(tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama"))
-    assert takes_positions(model)
-    fewer = with_learned_logits(batch())
+def test_logits_are_asked_where_a_token_is_learned_and_all_where_none_is() -> None:
     # Predicted at the position before: 3, 4, 5 of the first row, and 1, 2 of the second.
-    assert fewer["logits_to_keep"].tolist() == [1, 2, 3, 4, 5]
-    targets = fewer.pop("labels")
-    gradients = []
-    for few_logits in (False, True):
-        model.zero_grad()
-        if few_logits:
-            loss = loss_of_targets(model(**fewer), targets, torch.tensor(5))
-        else:
-            loss = model(**batch(), num_items_in_batch=torch.tensor(5)).loss
-        loss.backward()
-        gradients.append((loss, [parameter.grad.clone() for parameter in model.parameters()]))
-    (whole, of_whole), (few, of_few) = gradients
-    # The same sums in another order, in single precision.
-    assert few.item() == pytest.approx(whole.item(), rel=1e-6)
-    for first, second in zip(of_whole, of_few, strict=True):
-        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-7)
-
-
-def test_a_batch_without_a_learned_token_has_all_logits() -> None:
-    inputs = batch() | {"labels": torch.full((2, 7), IGNORED)}
-    assert "logits_to_keep" not in with_learned_logits(inputs)
+    assert with_learned_logits(batch())["logits_to_keep"].tolist() == [1, 2, 3, 4, 5]
+    assert "logits_to_keep" not in with_learned_logits(batch() | {"labels": torch.full((2, 7), IGNORED)})
 
 
 def test_a_classifier_has_one_row_of_logits_and_is_not_asked(tmp_path: Path) -> None:
+    assert takes_positions(AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama")))
     model = AutoModelForSequenceClassification.from_pretrained(save_bert(tmp_path / "bert"))
     assert not takes_positions(model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,24 @@ def config_of(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
         "precision": "fp32",
     } | settings
     return FinetuneConfig(base=str(base), out=str(out), **given)
+
+
+def without_dropout(folder: Path) -> Path:
+    """The BERT in a folder, which drops nothing out from here on."""
+    file = folder / "config.json"
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | off))
+    return folder
+
+
+def matched(folder: Path) -> dict[str, Any]:
+    """The settings of a run that stops at the accuracy 1 on two classes that a tiny model learns at once."""
+    rows = folder / "rows.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"{'aaaa' if i % 2 else 'zzzz'}\t{i % 2}\n" for i in range(60)))
+    return {
+        "task": f"{rows}?text=text&label=label", "method": "full", "lr": 3e-3, "steps": 200, "batch_size": 8,
+        "match": "accuracy=1.0", "eval_steps": 5, "max_eval_samples": None,
+    }  # fmt: skip
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

@@ -29,19 +29,12 @@ from ...errors import NonFiniteError, SettingError
 from ...system.callers_process import random_state_kept
 from ...system.files import user_path
 from .limits import KeptState, Limits, Look, Named, Text, Watch, require_loss, taken
-from .logging_hooks import (
-    alert,
-    handler_that_calls,
-    log_totals,
-    totals_of_audit,
-    totals_of_prediction,
-    totals_of_text,
-)
+from .logging_hooks import alert, handler_that_calls, log_totals, totals_of
 from .sharding import decided_by_first, gathered, opened, require_gatherable, sharded_by, will_be_sharded_by
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
 from .trace import append_to_trace, check_trace, set_aside
 from .training_start import TrainingStart
-from .weights_before import AuditedBase, base_of_sharded, require_loadable, require_loadable_shards
+from .weights_before import AuditedBase, base_of_sharded, require_loadable
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
@@ -207,14 +200,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._start.begin(self.trace, model, is_resumed)
         self._sharded = sharded_by(model)
         if self._sharded is not None:
-            require_gatherable(self._sharded, self._trainer)
-            if self._limits.has_limit:
-                require_loadable_shards(self._sharded)
+            require_gatherable(self._sharded, self._trainer, self._limits.has_limit)
             if has_adapters(model):  # the base that was beneath it in memory is split since
                 self._start.base = AuditedBase(base_of_sharded(model, self._given_base))
             if self._text is not None:
-                tokenizer = self._text.tokenizer_for(processing_class, model)
-                measure_base_of_sharded(self._text, model, tokenizer, self._given_base, state)
+                self._text.tokenizer_for(processing_class, model)
+                measure_base_of_sharded(self._text, model, self._given_base, state)
         if self._text is not None:
             self._text.training_begins()
 
@@ -223,7 +214,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         # The last step is audited here and not in on_train_end, where trackers have closed their runs.
         if not is_regular and state.global_step != state.max_steps:
             return
-        look = self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
+        look = self._look_at(objects["model"], args, state, control)
         if not is_regular:
             return
         self.has_stopped = self.has_stopped or look.has_too_many
@@ -239,7 +230,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if not (self._limits.has_limit and control.should_training_stop):
             return
         if state.global_step != self._audited_step:  # another callback ended the training
-            self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
+            self._look_at(objects["model"], args, state, control)
         if not self._look.is_below:
             self.put_back = self._kept.load_at_end(args, state)
 
@@ -250,7 +241,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         has_best = getattr(args, "load_best_model_at_end", False) and state.best_model_checkpoint is not None
         is_earlier = has_best and getattr(state, "best_global_step", None) != step
         if step != self._audited_step and not is_earlier:
-            self._look_at(objects["model"], args, state, control, objects.get("processing_class"))
+            self._look_at(objects["model"], args, state, control)
         if self._text is not None:
             self._text.training_ends()
         if self._limits.has_limit and not self._look.is_below:
@@ -302,8 +293,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             if self.trace is not None:
                 check_trace(self.trace)
             if self._text is not None and sharded_by(model) is None and will_be_sharded_by() is None:
-                tokenizer = self._text.tokenizer_for(processing, model)
-                self._text.measure_base(model, tokenizer, self._given_base)
+                self._text.measure_base(model, self._given_base)
         self._is_ready = True
 
     def _name_trace(self, args: Any) -> bool:
@@ -331,21 +321,20 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                     "end; pass both limits to one callback"
                 )
 
-    def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any, processing: Any) -> Look:
+    def _look_at(self, model: nn.Module, args: Any, state: Any, control: Any) -> Look:
         """Audit and measure the model, keep it if it is below the limits, and return on every process what was seen."""
         self._audited_step = state.global_step
         is_first = state.is_world_process_zero
         tensors = None
         if self._sharded is not None:
             tensors = gathered(model, self._sharded, self._trainer, is_first)
-        tokenizer = None if self._text is None else self._text.tokenizer_for(processing, model)
         if self._text is not None and self._sharded is not None:
-            self._text.measure(model, tokenizer, is_sharded=True)
+            self._text.measure(model, is_sharded=True)
 
         def look() -> Look:
             try:
                 if self._text is not None and self._sharded is None:
-                    self._text.measure(model, tokenizer)
+                    self._text.measure(model)
                 with random_state_kept(on_all_devices=False):
                     tuned = model if tensors is None else opened(model, tensors)
                     audit = self._audit(tuned, tensors, args, state, control)
@@ -393,9 +382,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         seconds = time.perf_counter() - started
         self.last = audit = replace(audit, seconds=seconds, forgetting=forgetting)
         movement, moved = self._start.movement(tuned, tensors)
-        totals = totals_of_audit(audit) | ({} if movement is None else {"intruders/a_movement": movement})
-        totals |= totals_of_prediction(audit.forgetting) | totals_of_text(self._text)
-        log_totals(self._trainer, args, state, control, totals)
+        log_totals(self._trainer, args, state, control, totals_of(audit, movement, self._text))
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, audit, moved)
         if self._watch.alert_above is not None and audit.intruders > self._watch.alert_above:

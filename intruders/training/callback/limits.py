@@ -13,34 +13,31 @@ from typing import Any, TypedDict, TypeVar
 
 from ...errors import SettingError
 from ...settings import Settings, setting
-from ...settings.numbers import is_whole
 from ...system.documents import read_document
 from ...system.files import write_atomically
 
+_INTRUDERS = "a whole number of intruders, 0 or more"
+
 
 @dataclass(frozen=True)
-class Watch:
-    """When a training is audited, and what then ends it or warns.
+class Watch(Settings):
+    """When a training is audited, and what then ends it or warns."""
 
-    Attributes:
-      every: number of steps between audits.
-      stop_above: end training when an audit finds more intruders than this.
-      alert_above: warn when an audit finds more intruders than this, in Weights & Biases and trackio too.
-    """
-
-    every: int = 100
-    stop_above: int | None = None
-    alert_above: int | None = None
-
-    def __post_init__(self) -> None:
-        if not is_whole(self.every) or self.every < 1:
-            raise SettingError(
-                f"every is {self.every!r}; expected a whole number of steps between audits, 1 or more"
-            )
-        for name in ("stop_above", "alert_above"):
-            number = getattr(self, name)
-            if number is not None and (not is_whole(number) or number < 0):
-                raise SettingError(f"{name} is {number!r}; expected a whole number of intruders, 0 or more")
+    every: int = setting(
+        100,
+        "Number of steps between audits.",
+        least=1,
+        expected="a whole number of steps between audits, 1 or more",
+    )
+    stop_above: int | None = setting(
+        None, "End training when an audit finds more intruders than this.", least=0, expected=_INTRUDERS
+    )
+    alert_above: int | None = setting(
+        None,
+        "Warn when an audit finds more intruders than this, in Weights & Biases and trackio too.",
+        least=0,
+        expected=_INTRUDERS,
+    )
 
 
 _of_limits = partial(setting, panel="Accuracy and stopping", advanced=True, new_in="0.2")

@@ -11,7 +11,7 @@ from transformers import Trainer
 from transformers.trainer_callback import CallbackHandler
 
 from ...audits.result.audit_result import Audit
-from ...audits.result.forgetting import LARGE, Forgetting
+from ...audits.result.forgetting import LARGE
 from ...audits.result.summary import by_kind, update_norm
 from .text_loss import TextLoss
 
@@ -59,10 +59,13 @@ def alert(intruders: int, above: int, step: int) -> None:
             trackio.alert(title=title, text=text)
 
 
-def totals_of_audit(audit: Audit) -> dict[str, float]:
-    """Return the totals of an audit, each as the audit's own summary defines it."""
+def totals_of(audit: Audit, movement: float | None, text: TextLoss | None) -> dict[str, float]:
+    """Return the totals of an audit, how far the factors A moved, the predicted nats, and the loss on text.
+
+    Of a large update the prediction is its lower end alone.
+    """
     kinds = {summary.kind: summary.intruders for summary in by_kind(audit.matrices)}
-    return {
+    totals = {
         "intruders/total": audit.intruders,
         "intruders/vectors": audit.vectors,
         "intruders/energy_share": audit.intruder_energy_share,
@@ -70,23 +73,15 @@ def totals_of_audit(audit: Audit) -> dict[str, float]:
         "intruders/seconds": round(audit.seconds, 4),
         **{f"intruders/by_module/{kind}": count for kind, count in sorted(kinds.items())},
     }
-
-
-def totals_of_prediction(forgetting: Forgetting | None) -> dict[str, float]:
-    """Return the predicted nats, their interval, and what they do not count; of a large update a lower end alone."""
-    if forgetting is None:
-        return {}
-    kl, key = forgetting.kl, "forgetting/predicted_kl"
-    inner = {} if forgetting.is_large else {key: kl.estimate, f"{key}/high": kl.high}
-    return {**inner, f"{key}/low": min(kl.low, LARGE), f"{key}/not_counted": len(forgetting.left_out)}
-
-
-def totals_of_text(text: TextLoss | None) -> dict[str, float]:
-    """Return the loss on text, its rise over the base, and the share of the time that measuring it took."""
-    if text is None or text.last is None or text.rise is None:
-        return {}
-    return {
-        f"forgetting/{text.label}": text.rise,
-        f"forgetting/{text.label}/loss": text.last,
-        "forgetting/share_of_time": round(text.share_of_time, 4),
-    }
+    if movement is not None:
+        totals["intruders/a_movement"] = movement
+    if (forgetting := audit.forgetting) is not None:
+        kl, key = forgetting.kl, "forgetting/predicted_kl"
+        if not forgetting.is_large:
+            totals |= {key: kl.estimate, f"{key}/high": kl.high}
+        totals |= {f"{key}/low": min(kl.low, LARGE), f"{key}/not_counted": len(forgetting.left_out)}
+    if text is not None and text.last is not None and text.rise is not None:
+        of_text = f"forgetting/{text.label}"
+        totals |= {of_text: text.rise, f"{of_text}/loss": text.last}
+        totals["forgetting/share_of_time"] = round(text.share_of_time, 4)
+    return totals

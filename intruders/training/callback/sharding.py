@@ -74,12 +74,18 @@ def decided_by_first(decide: Callable[[], Decision], state: Any) -> Decision:
     return decision
 
 
-def require_gatherable(way: str, trainer: Any) -> None:
-    """Raise SettingError if only a Trainer can gather the shards of a model, and none is given."""
+def require_gatherable(way: str, trainer: Any, has_limit: bool) -> None:
+    """Raise SettingError if only a Trainer can gather the shards, and none is given, or no kept state can be loaded."""
     if way == ZERO_3 and trainer is None:
         raise SettingError(
             "the model is sharded by DeepSpeed ZeRO-3, and its engine alone can gather it; expected the Trainer "
             "that has it; make the callback with trainer=trainer"
+        )
+    if way == ZERO_3 and has_limit:
+        raise SettingError(
+            "the model is sharded by DeepSpeed ZeRO-3, into which a kept state cannot be put; expected FSDP or a "
+            "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
+            "stop_above"
         )
 
 
@@ -90,8 +96,15 @@ def gathered(model: nn.Module, way: str, trainer: Any, is_first: bool) -> dict[s
     """
     if way == FSDP_1:
         return _from_fsdp_1(model, is_first)
-    if way == FSDP_2:
-        return _from_dtensors(model, is_first)
+    if way == FSDP_2:  # tensor by tensor, so that one complete matrix at a time is on the device
+        whole: dict[int, Tensor] = {}  # a tied weight is one parameter under two names, and stays one tensor
+        tensors = to_gather(model)
+        for tensor in tensors.values():
+            if id(tensor) not in whole:
+                shard: Any = tensor.detach()
+                full = shard.full_tensor() if hasattr(shard, "full_tensor") else shard
+                whole[id(tensor)] = full.cpu() if is_first else full.new_empty(0)
+        return {name: whole[id(tensor)] for name, tensor in tensors.items()}
     # ZeRO-3 gives what its engine saves, in 16 bits if the model is trained in them.
     trained_alone = all(
         tensor.requires_grad for tensor in to_gather(model).values() if tensor.is_floating_point()
@@ -109,19 +122,6 @@ def opened(model: nn.Module, state: dict[str, Tensor]) -> Opened:
     return open_module(model.module if isinstance(model, FullyShardedDataParallel) else model, state)
 
 
-def _from_dtensors(model: nn.Module, is_first: bool) -> dict[str, Tensor]:
-    """Gather under FSDP 2 tensor by tensor, so that one complete matrix at a time is on the device."""
-    whole: dict[int, Tensor] = {}  # a tied weight is one parameter under two names, and stays one tensor
-    state: dict[str, Tensor] = {}
-    for name, tensor in to_gather(model).items():
-        if id(tensor) not in whole:
-            shard: Any = tensor.detach()
-            full = shard.full_tensor() if hasattr(shard, "full_tensor") else shard
-            whole[id(tensor)] = full.cpu() if is_first else full.new_empty(0)
-        state[name] = whole[id(tensor)]
-    return state
-
-
 def _from_fsdp_1(model: nn.Module, is_first: bool) -> dict[str, Tensor]:
     """Gather under FSDP 1 unit by unit, as its forward pass does, so that one complete unit is on the device."""
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -130,31 +130,24 @@ def _from_fsdp_1(model: nn.Module, is_first: bool) -> dict[str, Tensor]:
     for path, unit in [*model.named_modules()]:
         if not isinstance(unit, FullyShardedDataParallel):
             continue
+        # FSDP 1 leaves itself out of the names of weights, and not of those of modules.
+        inside = [
+            name.replace(FSDP_1_WRAPPER, "")
+            for name, inner in unit.named_modules()
+            if name and isinstance(inner, FullyShardedDataParallel)
+        ]
         with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
-            own = own_of_unit(path, unit)
+            named = [*unit.named_parameters(), *unit.named_buffers()]
+            of_unit = {name.replace(FSDP_1_WRAPPER, ""): tensor for name, tensor in named}
+            own = {  # by the names in the model
+                f"{path}.{name}".replace(FSDP_1_WRAPPER, "").removeprefix("."): tensor
+                for name, tensor in of_unit.items()
+                if not any(name.startswith(f"{nested}.") for nested in inside)
+            }
             if is_first:
                 wanted = adapter_tensors(model, own) if has_adapters(model) else own
                 state |= {name: tensor.detach().to("cpu", copy=True) for name, tensor in wanted.items()}
     return state
-
-
-def own_of_unit(path: str, unit: nn.Module) -> dict[str, Tensor]:
-    """Return a unit's tensors by their names in the model, without those of units inside it."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    # FSDP 1 leaves itself out of the names of weights, and not of those of modules.
-    inside = [
-        name.replace(FSDP_1_WRAPPER, "")
-        for name, inner in unit.named_modules()
-        if name and isinstance(inner, FullyShardedDataParallel)
-    ]
-    named = [*unit.named_parameters(), *unit.named_buffers()]
-    own = {name.replace(FSDP_1_WRAPPER, ""): tensor for name, tensor in named}
-    return {
-        f"{path}.{name}".replace(FSDP_1_WRAPPER, "").removeprefix("."): tensor
-        for name, tensor in own.items()
-        if not any(name.startswith(f"{nested}.") for nested in inside)
-    }
 
 
 def to_gather(model: nn.Module) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class TextLoss:
         self.last: float | None = None
         self.seconds = 0.0  # of all measures, the base's too
         self._tokenizer: Any = None
-        self._began, self._seconds_before = time.perf_counter(), 0.0
+        self._began = time.perf_counter()
         self._ended: float | None = None
 
     @property
@@ -66,12 +66,10 @@ class TextLoss:
     def share_of_time(self) -> float:
         """The share of the time that all measures took, of the training and of what was measured before it."""
         ended = time.perf_counter() if self._ended is None else self._ended
-        passed = ended - self._began + self._seconds_before
-        return min(1.0, self.seconds / passed) if passed > 0 else 0.0
+        return min(1.0, self.seconds / max(ended - self._began, 1e-9))
 
     def training_begins(self) -> None:
-        self._began, self._seconds_before = time.perf_counter(), self.seconds
-        self._ended = None
+        self._began, self._ended = time.perf_counter() - self.seconds, None
 
     def training_ends(self) -> None:
         self._ended = time.perf_counter()
@@ -81,18 +79,25 @@ class TextLoss:
         return [text for corpus in self._corpora for text in corpus.documents]
 
     def tokenizer_for(self, trainers: Any, model: nn.Module) -> Any:
-        """Return the tokenizer of the model, found once; see :func:`tokenizer_of`."""
-        if self._tokenizer is None:
-            self._tokenizer = tokenizer_of(self._given_tokenizer, trainers, model)
-        return self._tokenizer
+        """Return the tokenizer that was given, or the Trainer's, or that of the model's folder, found once."""
+        for candidate in (self._tokenizer, self._given_tokenizer, getattr(trainers, "tokenizer", trainers)):
+            if callable(candidate):
+                self._tokenizer = candidate
+                return candidate
+        if name := getattr(inner_model(model).config, "_name_or_path", None):
+            with suppress(CheckpointError):
+                self._tokenizer = load_tokenizer(str(name))
+                return self._tokenizer
+        raise SettingError(
+            "loss_on needs the model's tokenizer, and the Trainer has none; pass tokenizer=, or pass processing_class= "
+            "to the Trainer"
+        )
 
-    def measure(self, model: nn.Module, tokenizer: Any, *, is_sharded: bool = False) -> None:
+    def measure(self, model: nn.Module, *, is_sharded: bool = False) -> None:
         """Measure ``model`` as it is now. Every process has to call this for a sharded one."""
-        self.last = self._of(model, tokenizer, is_sharded)
+        self.last = self._of(model, is_sharded)
 
-    def measure_base(
-        self, model: nn.Module, tokenizer: Any, base: Source | None, *, is_sharded: bool = False
-    ) -> None:
+    def measure_base(self, model: nn.Module, base: Source | None, *, is_sharded: bool = False) -> None:
         """Measure what the training began from.
 
         That is ``base`` if it is given, else ``model`` without its adapters, or as it is now if it has none or if
@@ -101,9 +106,9 @@ class TextLoss:
         if base is None:
             acts_on_base = has_adapters(model) and start_that_changed(model) is None
             with without_adapters(model) if acts_on_base else nullcontext():
-                self.base = self._of(model, tokenizer, is_sharded)
+                self.base = self._of(model, is_sharded)
         elif isinstance(base, nn.Module):
-            self.base = self._of(base, tokenizer, False)
+            self.base = self._of(base)
         elif isinstance(base, str | PathLike):
             began = time.perf_counter()
             # In the type of the trained model, or the rise would be that of another rounding.
@@ -111,15 +116,16 @@ class TextLoss:
             loading = Loading(dtype=trained) if trained in DTYPES else AS_STORED
             opened = open_language_model(fspath(base), loading=loading)
             self.seconds += time.perf_counter() - began
-            self.base = self._of(opened.model, opened.tokenizer, False)
+            self.base = self._of(opened.model, tokenizer=opened.tokenizer)
         else:
             raise SettingError(
                 f"base is a {type(base).__name__}, whose loss on {self.name!r} cannot be measured; expected a "
                 "folder, a Hub id or a model in memory; pass one of them, or leave loss_on out"
             )
 
-    def _of(self, model: nn.Module, tokenizer: Any, is_sharded: bool) -> float:
+    def _of(self, model: nn.Module, is_sharded: bool = False, tokenizer: Any = None) -> float:
         began = time.perf_counter()
+        tokenizer = self.tokenizer_for(None, model) if tokenizer is None else tokenizer
         inner = inner_model(model)
         # Parts of a model whose weights are split over processes cannot be called by themselves.
         measured = _Whole(model) if is_sharded else model
@@ -139,19 +145,17 @@ class TextLoss:
         return loss
 
 
-def measure_base_of_sharded(
-    text: TextLoss, model: nn.Module, tokenizer: Any, base: Source | None, state: Any
-) -> None:
+def measure_base_of_sharded(text: TextLoss, model: nn.Module, base: Source | None, state: Any) -> None:
     """Measure the base's loss of a model that is split over processes. Every process has to call this."""
     if base is not None:
-        decided_by_first(partial(text.measure_base, model, tokenizer, base), state)
+        decided_by_first(partial(text.measure_base, model, base), state)
         return
     if state.global_step and not has_adapters(model):
         raise SettingError(
             f"loss_on is {text.name!r}, and the model before training is gone, because the training was resumed; "
             "pass base= with the model before fine-tuning"
         )
-    text.measure_base(model, tokenizer, None, is_sharded=True)
+    text.measure_base(model, None, is_sharded=True)
 
 
 def require_language_model(model: nn.Module, corpus: str) -> None:
@@ -167,20 +171,6 @@ def require_language_model(model: nn.Module, corpus: str) -> None:
             f"loss_on is {corpus!r}, but a {type(inner).__name__} is neither a causal nor a masked language model, so "
             "that its loss on text is not defined; leave loss_on out"
         )
-
-
-def tokenizer_of(given: Any, trainers: Any, model: nn.Module) -> Any:
-    """Return the tokenizer that was given, or the Trainer's, or that of the folder that the model came from."""
-    for candidate in (given, getattr(trainers, "tokenizer", trainers)):
-        if candidate is not None and callable(candidate):
-            return candidate
-    if name := getattr(inner_model(model).config, "_name_or_path", None):
-        with suppress(CheckpointError):
-            return load_tokenizer(str(name))
-    raise SettingError(
-        "loss_on needs the model's tokenizer, and the Trainer has none; pass tokenizer=, or pass processing_class= to "
-        "the Trainer"
-    )
 
 
 def inner_model(model: Any) -> Any:

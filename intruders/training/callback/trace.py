@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import pandas as pd
 
 from ...audits.result.audit_result import Audit
 from ...errors import ResultFileError, SettingError, os_reason
-from ...system.files import check_writable, free_name, write_atomically
+from ...system.files import check_writable, write_atomically
 
 
 def check_trace(trace: Path) -> None:
@@ -35,7 +36,8 @@ def set_aside(trace: Path) -> None:
     steps = read_trace(trace)["step"]
     if not len(steps):
         return
-    aside = free_name(trace)
+    names = (trace.with_name(f"{trace.stem}-{number}{trace.suffix}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
     os.rename(trace, aside)
     warnings.warn(
         f"'{trace}' was the trace of an earlier training, up to step {steps.max()}; it is kept as '{aside.name}'",

@@ -6,8 +6,9 @@ import json
 import math
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from ...checkpoints.stored.content import Digests, content_digests
 from ...errors import SettingError, some_of
 from ...system.documents import read_document
 from ...system.files import write_atomically
-from ...system.plain_values import from_plain
 from .sharding import sharded_by, will_be_sharded_by
 from .weights_before import (
     AuditedBase,
@@ -37,7 +37,6 @@ from .weights_before import (
     base_of_sharded,
     checkpoint_of_training,
     require_matrices,
-    require_trained_matrix,
     weights_before,
 )
 
@@ -62,29 +61,21 @@ class StartOfA:
         factors = _factors(dict(model.named_parameters()))
         return cls({factor[0]: tensor for factor, tensor in factors if factor["adapter"] in active})
 
-    def movement(self, tensors: Mapping[str, Tensor]) -> float | None:
-        """Return ``sqrt(sum ||A - A_0||_F^2 / sum ||A_0||_F^2)`` over all modules; None without a LoRA."""
-        squares = self._squares(tensors).values()
-        return _ratio(sum(moved for moved, _ in squares), sum(start for _, start in squares))
+    def movement(self, tensors: Mapping[str, Tensor]) -> tuple[float | None, dict[str, float]]:
+        """Return ``sqrt(sum ||A - A_0||_F^2 / sum ||A_0||_F^2)`` over all modules, and by the base's matrix.
 
-    def by_matrix(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return ``||A - A_0||_F / ||A_0||_F`` by the name of the base's matrix."""
-        ratios = {name: _ratio(*squares) for name, squares in self._squares(tensors).items()}
-        return {name: ratio for name, ratio in ratios.items() if ratio is not None}
-
-    def _squares(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-        """Return ``||A - A_0||_F^2`` and ``||A_0||_F^2`` by matrix, in double precision, over its active adapters."""
-        squares: dict[str, tuple[float, float]] = {}
+        That of all is None without a LoRA. Sums are over the active adapters, in double precision.
+        """
+        moved, began = defaultdict[str, float](float), defaultdict[str, float](float)
         for factor, tensor in _factors(tensors):
             start = self.factors.get(factor[0])
             if start is not None and start.shape == tensor.shape:
                 now, then = tensor.detach().cpu().double(), start.double()
-                moved, began = squares.get(f"{factor['module']}.weight", (0.0, 0.0))
-                squares[f"{factor['module']}.weight"] = (
-                    moved + float((now - then).square().sum()),
-                    began + float(then.square().sum()),
-                )
-        return squares
+                moved[f"{factor['module']}.weight"] += float((now - then).square().sum())
+                began[f"{factor['module']}.weight"] += float(then.square().sum())
+        by_matrix = {name: math.sqrt(moved[name] / size) for name, size in began.items() if size > 0}
+        whole = sum(began.values())
+        return math.sqrt(sum(moved.values()) / whole) if whole > 0 else None, by_matrix
 
 
 def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[re.Match[str], Tensor]]:
@@ -95,54 +86,23 @@ def _factors(tensors: Mapping[str, Any]) -> Iterator[tuple[re.Match[str], Tensor
             yield factor, tensor
 
 
-def _ratio(moved: float, start: float) -> float | None:
-    return math.sqrt(moved / start) if start > 0 else None
-
-
 _SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class StartDigests:
-    """The content of the weights before training, by name, as far as the audits count from these in memory.
+def _trained_beneath(model: nn.Module, settings: AuditSettings) -> Checkpoint:
+    """Return the matrices that adapters train beside their factors A, as they are before training."""
+    from peft.utils.other import ModulesToSaveWrapper
 
-    It is kept beside the trace, since a resumed script may draw another start.
-    """
-
-    matrices: Digests = field(default_factory=dict)
-    factors: Digests = field(default_factory=dict)  # the factors A of a LoRA
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        copied: Checkpoint | None,
-        is_own_base: bool,
-        factors: Mapping[str, Tensor],
-        settings: AuditSettings,
-    ) -> StartDigests:
-        """Digest the matrices that the audits count from: copies, or what adapters train beside their factors A."""
-        matrices: Digests = {}
-        if is_own_base and has_adapters(model):
-            from peft.utils.other import ModulesToSaveWrapper
-
-            beneath = {
-                f"{path}.{name}".removeprefix("base_model.model."): parameter
-                for path, module in model.named_modules()
-                if isinstance(module, ModulesToSaveWrapper)
-                for name, parameter in module.original_module.named_parameters()
-                if parameter.ndim >= 2
-            }
-            if start_that_changed(model) is None:  # such a start may round otherwise in another process
-                beneath |= audited_in_training(model, settings)
-            matrices = content_digests(state_dict_checkpoint(beneath))
-        elif copied is not None:
-            matrices = content_digests(copied)
-        return cls(matrices, content_digests(state_dict_checkpoint(factors)))
-
-
-def _changed(kept: Digests, now: Digests) -> list[str]:
-    return [name for name, digest in now.items() if name in kept and kept[name] != digest]
+    beneath = {
+        f"{path}.{name}".removeprefix("base_model.model."): parameter
+        for path, module in model.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+        for name, parameter in module.original_module.named_parameters()
+        if parameter.ndim >= 2
+    }
+    if start_that_changed(model) is None:  # such a start may round otherwise in another process
+        beneath |= audited_in_training(model, settings)
+    return state_dict_checkpoint(beneath)
 
 
 @dataclass
@@ -152,7 +112,9 @@ class TrainingStart:
     base: AuditedBase = field(default_factory=AuditedBase)
     checkpoint: str | None = None  # of an earlier training, whose weights were taken as the base
     factors: StartOfA | None = None
-    digests: StartDigests | None = None  # where a trace is written, which a resumed training adds to
+    # Of the matrices that the audits count from in memory, and of the factors A, by name: a resumed script may draw
+    # others. None without a trace, beside which they are kept.
+    digests: dict[str, Digests] | None = None
 
     @classmethod
     def of(
@@ -174,7 +136,12 @@ class TrainingStart:
         if sharded_by(model) is not None:
             base = base_of_sharded(model, base)
         else:
-            require_trained_matrix(model)
+            is_trained = any(p.requires_grad and p.ndim >= 2 for p in model.parameters())
+            if not has_adapters(model) and not is_trained:
+                raise SettingError(
+                    f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
+                    "make the callback, or remove the callback"
+                )
             if will_be_sharded_by() is not None and has_adapters(model):
                 base = base_of_sharded(model, base)
             elif base is None:
@@ -187,8 +154,12 @@ class TrainingStart:
         if is_first:
             start.base = AuditedBase(base, settings, taken_from=model if is_own_base else None)
             if has_trace:
+                counted = _trained_beneath(model, settings) if is_own_base and has_adapters(model) else copied
                 factors = {} if start.factors is None else start.factors.factors
-                start.digests = StartDigests.of(model, copied, is_own_base, factors, settings)
+                start.digests = {
+                    "matrices": {} if counted is None else content_digests(counted),
+                    "factors": content_digests(state_dict_checkpoint(factors)),
+                }
         return start
 
     def begin(self, trace: Path | None, model: nn.Module, is_resumed: bool) -> None:
@@ -208,20 +179,23 @@ class TrainingStart:
             return
         file = trace.with_name(f"{trace.stem}-start.json")
         if not is_resumed:
-            content = {"schema": _SCHEMA} | asdict(self.digests)
+            content = {"schema": _SCHEMA, **self.digests}
             write_atomically(file, json.dumps(content, indent=2).encode())
             return
         document = read_document(file, "the record of a training's start", _SCHEMA)
         if document is None:
             return  # without a record they count as the same
-        kept = from_plain(StartDigests, document)
-        if changed := _changed(kept.matrices, self.digests.matrices):
+        changed, moved = (
+            [name for name, digest in now.items() if document.get(kind, {}).get(name, digest) != digest]
+            for kind, now in self.digests.items()
+        )
+        if changed:
             raise SettingError(
                 f"the weights of {describe_module(model)} are not those that the resumed training began with "
                 f"({some_of(changed)}), and the audits need those; pass base= with the model before fine-tuning, or "
                 "set the same seed before you make the model"
             )
-        if _changed(kept.factors, self.digests.factors):
+        if moved:
             self.factors = None
             warnings.warn(
                 "the factors A of the LoRA are not those that the resumed training began with, so that a_movement is "
@@ -236,4 +210,4 @@ class TrainingStart:
         if self.factors is None:
             return None, {}
         now = dict(tuned.named_parameters()) if isinstance(tuned, nn.Module) else gathered or {}
-        return self.factors.movement(now), self.factors.by_matrix(now)
+        return self.factors.movement(now)

@@ -27,7 +27,7 @@ from ...checkpoints.pairing.pair_sides import pair_sides
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.selection import EVERY_MATRIX
 from ...errors import CheckpointError, SettingError, some_of
-from .sharding import ZERO_3, sharded_by
+from .sharding import sharded_by
 
 
 def weights_before(model: nn.Module, is_resumed: bool, settings: AuditSettings) -> Checkpoint | None:
@@ -40,12 +40,25 @@ def weights_before(model: nn.Module, is_resumed: bool, settings: AuditSettings) 
             f"the weights of {describe_module(model)} are those of a resumed training, and the audits need those "
             "before it; pass base= with the model before fine-tuning"
         )
-    if start is not None:
-        return _tuned_weights(model)
-    own = module_checkpoint(model)
-    copied = with_copies(own, _trained_copies(model, own))
-    # Beneath adapters the frozen matrices belong to the base too: an adapter may act on them.
-    return replace(own, tensors={**own.tensors, **copied.tensors}) if has_adapters(model) else copied
+    own, tuned = (module_checkpoint(model), None) if start is None else open_sides(model, model)
+    trained = trained_matrices(model)
+    copies = {name: t.detach().cpu().clone() for name, t in trained.items() if name in own.tensors}
+    if start is None:
+        copied = with_copies(own, copies)
+        # Beneath adapters the frozen matrices belong to the base too: an adapter may act on them.
+        return replace(own, tensors={**own.tensors, **copied.tensors}) if has_adapters(model) else copied
+    # Copies with the adapters merged, each in the order in which it is stored.
+    assert isinstance(tuned, ModelSum)
+    adapters = replace(tuned, parts=[part for part in tuned.parts if isinstance(part[0], Adapter)])
+    for matrix in pair_sides(own, adapters, EVERY_MATRIX).pairs:
+        both = matrix.load()
+        if both is None:
+            copies[matrix.name] = own.read(matrix.name).clone()
+            continue
+        whole = both.widened().dense().to(widened(both.base).dtype)
+        stored = whole.mT if matrix.name in own.input_first else whole
+        copies[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
+    return with_copies(own, copies)
 
 
 def audited_in_training(model: nn.Module, settings: AuditSettings) -> dict[str, Tensor]:
@@ -97,16 +110,6 @@ def base_of_sharded(model: nn.Module, base: Source | None) -> Source:
         ) from None
 
 
-def require_trained_matrix(model: nn.Module) -> None:
-    """Raise SettingError if training changes no matrix of ``model``; a shard's dimensions do not count."""
-    is_trained = any(parameter.requires_grad and parameter.ndim >= 2 for parameter in model.parameters())
-    if not has_adapters(model) and not is_trained:
-        raise SettingError(
-            f"the Trainer's {type(model).__name__} has no trainable matrix to audit; unfreeze one before you "
-            "make the callback, or remove the callback"
-        )
-
-
 def require_loadable(model: nn.Module, args: Any) -> None:
     """Raise SettingError if the Trainer cannot save and load a state of the model."""
     if getattr(args, "load_best_model_at_end", False) or getattr(args, "metric_for_best_model", None):
@@ -144,16 +147,6 @@ def require_loadable(model: nn.Module, args: Any) -> None:
         )
 
 
-def require_loadable_shards(way: str) -> None:
-    """Raise SettingError for a way of sharding whose checkpoints no test has loaded back."""
-    if way == ZERO_3:
-        raise SettingError(
-            "the model is sharded by DeepSpeed ZeRO-3, into which a kept state cannot be put; expected FSDP or a "
-            "model that is not sharded; leave keep_forgetting_below and keep_intruders_below out, and stop with "
-            "stop_above"
-        )
-
-
 def require_matrices(base: Source | None, model: nn.Module, settings: AuditSettings) -> None:
     """Raise what an audit of ``model`` against ``base`` (its own, when None) would raise, by names and shapes alone."""
     if base is not None and has_adapters(model) and start_that_changed(model) is None:
@@ -168,31 +161,6 @@ def require_matrices(base: Source | None, model: nn.Module, settings: AuditSetti
             f"include {list(settings.include)} and exclude {list(settings.exclude)} leave none of the matrices that "
             "the training changes (embeddings are not audited); expected at least one; choose other patterns"
         )
-
-
-def _trained_copies(model: nn.Module, own: Checkpoint) -> dict[str, Tensor]:
-    return {
-        name: tensor.detach().cpu().clone()
-        for name, tensor in trained_matrices(model).items()
-        if name in own.tensors
-    }
-
-
-def _tuned_weights(model: nn.Module) -> Checkpoint:
-    """Return copies with the adapters merged, each in the order in which it is stored."""
-    own, tuned = open_sides(model, model)
-    assert isinstance(tuned, ModelSum)
-    adapters = replace(tuned, parts=[part for part in tuned.parts if isinstance(part[0], Adapter)])
-    weights = _trained_copies(model, own)
-    for matrix in pair_sides(own, adapters, EVERY_MATRIX).pairs:
-        both = matrix.load()
-        if both is None:
-            weights[matrix.name] = own.read(matrix.name).clone()
-            continue
-        whole = both.widened().dense().to(widened(both.base).dtype)
-        stored = whole.mT if matrix.name in own.input_first else whole
-        weights[matrix.name] = stored.reshape(own.shape(matrix.name)).clone()
-    return with_copies(own, weights)
 
 
 class AuditedBase:
@@ -224,8 +192,18 @@ class AuditedBase:
             assert self._base is not None
             self._frozen = self._frozen or open_checkpoint(self._base)
             return self._frozen, tuned
-        if self._trained is not None:
-            self._warn_of_unfrozen(tuned)
+        # Names without adapters take long to find where there are many.
+        if self._trained is not None and (trained := _trained_parameters(tuned)) != self._trained:
+            self._trained = trained
+            now_trained = audited_in_training(tuned, self._settings)
+            if unfrozen := [name for name in now_trained if name not in self._known]:
+                self._known.update(unfrozen)
+                warnings.warn(
+                    f"{len(unfrozen)} matrices were unfrozen since the weights before training were taken "
+                    f"({some_of(unfrozen)}), and the audits leave them out; pass base= with the model before "
+                    "fine-tuning",
+                    stacklevel=2,
+                )
         if self._frozen is not None:
             return self._frozen, open_source(tuned)
         base, now = open_sides(self._base, tuned, with_embeddings=self._settings.include_embeddings)
@@ -235,20 +213,6 @@ class AuditedBase:
         if has_adapters(tuned) and acts_on_base and not trained_matrices(tuned):
             self._frozen = base
         return base, now
-
-    def _warn_of_unfrozen(self, model: nn.Module) -> None:
-        trained = _trained_parameters(model)
-        if trained == self._trained:  # names without adapters take long to find where there are many
-            return
-        self._trained = trained
-        unfrozen = [name for name in audited_in_training(model, self._settings) if name not in self._known]
-        if unfrozen:
-            self._known.update(unfrozen)
-            warnings.warn(
-                f"{len(unfrozen)} matrices were unfrozen since the weights before training were taken "
-                f"({some_of(unfrozen)}), and the audits leave them out; pass base= with the model before fine-tuning",
-                stacklevel=2,
-            )
 
 
 def _trained_parameters(model: nn.Module) -> set[str]:

@@ -35,8 +35,6 @@ def trainer(llama: Path, tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"k": 0}, "k is 0"),
-        ({"epsilon": 1.5}, "epsilon is 1.5"),
         ({"include": ["*.q_prod.*"]}, "include '\\*.q_prod.\\*' matches none"),
         ({"include": ["*norm*"]}, "none of the (matrices|1[46] )"),
         ({"exclude": ["*"]}, "none of the 1[46] matrices"),
@@ -54,6 +52,9 @@ def test_settings(method: str, settings: dict[str, Any], told: str, llama: Path,
     [
         ({"every": 0}, "every is 0"),
         ({"stop_above": -1}, "stop_above is -1"),
+        ({"alert_above": -1}, "alert_above is -1; expected a whole number of intruders, 0 or more"),
+        ({"loss_on": "no-such"}, "corpus 'no-such' is not known"),
+        ({"keep_forgetting_below": 0.2}, "keep_forgetting_below is 0.2, but no loss is measured"),
         ({"every": 2.5}, r"every is 2\.5; expected a whole number of steps"),
         ({"every": True}, "every is True"),
         ({"every": 2, "watch": Watch(every=3)}, "^every and a Watch are given; expected one of the two"),

@@ -101,9 +101,9 @@ def test_a_factor_that_is_scaled_has_moved_by_that_much() -> None:
     names = ["base_model.model.model.layers.0.q_proj.lora_A.default.weight", "x.lora_embedding_A.default"]
     start = StartOfA(dict(zip(names, (first, second), strict=True)))
     now = dict(zip(names, (1.5 * first, second), strict=True))
-    assert start.movement(now) == pytest.approx(1.5 / 5)
-    assert start.by_matrix(now) == {"model.layers.0.q_proj.weight": pytest.approx(0.5), "x.weight": 0.0}
-    assert StartOfA({"weight": first}).movement({"weight": first}) is None
+    by_matrix = {"model.layers.0.q_proj.weight": pytest.approx(0.5), "x.weight": 0.0}
+    assert start.movement(now) == (pytest.approx(1.5 / 5), by_matrix)
+    assert StartOfA({"weight": first}).movement({"weight": first}) == (None, {})
 
 
 def test_an_adapter_that_is_not_active_has_no_part_in_it() -> None:
@@ -115,16 +115,13 @@ def test_an_adapter_that_is_not_active_has_no_part_in_it() -> None:
         for name, parameter in model.named_parameters():
             if ".lora_A.default" in name:
                 parameter.mul_(1.5)
-    now = dict(model.named_parameters())
-    assert start.movement(now) == pytest.approx(0.5)
-    assert len(start.by_matrix(now)) == 4
-    assert list(start.by_matrix(now).values()) == pytest.approx([0.5] * 4)
+    moved, by_matrix = start.movement(dict(model.named_parameters()))
+    assert moved == pytest.approx(0.5)
+    assert list(by_matrix.values()) == pytest.approx([0.5] * 4)
     compiled = OptimizedModule(model, lambda function: function)
-    assert start.by_matrix(dict(compiled.named_parameters())) == start.by_matrix(now)
-    assert (
-        StartOfA.of(compiled).by_matrix(dict(compiled.named_parameters())).keys()
-        == start.by_matrix(now).keys()
-    )
+    now = dict(compiled.named_parameters())
+    assert start.movement(now)[1] == by_matrix
+    assert StartOfA.of(compiled).movement(now)[1].keys() == by_matrix.keys()
 
 
 def test_two_active_adapters_of_a_matrix_count_together() -> None:
@@ -132,18 +129,14 @@ def test_two_active_adapters_of_a_matrix_count_together() -> None:
     model.add_adapter("other", LoraConfig(r=4, target_modules=["q_proj"]))
     model.base_model.set_adapter(["default", "other"])
     start = StartOfA.of(model)
-    before = {
-        name: p.detach().clone()
-        for name, p in model.named_parameters()
-        if "layers.0" in name and "lora_A" in name
-    }
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if "layers.0" in name}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_A.other" in name:
                 parameter.mul_(3)
-    sizes = {name: float(tensor.double().square().sum()) for name, tensor in before.items()}
+    sizes = {name: float(p.double().square().sum()) for name, p in before.items() if "lora_A" in name}
     moved = sum(4 * size for name, size in sizes.items() if ".other" in name)
-    of_first = start.by_matrix(dict(model.named_parameters()))["model.layers.0.self_attn.q_proj.weight"]
+    of_first = start.movement(dict(model.named_parameters()))[1]["model.layers.0.self_attn.q_proj.weight"]
     assert of_first == pytest.approx((moved / sum(sizes.values())) ** 0.5)
 
 
