@@ -140,8 +140,8 @@ class HealSettings(Settings):
             )
 
     def rate_of(self, what: str) -> float:
-        is_given = self.rate is not None and self.learn == (DOSES if what == DOSES else WEIGHTS)
-        return self.rate if is_given else _RATES[what]
+        is_other = self.learn != (DOSES if what == DOSES else WEIGHTS)
+        return _RATES[what] if self.rate is None or is_other else self.rate
 
     def weight_of(self, learn: str) -> float:
         return _WEIGHTS[learn] if self.weight is None or learn != self.learn else self.weight
