@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 from ...errors import SettingError
 from ...settings import settings_of
 from ...system.plugins import REMEDIES, plugins_of
-from .controls import MatchedControl
+from .controls import (
+    Complement,
+    EqualNorm,
+    EqualSize,
+    MatchedControl,
+    Neighbours,
+    RandomVectors,
+    UpdateDirections,
+)
 from .remedy import PublishedRemedy, Remedy, ScaledIntruders, ScaledRemedy
-from .remedy_table import ALL, CONTROLS, HOMES_OF_CONTROLS, HOMES_OF_PUBLISHED, INTRUDERS
-
-
-def _class_at(home: str) -> Any:
-    module, name = home.split(".")
-    return getattr(import_module(f"..{module}", __name__), name)
-
+from .remedy_table import ALL, CONTROLS, HOMES_OF_PUBLISHED, INTRUDERS
 
 PUBLISHED: dict[str, type[PublishedRemedy]] = {
-    name: _class_at(home) for name, home in HOMES_OF_PUBLISHED.items()
+    name: getattr(import_module(f"..{module}", __name__), cls)
+    for name, home in HOMES_OF_PUBLISHED.items()
+    for module, cls in [home.split(".")]
 }
+_SCALED: dict[str, type[ScaledRemedy]] = {
+    cls.name: cls for cls in (ScaledIntruders, RandomVectors, Neighbours, UpdateDirections, Complement)
+}
+_MATCHED: dict[str, type[MatchedControl]] = {cls.name: cls for cls in (EqualNorm, EqualSize)}
 
 
 def remedy_named(name: str, scale: float, seed: int, which: str = ALL) -> Remedy:
     """Return the scaled intruders, or the control of that name in their place; ``which`` intruders counts for both."""
-    intruders = ScaledIntruders(scale, seed, which)
-    if name == INTRUDERS:
-        return intruders
-    if name not in CONTROLS:
-        raise SettingError(
-            f"control is {name!r}; expected one of {', '.join(CONTROLS)}, or {INTRUDERS} for no control"
-        )
-    cls: type[ScaledRemedy | MatchedControl] = _class_at(HOMES_OF_CONTROLS[name])
-    return cls(intruders) if issubclass(cls, MatchedControl) else cls(scale, seed, which)
+    if name in _SCALED:
+        return _SCALED[name](scale, seed, which)
+    if name in _MATCHED:
+        return _MATCHED[name](ScaledIntruders(scale, seed, which))
+    raise SettingError(
+        f"control is {name!r}; expected one of {', '.join(CONTROLS)}, or {INTRUDERS} for no control"
+    )
 
 
 def known_remedies() -> dict[str, type[PublishedRemedy]]:

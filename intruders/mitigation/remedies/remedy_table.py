@@ -23,16 +23,9 @@ HOMES_OF_PUBLISHED = {
     "doses": "doses.Doses",
 }
 
+PUBLISHED = tuple(HOMES_OF_PUBLISHED)
 # Controls that change a model in the place of its intruders, and need the weights alone.
-HOMES_OF_CONTROLS = {
-    "shrink": "controls.EqualNorm",
-    "random": "controls.RandomVectors",
-    "neighbours": "controls.Neighbours",
-    "update": "controls.UpdateDirections",
-    "resized": "controls.EqualSize",
-    "complement": "controls.Complement",
-}
-PUBLISHED, CONTROLS = tuple(HOMES_OF_PUBLISHED), tuple(HOMES_OF_CONTROLS)
+CONTROLS = ("shrink", "random", "neighbours", "update", "resized", "complement")
 # The control that needs text which the base reads, too.
 SHRINK_OUTPUT = "shrink-output"
 # What sentences call a control.
