@@ -124,6 +124,19 @@ class DosedUpdate:
         """The number of directions; a dense update counts as one."""
         return 1 if self.left is None else len(self.right)
 
+    def rates(self, share: float) -> list[float]:
+        """Return for each tensor by how much a step may change every entry, so that it changes D by ``share`` of it.
+
+        Both factors do half of that at most: ``||E R||_F <= ||E||_F ||R||_2``. It is the same for any L c and R / c.
+        """
+        if self.left is None:
+            return [share * self.right.float().square().mean().sqrt().item()]
+        whole = LowRank(self.left, self.right).norm()
+        return [
+            share / 2 * whole / (own.numel() ** 0.5 * torch.linalg.matrix_norm(other, 2).item())
+            for own, other in ((self.left, self.right), (self.right, self.left))
+        ]
+
     def times(self, dose: Tensor) -> Tensor:
         """Return ``a D`` as a matrix, (m, n)."""
         if self.left is None:

@@ -34,8 +34,7 @@ def _which(panel: str) -> Any:
 
 DOCUMENTS, EXAMPLES = 4, 16  # of a step of a healing
 
-ENTRIES = "entries"  # learned weights that are no factors
-_RATES, _WEIGHTS = {DOSES: 0.06, WEIGHTS: 1e-3, ENTRIES: 5e-5}, {DOSES: 3.0, WEIGHTS: 12.0}
+_WEIGHTS = {DOSES: 3.0, WEIGHTS: 12.0}
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,10 @@ class HealSettings(Settings):
         panel="Healing",
         advanced=True,
     )
-    rate: float | None = setting(
-        None,
-        "Learning rate at the first step; it falls to zero.",
+    rate: float = setting(
+        0.06,
+        "Share of each update that the first step may change, by its dose or by its weights; it falls to zero.",
         above=0,
-        unless_given="default: 0.06 for doses, 0.001 for factors, 0.00005 for the entries of a full fine-tuning",
         most=1,
         metavar="NUMBER",
         panel="Healing",
@@ -138,10 +136,6 @@ class HealSettings(Settings):
                 f"per is {self.per!r}, and weights have no doses that could be shared; leave it out, or pass --learn "
                 "doses"
             )
-
-    def rate_of(self, what: str) -> float:
-        is_other = self.learn != (DOSES if what == DOSES else WEIGHTS)
-        return _RATES[what] if self.rate is None or is_other else self.rate
 
     def weight_of(self, learn: str) -> float:
         return _WEIGHTS[learn] if self.weight is None or learn != self.learn else self.weight

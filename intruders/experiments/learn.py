@@ -16,7 +16,6 @@ from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, with
 from .experiment_settings import (
     BLOCKS,
     DOSES,
-    ENTRIES,
     RANDOM_TOKENS,
     REPLAY,
     SELF,
@@ -110,18 +109,16 @@ class _Learner:
         bench, data = self.bench, self._data_of(name)
         values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
         bounds = LEAST, MOST
-        learnables = [Learnable([values], [torch.ones_like(values)], self.settings.rate_of(DOSES), bounds)]
+        learnables = [Learnable([values], [torch.ones_like(values)], self.settings.rate, bounds)]
         learned = None
         if name not in (DOSES, BLOCKS):
             tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}
             # In single precision: of a rounded weight small steps would be lost.
             tensors = [tensor.to(torch.float32, copy=True) for tensor in parameters_of(tuned)]
             learned = with_parameters(tuned, [tensor.requires_grad_() for tensor in tensors])
-            for matrix, update in learned.items():
-                rate = self.settings.rate_of(WEIGHTS if update.left is not None else ENTRIES)
-                learnables.append(
-                    Learnable(parameters_of({matrix: update}), parameters_of({matrix: tuned[matrix]}), rate)
-                )
+            rates = [rate for update in tuned.values() for rate in update.rates(self.settings.rate)]
+            of_each = zip(tensors, parameters_of(tuned), rates, strict=True)
+            learnables += [Learnable([tensor], [own], rate) for tensor, own, rate in of_each]
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
         with bench.doses.at(values, learned):
             objective = self._objective(data, replays=name == REPLAY)

@@ -77,7 +77,6 @@ def reported_healing(
         settings={
             **settings.as_dict(),
             "weight": settings.weight_of(settings.learn),
-            "rate": settings.rate_of(settings.learn),
             **of_tasks,
             "seed": question.seed,
             "dtype": question.loading.load_in or dtype_name(bench.language.dtype),

@@ -222,3 +222,23 @@ def test_doses_of_experts_that_the_base_stores_one_by_one(kept: str, tmp_path: P
     stacked = by_hand.get_parameter("model.layers.0.mlp.experts.gate_up_proj").grad
     slope = float((stacked[1, 24:] * change).sum())
     assert float(values.grad[groups.places[name][0]]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 1), (9, 6, 3)])
+def test_a_step_at_its_rate_changes_at_most_its_share_of_an_update(shape: tuple[int, int, int]) -> None:
+    """However a step's signs fall, and however a factor is divided between both."""
+    rows, columns, rank = shape
+    generator = torch.Generator().manual_seed(rank)
+    left = torch.randn((rows, rank), generator=generator)
+    right = torch.randn((rank, columns), generator=generator)
+    whole = torch.linalg.matrix_norm(left @ right)
+    for c in (1.0, 50.0):
+        update = DosedUpdate(c * left, right / c)
+        of_left, of_right = update.rates(0.1)
+        for _ in range(20):
+            signs = torch.randn(update.left.shape, generator=generator).sign()  # type: ignore[union-attr]
+            assert torch.linalg.matrix_norm(of_left * signs @ update.right) <= 0.05 * whole * (1 + 1e-5)
+            signs = torch.randn(right.shape, generator=generator).sign()
+            assert torch.linalg.matrix_norm(update.left @ (of_right * signs)) <= 0.05 * whole * (1 + 1e-5)  # type: ignore[operator]
+    [of_dense] = DosedUpdate(None, left @ right).rates(0.1)
+    assert of_dense * (rows * columns) ** 0.5 == pytest.approx(0.1 * float(whole), rel=1e-5)

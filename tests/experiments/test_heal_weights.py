@@ -27,7 +27,7 @@ from .healed_models import QUICK, Models, assert_reported, tuned_in_full
 
 Healed = tuple[Healing, Path]
 
-WEIGHTS = replace(QUICK, learn="weights", rate=0.003, weight=1.0)
+WEIGHTS = replace(QUICK, learn="weights", rate=0.2, weight=0.1)
 
 
 @pytest.fixture(scope="module")
