@@ -127,17 +127,6 @@ def test_stopping_early_gives_the_same_bounds_or_none() -> None:
         assert whole.outside == (0 if last == 1.0 else 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_updates_rounded_first_are_held_by_the_wider_bounds_alone(dtype: torch.dtype) -> None:
-    base, update = example(torch.float32, 64, 48, size=1e-4)
-    after = (base.double() + update.dense().to(dtype).double()).float()
-    matrix = MergedMatrix(Pair(base, update), after, torch.float32)
-    assert scale_bounds(matrix, STRICT).is_empty()
-    found = scale_bounds(matrix, Rounding("", (dtype,)))
-    assert found.holds(1)
-    assert not found.holds(1.001)
-
-
 @pytest.mark.parametrize("base_type", TYPES)
 @pytest.mark.parametrize("scale", [2.0, 1.5, 0.3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -21,15 +21,7 @@ from intruders.checkpoints.stored.matrices import every_matrix
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.errors import PairingError
 from tests.checkpoints.adapted import move
-from tests.checkpoints.models import (
-    assert_tuned,
-    differing,
-    loaded,
-    paired,
-    refused,
-    set_factors,
-    tuned_of,
-)
+from tests.checkpoints.models import assert_tuned, differing, loaded, paired, refused, set_factors, tuned_of
 from tests.checkpoints.renamed_families import FAMILIES, FAMILIES_CUT
 from tests.tiny import save_lora, save_weights
 
