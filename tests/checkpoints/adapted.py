@@ -27,11 +27,10 @@ from torch.overrides import TorchFunctionMode
 
 from intruders.audits.audit import audit
 from intruders.audits.result.audit_result import Audit
-from intruders.errors import PairingError
 from intruders.training.callback.callback import IntruderCallback
 
-from .models import moved, refused, saved, tiny_gpt2, tiny_llama
-from .peft_types import MADE_BY_PEFT, config_of
+from .models import moved, saved, tiny_gpt2, tiny_llama
+from .peft_types import MADE_BY_PEFT, OPTIONS, config_of
 
 TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn", "mlp.c_proj"]}
 MODELS = {"llama": tiny_llama, "gpt2": tiny_gpt2}
@@ -48,9 +47,8 @@ OTHERS: dict[str, Callable[[], peft.PeftConfig]] = {
     "loha": config_of("LoHa", r=2, alpha=3),
     "lokr": config_of("LoKr", r=2, alpha=3),
     "adalora": config_of("AdaLora", init_r=4, lora_alpha=5, total_step=10),
-    "vera": config_of("Vera", r=4),
-    "ia3": config_of("IA3", feedforward_modules=["down_proj"]),
     **MADE_BY_PEFT,
+    **OPTIONS,
 }
 _OF_ADAPTERS = r"\.ranknum|\.(?:hada_|" + "|".join(f"{kind.value.lower()}_" for kind in peft.PeftType) + ")"
 # start -> whether it writes to the base's weights, as PEFT is seen to do it.
@@ -102,10 +100,6 @@ class Adapted:
     before: dict[str, Tensor]
     start: bool | str
     start_folder: Path | None = None  # the adapter before training, as PEFT's conversion wants it
-
-    @property
-    def changed(self) -> bool:
-        return STARTS[self.start]
 
     @cached_property
     def after_once(self) -> dict[str, Tensor]:
@@ -248,7 +242,7 @@ def audited_on_changed_base(adapted: Adapted, folder: Path, weight: float = 1.0)
 
 
 def audited_at_half_scale(adapted: Adapted, folder: Path) -> Audit:
-    if adapted.changed:
+    if STARTS[adapted.start]:
         return audited_on_changed_base(adapted, folder, 0.5)
     return audit(folder / "base", f"{written(adapted, folder)}@0.5", cache=False)
 
@@ -303,27 +297,3 @@ def is_refused(start: bool | str, way: str) -> bool:
     PEFT repeats PiSSA and OLoRA from the original base when it loads the folder, and so does the reader.
     """
     return STARTS[start] and start not in ("pissa", "olora") and way.startswith("folder")
-
-
-def require_right_audit(kind: str, adapted: Adapted, way: str, folder: Path) -> None:
-    """Audit the model in one way, and compare with PEFT's merged weights."""
-    if is_refused(adapted.start, way):
-        with refused(r"started from its base's own weights \(\w+\)", PairingError):
-            WAYS[way](adapted, folder)
-        return
-    found = WAYS[way](adapted, folder)
-    before, after = adapted.before, adapted.after_once
-    if way == "weighted sum":
-        after = {name: before[name] + 0.5 * (after[name] - before[name]) for name in before}
-    require_audit(found, kind, before, after)
-
-
-def require_right_callbacks(kind: str, adapted: Adapted, folder: Path) -> None:
-    """Train the model, and compare what the callbacks found with PEFT's merged weights."""
-    at_start = adapted.after()
-    found = train_with_callbacks(adapted, folder)
-    alone, told = (found[way] for way in CALLBACKS)
-    require_audit(told, kind, adapted.before, adapted.after())
-    # A callback that is not told the base follows training: what LoftQ rounded away before is no part of that.
-    before = at_start if adapted.start == "loftq" else adapted.before
-    require_audit(alone, kind, before, adapted.after())

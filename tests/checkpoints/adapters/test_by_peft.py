@@ -27,14 +27,11 @@ from torch import Tensor, nn
 
 from intruders.audits.audit import audit
 from intruders.checkpoints.adapters import peft_types
-from intruders.checkpoints.adapters.adapter import AdapterConfig
-from intruders.checkpoints.adapters.by_peft import peft_at_work, shared_updates, updates_one_by_one
-from intruders.checkpoints.formats.memory import state_dict_checkpoint
+from intruders.checkpoints.adapters.by_peft import peft_at_work
 from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.inspect import inspect
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
-from intruders.checkpoints.stored.checkpoint import StoredTensor
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.checkpoints.writing.lora_adapter import is_plain_lora
 from intruders.errors import MissingDependencyError, PairingError
@@ -101,17 +98,7 @@ def test_weight_is_what_peft_merges(make: Make, where: str, tmp_path: Path) -> N
         assert torch.equal(tuned_of(both), truth[name]), name
 
 
-def every_type_and_options_by_turns(*others: Any) -> list[Any]:
-    """As :func:`every`, with each option given one of the values: a slow test."""
-    chosen = []
-    for position, case in enumerate(every(*others, plain=0)):
-        option, value = divmod(position, len(others))
-        if not case.marks or option % len(others) == value:
-            chosen.append(case)
-    return chosen
-
-
-@pytest.mark.parametrize(("make", "where"), every_type_and_options_by_turns("folder", "memory"))
+@pytest.mark.parametrize(("make", "where"), every("folder", "memory", plain=0))
 def test_audit_is_that_of_two_decompositions(make: Make, where: str, tmp_path: Path) -> None:
     model = trained(make)
     before = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
@@ -161,40 +148,6 @@ def test_types_that_are_not_read_are_refused_by_name(kind: str, tmp_path: Path) 
     (tmp_path / "adapter_config.json").write_text(f'{{"peft_type": "{kind}", "peft_version": "9.1"}}')
     with refused(f"^the adapter '.*' is of type {kind}, .*{REFUSED[kind]}"):
         open_sides(tiny_llama(), tmp_path)
-
-
-def _of(make: Make, folder: Path) -> tuple[dict[str, StoredTensor], AdapterConfig]:
-    """A saved adapter's tensors and config as the reader passes them on."""
-    saved(trained(make), folder)
-    stored = state_dict_checkpoint(load_file(folder / "adapter_model.safetensors")).tensors
-    config = AdapterConfig(make().to_dict() | {"target_modules": T}, str(folder))
-    return {name.removeprefix("base_model.model."): tensor for name, tensor in stored.items()}, config
-
-
-@pytest.mark.parametrize("kind", ["adamss", "osf", "psoft", "frod"])
-def test_types_that_look_at_the_weight_come_out_otherwise_from_a_skeleton(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Why the way is chosen by type: without an error, the other one gives other numbers."""
-    tensors, config = _of(MADE_BY_PEFT[kind], tmp_path)
-    base, truth = tiny_llama().state_dict(), merged_from(tmp_path)
-    names = [name for name in base if name.endswith(("q_proj.weight", "down_proj.weight"))]
-    monkeypatch.setattr("intruders.checkpoints.adapters.by_peft.SHARED_AND_DECOMPOSED", frozenset())
-    places = {name.removesuffix(".weight"): base[name].to("meta") for name in names}
-    for update in shared_updates(tensors, config, places):
-        before, true = base[update.name], truth[update.name]
-        assert (update.change(before, None) - true).norm() > 0.05 * (true - before).norm()
-
-
-@pytest.mark.parametrize("kind", ["randlora without its projection", "vera without its projection"])
-def test_types_that_share_tensors_come_out_otherwise_one_by_one(kind: str, tmp_path: Path) -> None:
-    tensors, config = _of(OPTIONS[kind], tmp_path)
-    base, truth = tiny_llama().state_dict(), merged_from(tmp_path)
-    errors = []
-    for update in updates_one_by_one(tensors, config):
-        made, true = update.change(base[update.name], None), truth[update.name]
-        errors.append(float((made - true).norm() / (true - base[update.name]).norm()))
-    assert max(errors) > 0.5
 
 
 @pytest.mark.parametrize("kind", ["adamss", "psoft", "unilora", "shira", "randlora", "lora, pissa", "boft"])

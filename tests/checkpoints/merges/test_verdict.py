@@ -49,18 +49,6 @@ def next_up(tensor: Tensor) -> Tensor:
     return torch.nextafter(tensor, torch.full_like(tensor, math.inf))
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-def test_half_spacing_is_half_of_the_step_to_the_next_number(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    powers = 10.0 ** torch.randint(-6, 4, (2000,), generator=generator)
-    numbers = (torch.randn(2000, generator=generator) * powers).to(dtype)
-    numbers = torch.cat([numbers.abs(), torch.tensor([1.0, 0.5, 2.0], dtype=dtype)])
-    steps = next_up(numbers).double() - numbers.double()
-    found = half_spacing(numbers.float(), dtype).double()
-    assert torch.equal(found, steps / 2)
-    assert torch.equal(half_spacing(numbers.double(), dtype), steps / 2)
-
-
 def test_half_spacing_of_zero_and_of_the_smallest_numbers() -> None:
     smallest = torch.tensor([0.0, 6e-8, -3e-7])
     assert torch.equal(half_spacing(smallest, torch.float16), torch.full((3,), 2.0**-25))
@@ -139,17 +127,6 @@ def test_stopping_early_gives_the_same_bounds_or_none() -> None:
         assert whole.outside == (0 if last == 1.0 else 1)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_updates_rounded_first_are_held_by_the_wider_bounds_alone(dtype: torch.dtype) -> None:
-    base, update = example(torch.float32, 64, 48, size=1e-4)
-    after = (base.double() + update.dense().to(dtype).double()).float()
-    matrix = MergedMatrix(Pair(base, update), after, torch.float32)
-    assert scale_bounds(matrix, STRICT).is_empty()
-    found = scale_bounds(matrix, Rounding("", (dtype,)))
-    assert found.holds(1)
-    assert not found.holds(1.001)
-
-
 @pytest.mark.parametrize("base_type", TYPES)
 @pytest.mark.parametrize("scale", [2.0, 1.5, 0.3])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -166,15 +143,6 @@ def test_products_in_half_precision_that_are_scaled_in_it(
     assert found.verdict == APPLIED
     off = (base.float() + 1.05 * product).to(base_type)
     assert judge(MergedMatrix(Pair(base, factors), off, base_type), scale).verdict != APPLIED
-
-
-def test_a_base_rounded_first() -> None:
-    base, update = example(torch.float32, 64, 48)
-    after = merged(base.bfloat16(), update)
-    matrix = MergedMatrix(Pair(base, update), after, torch.bfloat16)
-    assert matrix.base_needs_rounding
-    assert scale_bounds(matrix, STRICT).is_empty()
-    assert scale_bounds(matrix, Rounding("", of_base=True)).holds(1)
 
 
 def test_least_squares_are_numpys_with_the_error_of_white() -> None:

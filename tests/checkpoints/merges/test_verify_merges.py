@@ -10,6 +10,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -44,8 +45,9 @@ from tests.checkpoints.merged_models import (
     with_delta,
 )
 from tests.checkpoints.models import (
+    SIZES,
+    of_class,
     saved,
-    tiny_bert,
     tiny_llama,
     tiny_mixtral,
     tiny_phi3,
@@ -260,36 +262,6 @@ def test_experts_that_the_base_has_one_by_one(tmp_path: Path, in_memory: bool, p
     assert [other.name for other in found.others] == ([] if parameters else [one])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"modules_to_save": ["LayerNorm", "pooler"]}, {"bias": "all"}, {"lora_bias": True}],
-    ids=["norms", "biases", "biases of B"],
-)
-def test_norms_and_biases_under_another_prefix(tmp_path: Path, settings: dict[str, object]) -> None:
-    """The adapter of a classifier has ``bert.`` before every name, and the base has not."""
-    model = tiny_bert(classes=3)
-    base = saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
-    tuned = with_adapter(lora(target_modules=["query"], **settings), model)
-    adapter = saved(tuned, tmp_path / "adapter")
-    merged = weights(tuned.merge_and_unload())
-    found = intruders.verify(base, adapter, merged)
-    # The head that an untrained base lacks is neither the adapter's nor the base's.
-    head = {"classifier.weight", "classifier.bias"}
-    assert set(found.counts) == {APPLIED}
-    assert {other.name for other in found.others} <= head
-    assert {other.reason for other in found.others} <= {"missing in the base"}
-    assert [other.name for other in found.unchecked] == (
-        [f"encoder.layer.{layer}.attention.self.query.bias" for layer in (0, 1)]
-        if "lora_bias" in settings
-        else []
-    )
-    name = "encoder.layer.1.output.LayerNorm.bias"
-    lost = intruders.verify(
-        base, adapter, merged | {f"bert.{name}": load_file(base / "model.safetensors")[name] + 1}
-    )
-    assert [other.name for other in lost.others if other.name not in head] == [name]
-
-
 @pytest.mark.parametrize("method", ["oft", "hra", "miss", "vera", "randlora", "boft", "fourierft"])
 @pytest.mark.parametrize("base", TYPES)
 def test_a_merge_of_a_type_that_peft_makes_is_the_same_bit_for_bit(
@@ -403,26 +375,22 @@ def rewritten(merged: Path, tensors: State) -> Path:
     return wrong
 
 
-@pytest.mark.parametrize("task", ["TOKEN_CLS", "QUESTION_ANS", "SEQ_CLS", None])
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("TOKEN_CLS", "TokenClassification"),
+        ("QUESTION_ANS", "QuestionAnswering"),
+        ("SEQ_CLS", "SequenceClassification"),
+        (None, "MaskedLM"),
+    ],
+)
 def test_a_pooler_that_the_class_of_the_merge_has_none_of_is_not_missing(
-    task: str | None, tmp_path: Path
+    task: str | None, kind: str, tmp_path: Path
 ) -> None:
     """BERT as it was published has a pooler, and a head on the next sentence, which most classes are made without."""
-    import transformers
-
-    classes = {
-        "TOKEN_CLS": transformers.BertForTokenClassification,
-        "QUESTION_ANS": transformers.BertForQuestionAnswering,
-        "SEQ_CLS": transformers.BertForSequenceClassification,
-        None: transformers.BertForMaskedLM,
-    }
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    torch.manual_seed(0)
-    base = saved(
-        transformers.BertForPreTraining(transformers.BertConfig(vocab_size=64, **sizes)), tmp_path / "base"
-    )
+    base = saved(of_class("BertForPreTraining", "BertConfig", **SIZES), tmp_path / "base")
     config = peft.LoraConfig(task_type=task, r=2, target_modules=["query", "value"])
-    merged = merged_with(config, classes[task].from_pretrained(base), tmp_path)
+    merged = merged_with(config, getattr(transformers, f"BertFor{kind}").from_pretrained(base), tmp_path)
     right = verify(tmp_path, merged)
     assert (right.exit_status(), right.others) == (0, [])
     kept = sorted(name for name in load_file(merged / "model.safetensors") if "pooler" in name)

@@ -16,6 +16,7 @@ from intruders.checkpoints.pairing.names_of_base import (
     with_stacked_experts,
 )
 from intruders.checkpoints.stored.matrices import every_matrix, put_back
+from intruders.checkpoints.stored.names import match_names
 from intruders.errors import PairingError
 from intruders.models.loading import load_model
 from tests.checkpoints.models import moved_mixtral, refused, tiny_gpt2
@@ -96,6 +97,12 @@ def test_every_tensor_of_a_file_is_in_the_model_that_was_loaded_of_it(family: st
     for name, view in every_matrix(matrices.base).items():
         assert torch.equal(matrices.read(name), view.read(matrices.base.tensors[view.tensor]))
     assert list(matrices.changed(matrices.base.names(), state)) == []
+    # The other way round, a file beside the model in memory as its base.
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    file = with_experts_as(shapes, matrices.base)
+    name_of = match_names(shapes, file.shapes()).base_of
+    assert name_of.keys() == set(file.names())
+    assert all(torch.equal(file.read(name), state[key]) for name, key in name_of.items())
 
 
 def test_a_tensor_under_a_name_that_is_not_known_is_refused(tmp_path: Path) -> None:
@@ -162,11 +169,3 @@ def test_an_incomplete_set_of_experts_stays_as_it_is() -> None:
     assert {name: position.tensor for name, position in positions_in_stacks(checkpoint).items()} == {
         name: name for name in tensors
     }
-
-
-def test_experts_are_stacked_only_beside_stacks() -> None:
-    checkpoint = open_checkpoint(one_by_one(QWEN))
-    assert with_experts_as(["h.0.mlp.gate.weight"], checkpoint) is checkpoint
-    stacked = with_experts_as(["model.h.0.mlp.experts.down_proj"], checkpoint)
-    assert "h.0.mlp.experts.down_proj" in stacked.names()
-    assert with_experts_as(["model.h.0.mlp.experts.down_proj"], stacked) is stacked

@@ -1,19 +1,15 @@
-"""Kinds and order of names, and which name of one side is which of the other: also those in a file and in memory."""
+"""Kinds and order of names, and which name of one side is which of the other."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.pairing.names_of_base import with_experts_as
 from intruders.checkpoints.stored.names import (
     ModulePath,
     is_embedding_or_head,
@@ -24,7 +20,6 @@ from intruders.checkpoints.stored.names import (
 )
 from intruders.checkpoints.stored.renamed import OF_EVERY_MODEL, OF_FAMILIES, Renames, in_memory
 from tests.checkpoints.models import SIZES, of_class
-from tests.checkpoints.renamed_families import FAMILIES
 
 LLAMA = [
     f"model.layers.{i}.{kind}.weight" for i in range(2) for kind in ("self_attn.q_proj", "mlp.down_proj")
@@ -262,26 +257,6 @@ def test_the_table_is_that_of_transformers(family: str) -> None:
         assert list(both) == [
             part for part in ours if part in both
         ]  # an earlier one may make a later one's part
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("turned", [False, True], ids=["file first", "memory first"])
-def test_a_file_matches_the_model_that_was_loaded_of_it(family: str, turned: bool, tmp_path: Path) -> None:
-    """Every tensor of the file has its counterpart, which has the same numbers as no other."""
-    torch.manual_seed(0)
-    model: Any = FAMILIES[family]()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-    model.save_pretrained(tmp_path)
-    state = dict(model.state_dict())
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    file = with_experts_as(shapes, open_checkpoint(str(tmp_path)))
-    matching = match_names(shapes, file.shapes()) if turned else match_names(file.shapes(), shapes)
-    name_of = matching.base_of if turned else matching.tuned_of
-    assert sorted(name_of) == sorted(file.names())
-    for name, key in name_of.items():
-        assert torch.equal(file.read(name), state[key]), (name, key)
 
 
 def test_a_model_that_has_both_names_keeps_them_apart() -> None:

@@ -14,11 +14,7 @@ from safetensors.torch import save_file
 
 import intruders
 from intruders.audits.result.audit_result import Audit
-from intruders.checkpoints.stored.locate import (
-    HubOrigin,
-    _downloaded,
-    locate,
-)
+from intruders.checkpoints.stored.locate import HubOrigin, _downloaded, locate
 from intruders.reports.audit_command import audit_command
 from intruders.reports.model_card import card_section
 from tests.checkpoints.models import refused

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 import intruders
+from intruders.checkpoints.merges.verdict import APPLIED
 from intruders.checkpoints.opening.open import Source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.writing.merged import planned_checkpoint
@@ -43,11 +44,11 @@ from tests.checkpoints.models import (
     tiny_gpt2,
     tiny_llama,
     tiny_mixtral,
-    tuned_of,
     with_adapter,
     with_lora,
 )
 from tests.checkpoints.peft_types import config_of
+from tests.tiny import lora
 
 STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
 
@@ -123,19 +124,35 @@ def test_a_changed_matrix_that_no_written_tensor_contains_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"modules_to_save": ["LayerNorm"]}, {"bias": "all"}, {"modules_to_save": ["LayerNorm", "pooler"]}],
-    ids=["norms", "biases", "norms and a matrix"],
+    [
+        {"modules_to_save": ["LayerNorm"]},
+        {"bias": "all"},
+        {"modules_to_save": ["LayerNorm", "pooler"]},
+        {"lora_bias": True},
+    ],
+    ids=["norms", "biases", "norms and a matrix", "biases of B"],
 )
-def test_norms_and_biases_stored_in_full_under_another_prefix(
-    tmp_path: Path, settings: dict[str, Any]
-) -> None:
+def test_norms_and_biases_under_another_prefix(tmp_path: Path, settings: dict[str, Any]) -> None:
     """The adapter of a classifier has ``bert.`` before every name, and the base has not."""
     model = tiny_bert(classes=3)
     base = saved(model.bert, tmp_path / "base")  # type: ignore[arg-type]
     before = load_file(base / "model.safetensors")
     tuned = with_lora(model, target_modules=["query"], **settings)
     adapter = saved(tuned, tmp_path / "adapter")
-    after = {name.removeprefix("bert."): tensor for name, tensor in merged_weights(tuned).items()}
+    merged = merged_weights(tuned)
+    # The head that an untrained base lacks is neither the adapter's nor the base's.
+    head = {"classifier.weight", "classifier.bias"}
+    name = "encoder.layer.1.output.LayerNorm.bias"
+    for changed, lost in ((merged, []), (merged | {f"bert.{name}": before[name] + 1}, [name])):
+        found = intruders.verify(base, adapter, changed)
+        assert set(found.counts) == {APPLIED}
+        assert [other.name for other in found.others if other.name not in head] == lost
+        assert {other.reason for other in found.others if other.name in head} <= {"missing in the base"}
+    unchecked = [f"encoder.layer.{layer}.attention.self.query.bias" for layer in (0, 1)]
+    assert [other.name for other in found.unchecked] == (unchecked if "lora_bias" in settings else [])
+    if "lora_bias" in settings:
+        return
+    after = {name.removeprefix("bert."): tensor for name, tensor in merged.items()}
     # Its bias is trained with the others; its weight is not the adapter's.
     of_head = {"classifier.bias": after["classifier.bias"]} if settings.get("bias") == "all" else {}
     after = {name: after[name] for name in before}
@@ -157,23 +174,17 @@ def test_a_norm_stored_in_full_under_a_prefix_of_its_own_is_refused(tmp_path: Pa
 
 def test_what_has_no_matrix_and_is_stored_in_full_is_written(tmp_path: Path) -> None:
     """A token that stands for a class, and biases of which there is one for every expert."""
-    shapes = {
-        "layers.0.q_proj.weight": (8, 8),
-        "layers.1.q_proj.weight": (8, 8),
-        "embeddings.cls_token": (1, 1, 8),
-    }
-    shapes["layers.0.experts.down_proj_bias"] = (4, 8)
     torch.manual_seed(0)
-    base = {name: torch.randn(shape) for name, shape in shapes.items()}
-    stored = {name: tensor + 1 for name, tensor in base.items() if "q_proj" not in name}
-    factors = {
-        f"layers.{layer}.q_proj.lora_{side}.weight": torch.randn(shape)
-        for layer in (0, 1)
-        for side, shape in (("A", (2, 8)), ("B", (8, 2)))
+    base = {f"layers.{layer}.q_proj.weight": torch.randn(8, 8) for layer in (0, 1)}
+    base |= {
+        "embeddings.cls_token": torch.randn(1, 1, 8),
+        "layers.0.experts.down_proj_bias": torch.randn(4, 8),
     }
+    stored = {name: tensor + 1 for name, tensor in base.items() if "q_proj" not in name}
+    factors = lora({f"layers.{layer}.q_proj": (torch.randn(8, 2), torch.randn(2, 8)) for layer in (0, 1)})
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in (factors | stored).items()}
+    tensors = factors | {f"base_model.model.{name}": tensor for name, tensor in stored.items()}
     save_file(tensors, adapter / "adapter_model.safetensors")
     LoraConfig(
         r=2, lora_alpha=2, target_modules=["q_proj"], modules_to_save=["embeddings", "experts"]
@@ -253,15 +264,10 @@ def test_a_checkpoint_has_the_biases_of_pefts_merge(
             torch.testing.assert_close(tensor, wanted, msg=name)
 
 
-def test_weights_of_layers_with_biases_are_what_peft_merges(method: str, folders: tuple[Path, Path]) -> None:
-    base, adapter = folders
-    truth, pairing = merge(method, adapter), paired(base, adapter)
-    different = loaded(pairing)
-    assert len(different) == (4 if "Conv1D" in method else 6)
-    for name, both in different.items():
-        wanted = truth[name].mT if "Conv1D" in method else truth[name]
-        assert torch.equal(tuned_of(both), wanted), name
-    assert set(pairing.biases) == biases(truth, method)
+def test_the_biases_that_change_with_the_matrices_are_listed(method: str, folders: tuple[Path, Path]) -> None:
+    pairing = paired(*folders)
+    assert len(loaded(pairing)) == (4 if "Conv1D" in method else 6)
+    assert set(pairing.biases) == biases(merge(method, folders[1]), method)
     assert f"changes {len(pairing.biases)} biases with its matrices" in pairing.matched[0]
 
 
