@@ -86,10 +86,8 @@ def test_rounding_can_change_a_count() -> None:
 
 
 def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Path) -> None:
-    adapters = [folder / f"adapter-{number}" for number in range(3)]
-    fleet = audit_fleet(
-        folder / "base", [str(path) for path in adapters], base_dtype="float16", out=tmp_path / "fleet"
-    )
+    adapters = [str(folder / f"adapter-{number}") for number in range(3)]
+    fleet = audit_fleet(folder / "base", adapters, base_dtype="float16", out=tmp_path / "fleet")
     alone = [audit(folder / "base", path, base_dtype="float16", cache=False) for path in adapters]
     for number, one in enumerate(alone):
         of_fleet = fleet.audit(number)
@@ -97,7 +95,7 @@ def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Pat
         assert [m.intruders for m in of_fleet.matrices] == [m.intruders for m in one.matrices]
     # Rows of a rounded base are not taken for those of the stored one.
     with pytest.warns(UserWarning, match="of another base, prepared text or settings"):
-        plain = audit_fleet(folder / "base", [str(path) for path in adapters], out=tmp_path / "fleet")
+        plain = audit_fleet(folder / "base", adapters, out=tmp_path / "fleet")
     assert "base_dtype" not in plain.audit(0).settings
 
 

@@ -137,15 +137,12 @@ def search(seeds: range) -> Counter[str]:
         rng = np.random.default_rng(seed)
         m, n = SHAPES[int(rng.integers(len(SHAPES)))]
         made = []
-        while len(made) < TOGETHER:
+        for _ in range(TOGETHER):
             of_base, base = make_base(m, n, rng)
             of_update, pair = make_update(base, rng)
-            if made and made[0][1].tuned.shape != pair.tuned.shape:
-                continue
-            if isinstance(pair.tuned, LowRank):
-                made.append((f"{of_base}, {of_update}", pair))
-        rank = max(pair.tuned.rank for _, pair in made if isinstance(pair.tuned, LowRank))
-        updates = [pair.tuned.padded(rank) for _, pair in made if isinstance(pair.tuned, LowRank)]
+            made.append((f"{of_base}, {of_update}", pair))
+        factors = [pair.tuned for _, pair in made if isinstance(pair.tuned, LowRank)]
+        updates = [one.padded(max(other.rank for other in factors)) for one in factors]
         joined = LowRank(
             torch.stack([one.left for one in updates]), torch.stack([one.right for one in updates])
         )

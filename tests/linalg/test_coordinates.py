@@ -193,18 +193,14 @@ def test_products_in_parts_are_those_in_one(p: int, m: int) -> None:
     rows = torch.from_numpy(rng.standard_normal((2, p, m))).float()
     columns = torch.from_numpy(rng.standard_normal((2, m, 3)))
     coordinates = torch.from_numpy(rng.standard_normal((2, p, 3)))
-    np.testing.assert_allclose(times_columns(rows, columns), rows.double() @ columns, atol=1e-10)
-    np.testing.assert_allclose(columns_times(rows, coordinates), rows.double().mT @ coordinates, atol=1e-10)
-    shared = rows[:1].expand(2, -1, -1)
-    np.testing.assert_allclose(times_columns(shared, columns), shared.double() @ columns, atol=1e-10)
-    np.testing.assert_allclose(
-        columns_times(shared, coordinates), shared.double().mT @ coordinates, atol=1e-10
-    )
+    for left in (rows, rows[:1].expand(2, -1, -1)):
+        wide = left.double()
+        np.testing.assert_allclose(times_columns(left, columns), wide @ columns, atol=1e-10)
+        np.testing.assert_allclose(columns_times(left, coordinates), wide.mT @ coordinates, atol=1e-10)
 
 
 def test_a_problem_without_a_finite_solve_gives_the_row_back() -> None:
-    problem = SecularProblem.of(
-        torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 2, 4, dtype=torch.float64)
-    )
+    none = torch.zeros(1, 2, 4, dtype=torch.float64)
+    problem = SecularProblem.of(none[:, 0], none)
     rows = torch.ones(1, 1, 4, dtype=torch.float64)
     assert problem.solve(torch.zeros(1, 1, dtype=torch.float64), rows).isfinite().all()

@@ -137,11 +137,10 @@ def test_answers_do_not_depend_on_scale() -> None:
     base = with_values(20, 15, np.linspace(2, 1, 15), rng)
     tuned = base + 3 * np.outer(orthonormal_columns(20, 1, rng), orthonormal_columns(15, 1, rng))
     pair = PlantedPair.dense(base, tuned - base)
-    plain = exact_cosines(pair.base.double(), torch.from_numpy(pair.tuned_double()), 5, 0.5)
+    before, after = pair.base.double(), torch.from_numpy(pair.tuned_double())
+    plain = exact_cosines(before, after, 5, 0.5)
     for scale in (1e-120, 1e120):
-        scaled = exact_cosines(
-            scale * pair.base.double(), scale * torch.from_numpy(pair.tuned_double()), 5, 0.5
-        )
+        scaled = exact_cosines(scale * before, scale * after, 5, 0.5)
         torch.testing.assert_close(scaled.max_cosines, plain.max_cosines)
 
 

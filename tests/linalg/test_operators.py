@@ -57,9 +57,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(6, 5), (500, 400)], ids=["small", "large"])
-def test_some_matrices_of_a_stack_are_those_and_in_that_order(
-    shape: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_some_matrices_of_a_stack_are_those_in_that_order(shape: tuple[int, int], dtype: torch.dtype) -> None:
     m, n = shape
     generator = torch.Generator().manual_seed(3)
     batch = torch.randn(5, m, n, generator=generator, dtype=dtype)

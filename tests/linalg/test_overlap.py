@@ -61,9 +61,8 @@ def situations(draw: st.DrawFn) -> tuple[Triplets, Triplets, Array]:
     weights = rng.standard_normal((SIZE, COUNT))
     weights[:COMPUTED] *= 10**concentration * rng.uniform(0, 1, (COMPUTED, 1))
     y, _ = np.linalg.qr(x @ weights)
-    computed_x, base_angles = turned(
-        x[:, :COMPUTED], draw(st.sampled_from([0.0, 1e-4, 1e-2, 0.05, 0.3])), rng
-    )
+    size = draw(st.sampled_from([0.0, 1e-4, 1e-2, 0.05, 0.3]))
+    computed_x, base_angles = turned(x[:, :COMPUTED], size, rng)
     computed_y, tuned_angles = turned(y, draw(st.sampled_from([0.0, 1e-3, 1e-2, 0.1])), rng)
     base = triplets(computed_x, np.linspace(2.0, 1.0, COMPUTED), base_angles)
     tuned = triplets(computed_y, np.linspace(3.0, 2.0, COUNT), tuned_angles)

@@ -51,9 +51,8 @@ def test_cosines_of_models_are_within_what_is_said_of_their_error() -> None:
     directions = [SketchDirections.of(50, 60, seed, first[0].left) for seed in range(12)]
 
     def sketch(matrices: list[LowRank]) -> torch.Tensor:
-        return torch.stack([each.sketch(one)[0] for each, one in zip(directions, matrices, strict=True)]).sum(
-            0
-        )
+        pairs = zip(directions, matrices, strict=True)
+        return torch.stack([each.sketch(one)[0] for each, one in pairs]).sum(0)
 
     estimated = normalized([sketch(one) for one in [first, *mixtures]])
     whole = torch.stack([torch.cat([one.dense().flatten() for one in model]) for model in [first, *mixtures]])

@@ -129,9 +129,7 @@ def test_a_broken_file_of_an_adapter_or_a_block_is_made_again(
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_what_has_moved_is_named_where_it_is_now(
-    base: Path, two: list[str], tmp_path: Path, waits: bool
-) -> None:
+def test_what_has_moved_is_named_where_it_is(base: Path, two: list[str], tmp_path: Path, waits: bool) -> None:
     """A base and an adapter, whose file may wait beside those of the last call; their content tells what they are."""
     out, (strong, weak) = tmp_path / "out", two
     moved = str(shutil.copytree(strong, tmp_path / "moved"))

@@ -22,7 +22,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from intruders import Compute, critical_scales
+from intruders import AuditSettings, Compute, critical_scales
 from intruders.audits.scales import critical_scales as searching
 from tests.matrices import SPECTRA, Array, leading_left, orthonormal_columns, with_values
 
@@ -31,7 +31,7 @@ SEPARATE = ("power law", "exponential", "outliers over a bulk", "one giant")
 TOGETHER = 20
 # Of the updates: more than a projection follows.
 RANK = 12
-K, EPSILON = 10, 0.5
+K = 10
 # Steps from a critical scale to either side: of a root, and of the start of a window that an audit confirmed.
 NEAR, WITHIN_A_STEP = 1e-5, 0.01
 # What double precision and the decomposition in single precision leave unknown of a cosine.
@@ -92,25 +92,25 @@ def least_cosine(x: Array, tuned: Array) -> float:
     return float(np.abs(x.T @ leading_left(tuned, K)).max(0).min())
 
 
-def verdicts(base: Array, update: Array, measured: float, searched: float) -> Iterator[str]:
+def verdicts(base: Array, update: Array, measured: float, searched: float, epsilon: float) -> Iterator[str]:
     """Say in which ways a critical scale is not what the decompositions say."""
     x = np.linalg.svd(base, full_matrices=False)[0]
 
     def has_intruder(scale: float) -> bool:
-        return least_cosine(x, base + scale * update) < EPSILON
+        return least_cosine(x, base + scale * update) < epsilon
 
     if math.isinf(measured):
         if any(has_intruder(scale) for scale in searched / 1.05 ** np.arange(60)):
             yield "missed"
         return
     after, before = (least_cosine(x, base + measured * (1 + share) * update) for share in (NEAR, -NEAR))
-    if after < EPSILON + UNSURE and before >= EPSILON - UNSURE:
+    if after < epsilon + UNSURE and before >= epsilon - UNSURE:
         yield "root"
-    elif after < EPSILON and any(
+    elif after < epsilon and any(
         not has_intruder(measured * (1 - share)) for share in np.linspace(NEAR, WITHIN_A_STEP, 8)
     ):
         yield "within a step"
-    elif after < EPSILON:
+    elif after < epsilon:
         yield "begins earlier"
     elif any(has_intruder(measured * (1 + share)) for share in np.linspace(NEAR, WITHIN_A_STEP, 8)):
         yield "just before"
@@ -122,25 +122,26 @@ def verdicts(base: Array, update: Array, measured: float, searched: float) -> It
         yield "earlier window"
 
 
-def search(seeds: range, on_projections: bool) -> Counter[str]:
+def search(seeds: range, on_projections: bool, epsilon: float = 0.5) -> Counter[str]:
     """Count the critical scales that are a root, within a step of one, or wrong, and the earlier windows missed.
 
     On projections, bases have the least side that is not always known whole, and are not decomposed.
     """
     with patch.object(searching, "_WHOLE_UP_TO", 0 if on_projections else 640):
-        return _search(seeds, 170 if on_projections else 144)
+        return _search(seeds, 170 if on_projections else 144, AuditSettings(k=K, epsilon=epsilon))
 
 
-def _search(seeds: range, side: int) -> Counter[str]:
+def _search(seeds: range, side: int, settings: AuditSettings) -> Counter[str]:
     found: Counter[str] = Counter()
     for seed in seeds:
         rng = np.random.default_rng(seed)
         m, n = (round(share * side) for share in SHAPES[int(rng.integers(len(SHAPES)))])
         model = adapted([planted(m, n, rng) for _ in range(TOGETHER)])
-        for scale in critical_scales(model, compute=Compute("cpu", 1, cache=False)).matrices:
+        found_scales = critical_scales(model, compute=Compute("cpu", 1, cache=False), audit=settings)
+        for scale in found_scales.matrices:
             found["tried"] += 1
             base, update = stored(model, scale.name.removesuffix(".weight"))
-            for verdict in verdicts(base, update, scale.measured, scale.searched):
+            for verdict in verdicts(base, update, scale.measured, scale.searched, settings.epsilon):
                 found[verdict] += 1
                 if verdict not in ("root", "within a step"):
                     print(
