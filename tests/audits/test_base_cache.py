@@ -306,11 +306,10 @@ def test_a_folder_that_can_only_be_read_serves_what_it_has(open_folder: Path) ->
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warm = audit(*models(), cache=open_folder)
-        with pytest.warns(
-            UserWarning, match=r"cannot be written to \(Permission denied\).* not kept$"
-        ) as told:
+        said = r"cannot be written to \(Permission denied\)"
+        with pytest.warns(UserWarning, match=f"{said}.* not kept$") as told:
             other = audit(*models("tall", "square"), cache=open_folder)
-        with pytest.raises(CacheError, match=r"cannot be written to \(Permission denied\)"):
+        with pytest.raises(CacheError, match=said):
             intruders.prepare(models("tall")[0], out=open_folder)
     open_folder.chmod(0o777)
     assert decisions(warm) == decisions(plain())

@@ -126,9 +126,7 @@ def a_key_and_what_is_known() -> tuple[str, KnownBase]:
 
 
 @pytest.mark.parametrize("function", ["save_file", "replace"])
-def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it_and_no_sooner(
-    tmp_path: Path, function: str
-) -> None:
+def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it(tmp_path: Path, function: str) -> None:
     """As large as an entry; while it is being written, an entry of another process leaves it alone."""
     key, known = a_key_and_what_is_known()
     store, waiting = DiskCache(tmp_path), multiprocessing.get_context("fork").Event()

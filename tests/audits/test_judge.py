@@ -88,9 +88,8 @@ def test_every_model_is_what_two_full_decompositions_find(exact: bool) -> None:
         matrix = results[model].matrix
         assert [vector.intruder for vector in matrix.vectors] == intruders
         # Values are as near as a decision asks: a sine of 0.2 of their vectors leaves 0.02 of them.
-        np.testing.assert_allclose(
-            [vector.singular_value for vector in matrix.vectors], values, rtol=1e-5 if exact else 0.02
-        )
+        found = [vector.singular_value for vector in matrix.vectors]
+        np.testing.assert_allclose(found, values, rtol=1e-5 if exact else 0.02)
         assert matrix.update.frobenius == pytest.approx(float(dense.double().norm()), rel=1e-4)
         sketch = directions_of(NAME, BASE).sketch(Dense(dense))
         # The tuned matrix is stored in single precision: its update is W - W0 to a rounding of W.

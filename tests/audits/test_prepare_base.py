@@ -27,7 +27,7 @@ def falling(*shapes: tuple[int, int]) -> dict[str, Tensor]:
     }
 
 
-def adapter_of(base: dict[str, Tensor], size: float, seed: int = 1) -> dict[str, Tensor]:
+def adapter_of(base: dict[str, Tensor], size: float = 60.0, seed: int = 1) -> dict[str, Tensor]:
     """A LoRA adapter of the base."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
@@ -42,16 +42,12 @@ def certificates(audit: intruders.Audit) -> set[str]:
     return {vector.certificate for matrix in audit.matrices for vector in matrix.vectors}
 
 
-@pytest.fixture
-def adapter() -> dict[str, Tensor]:
-    return adapter_of(falling(), 60.0)
-
-
-def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: dict[str, Tensor]) -> None:
+def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path) -> None:
     base = falling()
     prepared = intruders.prepare(base, out=tmp_path / "bases")
     assert (prepared.matrices, prepared.decomposed) == (3, 3)
     assert DiskCache(tmp_path / "bases").size_of_whole_bases()[0] == 3
+    adapter = adapter_of(base)
     for k in (10, 5):
         audit = intruders.audit(base, adapter, k=k, cache=tmp_path / "bases")
         exact = intruders.audit(base, adapter, k=k, exact=True)
@@ -63,9 +59,10 @@ def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: d
                 assert one.singular_value == pytest.approx(other.singular_value, rel=1e-6)
 
 
-def test_a_fleet_uses_it_too(tmp_path: Path, adapter: dict[str, Tensor]) -> None:
+def test_a_fleet_uses_it_too(tmp_path: Path) -> None:
     base = falling()
     intruders.prepare(base, out=tmp_path / "bases")
+    adapter = adapter_of(base)
     fleet = intruders.audit_fleet(base, [adapter, adapter_of(base, 0.1)], cache=tmp_path / "bases")
     assert certificates(fleet.audit(0)) == {"coordinates"}
     assert fleet.audit(0).intruders == intruders.audit(base, adapter, cache=False).intruders
@@ -118,11 +115,9 @@ def test_the_size_is_told_before(tmp_path: Path) -> None:
     assert preparation.expected_seconds(torch.device("cpu")) > 0
 
 
-def test_a_url_is_a_folder_that_others_read(
-    adapter: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    fsspec = pytest.importorskip("fsspec")
-    base, url = falling(), "memory://bases"
+def test_a_url_is_a_folder_that_others_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fsspec, url = pytest.importorskip("fsspec"), "memory://bases"
+    base = falling()
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "first"))
     prepared = intruders.prepare(base, out=url)
     assert (prepared.folder, prepared.decomposed) == (url, 3)
@@ -137,7 +132,7 @@ def test_a_url_is_a_folder_that_others_read(
     # Another person's machine has no copies yet.
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "elsewhere"))
     assert intruders.prepare(base, out=url).decomposed == 0
-    assert certificates(intruders.audit(base, adapter, cache=url)) == {"coordinates"}
+    assert certificates(intruders.audit(base, adapter_of(base), cache=url)) == {"coordinates"}
     # What was damaged on the way is made again, and put in the place of the old one.
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "third"))
     fsspec.filesystem("memory").pipe(entries[0], b"no tensors")

@@ -220,7 +220,8 @@ def test_the_command(tmp_path: Path) -> None:
     first, second = saved(tmp_path / "a", factors(0)), saved(tmp_path / "b", factors(1))
     assert "LoraConfig(" in printed("inspect", first)
     # A dash is standard output here too, where nothing else can be meant.
-    for given in ([first, "--json"], [first, "--json", "-"], ["--json", "-", first], [first, "--json=-"]):
+    one = str(first)
+    for given in ([one, "--json"], [one, "--json", "-"], ["--json", "-", one], [one, "--json=-"]):
         document = json.loads(printed("inspect", *given))[0]["update"]
         assert document == json.loads(json.dumps(inspect_update(first).to_document()))
     document = json.loads(printed("inspect", first, second, "--json"))
@@ -248,9 +249,8 @@ def test_a_module_that_both_change_and_one_cannot_show_is_not_only_in_the_other(
         assert compared.only_in_first == compared.only_in_second == []
         assert list(compared.not_measured) == [f"{NAMES[1]}.weight"]
         assert "only in" not in "\n".join(overlap_lines(compared))
-    ours, theirs = (
-        np.concatenate([dense(side, name).ravel() for name in (NAMES[0], NAMES[2])]) for side in (good, bad)
-    )
+    both = NAMES[0], NAMES[2]
+    ours, theirs = (np.concatenate([dense(side, name).ravel() for name in both]) for side in (good, bad))
     wanted = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
     assert overlap.cosine == pytest.approx(wanted, rel=1e-6)
     assert reverse.cosine == pytest.approx(wanted, rel=1e-6)

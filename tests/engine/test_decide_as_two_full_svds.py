@@ -362,18 +362,6 @@ def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int
             np.testing.assert_allclose(detection.update.spectral[at], size, rtol=1e-4)
 
 
-def test_what_was_learnt_of_a_base_serves_another_update() -> None:
-    rng = np.random.default_rng(9)
-    for size in (60, 256):
-        base = with_values(size, size, SPECTRA["power law"](size, rng), rng)
-        known = decide(UPDATES["low-rank"](base, rng).batch(), 10, 0.5).known
-        for name in ("low-rank", "hot", "dense"):
-            pair = UPDATES[name](base, rng)
-            again = decide(pair.batch(), 10, 0.5, known=known)
-            exact = decide(pair.batch(), 10, 0.5, exact=True)
-            assert again.intruder.tolist() == exact.intruder.tolist()
-
-
 def test_a_floor_proved_with_a_known_base_is_new_knowledge() -> None:
     """It is told, for the next audit, and not written into what the caller holds."""
     rng = np.random.default_rng(13)

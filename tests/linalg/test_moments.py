@@ -123,9 +123,7 @@ def test_no_base_vector_outweighs_the_bound(kind: str, shape: tuple[int, int], d
         assert (bound >= heaviest - 1e-4).all(), (spectrum, steps, (heaviest - bound).max().item())
 
 
-@pytest.mark.parametrize(
-    ("steps", "dtype"), [(3, torch.float32), (20, torch.float32), (20, torch.float64)], ids=str
-)
+@pytest.mark.parametrize(("steps", "dtype"), [(3, torch.float32), (20, torch.float32), (20, torch.float64)])
 @pytest.mark.parametrize("kind", STARTS)
 def test_with_a_floor_under_the_eigenvalues_the_zero_atom_of_tall_matrices_does_not_count(
     kind: str, steps: int, dtype: torch.dtype

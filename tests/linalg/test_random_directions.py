@@ -74,7 +74,6 @@ def test_numbers_whose_products_single_precision_cannot_hold() -> None:
     small = LowRank(*(torch.randn(shape, generator=generator) for shape in ((40, 2), (2, 70))))
     large = LowRank(small.left * 1e25, small.right * 1e25)
     directions = SketchDirections.of(40, 70, 1, small.left)
-    wanted = torch.einsum(
-        "im,mn,in->i", *(part.double() for part in (directions.left, small.dense(), directions.right))
-    )
+    parts = (directions.left, small.dense(), directions.right)
+    wanted = torch.einsum("im,mn,in->i", *(part.double() for part in parts))
     torch.testing.assert_close(directions.sketch(large) / 1e50, wanted, rtol=1e-3, atol=1e-3)

@@ -26,7 +26,8 @@ def test_the_median_relative_update_is_of_the_matrices_that_have_one(zero: int) 
     }
     direction = torch.eye(40)[:, :1] @ torch.eye(40)[1:2]
     updates = {name: s * direction for name, s in zip(names, (50.0, 3.0, 1.0, 20.0, 9.0), strict=True)}
-    audit = intruders.audit(base, {name: base[name] + updates[name] for name in names}, cache=False)
+    tuned = {name: base[name] + updates[name] for name in names}
+    audit = intruders.audit(base, tuned, cache=False)
     relative = [
         np.linalg.norm(updates[name].numpy(), 2) / np.linalg.norm(base[name].numpy(), 2)
         for layer, name in enumerate(names)
@@ -34,9 +35,8 @@ def test_the_median_relative_update_is_of_the_matrices_that_have_one(zero: int) 
     ]
     wanted = pytest.approx(np.median(relative), rel=1e-3)
     assert by_kind(audit.matrices)[0].relative_update == wanted
-    assert intruders.audit_fleet(base, [{n: base[n] + updates[n] for n in names}], cache=False).adapters[
-        "update_relative_median"
-    ].tolist() == [wanted]
+    fleet = intruders.audit_fleet(base, [tuned], cache=False).adapters
+    assert fleet["update_relative_median"].tolist() == [wanted]
     assert f"{100 * np.median(relative):.0f}" in render_audit(audit)
 
 

@@ -74,9 +74,8 @@ def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
 
 
 def test_full_fine_tuning_along_the_line_to_the_base() -> None:
-    base = large_llama()
-    before = copy.deepcopy(base.state_dict())
-    after = merged_weights(hot_llama(model=copy.deepcopy(base), gain=0.5, r=2))
+    before = large_llama().state_dict()
+    after = merged_weights(hot_llama(model=large_llama(), gain=0.5, r=2))
     generator = torch.Generator().manual_seed(0)
     after = {
         name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) * (tensor.dim() == 2)
@@ -90,9 +89,7 @@ def test_full_fine_tuning_along_the_line_to_the_base() -> None:
 
 @pytest.mark.parametrize("target", [0, 3, 8])
 def test_largest_scale_with_at_most_so_many_intruders(target: int) -> None:
-    base = large_llama()
-    before = copy.deepcopy(base.state_dict())
-    model = hot_llama(model=copy.deepcopy(base), gain=1.0, r=2)
+    before, model = large_llama().state_dict(), hot_llama(model=large_llama(), gain=1.0, r=2)
     result = critical_scales(model, target=target, compute=Compute(cache=False))
     after = merged_weights(model)
 
