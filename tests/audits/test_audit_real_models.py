@@ -13,7 +13,6 @@ from torch import Tensor
 
 import intruders
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.stored.checkpoint import Checkpoint
 from tests.commands import in_this_process
 
 pytestmark = pytest.mark.models
@@ -51,15 +50,11 @@ def tampered(matrix: Tensor, rng: np.random.Generator) -> Tensor:
     return (matrix.double() + torch.from_numpy(planted + noise)).float()
 
 
-def read_all(base: Checkpoint) -> dict[str, Tensor]:
-    return {name: stored.read().contiguous() for name, stored in base.tensors.items()}
-
-
 @pytest.mark.parametrize("alias", CHOSEN)
 def test_against_a_perturbed_copy(alias: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    base = open_checkpoint(alias)
-    tensors = read_all(base)
+    stored = open_checkpoint(alias).tensors
+    tensors = {name: one.read().contiguous() for name, one in stored.items()}
     unchanged = intruders.audit(alias, alias, include=CHOSEN[alias], cache=False)
     names = [skipped.name for skipped in unchanged.skipped if skipped.reason == "unchanged"]
     assert len(names) == 3

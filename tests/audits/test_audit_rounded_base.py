@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.scales.critical_scales import critical_scales
 from intruders.errors import SettingError
 from intruders.reports.audit_command import audit_command
+from tests.audits.fleet.compared_audits import medium_model
 from tests.checkpoints.models import merged_weights, saved
-from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
+from tests.mitigation.hot import hot_llama
 
 
 def published_count(
@@ -33,19 +35,18 @@ def published_count(
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
-    return wide_spectrum(medium_llama()).state_dict()
+    return medium_model().state_dict()
 
 
 @pytest.fixture(scope="module")
 def tuned() -> list[nn.Module]:
-    base = wide_spectrum(medium_llama())
-    return [hot_llama(number, gain, copy.deepcopy(base)) for number, gain in enumerate((0.4, 0.8, 1.2))]
+    return [hot_llama(number, gain, medium_model()) for number, gain in enumerate((0.4, 0.8, 1.2))]
 
 
 @pytest.fixture(scope="module")
 def folder(tuned: list[nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
-    saved(wide_spectrum(medium_llama()), path / "base")
+    saved(medium_model(), path / "base")
     for number, model in enumerate(tuned):
         saved(model, path / f"adapter-{number}")
     return path
@@ -74,22 +75,18 @@ def test_rounding_can_change_a_count() -> None:
     base = torch.tensor((turn * s) @ turn.T)
     tuned = base.clone()
     tuned += torch.tensor(0.5 * np.outer(turn[:, 1], turn[:, 1]))
-    stored = {"up.weight": base}
+    audited = partial(audit, {"up.weight": base}, {"up.weight": tuned}, k=3, cache=False)
     for epsilon in (0.75, 0.9, 0.99):
         for dtype in ("float16", "bfloat16"):
-            count = audit(
-                stored, {"up.weight": tuned}, k=3, epsilon=epsilon, base_dtype=dtype, cache=False
-            ).intruders
+            count = audited(epsilon=epsilon, base_dtype=dtype).intruders
             assert count == published_count(base, tuned, 3, epsilon, dtype)
-        assert audit(stored, {"up.weight": tuned}, k=3, epsilon=epsilon, cache=False).intruders == 0
+        assert audited(epsilon=epsilon).intruders == 0
     assert count > 0
 
 
 def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Path) -> None:
-    adapters = [folder / f"adapter-{number}" for number in range(3)]
-    fleet = audit_fleet(
-        folder / "base", [str(path) for path in adapters], base_dtype="float16", out=tmp_path / "fleet"
-    )
+    adapters = [str(folder / f"adapter-{number}") for number in range(3)]
+    fleet = audit_fleet(folder / "base", adapters, base_dtype="float16", out=tmp_path / "fleet")
     alone = [audit(folder / "base", path, base_dtype="float16", cache=False) for path in adapters]
     for number, one in enumerate(alone):
         of_fleet = fleet.audit(number)
@@ -97,7 +94,7 @@ def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Pat
         assert [m.intruders for m in of_fleet.matrices] == [m.intruders for m in one.matrices]
     # Rows of a rounded base are not taken for those of the stored one.
     with pytest.warns(UserWarning, match="of another base, prepared text or settings"):
-        plain = audit_fleet(folder / "base", [str(path) for path in adapters], out=tmp_path / "fleet")
+        plain = audit_fleet(folder / "base", adapters, out=tmp_path / "fleet")
     assert "base_dtype" not in plain.audit(0).settings
 
 

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save, save_file
 
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import WHOLE, BaseKeys, DiskCache
@@ -27,29 +27,20 @@ from tests.audits.test_base_cache import decisions, entries, models, plain
 from tests.commands import forked
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-5])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def overwritten(path: Path) -> None:
-    path.write_bytes(b"not a tensor in sight" * 100)
-
-
-def with_bits_flipped(path: Path) -> None:
+def with_bits_flipped(data: bytes) -> bytes:
     """The header stays valid, the numbers do not: what a bad disk returns."""
-    data = bytearray(path.read_bytes())
     middle = len(data) // 2
-    data[middle : middle + 64] = bytes(255 - byte for byte in data[middle : middle + 64])
-    path.write_bytes(data)
+    return data[:middle] + bytes(255 - byte for byte in data[middle : middle + 64]) + data[middle + 64 :]
 
 
-def with_other_numbers(path: Path) -> None:
-    """By the writer of safetensors, without the checksum of ours."""
-    save_file({name: torch.full_like(value, torch.nan) for name, value in load_file(path).items()}, path)
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[:-5],
+    "emptied": lambda data: b"",
+    "overwritten": lambda data: b"not a tensor in sight" * 100,
+    "with bits flipped": with_bits_flipped,
+    # By the writer of safetensors, without the checksum of ours.
+    "with other numbers": lambda data: save({name: torch.nan * value for name, value in load(data).items()}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +53,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("spoil", [truncated, emptied, overwritten, with_bits_flipped, with_other_numbers])
-def test_a_broken_entry_is_computed_again_and_said_so(
-    spoil: Callable[[Path], None], filled: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_broken_entry_is_computed_again_and_said_so(how: str, filled: Path, tmp_path: Path) -> None:
     shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
     good = {path: path.read_bytes() for path in entries(tmp_path)}
     assert len(good) == 2
-    for path in good:
-        spoil(path)
+    for path, data in good.items():
+        path.write_bytes(SPOILT[how](data))
     with pytest.warns(UserWarning, match="is broken and is computed again") as told:
         found = audit(*models(), cache=DiskCache(tmp_path))
     assert len(told) == 2
@@ -84,7 +73,7 @@ def test_a_broken_entry_that_cannot_be_removed_is_computed_again(
 ) -> None:
     """In a folder of another user, for which the superuser that tests may run as needs no permission."""
     shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
-    emptied(entries(tmp_path)[0])
+    entries(tmp_path)[0].write_bytes(b"")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -137,9 +126,7 @@ def a_key_and_what_is_known() -> tuple[str, KnownBase]:
 
 
 @pytest.mark.parametrize("function", ["save_file", "replace"])
-def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it_and_no_sooner(
-    tmp_path: Path, function: str
-) -> None:
+def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it(tmp_path: Path, function: str) -> None:
     """As large as an entry; while it is being written, an entry of another process leaves it alone."""
     key, known = a_key_and_what_is_known()
     store, waiting = DiskCache(tmp_path), multiprocessing.get_context("fork").Event()
@@ -171,9 +158,7 @@ def test_what_a_kill_leaves_is_removed_by_the_next_entry_beside_it_and_no_sooner
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}
 
 
-def test_a_network_folder_without_locks_keeps_entries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_without_locks_keeps_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

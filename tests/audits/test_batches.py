@@ -29,9 +29,7 @@ def test_a_factor_that_is_not_finite_is_refused(side: str, value: float) -> None
 
 
 @pytest.mark.parametrize(("size", "scale"), [(1.0, 1.0), (3e18, 2.0**62), (2.0**-40, 2.0**-39)])
-def test_matrices_are_divided_by_a_power_of_two_where_squares_would_not_fit(
-    size: float, scale: float
-) -> None:
+def test_matrices_are_divided_by_a_power_of_two_where_squares_do_not_fit(size: float, scale: float) -> None:
     base, tuned = torch.zeros(4, 3), torch.zeros(4, 3)
     tuned[2, 1] = -size
     batch = read(base, tuned)

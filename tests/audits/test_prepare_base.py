@@ -18,17 +18,18 @@ from tests.tiny import lora
 SIDE = 300
 
 
-def model(seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+def falling(*shapes: tuple[int, int]) -> dict[str, Tensor]:
+    """Matrices whose columns fall in size."""
+    generator = torch.Generator().manual_seed(0)
     return {
         f"layers.{i}.weight": torch.randn(shape, generator=generator) * torch.arange(1, shape[1] + 1) ** -0.5
-        for i, shape in enumerate([(SIDE, SIDE), (SIDE, 350), (350, SIDE)])
+        for i, shape in enumerate(shapes or [(SIDE, SIDE), (SIDE, 350), (350, SIDE)])
     }
 
 
-def tuned(base: dict[str, Tensor], size: float) -> dict[str, Tensor]:
+def adapter_of(base: dict[str, Tensor], size: float = 60.0, seed: int = 1) -> dict[str, Tensor]:
     """A LoRA adapter of the base."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, matrix in base.items():
         m, n = matrix.shape
@@ -41,16 +42,12 @@ def certificates(audit: intruders.Audit) -> set[str]:
     return {vector.certificate for matrix in audit.matrices for vector in matrix.vectors}
 
 
-@pytest.fixture
-def adapter() -> dict[str, Tensor]:
-    return tuned(model(), 60.0)
-
-
-def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: dict[str, Tensor]) -> None:
-    base = model()
+def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path) -> None:
+    base = falling()
     prepared = intruders.prepare(base, out=tmp_path / "bases")
     assert (prepared.matrices, prepared.decomposed) == (3, 3)
     assert DiskCache(tmp_path / "bases").size_of_whole_bases()[0] == 3
+    adapter = adapter_of(base)
     for k in (10, 5):
         audit = intruders.audit(base, adapter, k=k, cache=tmp_path / "bases")
         exact = intruders.audit(base, adapter, k=k, exact=True)
@@ -62,10 +59,11 @@ def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path, adapter: d
                 assert one.singular_value == pytest.approx(other.singular_value, rel=1e-6)
 
 
-def test_a_fleet_uses_it_too(tmp_path: Path, adapter: dict[str, Tensor]) -> None:
-    base = model()
+def test_a_fleet_uses_it_too(tmp_path: Path) -> None:
+    base = falling()
     intruders.prepare(base, out=tmp_path / "bases")
-    fleet = intruders.audit_fleet(base, [adapter, tuned(base, 0.1)], cache=tmp_path / "bases")
+    adapter = adapter_of(base)
+    fleet = intruders.audit_fleet(base, [adapter, adapter_of(base, 0.1)], cache=tmp_path / "bases")
     assert certificates(fleet.audit(0)) == {"coordinates"}
     assert fleet.audit(0).intruders == intruders.audit(base, adapter, cache=False).intruders
 
@@ -83,15 +81,15 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(WholeBase, "of", stopped)
     with pytest.raises(KeyboardInterrupt):
-        intruders.prepare(model(), out=tmp_path)
+        intruders.prepare(falling(), out=tmp_path)
     monkeypatch.setattr(WholeBase, "of", made)
-    again = intruders.prepare(model(), out=tmp_path)
+    again = intruders.prepare(falling(), out=tmp_path)
     assert (again.matrices, again.decomposed) == (3, 1)
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}
 
 
 def test_what_is_chosen(tmp_path: Path) -> None:
-    base = model() | {"embed_tokens.weight": torch.randn(30, 8), "norm.weight": torch.ones(8)}
+    base = falling() | {"embed_tokens.weight": torch.randn(30, 8), "norm.weight": torch.ones(8)}
     assert intruders.prepare(base, out=tmp_path, include="layers.0.*").matrices == 1
     assert intruders.prepare(base, out=tmp_path, exclude="layers.0.*").matrices == 2
     assert intruders.prepare(base, out=tmp_path, include_embeddings=True).decomposed == 1
@@ -109,19 +107,17 @@ def test_a_matrix_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_size_is_told_before(tmp_path: Path) -> None:
     from intruders.audits.prepare_base import Preparation
 
-    preparation = Preparation.of(model(), AS_AUDITED)
-    prepared = intruders.prepare(model(), out=tmp_path)
+    preparation = Preparation.of(falling(), AS_AUDITED)
+    prepared = intruders.prepare(falling(), out=tmp_path)
     assert prepared.bytes == preparation.bytes == 4 * (600 * 300 + 2 * 650 * 300)
     stored = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     assert prepared.bytes < stored < 1.02 * prepared.bytes
     assert preparation.expected_seconds(torch.device("cpu")) > 0
 
 
-def test_a_url_is_a_folder_that_others_read(
-    adapter: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    fsspec = pytest.importorskip("fsspec")
-    base, url = model(), "memory://bases"
+def test_a_url_is_a_folder_that_others_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fsspec, url = pytest.importorskip("fsspec"), "memory://bases"
+    base = falling()
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "first"))
     prepared = intruders.prepare(base, out=url)
     assert (prepared.folder, prepared.decomposed) == (url, 3)
@@ -136,7 +132,7 @@ def test_a_url_is_a_folder_that_others_read(
     # Another person's machine has no copies yet.
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "elsewhere"))
     assert intruders.prepare(base, out=url).decomposed == 0
-    assert certificates(intruders.audit(base, adapter, cache=url)) == {"coordinates"}
+    assert certificates(intruders.audit(base, adapter_of(base), cache=url)) == {"coordinates"}
     # What was damaged on the way is made again, and put in the place of the old one.
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "third"))
     fsspec.filesystem("memory").pipe(entries[0], b"no tensors")

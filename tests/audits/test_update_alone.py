@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,21 +18,19 @@ from intruders.errors import CheckpointError, PairingError, SettingError
 from intruders.reports.inspection import lora_config_text, overlap_lines, update_lines
 from tests.checkpoints.models import randomize_adapter, tiny_llama
 from tests.checkpoints.models import saved as by_peft
-from tests.commands import in_this_process
+from tests.commands import printed, refusal, without_loading
 from tests.tiny import save_lora
 
 ROWS, COLUMNS, RANK, SCALE = 40, 24, 6, 2.0
 NAMES = ("layers.0.q_proj", "layers.0.up_proj", "layers.1.q_proj")  # as safetensors sorts them
 
 
-def factors(
-    seed: int, names: tuple[str, ...] = NAMES, decay: float = 0.4
-) -> dict[str, tuple[Tensor, Tensor]]:
+def factors(seed: int, names: tuple[str, ...] = NAMES) -> dict[str, tuple[Tensor, Tensor]]:
     """Per module B (m, r) and A (r, n), whose spectrum falls the faster the later the module comes."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (
-            torch.randn(ROWS, RANK, generator=generator) * torch.arange(RANK).mul(-decay * number).exp(),
+            torch.randn(ROWS, RANK, generator=generator) * torch.arange(RANK).mul(-0.4 * number).exp(),
             torch.randn(RANK, COLUMNS, generator=generator),
         )
         for number, name in enumerate(names)
@@ -71,9 +67,8 @@ def test_every_number_equals_that_of_a_dense_svd(tmp_path: Path, energy: float) 
         assert module.effective_rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-12)
         assert module.rank_in_use == pytest.approx(module.effective_rank / RANK)
         assert module.energy_rank == (RANK if energy == 1 else energy_rank(values, energy))
-    assert update.frobenius == pytest.approx(
-        np.sqrt(sum(np.linalg.norm(dense(modules, name)) ** 2 for name in NAMES))
-    )
+    squares = sum(np.linalg.norm(dense(modules, name)) ** 2 for name in NAMES)
+    assert update.frobenius == pytest.approx(np.sqrt(squares))
 
 
 def test_a_rank_above_the_matrix() -> None:
@@ -223,36 +218,23 @@ def test_refusals(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     first, second = saved(tmp_path / "a", factors(0)), saved(tmp_path / "b", factors(1))
-    done = in_this_process("inspect", str(first))
-    assert done.returncode == 0
-    assert "LoraConfig(" in done.stdout
+    assert "LoraConfig(" in printed("inspect", first)
     # A dash is standard output here too, where nothing else can be meant.
-    for given in (
-        [str(first), "--json"],
-        [str(first), "--json", "-"],
-        ["--json", "-", str(first)],
-        [str(first), "--json=-"],
-    ):
-        document = json.loads(in_this_process("inspect", *given).stdout)[0]["update"]
+    one = str(first)
+    for given in ([one, "--json"], [one, "--json", "-"], ["--json", "-", one], [one, "--json=-"]):
+        document = json.loads(printed("inspect", *given))[0]["update"]
         assert document == json.loads(json.dumps(inspect_update(first).to_document()))
-    done = in_this_process("inspect", str(first), str(second), "--json")
-    assert json.loads(done.stdout) == json.loads(json.dumps(compare_updates(first, second).to_document()))
-    done = in_this_process("inspect", str(first), "--json", "out.json")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: 'out.json' was passed with --json, which takes no file here;")
-    done = in_this_process("inspect", str(first), str(second), "--base", "minilm-l6")
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    document = json.loads(printed("inspect", first, second, "--json"))
+    assert document == json.loads(json.dumps(compare_updates(first, second).to_document()))
+    said = refusal("inspect", first, "--json", "out.json")
+    assert said.startswith("error: 'out.json' was passed with --json, which takes no file here;")
+    refusal("inspect", first, second, "--base", "minilm-l6")
 
 
 def test_without_transformers(tmp_path: Path) -> None:
     folder = saved(tmp_path / "a", factors(0))
-    script = (
-        "import sys\nfor name in ('transformers', 'peft', 'datasets', 'accelerate', 'plotly', 'jinja2'):\n"
-        "    sys.modules[name] = None\n"
-        f"sys.argv = ['intruders', 'inspect', {str(folder)!r}]\nfrom intruders.cli import main\nmain()"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    modules = ["transformers", "peft", "datasets", "accelerate", "plotly", "jinja2"]
+    done = without_loading(modules, ["inspect", folder])
     assert done.returncode == 0, done.stderr
     assert "LoraConfig(" in done.stdout
 
@@ -267,9 +249,8 @@ def test_a_module_that_both_change_and_one_cannot_show_is_not_only_in_the_other(
         assert compared.only_in_first == compared.only_in_second == []
         assert list(compared.not_measured) == [f"{NAMES[1]}.weight"]
         assert "only in" not in "\n".join(overlap_lines(compared))
-    ours, theirs = (
-        np.concatenate([dense(side, name).ravel() for name in (NAMES[0], NAMES[2])]) for side in (good, bad)
-    )
+    both = NAMES[0], NAMES[2]
+    ours, theirs = (np.concatenate([dense(side, name).ravel() for name in both]) for side in (good, bad))
     wanted = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
     assert overlap.cosine == pytest.approx(wanted, rel=1e-6)
     assert reverse.cosine == pytest.approx(wanted, rel=1e-6)

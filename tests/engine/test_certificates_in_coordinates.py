@@ -8,13 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intruders.engine.certificates import NAME, coordinates_of
-from intruders.engine.coordinate_scales import Followed, count_at, project_in_coordinates, settled_scales
+from intruders.engine.certificates import NAME
 from intruders.engine.decide import decide
+from intruders.engine.decisions import Decisions
 from intruders.engine.known_base import KnownBase
-from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
-from intruders.linalg.whole_base import WholeBase
 from tests.engine.wrong_coordinates import search
 from tests.matrices import (
     SPECTRA,
@@ -28,8 +26,13 @@ from tests.matrices import (
 )
 
 
-def known_whole(batch: Pair) -> KnownBase:
-    return KnownBase.decomposed(batch.base)
+def decided(pair: PlantedPair, epsilon: float = 0.5) -> tuple[Decisions, Decisions]:
+    """With the base known whole, and by the exact path, which decides alike."""
+    batch = pair.batch()
+    detection = decide(batch, 10, epsilon, known=KnownBase.decomposed(batch.base))
+    exact = decide(batch, 10, epsilon, exact=True)
+    assert detection.intruder.tolist() == exact.intruder.tolist()
+    return detection, exact
 
 
 @given(seed=st.integers(0, 2**31))
@@ -53,11 +56,8 @@ def test_a_base_known_whole_is_judged_as_by_the_exact_path(
     spectrum: str, update: str, shape: tuple[int, int], epsilon: float, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    pair = UPDATES[update](with_values(*shape, SPECTRA[spectrum](min(shape), rng), rng), rng)
-    batch = pair.batch()
-    detection = decide(batch, 10, epsilon, known=known_whole(batch))
-    exact = decide(batch, 10, epsilon, exact=True)
-    assert detection.intruder.tolist() == exact.intruder.tolist()
+    base = with_values(*shape, SPECTRA[spectrum](min(shape), rng), rng)
+    detection, exact = decided(UPDATES[update](base, rng), epsilon)
     assert "moment" not in detection.certificate[0]
     by_coordinates = torch.tensor([name == NAME for name in detection.certificate[0]])
     for name in ("lower", "upper"):
@@ -73,9 +73,7 @@ def test_values_and_everything_said_of_leading_vectors(shape: tuple[int, int], s
     rng = np.random.default_rng(1)
     base = with_values(*shape, SPECTRA["power law"](300, rng), rng)
     pair = spiked(base, size * np.linspace(1.0, 0.2, 6), rng)
-    batch = pair.batch()
-    detection = decide(batch, 10, 0.5, known=known_whole(batch))
-    exact = decide(batch, 10, 0.5, exact=True)
+    detection, exact = decided(pair)
     assert detection.certificate == [[NAME] * 10]
     np.testing.assert_allclose(detection.values, exact.values, rtol=1e-6)
     np.testing.assert_allclose(detection.lower[0], truth_of(pair, 10).most, atol=1e-4)
@@ -92,7 +90,7 @@ def test_a_stack_of_updates_of_one_base() -> None:
     base = with_values(280, 300, SPECTRA["power law"](280, rng), rng)
     pairs = [spiked(base, [size, size], rng) for size in (0.01, 0.5, 3.0)]
     shared = Pair(pairs[0].base.expand(3, -1, -1), batch_of(pairs).tuned)
-    known = known_whole(pairs[0].batch()).repeated(3)
+    known = KnownBase.decomposed(pairs[0].batch().base).repeated(3)
     detection = decide(shared, 10, 0.5, known=known)
     assert detection.certificate == [[NAME] * 10] * 3
     for i, pair in enumerate(pairs):
@@ -106,12 +104,11 @@ def test_a_cosine_within_the_error_of_epsilon_is_left_to_others(beyond: float) -
     rng = np.random.default_rng(3)
     base = with_values(256, 256, SPECTRA["power law"](256, rng), rng)
     pair = spiked(base, [3.0], rng)
-    batch = pair.batch()
-    epsilon = float(truth_of(pair, 1).most[0]) + beyond
-    detection = decide(batch, 1, epsilon, known=known_whole(batch))
-    assert bool(detection.intruder) == (beyond > 0)
-    at_it = decide(batch, 1, epsilon - beyond, known=known_whole(batch))
-    assert at_it.certificate == [["exact"]]
+    cosine = float(truth_of(pair, 1).most[0])
+    detection, _ = decided(pair, cosine + beyond)
+    assert bool(detection.intruder[0, 0]) == (beyond > 0)
+    at_it, _ = decided(pair, cosine)
+    assert at_it.certificate[0][0] == "exact"
 
 
 def test_clusters_are_ambiguous_as_they_are_to_the_exact_path() -> None:
@@ -122,10 +119,7 @@ def test_clusters_are_ambiguous_as_they_are_to_the_exact_path() -> None:
     u = np.linalg.svd(base)[0]
     y = u[:, :8].sum(1) / 8**0.5 * 0.6 + u[:, 100:116].sum(1) / 4 * 0.8
     pair = PlantedPair.lowrank(base, 30 * y[:, None], orthonormal_columns(260, 1, rng).T)
-    batch = pair.batch()
-    detection = decide(batch, 10, 0.5, known=known_whole(batch))
-    exact = decide(batch, 10, 0.5, exact=True)
-    assert detection.intruder.tolist() == exact.intruder.tolist()
+    detection, exact = decided(pair)
     assert detection.ambiguous.tolist() == exact.ambiguous.tolist()
     assert bool(detection.ambiguous[0, 0])
 
@@ -134,10 +128,7 @@ def test_a_dense_update_of_a_base_known_whole_needs_no_moment_certificate() -> N
     rng = np.random.default_rng(5)
     base = with_values(300, 300, SPECTRA["power law"](300, rng), rng)
     hot = with_values(300, 300, np.r_[np.linspace(4, 2, 5), np.zeros(295)], rng)
-    batch = PlantedPair.dense(base, hot + 0.001 * rng.standard_normal((300, 300))).batch()
-    detection = decide(batch, 10, 0.5, known=known_whole(batch))
-    exact = decide(batch, 10, 0.5, exact=True)
-    assert detection.intruder.tolist() == exact.intruder.tolist()
+    detection, _ = decided(PlantedPair.dense(base, hot + 0.001 * rng.standard_normal((300, 300))))
     assert detection.intruder.sum() >= 5
     assert set(detection.certificate[0]) <= {"overlap", "mass"}
     assert float((detection.upper - detection.lower).max()) < 0.2
@@ -148,50 +139,12 @@ def test_updates_of_a_large_rank(rank: int) -> None:
     rng = np.random.default_rng(6)
     base = with_values(300, 300, SPECTRA["power law"](300, rng), rng)
     left, right = rng.standard_normal((300, rank)) / 17, rng.standard_normal((rank, 300)) / 60
-    batch = PlantedPair.lowrank(base, left, right).batch()
-    detection = decide(batch, 10, 0.5, known=known_whole(batch))
-    assert detection.intruder.tolist() == decide(batch, 10, 0.5, exact=True).intruder.tolist()
+    decided(PlantedPair.lowrank(base, left, right))
 
 
 def test_an_update_of_zeros() -> None:
     rng = np.random.default_rng(7)
-    base = torch.from_numpy(with_values(256, 256, SPECTRA["power law"](256, rng), rng)).float().unsqueeze(0)
-    batch = Pair(base, LowRank(torch.zeros(1, 256, 3), torch.randn(1, 3, 256)))
-    detection = decide(batch, 10, 0.5, known=known_whole(batch))
+    base = with_values(256, 256, SPECTRA["power law"](256, rng), rng)
+    detection, _ = decided(PlantedPair.lowrank(base, np.zeros((256, 3)), rng.standard_normal((3, 256))))
     assert detection.certificate == [[NAME] * 10]
     np.testing.assert_allclose(detection.lower, 1.0, atol=1e-9)
-
-
-@pytest.mark.parametrize("epsilon", [0.3, 0.8])
-@pytest.mark.parametrize("shape", [(150, 150), (200, 150)], ids=str)
-def test_a_critical_scale_is_a_root(shape: tuple[int, int], epsilon: float) -> None:
-    """Found to 1e-6 from one that is 3 per cent off: the exact path counts none before it, and one after it."""
-    rng = np.random.default_rng(8)
-    base = with_values(*shape, SPECTRA["power law"](150, rng), rng)
-    batch = spiked(base, [1.0], rng).batch()
-    x = np.linalg.svd(np.asarray(batch.base[0].double()), full_matrices=False)[0]
-
-    def least(scale: float) -> float:
-        """By numpy, in double precision."""
-        assert isinstance(batch.tuned, LowRank)
-        tuned = np.asarray(batch.base[0].double() + scale * batch.tuned.double().dense()[0])
-        return float(np.abs(x.T @ np.linalg.svd(tuned, full_matrices=False)[0][:, :3]).max(0).min())
-
-    high = next(scale for scale in np.geomspace(0.1, 20, 100) if least(scale) < epsilon)
-    low = high / 1.06
-    for _ in range(20):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if least(middle) < epsilon else (middle, high)
-    whole = WholeBase.of(batch.base)
-    coordinates = coordinates_of(batch, whole, 3)
-    assert coordinates is not None
-    _, near = project_in_coordinates(coordinates, whole, 3, epsilon)
-    followed = Followed(coordinates, whole.off, near)
-    for start in (1.02 * high, 0.95 * high):
-        (reached,), (is_settled,) = settled_scales(followed, 3, epsilon, [start])
-        assert reached == pytest.approx(high, rel=5e-6)
-        assert is_settled
-    assert settled_scales(followed, 3, epsilon, [float("inf")]) == ([float("inf")], [False])
-    for scale, expected in ((0.99 * high, 0), (1.01 * high, 1)):
-        counts, is_open = count_at(followed, 3, epsilon, scale)
-        assert (counts.tolist(), is_open.tolist()) == ([expected], [False])

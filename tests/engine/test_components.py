@@ -5,29 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from intruders.engine.components import find_components
+from intruders.engine.components import Components, find_components
 from intruders.linalg.exact import exact_cosines
-from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
-from tests.matrices import SPECTRA, orthonormal_columns, with_values
+from tests.matrices import SPECTRA, PlantedPair, batch_of, orthonormal_columns, spiked, with_values
 
 SHAPES = [(140, 140), (150, 110), (110, 150), (30, 40)]
 
 
-def batch_of(base: np.ndarray, left: np.ndarray, right: np.ndarray, form: str) -> tuple[Pair, Tensor]:
-    """One pair in single precision, and W in double of the numbers as they were rounded."""
-    w0, b, a = (torch.from_numpy(np.ascontiguousarray(part)).float()[None] for part in (base, left, right))
-    if form == "dense":
-        tuned = w0 + b @ a
-        return Pair(w0, tuned), tuned[0].double()
-    return Pair(w0, LowRank(b, a)), w0[0].double() + b[0].double() @ a[0].double()
+def check(pair: PlantedPair, wanted: list[int], from_update: bool) -> None:
+    values = np.linalg.svd(pair.tuned_double(), compute_uv=False)[:10].tolist()
+    (found,) = find_components(pair.batch(), [wanted], [values], from_update)
+    require_truth(found, pair, wanted)
 
 
-def check(batch: Pair, tuned: Tensor, wanted: list[int], from_update: bool, k: int = 10) -> None:
+def require_truth(found: Components, pair: PlantedPair, wanted: list[int]) -> None:
+    tuned = torch.from_numpy(pair.tuned_double())
     u, s, v = torch.linalg.svd(tuned, full_matrices=False)
-    (found,) = find_components(batch, [wanted], [s[:k].tolist()], from_update)
     truth = (u[:, wanted] * s[wanted]) @ v[wanted]
     left, right = found.factors(1.0)
     assert float((left @ right - truth).abs().max() / tuned.abs().max()) < 1e-3
@@ -41,11 +36,12 @@ def test_vectors_of_the_update_and_of_the_base(name: str, shape: tuple[int, int]
     rng = np.random.default_rng(5)
     m, n = shape
     base = with_values(m, n, SPECTRA[name](min(shape), rng), rng)
-    left, right = orthonormal_columns(m, 2, rng), orthonormal_columns(n, 2, rng).T
-    batch, tuned = batch_of(base, left * [1.7, 1.1], right, form)
-    check(batch, tuned, [0], from_update=True)
-    check(batch, tuned, [0, 1], from_update=True)
-    check(batch, tuned, [1, 4], from_update=False)
+    pair = spiked(base, [1.7, 1.1], rng)
+    if form == "dense":
+        pair = PlantedPair.dense(base, pair.tuned_double() - base)
+    check(pair, [0], from_update=True)
+    check(pair, [0, 1], from_update=True)
+    check(pair, [1, 4], from_update=False)
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6])
@@ -56,8 +52,7 @@ def test_intruders_of_like_values_and_beside_a_base_vector(gap: float) -> None:
     values = np.concatenate([[1.0], np.linspace(0.5, 0.01, 130), np.zeros(9)])
     base = (x * values) @ z.T
     spikes = 1 + gap * np.array([1.0, 2.0, 3.0])
-    batch, tuned = batch_of(base, x[:, -3:] * spikes, z[:, -3:].T, "factors")
-    check(batch, tuned, [0, 1, 2], from_update=True)
+    check(PlantedPair.lowrank(base, x[:, -3:] * spikes, z[:, -3:].T), [0, 1, 2], from_update=True)
 
 
 def test_equal_values_are_chosen_as_the_audit_chooses_them() -> None:
@@ -80,17 +75,9 @@ def test_equal_values_are_chosen_as_the_audit_chooses_them() -> None:
 
 def test_a_stack_has_the_answers_of_its_members() -> None:
     rng = np.random.default_rng(8)
-    parts = []
-    for _ in range(4):
-        base = with_values(130, 160, SPECTRA["power law"](130, rng), rng)
-        left, right = 1.3 * orthonormal_columns(130, 1, rng), orthonormal_columns(160, 1, rng).T
-        parts.append(batch_of(base, left, right, "factors"))
-    joined = Pair.joined([batch.select(0) for batch, _ in parts])
-    values = [torch.linalg.svdvals(tuned)[:10].tolist() for _, tuned in parts]
+    pairs = [spiked(with_values(130, 160, SPECTRA["power law"](130, rng), rng), [1.3], rng) for _ in range(4)]
+    values = [np.linalg.svd(pair.tuned_double(), compute_uv=False)[:10].tolist() for pair in pairs]
     wanted = [[0], [1], [0], [0, 2]]
-    components = find_components(joined, wanted, values, False)
-    for (_, tuned), places, found in zip(parts, wanted, components, strict=True):
-        u, s, v = torch.linalg.svd(tuned, full_matrices=False)
-        left, right = found.factors(1.0)
-        truth = (u[:, places] * s[places]) @ v[places]
-        assert float((left @ right - truth).abs().max() / tuned.abs().max()) < 1e-3
+    components = find_components(batch_of(pairs), wanted, values, False)
+    for pair, places, found in zip(pairs, wanted, components, strict=True):
+        require_truth(found, pair, places)

@@ -11,14 +11,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intruders.audits.result.records import CERTIFICATES
 from intruders.engine.decide import DENSE_BELOW, decide
 from intruders.engine.decisions import Decisions, measure_update
 from intruders.engine.known_base import COMPLETE_BELOW
-from intruders.linalg.low_rank import LowRank
 from intruders.linalg.pair import Pair
 from tests.matrices import (
     SHAPES,
@@ -45,25 +44,30 @@ COSINE = 1e-4
 VALUE = 5e-3
 
 
+def require_truth(found: Decisions, at: int, truth: Truth) -> None:
+    """Of one matrix the bounds of every vector that it defines, and the values, are right."""
+    told, scale = truth.defined, truth.values[0] or 1.0
+    assert (found.lower[at].double().numpy() <= truth.most + COSINE)[told].all(), found
+    assert (found.upper[at].double().numpy() >= truth.least - COSINE)[told].all(), found
+    np.testing.assert_allclose(found.values[at].double() / scale, truth.values / scale, atol=VALUE)
+
+
 def check(pair: PlantedPair, k: int, epsilon: float, truth: Truth | None = None) -> Decisions:
     """The default path gives the exact path's decisions, and both hold the truth; returns the default's."""
     truth = truth_of(pair, k) if truth is None else truth
     exact = decide(pair.batch(), k, epsilon, exact=True)
     found = decide(pair.batch(), k, epsilon)
     assert found.intruder.tolist() == exact.intruder.tolist(), (found, exact)
-    told = truth.defined
     for detection in (found, exact):
-        lower, upper = detection.lower[0].double().numpy(), detection.upper[0].double().numpy()
-        assert (lower <= upper).all()
-        assert (lower[told] <= truth.most[told] + COSINE).all(), (lower - truth.most, detection.certificate)
-        assert (upper[told] >= truth.least[told] - COSINE).all(), (truth.least - upper, detection.certificate)
-        sure = told & (np.abs(truth.least - epsilon) > COSINE) & (np.abs(truth.most - epsilon) > COSINE)
+        require_truth(detection, 0, truth)
+        assert (detection.lower <= detection.upper).all()
+        sure = truth.defined & (np.abs(truth.least - epsilon) > COSINE)
+        sure &= np.abs(truth.most - epsilon) > COSINE
         sure &= truth.most - truth.least < 1e-6  # no cluster has a say
         assert (detection.intruder[0].numpy() == (truth.least < epsilon))[sure].all()
         assert {name for row in detection.certificate for name in row} <= set(CERTIFICATES)
     scale = truth.values[0] or 1.0
     np.testing.assert_allclose(exact.values[0].numpy() / scale, truth.values / scale, atol=1e-6)
-    np.testing.assert_allclose(found.values[0].double().numpy() / scale, truth.values / scale, atol=VALUE)
     return found
 
 
@@ -75,24 +79,11 @@ def test_every_spectrum_under_every_update(spectrum: str, update: str) -> None:
     sizes = (BIG, MIDDLE)[seed % 2]
     m, n = sizes[seed // 2 % len(sizes)]
     base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
-    check(UPDATES[update](base, rng), 10, 0.5)
-
-
-@given(
-    spectrum=st.sampled_from(list(SPECTRA)),
-    update=st.sampled_from(list(UPDATES)),
-    shape=st.sampled_from([*BIG, *MIDDLE]),
-    k=st.integers(1, 16),
-    epsilon=st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]),
-    seed=st.integers(0, 2**32 - 1),
-)
-@settings(max_examples=25)
-def test_default_and_exact_agree(
-    spectrum: str, update: str, shape: tuple[int, int], k: int, epsilon: float, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    base = with_values(*shape, SPECTRA[spectrum](min(shape), rng), rng)
-    check(UPDATES[update](base, rng), k, epsilon)
+    pair = UPDATES[update](base, rng)
+    if seed % 3 == 0:  # with other settings
+        check(pair, int(rng.integers(1, 17)), float(rng.choice([0.1, 0.3, 0.5, 0.7, 0.9])))
+    else:
+        check(pair, 10, 0.5)
 
 
 @given(
@@ -119,18 +110,24 @@ def test_these_sizes_take_the_krylov_path() -> None:
     assert found.certificate == [["overlap"] * 5]
 
 
+def summed(pair: PlantedPair) -> PlantedPair:
+    return PlantedPair(pair.base, torch.from_numpy(pair.tuned_double()).float())
+
+
+def with_a_small_tail(size: int, rng: np.random.Generator) -> Array:
+    """A base that leaves vectors as they are planted."""
+    values = np.concatenate([np.linspace(1.0, 0.6, 20), np.linspace(0.01, 0.001, size - 20)])
+    return with_values(size, size, values, rng)
+
+
 @pytest.mark.parametrize("dense", [False, True], ids=["low-rank", "dense"])
 @pytest.mark.parametrize("size", [60, 256])
 def test_mixes_of_three_are_no_intruders_at_one_half_and_mixes_of_five_are(size: int, dense: bool) -> None:
     rng = np.random.default_rng(1)
-    # A tail that is small beside the planted vectors leaves them as they were planted.
-    values = np.concatenate([np.linspace(1.0, 0.6, 20), np.linspace(0.01, 0.001, size - 20)])
-    base = with_values(size, size, values, rng)
+    base = with_a_small_tail(size, rng)
     spreads = [3, 5, 3, 5, 5, 3]
     pair = planted_mixes(base, spreads, rng)
-    if dense:
-        pair = PlantedPair.dense(base, pair.tuned_double() - base)
-    found = check(pair, 10, 0.5)
+    found = check(summed(pair) if dense else pair, 10, 0.5)
     assert found.intruder[0].tolist() == [spread == 5 for spread in spreads] + [False] * 4
     for j, spread in enumerate(spreads):
         lower, upper = float(found.lower[0, j]), float(found.upper[0, j])
@@ -147,33 +144,26 @@ def test_mixes_of_four_lie_on_the_threshold_of_one_half(size: int) -> None:
     decides, and so both paths say the same.
     """
     rng = np.random.default_rng(2)
-    values = np.concatenate([np.linspace(1.0, 0.6, 20), np.linspace(0.01, 0.001, size - 20)])
-    base = with_values(size, size, values, rng)
-    found = check(planted_mixes(base, [4], rng), 1, 0.5)
+    found = check(planted_mixes(with_a_small_tail(size, rng), [4], rng), 1, 0.5)
     assert found.certificate == [["exact"]]
     assert found.lower.item() == pytest.approx(0.5, abs=5e-3)
 
 
-def hidden_directions(base: Array, rng: np.random.Generator) -> PlantedPair:
+@pytest.mark.parametrize("seed", range(3))
+def test_directions_that_nothing_leads_to_are_found(seed: int) -> None:
     """A dense update of eight directions that resemble base vectors, and eight weaker ones that resemble none.
 
     Nothing couples the weaker ones to the rest: a search that starts from the base's vectors and the update's eight
     leading directions has no residual that would lead to them.
     """
-    u, _, vt = np.linalg.svd(base)
-    leading = 0.8 * u[:, 10:18] + 0.6 * u[:, -8:]
-    groups = [slice(30 + 10 * i, 40 + 10 * i) for i in range(8)]
-    weaker = np.array([u[:, group].sum(1) for group in groups]).T / 10**0.5
-    weaker_right = np.array([vt[group].sum(0) for group in groups]) / 10**0.5
-    update = (leading * np.linspace(50, 40, 8)) @ vt[-8:] + (weaker * np.linspace(30, 20, 8)) @ weaker_right
-    return PlantedPair.dense(base, update)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_directions_that_nothing_leads_to_are_found(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = np.concatenate([np.linspace(1, 0.5, 24), 1e-3 * np.linspace(1, 0.5, 256 - 24)])
-    found = check(hidden_directions(with_values(256, 256, values, rng), rng), 10, 0.5)
+    base = with_values(256, 256, values, rng)
+    u, _, vt = np.linalg.svd(base)
+    leading = 0.8 * u[:, 10:18] + 0.6 * u[:, -8:]
+    weaker, weaker_right = (side[30:110].reshape(8, 10, 256).sum(1) / 10**0.5 for side in (u.T, vt))
+    update = (leading * np.linspace(50, 40, 8)) @ vt[-8:] + (weaker.T * np.linspace(30, 20, 8)) @ weaker_right
+    found = check(PlantedPair.dense(base, update), 10, 0.5)
     assert found.intruder[0].tolist() == [False] * 8 + [True] * 2
 
 
@@ -224,10 +214,7 @@ def test_a_spectrum_under_an_outlier_is_no_cluster(size: int, outlier: float) ->
     base = with_values(size, size, values, rng)
     pair = spiked(base, [8.0], rng)
     found = check(pair, 3, 0.5)
-    x, y = (np.linalg.svd(m)[0] for m in (np.asarray(pair.base.double()), pair.tuned_double()))
-    assert (
-        found.intruder[0].tolist() == (np.abs(x.T @ y[:, :3]).max(0) < 0.5).tolist() == [False, True, False]
-    )
+    assert found.intruder[0].tolist() == (truth_of(pair, 3).least < 0.5).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (400, 300), (300, 400)], ids=str)
@@ -257,24 +244,17 @@ def test_a_cluster_of_which_a_part_is_computed_counts_whole(seed: int) -> None:
     assert not found.intruder[0, 0]
 
 
+FALLING = np.diag(np.linspace(1, 0.01, 256))
 ODD_PAIRS = {
-    "zero base, low-rank": lambda r: PlantedPair.lowrank(
-        np.zeros((256, 256)), orthonormal_columns(256, 12, r), orthonormal_columns(256, 12, r).T
-    ),
+    "zero base, low-rank": lambda r: spiked(np.zeros((256, 256)), np.ones(12), r),
     "zero base, dense": lambda r: PlantedPair.dense(np.zeros((256, 256)), r.standard_normal((256, 256))),
     "everything unlearnt": lambda r: PlantedPair(
         torch.from_numpy(r.standard_normal((256, 256))).float(), torch.zeros(256, 256)
     ),
     "equal rows": lambda r: PlantedPair.dense(np.ones((300, 256)), r.standard_normal((300, 256))),
-    "identity, low-rank": lambda r: PlantedPair.lowrank(
-        np.eye(256),
-        orthonormal_columns(256, 12, r) * np.linspace(2, 1, 12),
-        orthonormal_columns(256, 12, r).T,
-    ),
-    "zero rows": lambda r: PlantedPair.lowrank(
-        r.standard_normal((256, 256)) * (np.arange(256) % 3 > 0)[:, None],
-        60 * orthonormal_columns(256, 12, r),
-        orthonormal_columns(256, 12, r).T,
+    "identity, low-rank": lambda r: spiked(np.eye(256), np.linspace(2, 1, 12), r),
+    "zero rows": lambda r: spiked(
+        r.standard_normal((256, 256)) * (np.arange(256) % 3 > 0)[:, None], np.full(12, 60.0), r
     ),
     "zero columns": lambda r: PlantedPair.dense(
         r.standard_normal((256, 256)) * (np.arange(256) % 3 > 0), 0.3 * r.standard_normal((256, 256))
@@ -283,7 +263,7 @@ ODD_PAIRS = {
         np.diag(np.where(np.arange(256) % 4 == 0, np.linspace(2, 1, 256), 0)),
         0.02 * r.standard_normal((256, 256)),
     ),
-    "rows permuted": lambda r: _plus(np.diag(np.linspace(1, 0.01, 256)), np.eye(256)[r.permutation(256)]),
+    "rows permuted": lambda r: PlantedPair.dense(FALLING, FALLING[r.permutation(256)] - FALLING),
     "bf16 weights": lambda r: _rounded(r.standard_normal((256, 300)), r.standard_normal((256, 300))),
     "one entry": lambda r: PlantedPair.dense(
         r.standard_normal((256, 256)), 100.0 * np.outer(np.arange(256) == 3, np.arange(256) == 5)
@@ -291,14 +271,15 @@ ODD_PAIRS = {
     "update of rank zero": lambda r: PlantedPair.lowrank(
         r.standard_normal((256, 256)), np.zeros((256, 3)), r.standard_normal((3, 256))
     ),
+    "entries beyond single precision": lambda r: PlantedPair.lowrank(
+        r.standard_normal((260, 260)),
+        1e22 * orthonormal_columns(260, 2, r),
+        1e22 * orthonormal_columns(260, 2, r).T,
+    ),
     "rank above the side": lambda r: PlantedPair.lowrank(
         r.standard_normal((256, 256)), r.standard_normal((256, 300)) / 40, r.standard_normal((300, 256)) / 40
     ),
 }
-
-
-def _plus(base: Array, permutation: Array) -> PlantedPair:
-    return PlantedPair.dense(base, permutation @ base - base)
 
 
 def _rounded(base: Array, noise: Array) -> PlantedPair:
@@ -335,9 +316,7 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
         truth = truth_of(pair, 10)
         alone = check(pair, 10, 0.5, truth)
         assert together.intruder[i].tolist() == alone.intruder[0].tolist()
-        np.testing.assert_allclose(together.values[i].double(), alone.values[0].double(), atol=VALUE)
-        assert (together.upper[i].double().numpy() >= truth.least - COSINE)[truth.defined].all()
-        assert (together.lower[i].double().numpy() <= truth.most + COSINE)[truth.defined].all()
+        require_truth(together, i, truth)
 
 
 SHARED_SPECTRA = ["power law", "flat", "many equal", "rank-deficient"]
@@ -361,12 +340,10 @@ def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int
     m, n = shape
     rng = np.random.default_rng(14)
     base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
-    sizes, pairs = (0.01, 0.2, 0.5, 2.0), []
-    for size in sizes:
-        pair = spiked(base, [size, size / 3], rng)
-        if dense:
-            pair = PlantedPair(pair.base, torch.from_numpy(pair.tuned_double()).float())
-        pairs.append(pair)
+    sizes = (0.01, 0.2, 0.5, 2.0)
+    pairs = [spiked(base, [size, size / 3], rng) for size in sizes]
+    if dense:
+        pairs = [summed(pair) for pair in pairs]
     shared = Pair(pairs[0].base.expand(4, m, n), batch_of(pairs).tuned)
     found = decide(shared, 10, 0.5)
     known = found.known
@@ -380,27 +357,9 @@ def test_updates_of_one_base_are_judged_as_alone(spectrum: str, shape: tuple[int
         others = [(once_more, at) for at, lane in enumerate((3, 1, 0)) if lane == i]
         for detection, at in [(found, i), (again, i), *others]:
             assert detection.intruder[at].tolist() == alone.intruder[0].tolist()
-            told = truth.defined
-            assert (detection.upper[at].double().numpy() >= truth.least - COSINE)[told].all()
-            assert (detection.lower[at].double().numpy() <= truth.most + COSINE)[told].all()
-            scale = truth.values[0]
-            np.testing.assert_allclose(
-                detection.values[at].double() / scale, truth.values / scale, atol=VALUE
-            )
+            require_truth(detection, at, truth)
             np.testing.assert_allclose(detection.update.frobenius[at], np.hypot(size, size / 3), rtol=1e-4)
             np.testing.assert_allclose(detection.update.spectral[at], size, rtol=1e-4)
-
-
-def test_what_was_learnt_of_a_base_serves_another_update() -> None:
-    rng = np.random.default_rng(9)
-    for size in (60, 256):
-        base = with_values(size, size, SPECTRA["power law"](size, rng), rng)
-        known = decide(UPDATES["low-rank"](base, rng).batch(), 10, 0.5).known
-        for name in ("low-rank", "hot", "dense"):
-            pair = UPDATES[name](base, rng)
-            again = decide(pair.batch(), 10, 0.5, known=known)
-            exact = decide(pair.batch(), 10, 0.5, exact=True)
-            assert again.intruder.tolist() == exact.intruder.tolist()
 
 
 def test_a_floor_proved_with_a_known_base_is_new_knowledge() -> None:
@@ -434,23 +393,15 @@ def test_results_do_not_depend_on_the_run() -> None:
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_sizes_of_the_update(spectrum: str, shape: tuple[int, int], dense: bool) -> None:
     rng = np.random.default_rng(11)
-    m, n = shape
-    base = torch.from_numpy(rng.standard_normal(shape)).float()
+    base = rng.standard_normal(shape)
+    pair = spiked(base, SPECTRA[spectrum](12, rng), rng)
     if dense:
-        update = with_values(m, n, SPECTRA[spectrum](min(shape), rng), rng)
-        tuned = base + torch.from_numpy(update).float()
-        batch = Pair(base.unsqueeze(0), tuned.unsqueeze(0))
-        update = (tuned.double() - base.double()).numpy()
-    else:
-        values = SPECTRA[spectrum](12, rng)
-        left = torch.from_numpy(orthonormal_columns(m, 12, rng) * values).float()
-        right = torch.from_numpy(orthonormal_columns(n, 12, rng).T.copy()).float()
-        batch = Pair(base.unsqueeze(0), LowRank(left.unsqueeze(0), right.unsqueeze(0)))
-        update = (left.double() @ right.double()).numpy()
+        pair = PlantedPair.dense(base, with_values(*shape, SPECTRA[spectrum](min(shape), rng), rng))
+    update = pair.tuned_double() - np.asarray(pair.base.double())
     values = np.linalg.svd(update, compute_uv=False)
     shares = values[values > 0] / values.sum()
     rank = np.exp(-(shares * np.log(shares)).sum())
-    found, exact = measure_update(batch, 10), measure_update(batch, 10, exact=True)
+    found, exact = (measure_update(pair.batch(), 10, exact=exact) for exact in (False, True))
     for measured in (found, exact):
         assert measured.frobenius.item() == pytest.approx(np.linalg.norm(update), rel=1e-5)
         assert measured.spectral.item() == pytest.approx(values[0], rel=1e-4)

@@ -8,29 +8,24 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import torch
 
-from benchmarks.inputs import llm_like, lora_update
 from intruders.engine import decide as decide_module
 from intruders.engine.components import leading_components
 from intruders.engine.decide import decide
 from intruders.engine.decisions import Decisions
-from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
 from intruders.linalg.whole_base import WholeBase
+from tests.engine.test_decide_waits import batch_of
 
 SHAPES = [(320, 320), (400, 300), (300, 400), (140, 200)]
-COUNT = 4
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
 def batch(request: pytest.FixtureRequest) -> Pair:
     """Matrices with and without intruders."""
-    m, n = request.param
-    factors = [
-        lora_update(m, n, strength, 50 + i, rank=4) for i, strength in enumerate((0.05, 1.0, 0.3, 1.0))
-    ]
-    left, right = (torch.stack(side) for side in zip(*factors, strict=True))
-    return Pair(torch.stack([llm_like(m, n, i) for i in range(COUNT)]), LowRank(left, right))
+    strengths = (0.05, 1.0, 0.3, 1.0)
+    alone = [batch_of(request.param, strength, [seed]) for seed, strength in enumerate(strengths)]
+    return Pair.joined([one.select(0) for one in alone])
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +65,8 @@ def assert_identical(detection: Decisions, other: Decisions) -> None:
         assert torch.equal(getattr(detection, name), getattr(other, name)), name
 
 
-@pytest.mark.parametrize(
-    "around", [medium, lambda: torch.autocast("cpu", torch.bfloat16)], ids=["medium", "autocast"]
-)
-def test_reduced_precision_changes_nothing(
-    around: Callable[[], AbstractContextManager[object]], batch: Pair
-) -> None:
+@pytest.mark.parametrize("around", [medium, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_precision_changes_nothing(around: Callable[[], AbstractContextManager[object]], batch: Pair) -> None:
     expected = decide(batch, 10, 0.5)
     assert 0 < int(expected.intruder.sum()) < expected.intruder.numel()
     with around():
@@ -98,17 +89,7 @@ def test_threads_change_no_decision(count: int, batch: Pair, exact: Decisions) -
     assert decisions(detection) == decisions(exact)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_batches_change_no_decision(size: int, batch: Pair, exact: Decisions) -> None:
-    for first in range(0, COUNT, size):
-        index = torch.arange(first, min(first + size, COUNT))
-        detection = decide(batch.select(index), 10, 0.5)
-        assert detection.intruder.tolist() == exact.intruder[index].tolist()
-
-
-def test_a_device_that_is_not_covered_decides_exactly(
-    batch: Pair, exact: Decisions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uncovered_devices_are_exact(batch: Pair, exact: Decisions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decide_module, "is_covered", lambda device: False)
     detection = decide(batch, 10, 0.5)
     assert {name for row in detection.certificate for name in row} == {"exact"}

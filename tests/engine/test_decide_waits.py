@@ -26,17 +26,13 @@ BY_INDEX = {"index", "index_put", "index_put_"}
 
 
 class _Operations(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func.__name__.split(".")[0]
-        by_mask = name in BY_INDEX and any(
-            index is not None and index.dtype == torch.bool for index in args[1]
-        )
+        by_mask = name in BY_INDEX and any(one is not None and one.dtype == torch.bool for one in args[1])
         self.count += name in WAITS or by_mask
         return func(*args, **(kwargs or {}))
 
@@ -44,9 +40,7 @@ class _Operations(TorchDispatchMode):
 class _Lists(TorchFunctionMode):
     """``tolist`` reads a processor's memory without any operation."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

@@ -58,9 +58,8 @@ def test_large_numbers_of_sequences_are_widened_in_parts(monkeypatch: pytest.Mon
 
 
 def test_the_estimate_is_half_the_mean_square_per_token() -> None:
-    (estimate, low, high), shares = predict(
-        {"a": torch.tensor([[2.0, 4.0], [-6.0, 0.0]]).double()}, 10, [0, 1]
-    )
+    whole = torch.tensor([[2.0, 4.0], [-6.0, 0.0]]).double()
+    (estimate, low, high), shares = predict({"a": whole}, 10, [0, 1])
     assert estimate == pytest.approx((4 + 16 + 36 + 0) / 4 / 2 / 10)
     assert shares == {"a": 1.0}
     assert 0 < low < 0.7 < high

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from intruders.engine.decide import decide
 from intruders.engine.spectral_change import ANGLE_ERROR, SHARE_ERROR, SpectralChange
@@ -69,10 +70,8 @@ def test_what_is_said_is_true_of_every_spectrum(spectrum: str) -> None:
 def test_all_is_said_where_the_leading_values_stand_apart(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([np.linspace(5, 2, K), np.linspace(1, 0.01, min(shape) - K)])
-    pairs = [UPDATES["low-rank"](with_values(*shape, values, rng), rng) for _ in range(2)]
-    pairs = [
-        PlantedPair.dense(np.asarray(one.base), one.tuned_double() - np.asarray(one.base)) for one in pairs
-    ]
+    made = [UPDATES["low-rank"](with_values(*shape, values, rng), rng) for _ in range(2)]
+    pairs = [PlantedPair(one.base, torch.from_numpy(one.tuned_double()).float()) for one in made]
     found = decide(batch_of(pairs), K, 0.5).change
     assert [check(pair, found, index) for index, pair in enumerate(pairs)] == [7, 7]
 

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from intruders.linalg.coordinates import Coordinates
 from intruders.linalg.low_rank import LowRank
@@ -30,6 +28,7 @@ from tests.matrices import (
     SPECTRA,
     Array,
     PlantedPair,
+    Truth,
     hot_update,
     orthonormal_columns,
     planted_mixes,
@@ -44,15 +43,6 @@ VECTORS = 8
 UNSURE = 1e-8
 # Distance to epsilon at which a decision is asked for.
 NEAR = 1e-3
-
-
-@dataclass(frozen=True)
-class CosinesOfTruth:
-    """What numpy's decompositions say of the leading vectors."""
-
-    least: Array  # (VECTORS,): with the worst choice of vectors within the base's clusters
-    most: Array  # (VECTORS,): with the best one
-    is_defined: NDArray[np.bool_]  # (VECTORS,): the vector has a singular value to itself
 
 
 def make_base(m: int, n: int, rng: np.random.Generator) -> tuple[str, Array]:
@@ -106,7 +96,8 @@ def make_update(base: Array, rng: np.random.Generator) -> tuple[str, PlantedPair
     return kind, PlantedPair.lowrank(base, strength * left, vt[chosen] if rng.random() < 0.5 else right)
 
 
-def truth_of(pair: PlantedPair) -> CosinesOfTruth:
+def truth_of(pair: PlantedPair) -> Truth:
+    """What numpy's decompositions say: with the worst choice of vectors within the base's clusters, and the best."""
     base = np.asarray(pair.base.double())
     x, s, _ = np.linalg.svd(base, full_matrices=False)
     y, values, _ = np.linalg.svd(pair.tuned_double(), full_matrices=False)
@@ -127,7 +118,8 @@ def truth_of(pair: PlantedPair) -> CosinesOfTruth:
         sizes[-1] = np.inf
     gaps = np.minimum(-np.diff(values, append=-1.0)[:VECTORS], -np.diff(values, prepend=np.inf)[:VECTORS])
     is_defined = (gaps > CLUSTER_TOLERANCE * values[0]) & (values[:VECTORS] > CLUSTER_TOLERANCE * values[0])
-    return CosinesOfTruth(np.sqrt((sums / sizes).max(0)), np.sqrt(sums.max(0).clip(0, 1)), is_defined)
+    least, most = np.sqrt((sums / sizes).max(0)), np.sqrt(sums.max(0).clip(0, 1))
+    return Truth(least, most, values[:VECTORS], is_defined)
 
 
 def search(seeds: range) -> Counter[str]:
@@ -137,18 +129,14 @@ def search(seeds: range) -> Counter[str]:
         rng = np.random.default_rng(seed)
         m, n = SHAPES[int(rng.integers(len(SHAPES)))]
         made = []
-        while len(made) < TOGETHER:
+        for _ in range(TOGETHER):
             of_base, base = make_base(m, n, rng)
             of_update, pair = make_update(base, rng)
-            if made and made[0][1].tuned.shape != pair.tuned.shape:
-                continue
-            if isinstance(pair.tuned, LowRank):
-                made.append((f"{of_base}, {of_update}", pair))
-        rank = max(pair.tuned.rank for _, pair in made if isinstance(pair.tuned, LowRank))
-        updates = [pair.tuned.padded(rank) for _, pair in made if isinstance(pair.tuned, LowRank)]
-        joined = LowRank(
-            torch.stack([one.left for one in updates]), torch.stack([one.right for one in updates])
-        )
+            made.append((f"{of_base}, {of_update}", pair))
+        factors = [pair.tuned for _, pair in made if isinstance(pair.tuned, LowRank)]
+        updates = [one.padded(max(other.rank for other in factors)) for one in factors]
+        sides = [one.left for one in updates], [one.right for one in updates]
+        joined = LowRank(torch.stack(sides[0]), torch.stack(sides[1]))
         whole = WholeBase.of(torch.stack([pair.base for _, pair in made]))
         coordinates = Coordinates.of(whole, joined.svd())
         leading = leading_vectors(coordinates.problem(), VECTORS, allowed=far_below(coordinates.off))
@@ -157,10 +145,10 @@ def search(seeds: range) -> Counter[str]:
             truth = truth_of(pair)
             lower, upper = cosines.lower[at].numpy(), cosines.upper[at].numpy()
             wrong = (lower > truth.least + UNSURE) | (upper < truth.most - UNSURE)
-            wrong |= ~truth.is_defined & ((lower > 0) | (upper < 1))
+            wrong |= ~truth.defined & ((lower > 0) | (upper < 1))
             is_open = (lower < truth.least - NEAR) | (upper > truth.most + NEAR)
             found["tried"] += VECTORS
-            found["ambiguous"] += int((~truth.is_defined | (truth.most - truth.least > UNSURE)).sum())
+            found["ambiguous"] += int((~truth.defined | (truth.most - truth.least > UNSURE)).sum())
             found["open"] += int(is_open.sum())
             found["unproved"] += int((upper >= 1).sum())
             if wrong.any():

@@ -127,9 +127,8 @@ def tuned_vectors(
         if outside > 0:
             beyond = rng.standard_normal(m)
             beyond -= left @ (left.T @ beyond)
-            others += (
-                (outside / (1 - outside)) ** 0.5 * np.linalg.norm(others) * beyond / np.linalg.norm(beyond)
-            )
+            size = (outside / (1 - outside)) ** 0.5 * np.linalg.norm(others)
+            others += size * beyond / np.linalg.norm(beyond)
         others -= left[:, chosen] @ (left[:, chosen].T @ others)
         norm = np.linalg.norm(others)
         rest = (1 - resembled @ resembled) ** 0.5

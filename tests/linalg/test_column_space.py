@@ -57,9 +57,7 @@ UGLY: dict[str, Make] = {
     outside=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_no_vector_of_the_column_space_sees_more_than_the_bound(
-    kind: str, n: int, more: int, outside: float, seed: int
-) -> None:
+def test_no_vector_exceeds_the_bound(kind: str, n: int, more: int, outside: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     m = n + more
     matrix = torch.from_numpy(UGLY[kind](m, n, rng)).float()

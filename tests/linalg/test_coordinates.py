@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,17 +12,10 @@ from intruders.linalg.coordinates import Coordinates, SecularProblem
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.secular import coordinate_cosines, leading_vectors
 from intruders.linalg.whole_base import WholeBase, columns_times, times_columns
-from tests.matrices import SPECTRA, Array, ugly, with_values
+from tests.matrices import SPECTRA, Array, PlantedPair, ugly, with_values
 
 SHAPES = [(40, 40), (60, 40), (40, 60)]
-SEEDS = st.integers(0, 2**32 - 1)
-# Of random_problem.
-RANDOM: dict[str, Any] = {
-    "shape": st.sampled_from(SHAPES),
-    "spectrum": st.sampled_from(list(SPECTRA)),
-    "rank": st.integers(1, 5),
-    "seed": SEEDS,
-}
+Problem = tuple[Array, Array, Array]  # a base, and the two factors of its update
 
 
 def in_coordinates(base: Array, left: Array, right: Array) -> Coordinates:
@@ -33,47 +24,46 @@ def in_coordinates(base: Array, left: Array, right: Array) -> Coordinates:
     return Coordinates.of(WholeBase.of(torch.from_numpy(base).unsqueeze(0)), update.svd())
 
 
-def random_problem(m: int, n: int, spectrum: str, rank: int, seed: int) -> tuple[Array, Array, Array]:
-    rng = np.random.default_rng(seed)
-    base = with_values(m, n, SPECTRA[spectrum](min(m, n), rng), rng)
+def planted(shape: tuple[int, int], spectrum: str, rank: int, seed: int) -> Problem:
+    (m, n), rng = shape, np.random.default_rng(seed)
+    base = with_values(m, n, SPECTRA[spectrum](min(shape), rng), rng)
     return base, rng.standard_normal((m, rank)), rng.standard_normal((rank, n)) * 10.0 ** rng.uniform(-3, 1)
 
 
-@given(**RANDOM)
-def test_the_matrix_in_coordinates_has_the_singular_values_of_the_tuned_one(
-    shape: tuple[int, int], spectrum: str, rank: int, seed: int
-) -> None:
-    base, left, right = random_problem(*shape, spectrum, rank, seed)
-    coordinates = in_coordinates(base, left, right)
+SEEDS = st.integers(0, 2**32 - 1)
+PROBLEMS = st.builds(planted, st.sampled_from(SHAPES), st.sampled_from([*SPECTRA]), st.integers(1, 5), SEEDS)
+
+
+@given(PROBLEMS)
+def test_the_matrix_in_coordinates_has_the_singular_values_of_the_tuned_one(made: Problem) -> None:
+    base, left, right = made
+    coordinates, count = in_coordinates(base, left, right), min(base.shape)
     size, update = coordinates.size, coordinates.update().dense()[0]
     diagonal = torch.zeros_like(update)
-    diagonal[: min(shape), : min(shape)] = coordinates.values[0].diag()
+    diagonal[:count, :count] = coordinates.values[0].diag()
     values = np.linalg.svd(base + left @ right, compute_uv=False)
-    found = torch.linalg.svdvals(diagonal + update)[: min(shape)]
+    found = torch.linalg.svdvals(diagonal + update)[:count]
     np.testing.assert_allclose(found, values, atol=1e-7 * values[0])
     problem = coordinates.problem()
     whole = problem.apply(torch.eye(size, dtype=torch.float64).unsqueeze(0))[0]
-    squares = np.linalg.eigvalsh(whole)[::-1][: min(shape)]
+    squares = np.linalg.eigvalsh(whole)[::-1][:count]
     np.testing.assert_allclose(squares, values**2, atol=1e-10 * values[0] ** 2)
 
 
 @given(shape=st.sampled_from(SHAPES), small=st.sampled_from([1e-3, 2e-4, 5e-5]), seed=SEEDS)
-def test_what_rounding_leaves_of_a_cancelled_direction_is_within_the_bounds(
-    shape: tuple[int, int], small: float, seed: int
-) -> None:
+def test_what_rounding_leaves_is_within_the_bounds(shape: tuple[int, int], small: float, seed: int) -> None:
     """The base's vectors are kept in single precision, and the update takes away its by far largest value."""
     rng = np.random.default_rng(seed)
     rest = small * np.linspace(1.0, 0.2, min(shape) - 1)
-    base = torch.from_numpy(with_values(*shape, np.concatenate([[1.0], rest]), rng)).float()
-    u, s, vt = np.linalg.svd(base.double().numpy(), full_matrices=False)
+    base = with_values(*shape, np.concatenate([[1.0], rest]), rng).astype(np.float32).astype(np.float64)
+    u, s, vt = np.linalg.svd(base, full_matrices=False)
     a, b = rng.standard_normal(shape[0]), rng.standard_normal(shape[1])
     left = np.stack([-s[0] * u[:, 0], 1.5 * small * a / np.linalg.norm(a)], 1)
-    update = LowRank(
-        *(torch.from_numpy(one).float() for one in (left, np.stack([vt[0], b / np.linalg.norm(b)])))
-    )
-    y, values, _ = np.linalg.svd(base.double().numpy() + update.double().dense().numpy())
-    whole = WholeBase.of(base.unsqueeze(0))
-    coordinates = Coordinates.of(whole, LowRank(update.left.unsqueeze(0), update.right.unsqueeze(0)).svd())
+    pair = PlantedPair.lowrank(base, left, np.stack([vt[0], b / np.linalg.norm(b)]))
+    y, values, _ = np.linalg.svd(pair.tuned_double())
+    update, whole = pair.batch().update, WholeBase.of(pair.batch().base)
+    assert isinstance(update, LowRank)
+    coordinates = Coordinates.of(whole, update.svd())
     leading = leading_vectors(coordinates.problem(), 2)
     error = np.abs(leading.values[0].numpy() - values[:2])
     assert (error <= float(coordinates.off[0]) + leading.residuals[0].norm().numpy()).all()
@@ -83,13 +73,13 @@ def test_what_rounding_leaves_of_a_cancelled_direction_is_within_the_bounds(
     assert (cosines.upper[0].numpy() >= truth - 1e-9).all()
 
 
-@given(**RANDOM)
-def test_counts_that_are_sure_are_right(shape: tuple[int, int], spectrum: str, rank: int, seed: int) -> None:
+@given(PROBLEMS)
+def test_counts_that_are_sure_are_right(made: Problem) -> None:
     """At shifts anywhere, near eigenvalues, and at poles."""
-    base, left, right = random_problem(*shape, spectrum, rank, seed)
+    base, left, right = made
     problem = in_coordinates(base, left, right).problem()
     squares = np.linalg.svd(base + left @ right, compute_uv=False) ** 2
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     near, poles = squares[:10] * (1 + 1e-9), problem.poles[0, :10].numpy()
     shifts = np.concatenate([squares[0] * rng.random(10), near, poles, poles * (1 + 1e-12)])
     counts, sure = problem.counts(torch.from_numpy(shifts).unsqueeze(0))
@@ -120,18 +110,15 @@ def test_a_base_of_zeros_has_finite_counts(side: int, rank: int, norm: float, sc
 
 
 def test_a_shift_away_from_everything_is_sure() -> None:
-    problem = in_coordinates(*random_problem(60, 40, "power law", 3, 0)).problem()
+    problem = in_coordinates(*planted((60, 40), "power law", 3, 0)).problem()
     squares = problem.poles[0].sort(descending=True).values
     assert problem.counts((squares[3:4] + squares[4:5]).unsqueeze(0) / 2)[1].all()
 
 
-@given(**RANDOM)
-def test_shifted_solves(shape: tuple[int, int], spectrum: str, rank: int, seed: int) -> None:
-    base, left, right = random_problem(*shape, spectrum, rank, seed)
-    problem = in_coordinates(base, left, right).problem()
-    a = problem.poles.shape[-1]
-    rng = np.random.default_rng(seed)
-    rows = torch.from_numpy(rng.standard_normal((1, 2, a)))
+@given(PROBLEMS)
+def test_shifted_solves(made: Problem) -> None:
+    problem = in_coordinates(*made).problem()
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, problem.poles.shape[-1])))
     shifts = torch.tensor([[2.7, 1.3]], dtype=torch.float64) * problem.poles.amax()
     found = problem.solve(shifts, rows)
     again = problem.apply(found) - shifts.unsqueeze(-1) * found
@@ -140,11 +127,9 @@ def test_shifted_solves(shape: tuple[int, int], spectrum: str, rank: int, seed: 
     assert float((again * wanted).sum(-1).abs().min()) > 1 - 1e-6
 
 
-@given(**RANDOM)
-def test_proved_vectors_are_the_leading_ones(
-    shape: tuple[int, int], spectrum: str, rank: int, seed: int
-) -> None:
-    base, left, right = random_problem(*shape, spectrum, rank, seed)
+@given(PROBLEMS)
+def test_proved_vectors_are_the_leading_ones(made: Problem) -> None:
+    base, left, right = made
     found = leading_vectors(in_coordinates(base, left, right).problem(), 5)
     values = np.linalg.svd(base + left @ right, compute_uv=False)
     if bool(found.is_proved):
@@ -165,7 +150,7 @@ def test_directions_that_nothing_leads_to_are_counted_as_missing() -> None:
 
 
 def test_a_scaled_update_needs_no_new_coordinates() -> None:
-    base, left, right = random_problem(60, 40, "power law", 3, 1)
+    base, left, right = planted((60, 40), "power law", 3, 1)
     direct = in_coordinates(base, 0.3 * left, right)
     rows = torch.eye(direct.size, dtype=torch.float64).unsqueeze(0)
     scaled = in_coordinates(base, left, right).problem().at(torch.tensor([0.3], dtype=torch.float64))
@@ -204,18 +189,14 @@ def test_products_in_parts_are_those_in_one(p: int, m: int) -> None:
     rows = torch.from_numpy(rng.standard_normal((2, p, m))).float()
     columns = torch.from_numpy(rng.standard_normal((2, m, 3)))
     coordinates = torch.from_numpy(rng.standard_normal((2, p, 3)))
-    np.testing.assert_allclose(times_columns(rows, columns), rows.double() @ columns, atol=1e-10)
-    np.testing.assert_allclose(columns_times(rows, coordinates), rows.double().mT @ coordinates, atol=1e-10)
-    shared = rows[:1].expand(2, -1, -1)
-    np.testing.assert_allclose(times_columns(shared, columns), shared.double() @ columns, atol=1e-10)
-    np.testing.assert_allclose(
-        columns_times(shared, coordinates), shared.double().mT @ coordinates, atol=1e-10
-    )
+    for left in (rows, rows[:1].expand(2, -1, -1)):
+        wide = left.double()
+        np.testing.assert_allclose(times_columns(left, columns), wide @ columns, atol=1e-10)
+        np.testing.assert_allclose(columns_times(left, coordinates), wide.mT @ coordinates, atol=1e-10)
 
 
 def test_a_problem_without_a_finite_solve_gives_the_row_back() -> None:
-    problem = SecularProblem.of(
-        torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, 2, 4, dtype=torch.float64)
-    )
+    none = torch.zeros(1, 2, 4, dtype=torch.float64)
+    problem = SecularProblem.of(none[:, 0], none)
     rows = torch.ones(1, 1, 4, dtype=torch.float64)
     assert problem.solve(torch.zeros(1, 1, dtype=torch.float64), rows).isfinite().all()

@@ -66,25 +66,6 @@ def rank_one(left: Tensor, size: int = 4) -> Tensor:
     return torch.outer(left, unit(0, of=size))
 
 
-def test_ambiguous_where_a_base_cluster_can_be_turned_to_it_and_from_it() -> None:
-    """Every vector is a singular vector of the identity; as one of the axes, or as any other."""
-    base = torch.eye(4, dtype=torch.float64)
-    found = exact_cosines(base, rank_one(unit(0, 1, 2, 3)), 1, 0.6)
-    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(1.0), True)
-    # Of four orthonormal vectors one has a cosine of at least 1/2 with it, however they are chosen.
-    assert not exact_cosines(base, rank_one(unit(0, 1, 2, 3)), 1, 0.4).ambiguous.item()
-
-
-def test_not_ambiguous_where_the_cluster_is_not_what_decides() -> None:
-    base = torch.diag(torch.tensor([3.0, 2.0, 2.0, 1.0], dtype=torch.float64))
-    found = exact_cosines(base, rank_one(unit(0)), 1, 0.9)
-    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(1.0), False)
-    found = exact_cosines(base, rank_one(unit(1, 2)), 1, 0.9)
-    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(1.0), True)
-    found = exact_cosines(base, rank_one(unit(0, 1, 2, 3)), 1, 0.9)  # an intruder however it is turned
-    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(0.5**0.5), False)
-
-
 def test_ambiguous_where_a_tuned_cluster_holds_both_kinds() -> None:
     base = torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64))
     tuned = rank_one(unit(0)) + torch.outer(unit(1, 2, 3), unit(1))
@@ -94,19 +75,33 @@ def test_ambiguous_where_a_tuned_cluster_holds_both_kinds() -> None:
     assert exact_cosines(base, tuned, 2, 0.5).ambiguous.tolist() == [False, False]
 
 
-def test_left_null_space_of_a_tall_base() -> None:
-    """The base has two columns and rank one: its second left vector is any direction orthogonal to the first."""
-    base = torch.outer(unit(0), unit(0, of=2))
-    inside = exact_cosines(base, rank_one(unit(0), 2), 1, 0.5)
-    assert (inside.max_cosines.item(), inside.ambiguous.item()) == (pytest.approx(1.0), False)
-    outside = exact_cosines(base, rank_one(unit(2), 2), 1, 0.5)
-    assert (outside.max_cosines.item(), outside.ambiguous.item()) == (pytest.approx(1.0), True)
+IDENTITY, ALL = torch.eye(4, dtype=torch.float64), unit(0, 1, 2, 3)
+TWO_EQUAL = torch.diag(torch.tensor([3.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+# Its second left vector is any direction orthogonal to the first.
+OF_RANK_ONE = torch.outer(unit(0), unit(0, of=2))
 
 
-def test_outside_the_columns_of_a_tall_base_of_full_rank_nothing_resembles() -> None:
-    base = torch.eye(4, 2, dtype=torch.float64) * torch.tensor([2.0, 1.0])
-    found = exact_cosines(base, rank_one(unit(3), 2), 1, 0.5)
-    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(0.0), False)
+@pytest.mark.parametrize(
+    ("base", "left", "epsilon", "cosine", "is_ambiguous"),
+    [
+        # Every vector is a singular vector of the identity; as one of the axes, or as any other.
+        (IDENTITY, ALL, 0.6, 1.0, True),
+        # Of four orthonormal vectors one has a cosine of at least 1/2 with it, however they are chosen.
+        (IDENTITY, ALL, 0.4, 1.0, False),
+        (TWO_EQUAL, unit(0), 0.9, 1.0, False),
+        (TWO_EQUAL, unit(1, 2), 0.9, 1.0, True),
+        (TWO_EQUAL, ALL, 0.9, 0.5**0.5, False),  # an intruder however it is turned
+        (OF_RANK_ONE, unit(0), 0.5, 1.0, False),
+        (OF_RANK_ONE, unit(2), 0.5, 1.0, True),
+        # Outside the columns of a tall base of full rank nothing resembles.
+        (IDENTITY[:, :2] * torch.tensor([2.0, 1.0]), unit(3), 0.5, 0.0, False),
+    ],
+)
+def test_ambiguous_where_a_base_cluster_can_be_turned_to_it_and_from_it(
+    base: Tensor, left: Tensor, epsilon: float, cosine: float, is_ambiguous: bool
+) -> None:
+    found = exact_cosines(base, rank_one(left, base.shape[1]), 1, epsilon)
+    assert (found.max_cosines.item(), found.ambiguous.item()) == (pytest.approx(cosine), is_ambiguous)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (6, 4), (4, 6)], ids=str)
@@ -142,11 +137,10 @@ def test_answers_do_not_depend_on_scale() -> None:
     base = with_values(20, 15, np.linspace(2, 1, 15), rng)
     tuned = base + 3 * np.outer(orthonormal_columns(20, 1, rng), orthonormal_columns(15, 1, rng))
     pair = PlantedPair.dense(base, tuned - base)
-    plain = exact_cosines(pair.base.double(), torch.from_numpy(pair.tuned_double()), 5, 0.5)
+    before, after = pair.base.double(), torch.from_numpy(pair.tuned_double())
+    plain = exact_cosines(before, after, 5, 0.5)
     for scale in (1e-120, 1e120):
-        scaled = exact_cosines(
-            scale * pair.base.double(), scale * torch.from_numpy(pair.tuned_double()), 5, 0.5
-        )
+        scaled = exact_cosines(scale * before, scale * after, 5, 0.5)
         torch.testing.assert_close(scaled.max_cosines, plain.max_cosines)
 
 

@@ -71,9 +71,7 @@ def test_exact_without_a_rank(m: int, n: int, q: int, seed: int, spread: float) 
 
 
 @given(m=sizes, n=sizes, q=sizes, rank=sizes, seed=st.integers(0, 10**6))
-def test_with_a_rank_the_best_approximation_and_its_error(
-    m: int, n: int, q: int, rank: int, seed: int
-) -> None:
+def test_with_a_rank_the_nearest_and_its_error(m: int, n: int, q: int, rank: int, seed: int) -> None:
     given_one = product_of(m, n, q, seed)
     dense = given_one.left @ given_one.right
     result, error = given_one.cut(rank)

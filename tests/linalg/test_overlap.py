@@ -32,6 +32,19 @@ def triplets(left: Array, values: Array, angles: Array) -> Triplets:
     )
 
 
+AXES = np.eye(20)
+
+
+def axes(*values: float, errors: Array | float = 0.0) -> Triplets:
+    """Vectors of these values that are the first axes."""
+    return triplets(AXES[:, : len(values)], np.array(values), np.zeros(len(values)) + errors)
+
+
+def one(y: Array) -> Triplets:
+    """A tuned vector without an error."""
+    return triplets(y[:, None], np.array([3.0]), np.zeros(1))
+
+
 def turned(true: Array, size: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """Orthonormal columns a little away from given ones, and the sines of the angles between."""
     moved, _ = np.linalg.qr(true + size * rng.standard_normal(true.shape) / len(true) ** 0.5)
@@ -48,9 +61,8 @@ def situations(draw: st.DrawFn) -> tuple[Triplets, Triplets, Array]:
     weights = rng.standard_normal((SIZE, COUNT))
     weights[:COMPUTED] *= 10**concentration * rng.uniform(0, 1, (COMPUTED, 1))
     y, _ = np.linalg.qr(x @ weights)
-    computed_x, base_angles = turned(
-        x[:, :COMPUTED], draw(st.sampled_from([0.0, 1e-4, 1e-2, 0.05, 0.3])), rng
-    )
+    size = draw(st.sampled_from([0.0, 1e-4, 1e-2, 0.05, 0.3]))
+    computed_x, base_angles = turned(x[:, :COMPUTED], size, rng)
     computed_y, tuned_angles = turned(y, draw(st.sampled_from([0.0, 1e-3, 1e-2, 0.1])), rng)
     base = triplets(computed_x, np.linspace(2.0, 1.0, COMPUTED), base_angles)
     tuned = triplets(computed_y, np.linspace(3.0, 2.0, COUNT), tuned_angles)
@@ -101,7 +113,7 @@ def test_errors_that_all_point_at_one_vector_add_up() -> None:
     y = (computed.sum(1) * 0.2)[:, None] + 0.6 * x[:, [-1]]
     y /= np.linalg.norm(y)
     base = triplets(computed, np.linspace(2, 1, count), angles)
-    tuned = triplets(y, np.array([3.0]), np.zeros(1))
+    tuned = one(y[:, 0])
     missed = abs(y[count, 0])  # cosine with the vector that was not computed
     left_there = remainders(base, tuned, 1)[..., count].abs()
     assert missed - left_there.item() > 0.04
@@ -111,18 +123,13 @@ def test_errors_that_all_point_at_one_vector_add_up() -> None:
 @pytest.mark.parametrize("spread", [2, 3, 4, 5, 8])
 def test_certificates_by_hand(spread: int) -> None:
     """y an equal mix of computed base vectors, without errors: both ends are 1 / sqrt(spread)."""
-    x = np.eye(20)
-    base = triplets(x[:, :8], np.linspace(2, 1, 8), np.zeros(8))
-    tuned = triplets(x[:, :spread].sum(1, keepdims=True) / spread**0.5, np.array([3.0]), np.zeros(1))
-    found = overlap_intervals(base, tuned, 1)
+    found = overlap_intervals(axes(*np.linspace(2, 1, 8)), one(AXES[:, :spread].sum(1) / spread**0.5), 1)
     assert found.lower.item() == pytest.approx(spread**-0.5, abs=1e-7)
     assert found.upper.item() == pytest.approx(spread**-0.5, abs=1e-7)
 
 
 def test_what_was_not_computed_may_hold_the_rest() -> None:
-    x = np.eye(20)
-    base = triplets(x[:, :4], np.linspace(2, 1, 4), np.zeros(4))
-    tuned = triplets(0.6 * x[:, [0]] + 0.8 * x[:, [9]], np.array([3.0]), np.zeros(1))
+    base, tuned = axes(*np.linspace(2, 1, 4)), one(0.6 * AXES[:, 0] + 0.8 * AXES[:, 9])
     found = overlap_intervals(base, tuned, 1)
     assert (found.lower.item(), found.upper.item()) == (pytest.approx(0.6), pytest.approx(0.8))
     small = torch.full((1, 1), 0.01, dtype=torch.float64)
@@ -132,10 +139,7 @@ def test_what_was_not_computed_may_hold_the_rest() -> None:
 
 def test_a_base_cluster_counts_through_its_space() -> None:
     """Two base vectors of one value: the max cosine is 1 or 1 / sqrt(2), as they are chosen."""
-    x = np.eye(20)
-    base = triplets(x[:, :4], np.array([2.0, 1.0, 1.0, 0.5]), np.zeros(4))
-    tuned = triplets((x[:, [1]] + x[:, [2]]) / 2**0.5, np.array([3.0]), np.zeros(1))
-    found = overlap_intervals(base, tuned, 1)
+    found = overlap_intervals(axes(2.0, 1.0, 1.0, 0.5), one((AXES[:, 1] + AXES[:, 2]) / 2**0.5), 1)
     assert (found.lower.item(), found.upper.item()) == (pytest.approx(0.5**0.5), pytest.approx(1.0))
 
 
@@ -147,10 +151,8 @@ def test_errors_of_a_clusters_vectors_in_one_direction_add_up() -> None:
     moved = math.cos(lean) * both + math.sin(lean) * unit[2]
     base = np.stack([(moved + between) / 2**0.5, (moved - between) / 2**0.5], 1)
     sine = math.sin(lean) / 2**0.5
-    tuned = (math.cos(away) * both - math.sin(away) * unit[2])[:, None]
-    found = MomentIntervals.of(
-        triplets(base, np.ones(2), np.array([sine, sine])), triplets(tuned, np.ones(1), np.zeros(1)), 1
-    )
+    tuned = math.cos(away) * both - math.sin(away) * unit[2]
+    found = MomentIntervals.of(triplets(base, np.ones(2), np.array([sine, sine])), one(tuned), 1)
     truth = np.linalg.norm(tuned[:2])  # with the true space
     assert truth == pytest.approx(math.cos(away))
     assert float(found.upper) >= truth - 1e-9
@@ -158,19 +160,15 @@ def test_errors_of_a_clusters_vectors_in_one_direction_add_up() -> None:
 
 def test_a_cluster_known_in_part_says_nothing() -> None:
     """One of the two is computed badly: what y has there cannot be told from what it has elsewhere."""
-    x = np.eye(20)
-    base = triplets(x[:, :4], np.array([2.0, 1.0, 1.0, 0.5]), np.array([0.0, 0.0, 0.5, 0.0]))
-    tuned = triplets(0.4 * x[:, [1]] + 0.4 * x[:, [2]] + 0.68**0.5 * x[:, [9]], np.array([3.0]), np.zeros(1))
-    found = overlap_intervals(base, tuned, 1)
+    base = axes(2.0, 1.0, 1.0, 0.5, errors=np.array([0.0, 0.0, 0.5, 0.0]))
+    y = 0.4 * AXES[:, 1] + 0.4 * AXES[:, 2] + 0.68**0.5 * AXES[:, 9]
+    found = overlap_intervals(base, one(y), 1)
     assert found.lower.item() == pytest.approx(0.0)
     assert found.upper.item() >= 0.68**0.5
 
 
 def test_a_tuned_cluster_is_bounded_for_every_choice() -> None:
     """Two tuned vectors of one value, each an axis: turned by 45 degrees their max cosine is 1 / sqrt(2)."""
-    x = np.eye(20)
-    base = triplets(x[:, :4], np.array([2.0, 1.5, 1.0, 0.5]), np.zeros(4))
-    tuned = triplets(x[:, :2], np.array([3.0, 3.0]), np.zeros(2))
-    found = overlap_intervals(base, tuned, 2)
+    found = overlap_intervals(axes(2.0, 1.5, 1.0, 0.5), axes(3.0, 3.0), 2)
     assert (found.lower <= 0.5**0.5).all()
     torch.testing.assert_close(found.upper, torch.ones(1, 2, dtype=torch.float64))

@@ -51,9 +51,8 @@ def test_cosines_of_models_are_within_what_is_said_of_their_error() -> None:
     directions = [SketchDirections.of(50, 60, seed, first[0].left) for seed in range(12)]
 
     def sketch(matrices: list[LowRank]) -> torch.Tensor:
-        return torch.stack([each.sketch(one)[0] for each, one in zip(directions, matrices, strict=True)]).sum(
-            0
-        )
+        pairs = zip(directions, matrices, strict=True)
+        return torch.stack([each.sketch(one)[0] for each, one in pairs]).sum(0)
 
     estimated = normalized([sketch(one) for one in [first, *mixtures]])
     whole = torch.stack([torch.cat([one.dense().flatten() for one in model]) for model in [first, *mixtures]])
@@ -75,7 +74,6 @@ def test_numbers_whose_products_single_precision_cannot_hold() -> None:
     small = LowRank(*(torch.randn(shape, generator=generator) for shape in ((40, 2), (2, 70))))
     large = LowRank(small.left * 1e25, small.right * 1e25)
     directions = SketchDirections.of(40, 70, 1, small.left)
-    wanted = torch.einsum(
-        "im,mn,in->i", *(part.double() for part in (directions.left, small.dense(), directions.right))
-    )
+    parts = (directions.left, small.dense(), directions.right)
+    wanted = torch.einsum("im,mn,in->i", *(part.double() for part in parts))
     torch.testing.assert_close(directions.sketch(large) / 1e50, wanted, rtol=1e-3, atol=1e-3)

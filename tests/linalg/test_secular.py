@@ -16,11 +16,9 @@ EPSILON = 0.5
 
 def planted(seed: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Values of a base of side 40 and the factors of an update ``P Q^T``; Q is orthonormal."""
-    generator = torch.Generator().manual_seed(seed)
+    source = torch.Generator().manual_seed(seed)
     values = torch.linspace(6, 1, 40, dtype=torch.float64)
-    p, q = (
-        torch.linalg.qr(torch.randn(40, rank, generator=generator, dtype=torch.float64)).Q for _ in range(2)
-    )
+    p, q = torch.linalg.qr(torch.randn(2, 40, rank, generator=source, dtype=torch.float64)).Q
     return values, p, q
 
 

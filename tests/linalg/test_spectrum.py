@@ -31,9 +31,7 @@ def test_effective_rank_is_the_entropy_of_the_values(name: str) -> None:
 
 
 def test_effective_rank_by_hand() -> None:
-    values = torch.tensor(
-        [[2.0, 2, 2, 2], [3, 0, 0, 0], [0, 0, 0, 0], [1e-30, 1e-30, 0, 0], [1e30, 0, 0, 1e30]]
-    )
+    values = torch.tensor([[2.0, 2, 2, 2], [3, 0, 0, 0], [0] * 4, [1e-30, 1e-30, 0, 0], [1e30, 0, 0, 1e30]])
     torch.testing.assert_close(effective_rank(values), torch.tensor([4.0, 1, 0, 2, 2], dtype=torch.float64))
 
 
@@ -64,8 +62,8 @@ def test_estimate_agrees_with_the_decomposition(name: str, shape: tuple[int, int
     rank, error = estimated(with_values(m, n, values, rng))
     # Products are in single precision: 1e-3 for spectra whose noise of rounding counts.
     assert abs(rank - entropy_rank(values)) <= 4 * error + 1e-3 * entropy_rank(values)
-    # An error bar that says nothing is no estimate.
-    assert error <= 0.12 * rank
+    # An error bar that says nothing is no estimate. A giant alone has converged: by chance it would be much more.
+    assert error <= (0.05 if name == "one giant" else 0.12) * rank
 
 
 def test_error_bars_are_neither_too_small_nor_too_wide() -> None:
@@ -122,15 +120,6 @@ def test_a_stack_is_its_matrices_one_by_one() -> None:
         assert (together[i].item(), errors[i].item()) == pytest.approx(alone, rel=1e-4)
 
 
-def test_a_dominant_value_adds_no_noise() -> None:
-    """Where random vectors would catch or miss it, it has converged, and counts once."""
-    rng = np.random.default_rng(3)
-    values = SPECTRA["one giant"](320, rng)
-    rank, error = estimated(with_values(400, 320, values, rng))
-    assert error < 0.05 * rank  # by chance alone it would be tens of per cent
-    assert abs(rank - entropy_rank(values)) <= 4 * error
-
-
 REPEATED = {
     "one value and its copies": np.r_[3.0, np.ones(299)],
     "a hundred within 1e-5": np.r_[2.0, 1 + 1e-5 * np.linspace(1, 0, 100)],
@@ -154,9 +143,7 @@ def test_errors_hold_over_seeds_where_values_repeat_or_hardly_fall(name: str) ->
 
 @pytest.mark.parametrize("shape", [(256, 256), (300, 256), (320, 512)], ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_estimate_holds_for_noise_that_is_drawn_with_a_small_seed(
-    shape: tuple[int, int], seed: int
-) -> None:
+def test_the_estimate_holds_for_noise_drawn_with_a_small_seed(shape: tuple[int, int], seed: int) -> None:
     """The numbers of ``torch.manual_seed(0)`` must not be those of the random vectors, too."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double().numpy()
     rank, error = estimated(noise)

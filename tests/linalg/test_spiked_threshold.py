@@ -70,9 +70,8 @@ def planted(base: Tensor, k: int, epsilon: float, generator: torch.Generator) ->
 
 def heavy_tailed(m: int, n: int, generator: torch.Generator) -> Tensor:
     """A few large singular values over a bulk, as in trained weights."""
-    u, s, v = torch.linalg.svd(
-        torch.randn(m, n, generator=generator, dtype=torch.float64), full_matrices=False
-    )
+    gaussian = torch.randn(m, n, generator=generator, dtype=torch.float64)
+    u, s, v = torch.linalg.svd(gaussian, full_matrices=False)
     return (u * (s * (1 + 6 / (1 + torch.arange(len(s)))))) @ v
 
 
@@ -87,9 +86,8 @@ def test_against_planted_spikes(shape: tuple[int, int], kind: str, k: int) -> No
     spectrum = Spectrum.of_values(torch.linalg.svdvals(base), shape, 24)
     predicted = spiked_threshold(spectrum, k, 0.5)
     measured = sorted(planted(base, k, 0.5, generator) for _ in range(5))
-    assert (
-        measured[2] / 1.6 < predicted < measured[2] * 1.6
-    )  # the median; issue and literature speak of a factor of two
+    # The median; issue and literature speak of a factor of two.
+    assert measured[2] / 1.6 < predicted < measured[2] * 1.6
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (200, 400), (400, 200)])

@@ -7,6 +7,8 @@ import gc
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -47,17 +49,13 @@ def test_targets_are_kinds_of_module_as_the_audit_lists_them(tmp_path: Path) -> 
     assert set(fleet.adapters["targets"][0].split(", ")) == kinds
 
 
-def test_a_fleet_without_a_folder_says_where_temporary_files_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fleet_says_where_no_temporary_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(SettingError, match=f"'{tmp_path}/none': .*; pass a folder as out, or set TMPDIR"):
         audit_fleet("base", ["adapter"], cache=False)
 
 
-def test_an_adapter_whose_name_no_table_can_say_is_a_row_with_the_reason(
-    base: Path, adapters: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_name_that_is_not_utf8_is_refused(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
     good = next(iter(adapters.values()))
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/adapters/caf\xe9")
     shutil.copytree(good, odd)
@@ -117,10 +115,9 @@ def test_the_table_says_what_config_and_audit_tell(base: Path, adapters: dict[st
     assert rows["untrained"]["matrices"] == 0
     assert rows["strong"]["method"] == "lora"
     wanted = intruders.audit(base, adapters["strong"], cache=False).matrices_to_pandas()
-    assert rows["strong"]["update_relative_median"] == pytest.approx(
-        wanted["relative_update"].median(), rel=1e-4
-    )
-    assert rows["strong"]["update_relative_max"] == pytest.approx(wanted["relative_update"].max(), rel=1e-4)
+    relative = wanted["relative_update"]
+    assert rows["strong"]["update_relative_median"] == pytest.approx(relative.median(), rel=1e-4)
+    assert rows["strong"]["update_relative_max"] == pytest.approx(relative.max(), rel=1e-4)
     assert rows["strong"]["frobenius"] == pytest.approx(np.linalg.norm(wanted["frobenius"]), rel=1e-4)
     assert rows["strong"]["effective_rank"] == pytest.approx(wanted["effective_rank"].median(), rel=1e-4)
 
@@ -192,9 +189,7 @@ def test_an_adapter_is_named_by_its_source_or_its_position(base: Path, two: list
             fleet.audit(missing)
 
 
-def test_a_fleet_that_is_saved_over_a_larger_one_has_its_own_files_alone(
-    base: Path, two: list[str], tmp_path: Path
-) -> None:
+def test_a_fleet_saved_over_another_has_its_own_files(base: Path, two: list[str], tmp_path: Path) -> None:
     """``vectors`` is read as one table; what is no longer of it is kept beside it."""
 
     def adapters_in(folder: str) -> list[str]:
@@ -228,9 +223,6 @@ def test_globs_lists_and_folders(base: Path, adapters: dict[str, str], tmp_path:
 @pytest.mark.slow
 def test_hundreds_of_adapters_need_little_memory_each(tmp_path: Path) -> None:
     """The peak of a process that audits a hundred, and then four hundred."""
-    import subprocess
-    import sys
-
     weights = {f"layers.{i}.q_proj.weight": torch.randn(16, 16) for i in range(2)}
     save_file(weights, tmp_path / "base.safetensors")
     generator = torch.Generator().manual_seed(0)
@@ -322,9 +314,7 @@ def test_a_fleet_whose_files_are_gone_is_not_an_empty_one(tmp_path: Path) -> Non
         lambda: fleet.not_compared,
         lambda: fleet.save(tmp_path / "saved"),
     ):
-        with pytest.raises(
-            ResultFileError, match=r"has no file of the adapter .*; run intruders fleet again"
-        ):
+        with pytest.raises(ResultFileError, match=r"has no file of the adapter .*; run intruders fleet"):
             use()
     assert not (tmp_path / "saved" / "adapters.parquet").exists()
 

@@ -116,9 +116,7 @@ def test_of_what_is_finished_no_header_and_no_row_is_read(
 
 
 @pytest.mark.parametrize("part", ["vectors", "blocks"])
-def test_a_broken_file_of_an_adapter_or_a_block_is_made_again(
-    base: Path, two: list[str], tmp_path: Path, part: str
-) -> None:
+def test_a_broken_file_is_made_again(base: Path, two: list[str], tmp_path: Path, part: str) -> None:
     with stopped_before_files() if part == "blocks" else nullcontext():
         audit_fleet(str(base), two, out=tmp_path, cache=False)
     file = min((tmp_path / part).iterdir())
@@ -129,9 +127,7 @@ def test_a_broken_file_of_an_adapter_or_a_block_is_made_again(
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_what_has_moved_is_named_where_it_is_now(
-    base: Path, two: list[str], tmp_path: Path, waits: bool
-) -> None:
+def test_what_has_moved_is_named_where_it_is(base: Path, two: list[str], tmp_path: Path, waits: bool) -> None:
     """A base and an adapter, whose file may wait beside those of the last call; their content tells what they are."""
     out, (strong, weak) = tmp_path / "out", two
     moved = str(shutil.copytree(strong, tmp_path / "moved"))
@@ -152,9 +148,7 @@ def test_what_has_moved_is_named_where_it_is_now(
     assert {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()} == times
 
 
-def test_an_adapter_that_changes_while_its_fleet_is_audited_is_refused(
-    base: Path, adapters: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_adapter_that_changes_is_refused(base: Path, adapters: dict[str, str], tmp_path: Path) -> None:
     """Nothing of the other numbers is kept under the first content's name, which counts when it is back."""
     changing, out = tmp_path / "adapter", tmp_path / "out"
     shutil.copytree(adapters["strong"], changing)
@@ -174,9 +168,7 @@ def test_an_adapter_that_changes_while_its_fleet_is_audited_is_refused(
 
 
 @pytest.mark.parametrize("is_dated", [True, False])
-def test_a_base_that_changes_while_its_fleet_is_audited_is_noticed(
-    base: Path, two: list[str], tmp_path: Path, is_dated: bool
-) -> None:
+def test_a_base_that_changes_is_noticed(base: Path, two: list[str], tmp_path: Path, is_dated: bool) -> None:
     """Nothing of the other numbers is kept, and no adapter is refused for them, whatever the file's time says."""
     changing, out = tmp_path / "base", tmp_path / "out"
     shutil.copytree(base, changing)

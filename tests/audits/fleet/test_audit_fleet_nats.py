@@ -43,9 +43,7 @@ def sources(folder: Path) -> list[str]:
     return sorted(map(str, (folder / "adapters").iterdir()))
 
 
-def test_each_adapter_has_the_nats_of_its_own_audit(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nats_are_those_of_each_audit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And every file of rows is read once for all of them, though their updates come in several batches."""
     read, read_file = Counter[str](), kept_nats._read
 
@@ -127,9 +125,7 @@ def test_what_was_interrupted_goes_on_with_the_responses_that_are_kept(
     assert "responses" not in pd.read_parquet(out / "vectors").columns
 
 
-def test_damaged_rows_give_one_line_and_no_number_until_the_base_is_prepared_again(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_damaged_rows_give_no_number_until_the_base_is_prepared_again(folder: Path, tmp_path: Path) -> None:
     base, chosen, out, cache = str(folder / "base"), sources(folder)[:2], tmp_path / "out", tmp_path / "cache"
     shutil.copytree(folder / "cache", cache)
     (document,) = cache.glob(f"{NATS}/*/{DOCUMENT}")

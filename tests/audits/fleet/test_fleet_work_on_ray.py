@@ -36,9 +36,7 @@ def two_workers() -> Iterator[None]:
         ray.shutdown()
 
 
-def test_two_workers_give_what_one_process_gives(
-    tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_change_nothing(tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths that are relative to where the driver is, too: workers are elsewhere."""
     monkeypatch.chdir(tmp_path)
     saved(tiny_llama(num_hidden_layers=4), tmp_path / "base")
@@ -54,9 +52,7 @@ def test_two_workers_give_what_one_process_gives(
     assert here.adapters.equals(there.adapters)
 
 
-def test_workers_decompose_a_base_once(
-    tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_is_prepared_once(tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The entries are those that one process makes; a second call finds them."""
     monkeypatch.chdir(tmp_path)
     saved(tiny_llama(num_hidden_layers=2), tmp_path / "base")
@@ -93,14 +89,11 @@ def test_a_worker_that_cannot_open_what_the_driver_opened_stops_the_fleet(tmp_pa
         compute=Compute(cache=False, workers=1),
         files=files,
     )
-    with pytest.raises(
-        CheckpointError,
-        match=r"worker on Ray cannot audit '/not/there': .* does not exist; expected every worker",
-    ):
+    said = r"worker on Ray cannot audit '/not/there': .* does not exist; expected every worker"
+    with pytest.raises(CheckpointError, match=said):
         replace(task, models=(("0" * 32, "/not/there"),))("model.layers.0")
-    with pytest.raises(
-        CheckpointError, match="adapter': its files are others than when the command began; exp"
-    ):
+    said = "adapter': its files are others than when the command began; exp"
+    with pytest.raises(CheckpointError, match=said):
         replace(task, models=(("0" * 32, adapter),))("model.layers.0")
     assert list(files.blocks()) == []
     assert task("model.layers.0") == {}  # nothing is refused

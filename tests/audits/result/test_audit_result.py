@@ -54,9 +54,8 @@ def audit_of(*matrices: AuditedMatrix, k: int = 3) -> Audit:
 
 
 def test_count_by_hand() -> None:
-    audit = audit_of(
-        matrix_of(vector(0, 0.1, 0.2, True), vector(1, 0.6, 0.8, False), vector(2, 0.3, 0.45, True))
-    )
+    vectors = vector(0, 0.1, 0.2, True), vector(1, 0.6, 0.8, False), vector(2, 0.3, 0.45, True)
+    audit = audit_of(matrix_of(*vectors))
     assert audit.count() == (2, 2)
     assert audit.count(k=2) == (1, 1)
     assert audit.count(epsilon=0.15) == (0, 1)  # 0.1 to 0.2 may lie on either side
@@ -84,9 +83,8 @@ def test_count_at_the_audits_own_epsilon_is_what_was_decided() -> None:
 def test_count_brackets_the_count_at_any_true_cosine_within_the_intervals(k: int, epsilon: float) -> None:
     audit = made_up_audit(1, BERT, width=16, intruder_rate=0.4)
     rng = np.random.default_rng(round(epsilon * 1e6))
-    true = sum(
-        bool(rng.uniform(*v.max_cosine) < epsilon) for m in audit.matrices for v in m.vectors if v.index < k
-    )
+    leading = [v for matrix in audit.matrices for v in matrix.vectors if v.index < k]
+    true = sum(bool(rng.uniform(*v.max_cosine) < epsilon) for v in leading)
     at_least, at_most = audit.count(k, epsilon)
     if epsilon != audit.epsilon:
         assert at_least <= true <= at_most
@@ -149,12 +147,8 @@ def test_matrices_to_pandas_has_a_row_a_matrix(audit: Audit) -> None:
     dense = made_up_audit(1, BERT, width=64, rank=None).matrices_to_pandas()
     assert dense["rank"].isna().all()
     assert frame.dtypes["rank"] == dense.dtypes["rank"] == "Int64"
-
-
-def test_an_audit_without_matrices_has_the_columns_of_others(audit: Audit) -> None:
-    """Of a checkpoint that changed nothing, in a loop over those of a training."""
-    empty = audit_of().matrices_to_pandas()
-    assert list(empty.columns) == list(audit.matrices_to_pandas().columns)
+    empty = audit_of().matrices_to_pandas()  # of a checkpoint that changed nothing
+    assert list(empty.columns) == list(frame.columns)
     assert (len(empty), empty["intruders"].sum()) == (0, 0)
 
 
@@ -210,17 +204,13 @@ def test_a_matrix_whose_subspaces_were_not_measured_has_none_in_the_table(audit:
 
 def test_parquet_is_a_table_for_anyone(audit: Audit, tmp_path: Path) -> None:
     audit.save(tmp_path / "audit.parquet")
-    frame = pd.read_parquet(tmp_path / "audit.parquet")
-    pd.testing.assert_frame_equal(
-        frame[list(audit.to_pandas().columns)], audit.to_pandas(), check_dtype=False
-    )
+    frame, wanted = pd.read_parquet(tmp_path / "audit.parquet"), audit.to_pandas()
+    pd.testing.assert_frame_equal(frame[list(wanted.columns)], wanted, check_dtype=False)
     assert np.array_equal(frame["similarity"][13], audit.matrices[1].similarity[:, 3])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_truncated_or_changed_file_is_refused_in_one_line(
-    audit: Audit, tmp_path: Path, suffix: str
-) -> None:
+def test_a_truncated_file_is_refused_in_one_line(audit: Audit, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"audit{suffix}"
     audit.save(path)
     content = path.read_bytes()
@@ -321,9 +311,7 @@ def test_a_parquet_file_of_something_else_is_refused(audit: Audit, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["audit.csv", "audit"])
-def test_other_endings_are_refused_with_the_two_that_are_known(
-    audit: Audit, tmp_path: Path, name: str
-) -> None:
+def test_other_endings_are_refused_with_the_two_known(audit: Audit, tmp_path: Path, name: str) -> None:
     for use in (audit.save, Audit.load):
         with pytest.raises(SettingError, match=r"\.json or \.parquet"):
             use(tmp_path / name)

@@ -111,9 +111,8 @@ def test_an_encoder_and_a_decoder_have_rows_of_their_own() -> None:
 
 def test_the_figures_of_a_large_matrix_fit_a_page() -> None:
     """A grid without numbers has small cells, and names some of its rows alone."""
-    wide = dataclasses.replace(
-        AUDIT.matrices[0], similarity=np.zeros((50, len(AUDIT.matrices[0].vectors)), "f4")
-    )
+    matrix = AUDIT.matrices[0]
+    wide = dataclasses.replace(matrix, similarity=np.zeros((50, len(matrix.vectors)), "f4"))
     figure = draw(similarity(wide)).figure
     assert max(figure.get_size_inches()) < 9
     assert list(figure.axes[0].get_yticks()) == list(range(0, 50, 5))

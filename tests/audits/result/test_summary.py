@@ -26,7 +26,8 @@ def test_the_median_relative_update_is_of_the_matrices_that_have_one(zero: int) 
     }
     direction = torch.eye(40)[:, :1] @ torch.eye(40)[1:2]
     updates = {name: s * direction for name, s in zip(names, (50.0, 3.0, 1.0, 20.0, 9.0), strict=True)}
-    audit = intruders.audit(base, {name: base[name] + updates[name] for name in names}, cache=False)
+    tuned = {name: base[name] + updates[name] for name in names}
+    audit = intruders.audit(base, tuned, cache=False)
     relative = [
         np.linalg.norm(updates[name].numpy(), 2) / np.linalg.norm(base[name].numpy(), 2)
         for layer, name in enumerate(names)
@@ -34,9 +35,8 @@ def test_the_median_relative_update_is_of_the_matrices_that_have_one(zero: int) 
     ]
     wanted = pytest.approx(np.median(relative), rel=1e-3)
     assert by_kind(audit.matrices)[0].relative_update == wanted
-    assert intruders.audit_fleet(base, [{n: base[n] + updates[n] for n in names}], cache=False).adapters[
-        "update_relative_median"
-    ].tolist() == [wanted]
+    fleet = intruders.audit_fleet(base, [tuned], cache=False).adapters
+    assert fleet["update_relative_median"].tolist() == [wanted]
     assert f"{100 * np.median(relative):.0f}" in render_audit(audit)
 
 
@@ -95,15 +95,13 @@ def test_what_the_caller_leaves_out_is_not_missed() -> None:
 
 
 def test_a_model_without_numbered_layers_has_no_other_matrices() -> None:
-    left_out = [Skipped("fc2.weight", "missing in tuned", SkipKind.NO_COUNTERPART)]
-    assert matrices_on_one_side(["fc1.weight"], left_out, AS_AUDITED) == left_out
+    others = [left_out("fc2.weight", "missing in tuned")]
+    assert matrices_on_one_side(["fc1.weight"], others, AS_AUDITED) == others
 
 
 def test_words() -> None:
     assert left_open_in_words([]) is None
-    one, two = (
-        Skipped(f"h.{layer}.q.weight", "missing in tuned", SkipKind.NO_COUNTERPART) for layer in (0, 1)
-    )
+    one, two = (left_out(f"h.{layer}.q.weight", "missing in tuned") for layer in (0, 1))
     assert left_open_in_words([one, two]) == (
         "2 matrices could not be compared, the first 'h.0.q.weight' (missing in tuned); "
         "leave out what is meant to be absent with --exclude"

@@ -34,9 +34,8 @@ def scales_of(audit: Audit, **changes: Any) -> CriticalScales:
         MatrixScale(matrix.name, matrix.shape, math.inf if i == last else (i + 1) / 10, (i + 1) / 8, 64.0)
         for i, matrix in enumerate(audit.matrices)
     ]
-    made = CriticalScales(
-        audit.base_source, audit.tuned_source, audit.k, audit.epsilon, 0, 0.095, 0, matrices, 1.0
-    )
+    sources = audit.base_source, audit.tuned_source
+    made = CriticalScales(*sources, audit.k, audit.epsilon, 0, 0.095, 0, matrices, 1.0)
     return dataclasses.replace(made, **changes)
 
 

@@ -19,27 +19,28 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import Tensor
 
-from intruders import Compute, critical_scales
+from intruders import AuditSettings, Compute, critical_scales
 from intruders.audits.scales import critical_scales as searching
+from intruders.linalg.low_rank import LowRank
 from tests.matrices import SPECTRA, Array, leading_left, orthonormal_columns, with_values
+from tests.tiny import lora
 
 SHAPES = ((1.0, 1.0), (1.4, 1.0), (1.0, 1.4))  # shares of the side
 SEPARATE = ("power law", "exponential", "outliers over a bulk", "one giant")
 TOGETHER = 20
 # Of the updates: more than a projection follows.
 RANK = 12
-K, EPSILON = 10, 0.5
+K = 10
 # Steps from a critical scale to either side: of a root, and of the start of a window that an audit confirmed.
 NEAR, WITHIN_A_STEP = 1e-5, 0.01
 # What double precision and the decomposition in single precision leave unknown of a cosine.
 UNSURE = 1e-5
 
 
-def planted(m: int, n: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """A base, and the two factors of an update of rank 1 to RANK."""
+def planted(m: int, n: int, rng: np.random.Generator) -> tuple[Tensor, LowRank]:
+    """A base, and an update of rank 1 to RANK with zeros up to it."""
     values = SPECTRA[str(rng.choice(SEPARATE))](min(m, n), rng)
     base = with_values(m, n, values, rng)
     rank = int(rng.integers(1, RANK + 1))
@@ -53,38 +54,9 @@ def planted(m: int, n: int, rng: np.random.Generator) -> tuple[Array, Array, Arr
     if kind == "partly own":
         left, right = (left + u[:, chosen]) / 2**0.5, (right + vt[chosen].T) / 2**0.5
     strengths = s[0] * 10.0 ** rng.uniform(-1, 0.5) * np.sort(rng.uniform(0.2, 1, rank))[::-1]
-    return base, left * strengths, right.T
-
-
-def adapted(matrices: list[tuple[Array, Array, Array]]) -> nn.Module:
-    """A model with these bases as linear layers, and PEFT's adapter with these factors."""
-    layers = nn.ModuleList(nn.Linear(base.shape[1], base.shape[0], bias=False) for base, _, _ in matrices)
-    model = get_peft_model(
-        nn.ModuleDict({"layers": layers}),  # type: ignore[arg-type]
-        LoraConfig(r=RANK, lora_alpha=RANK, target_modules=r".*layers\.\d+", init_lora_weights=False),
-    )
-    state = model.state_dict()
-    for name, tensor in state.items():
-        base, left, right = matrices[int(name.split("layers.")[1].split(".")[0])]
-        padded = {
-            "lora_A": np.pad(right, ((0, RANK - len(right)), (0, 0))),
-            "lora_B": np.pad(left, ((0, 0), (0, RANK - len(right)))),
-        }
-        value = next((factor for part, factor in padded.items() if part in name), base)
-        tensor.copy_(torch.from_numpy(np.ascontiguousarray(value)))
-    return model
-
-
-def stored(model: nn.Module, name: str) -> tuple[Array, Array]:
-    """The base and the update as the model has them, in double precision."""
-    state = {
-        key: np.asarray(value.double()) for key, value in model.state_dict().items() if f"{name}." in key
-    }
-    base, left, right = (
-        next(value for key, value in state.items() if part in key)
-        for part in ("base_layer", "lora_B", "lora_A")
-    )
-    return base, left @ right
+    parts = base, left * strengths, right.T
+    single = [torch.from_numpy(np.ascontiguousarray(part)).float() for part in parts]
+    return single[0], LowRank(single[1], single[2]).padded(RANK)
 
 
 def least_cosine(x: Array, tuned: Array) -> float:
@@ -92,25 +64,25 @@ def least_cosine(x: Array, tuned: Array) -> float:
     return float(np.abs(x.T @ leading_left(tuned, K)).max(0).min())
 
 
-def verdicts(base: Array, update: Array, measured: float, searched: float) -> Iterator[str]:
+def verdicts(base: Array, update: Array, measured: float, searched: float, epsilon: float) -> Iterator[str]:
     """Say in which ways a critical scale is not what the decompositions say."""
     x = np.linalg.svd(base, full_matrices=False)[0]
 
     def has_intruder(scale: float) -> bool:
-        return least_cosine(x, base + scale * update) < EPSILON
+        return least_cosine(x, base + scale * update) < epsilon
 
     if math.isinf(measured):
         if any(has_intruder(scale) for scale in searched / 1.05 ** np.arange(60)):
             yield "missed"
         return
     after, before = (least_cosine(x, base + measured * (1 + share) * update) for share in (NEAR, -NEAR))
-    if after < EPSILON + UNSURE and before >= EPSILON - UNSURE:
+    if after < epsilon + UNSURE and before >= epsilon - UNSURE:
         yield "root"
-    elif after < EPSILON and any(
+    elif after < epsilon and any(
         not has_intruder(measured * (1 - share)) for share in np.linspace(NEAR, WITHIN_A_STEP, 8)
     ):
         yield "within a step"
-    elif after < EPSILON:
+    elif after < epsilon:
         yield "begins earlier"
     elif any(has_intruder(measured * (1 + share)) for share in np.linspace(NEAR, WITHIN_A_STEP, 8)):
         yield "just before"
@@ -122,25 +94,26 @@ def verdicts(base: Array, update: Array, measured: float, searched: float) -> It
         yield "earlier window"
 
 
-def search(seeds: range, on_projections: bool) -> Counter[str]:
+def search(seeds: range, on_projections: bool, epsilon: float = 0.5) -> Counter[str]:
     """Count the critical scales that are a root, within a step of one, or wrong, and the earlier windows missed.
 
     On projections, bases have the least side that is not always known whole, and are not decomposed.
     """
-    with patch.object(searching, "_WHOLE_UP_TO", 0 if on_projections else 640):
-        return _search(seeds, 170 if on_projections else 144)
-
-
-def _search(seeds: range, side: int) -> Counter[str]:
     found: Counter[str] = Counter()
+    side, settings = 170 if on_projections else 144, AuditSettings(k=K, epsilon=epsilon)
     for seed in seeds:
         rng = np.random.default_rng(seed)
         m, n = (round(share * side) for share in SHAPES[int(rng.integers(len(SHAPES)))])
-        model = adapted([planted(m, n, rng) for _ in range(TOGETHER)])
-        for scale in critical_scales(model, compute=Compute("cpu", 1, cache=False)).matrices:
+        made = {f"layers.{number}": planted(m, n, rng) for number in range(TOGETHER)}
+        weights = {f"{name}.weight": base for name, (base, _) in made.items()}
+        adapter = lora({name: (update.left, update.right) for name, (_, update) in made.items()})
+        with patch.object(searching, "_WHOLE_UP_TO", 0 if on_projections else 640):
+            result = critical_scales(weights, adapter, compute=Compute("cpu", 1, cache=False), audit=settings)
+        for scale in result.matrices:
             found["tried"] += 1
-            base, update = stored(model, scale.name.removesuffix(".weight"))
-            for verdict in verdicts(base, update, scale.measured, scale.searched):
+            sides = made[scale.name.removesuffix(".weight")]
+            base, update = (np.asarray(side.double()) for side in (sides[0], sides[1].double().dense()))
+            for verdict in verdicts(base, update, scale.measured, scale.searched, settings.epsilon):
                 found[verdict] += 1
                 if verdict not in ("root", "within a step"):
                     print(
