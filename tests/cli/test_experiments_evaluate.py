@@ -70,13 +70,10 @@ def test_a_tilde_is_the_home(place: Path, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        ("llama", [], "nothing to measure"),
         ("llama", ["--loss-on", "pydoc", "--force"], "force is given, which is for a folder"),
-        ("none", ["--loss-on", "pydoc"], "does not exist; expected a path, a hub id"),
         ("llama", ["--loss-on", "nowhere"], "corpus 'nowhere' is not known"),
         ("llama", ["--task", "~nobody-here/rows.jsonl"], "'~nobody-here/rows.jsonl' does not"),
         ("llama", ["--loss-on", "~nobody-here/a.txt"], "'~nobody-here/a.txt' is not known"),
-        ("bert", ["--loss-on", "pydoc"], "no masked-language-model head"),
     ],
 )
 def test_errors_are_one_line(place: Path, model: str, options: list[str], said: str) -> None:

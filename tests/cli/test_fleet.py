@@ -140,8 +140,7 @@ def test_killed_it_goes_on_with_what_is_finished(large: Path, tmp_path: Path, st
 
 def test_a_broken_file_and_what_is_no_adapter_do_not_hide_the_adapters(folder: Path, tmp_path: Path) -> None:
     """The file is refused by itself; all else is counted and named in one line."""
-    mixed = tmp_path / "mixed"
-    shutil.copytree(folder / "adapters", mixed)
+    mixed = shutil.copytree(folder / "adapters", tmp_path / "mixed")
     weights = (mixed / "strong" / "adapter_model.safetensors").read_bytes()
     (mixed / "broken.safetensors").write_bytes(weights[:300])
     (mixed / "notes.txt").write_text("some notes")
@@ -216,9 +215,7 @@ def test_a_fault_of_the_report_loses_neither_the_result_nor_the_verdict(folder: 
     assert "intruders-above-limit" in rules
 
 
-def test_a_gate_passes_an_unchanged_model_and_none_where_nothing_could_be_audited(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_gate_passes_what_is_unchanged_and_not_what_is_not_audited(folder: Path, tmp_path: Path) -> None:
     assert ended(folder / "base", tmp_path / "out", folder / "base", "--fail-above", "0")[0] == 0
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"broken")
@@ -242,9 +239,7 @@ def test_results_are_not_scattered_among_other_files(folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("patterns", [["--exclude", "*"], ["--include", "*norm*"], ["--include", "*embed*"]])
 @pytest.mark.parametrize("command", ["audit", "fleet", "scale"])
-def test_patterns_that_leave_no_matrix(
-    folder: Path, tmp_path: Path, command: str, patterns: list[str]
-) -> None:
+def test_patterns_leaving_no_matrix(folder: Path, tmp_path: Path, command: str, patterns: list[str]) -> None:
     gate = {"audit": ["--fail-above", "0"], "fleet": ["--fail-above", "0", "--out", str(tmp_path / "out")]}
     adapter = str(folder / "adapters" / "strong")
     line = refusal(command, folder / "base", adapter, *patterns, *gate.get(command, []))
@@ -260,12 +255,10 @@ def test_an_adapter_without_alpha_says_that_its_scale_was_taken_as_one(folder: P
     shutil.copy(complete / "adapter_model.safetensors", bare)
     note = "14 modules store no alpha: their scale is taken as 1"
     for adapter, wanted in [(bare, True), (complete, False)]:
-        done = in_this_process(
-            "audit", base, str(adapter), "--json", str(tmp_path / "audit.json"), "--no-cache"
-        )
+        done = in_this_process("audit", base, adapter, "--json", tmp_path / "audit.json", "--no-cache")
         assert (f"note:       {note}" in done.stdout) == wanted
         assert (note in json.loads((tmp_path / "audit.json").read_text())["settings"]["matched"]) == wanted
-    in_this_process("fleet", base, str(bare), str(complete), "--no-cache", "--out", str(tmp_path / "out"))
+    in_this_process("fleet", base, bare, complete, "--no-cache", "--out", tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / "adapters.parquet").to_pylist()
     assert [note in (row["matched_by"] or "") for row in rows] == [True, False]
 
@@ -300,7 +293,6 @@ def test_a_gate_does_not_pass_what_cannot_be_compared(folder: Path, tmp_path: Pa
 
 
 def test_a_gate_does_not_pass_what_is_compared_in_part(folder: Path, tmp_path: Path) -> None:
-    """Alone it is an error, as in an audit; beside adapters with an answer the gate fails."""
     tensors = load_file(folder / "base" / "model.safetensors")
     lost = "model.layers.1.self_attn.q_proj.weight"
     moved = {**tensors, "model.layers.0.self_attn.q_proj.weight": tensors[lost] * 1.5}

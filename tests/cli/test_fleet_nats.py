@@ -67,7 +67,7 @@ def test_the_table_and_the_page_have_the_nats_and_the_most_comes_first(folder: P
             "little lacking",
             "0.9",
             1,
-            "the first 'lacking': 1 matrix could not be compared, the first 'model.layers.1",
+            "the first 'lacking': 1 matrix could not be compared, the first 'model.",
         ),
         ("base little", "0.9", 0, None),
     ],

@@ -36,9 +36,7 @@ def made_of(found: dict[str, Any], *taken: Taken) -> typer.Typer:
 
 def run(found: dict[str, Any], *typed: str, **how: Any) -> str:
     settings = of_settings("looks", how.pop("settings", Looks), **how)
-    app = made_of(
-        found, argument("name", str, "NAME", "Its name."), option("out", str, "Where.", "here"), settings
-    )
+    app = made_of(found, argument("name", str, "NAME", "Name."), option("out", str, "Out.", "here"), settings)
     done = CliRunner().invoke(app, typed, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -107,9 +105,7 @@ def test_the_help_says_what_holds_without_the_option(over_a_file: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("loads", [False, True])
-def test_a_command_gets_device_and_cache(
-    typed: list[str], cache: str | bool, device: str, loads: bool
-) -> None:
+def test_commands_get_device_and_cache(typed: list[str], cache: str | bool, device: str, loads: bool) -> None:
     got: dict[str, Any] = {}
     of_command = (
         options.running_models("dtype")

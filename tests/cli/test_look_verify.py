@@ -94,18 +94,6 @@ def test_json_to_a_file_and_to_standard_output(folder: Path, tmp_path: Path) -> 
     assert written["matrices"] == document["matrices"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["base", "base", "merged"], "is a full checkpoint; expected the adapter"),
-        (["base", "adapter", "adapter"], "is an adapter; expected a full checkpoint"),
-        (["base", "adapter", "nowhere"], "nowhere"),
-    ],
-)
-def test_refused_in_one_line(folder: Path, arguments: list[str], said: str) -> None:
-    assert said in refusal("verify", *(folder / one for one in arguments))
-
-
 def test_a_file_that_cannot_be_written_is_a_finding_too(folder: Path, tmp_path: Path) -> None:
     sarif, file = tmp_path / "verify.sarif", tmp_path / "no" / "verdicts.json"
     paths = [folder / name for name in ("base", "adapter", "merged")]
@@ -122,7 +110,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return base, adapter_of(base, base.parent / "tuned", TARGETS)
 
 
-def test_a_served_adapter(pair: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_served_adapter(pair: tuple[Path, str]) -> None:
     base, adapter = pair
     models = {"base": served(base), "tuned": served(base, adapter)}
     with running(Server(models, {"tuned": "base"})) as url:
@@ -134,9 +122,8 @@ def test_a_served_adapter(pair: tuple[Path, str], tmp_path: Path) -> None:
         printed = run(base, adapter, *asked, "--json", "-")
         document = json.loads(printed.stdout)
         assert (printed.returncode, document["exit_status"], document["verdict"]) == (1, 1, "not applied")
-        assert "split-fused is given, which is for a merged model" in refusal(
-            "verify", base, adapter, *asked, "--split-fused"
-        )
+        said = refusal("verify", base, adapter, *asked, "--split-fused")
+        assert "split-fused is given, which is for a merged model" in said
     assert "merged is None and model is None; expected MERGED alone" in refusal("verify", base, adapter)
     assert "pass one of the two" in refusal("verify", base, adapter, base, *asked)
 
@@ -161,12 +148,11 @@ def test_a_server_that_refuses(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setattr("intruders.models.endpoint.TIMEOUT", 0.5)
     with running(Server({"base": served(pair[0])}, **server)) as url:
-        line = refusal("verify", *pair, "--endpoint", url, "--model", "tuned")
+        asked = ("verify", *pair, "--endpoint", url, "--model", "tuned")
+        line = refusal(*asked)
     assert said in line
     assert "secret" not in line
-    assert "gave no answer ([Errno 111] Connection refused)" in refusal(
-        "verify", *pair, "--endpoint", url, "--model", "tuned"
-    )
+    assert "gave no answer ([Errno 111] Connection refused)" in refusal(*asked)
 
 
 def test_a_key_is_not_carried_elsewhere(pair: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,28 +31,20 @@ def test_a_report_and_figures_are_written_and_named(saved: tuple[Path, Path], tm
 
 
 def test_refusals_are_one_line(saved: tuple[Path, Path], tmp_path: Path) -> None:
-    broken, page = tmp_path / "broken.json", tmp_path / "r.html"
-    broken.write_bytes(saved[0].read_bytes()[:500])
     for arguments, said in [
         (("report", saved[0]), "nothing to write"),
-        (("report", tmp_path / "gone.json", "--out", page), "gone.json"),
-        (("report", broken, "--out", page), "broken.json"),
-        (("report", saved[0], "--out", tmp_path / "no" / "r.html"), "does not exist; make it first"),
         (("card", tmp_path / "gone.json"), "gone.json"),
         (("card", saved[0], tmp_path), "is a folder"),
         (("card", saved[0], tmp_path / "no" / "README.md"), "does not exist; make it first"),
     ]:
         assert said in refusal(*arguments, cwd=tmp_path)
-    assert not page.exists()
     assert not (tmp_path / "README.md").exists()
 
 
 def test_a_saved_audit_is_described_without_loading_torch(saved: tuple[Path, Path], tmp_path: Path) -> None:
     """Which takes four times as long as the rest of the command."""
-    commands = [
-        ["card", saved[0], tmp_path / "card.md"],
-        ["report", saved[0], "--out", tmp_path / "report.html"],
-    ]
+    page = tmp_path / "report.html"
+    commands = [["card", saved[0], tmp_path / "card.md"], ["report", saved[0], "--out", page]]
     done = without_loading(["torch"], *commands)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "report.html").is_file()
+    assert page.is_file()

@@ -11,11 +11,9 @@ from tests.commands import printed, refusal
 
 
 def test_the_base_cache_changes_no_scale(folder: Path, tmp_path: Path) -> None:
-    command = ("scale", folder / "base", folder / "tuned", "--json", "-")
-    document, same = (
-        json.loads(printed(*command, *cache)) for cache in (["--no-cache"], ["--cache", tmp_path / "kept"])
-    )
-    assert list((tmp_path / "kept").rglob("*.safetensors"))
+    command, kept = ("scale", folder / "base", folder / "tuned", "--json", "-"), tmp_path / "kept"
+    document, same = (json.loads(printed(*command, *cache)) for cache in (["--no-cache"], ["--cache", kept]))
+    assert list(kept.rglob("*.safetensors"))
     assert same["largest_scale"] == pytest.approx(document["largest_scale"], rel=0.02)
 
 

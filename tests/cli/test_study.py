@@ -10,32 +10,26 @@ import yaml
 
 from tests.commands import in_this_process, printed, refusal, without_loading
 from tests.house.pinned_facts import STUDIES
+from tests.studies.conftest import own_cache as own_cache
 from tests.studies.tiny_study import BRIEF, tiny_study
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what is learnt of bases for the tests alone."""
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
 def file(llama: Path, tmp_path: Path) -> Path:
-    document = tiny_study(llama, measure=BRIEF)
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    path.write_text(yaml.safe_dump(tiny_study(llama, measure=BRIEF), sort_keys=False))
     return path
 
 
 def test_a_dry_run_refuses_the_folders_that_the_run_refuses(file: Path, tmp_path: Path) -> None:
-    document = {"name": "another", "analyses": ["structure"]}
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "study.json").write_text(json.dumps(document))
-    (tmp_path / "things").mkdir()
-    (tmp_path / "things" / "notes.txt").write_text("mine")
-    (tmp_path / "published").mkdir()
-    (tmp_path / "published" / "published.json").write_text("{}")
     (tmp_path / "new").mkdir()
+    for name, content in {
+        "other/study.json": json.dumps({"name": "another", "analyses": ["structure"]}),
+        "things/notes.txt": "mine",
+        "published/published.json": "{}",
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(content)
     for out, words, more in (
         ("other", "contains the study 'another', and this file is 'tiny'; choose another folder", []),
         ("things", "is not empty and not a study; choose another folder", []),
@@ -112,9 +106,7 @@ def test_a_study_is_refused_and_planned_without_loading_torch(tmp_path: Path) ->
     of_no_model, untrained = tmp_path / "no-model.yaml", tmp_path / "untrained.yaml"
     run_of = "{task: pydoc-topics, rank: 2, steps: 2, base: ./no-such-folder}"
     of_no_model.write_text(f"experiments: {{one: {run_of}}}\n")
-    untrained.write_text(
-        "experiments: {one: {kind: random-rank-one, base: smollm2-135m, multiples: [1, 2]}}\n"
-    )
+    untrained.write_text("experiments: {one: {kind: random-rank-one, base: smollm2-135m, multiples: [1]}}\n")
     refused = (
         "from intruders.cli.main import app\n"
         "from intruders.errors import CheckpointError\n"

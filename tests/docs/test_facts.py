@@ -156,25 +156,13 @@ def test_a_table_names_what_the_code_has(table: Table) -> None:
     assert table.named((DOCS / table.page).read_text(encoding="utf-8")) == table.expected()
 
 
-@pytest.mark.parametrize("table", TABLES, ids=str)
-def test_a_row_taken_out_is_missed(table: Table) -> None:
-    """On copies of the page, each without one of the table's rows."""
-    text = (DOCS / table.page).read_text(encoding="utf-8")
-    expected = table.expected()
-    rows = table.rows(text)
-    assert rows
-    for row in rows:
-        assert table.named(text.replace(f"{row}\n", "", 1)) != expected, row
-
-
 def test_every_table_of_a_study_is_named() -> None:
     table = Table("reference/study.md", "file", set, under="The folder", pattern=r"`([a-z]+)\.parquet`")
     assert table.named((DOCS / table.page).read_text(encoding="utf-8")) == set(COLUMNS)
 
 
 @pytest.mark.parametrize(
-    ("under", "keys"),
-    [("JSON of an audit, schema 1", WITHIN_AUDIT), ("Keys of a matrix", WITHIN_MATRIX)],
+    ("under", "keys"), [("JSON of an audit, schema 1", WITHIN_AUDIT), ("Keys of a matrix", WITHIN_MATRIX)]
 )
 def test_inner_keys_are_named_with_their_owner(under: str, keys: set[str]) -> None:
     text = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
@@ -229,9 +217,7 @@ def test_times_that_other_pages_copy_are_those_of_the_benchmark() -> None:
     ]
     two_svds, peft, ours = next(row[2:5] for row in rows if row[:2] == ["4096 x 4096", "0/10"])
     comparison = (DOCS / "results" / "comparison.md").read_text(encoding="utf-8")
-    assert re.search(
-        rf"^\| 4096 × 4096 .*\| {ours} s \| {two_svds} s \| {peft} s \|", comparison, re.MULTILINE
-    )
+    assert re.search(rf"^\| 4096 × 4096 .*\| {ours} s \| {two_svds} s \| {peft} s \|", comparison, re.M)
     cost = (DOCS / "cost.md").read_text(encoding="utf-8")
     for shape in ("4096 x 4096", "4096 x 11008"):
         times = [round(float(row[2])) for row in rows if row[0] == shape]

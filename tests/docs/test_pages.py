@@ -33,9 +33,7 @@ def test_page(page: Path) -> None:
     assert len(lines) < LONGEST or name in made_pages() or name == NAMES_OF_PYTHON
     assert any(line.startswith("```") for line in lines[:FIRST_SCREEN]), "no fenced block on the first screen"
     assert lines[-1].startswith("**Next:** ")
-    assert not re.search(r"^ {4}\$ ", "\n".join(lines), re.MULTILINE), (
-        "a command in a block that is not fenced"
-    )
+    assert not re.search(r"^ {4}\$ ", "\n".join(lines), re.MULTILINE), "a command outside of a fenced block"
     assert all(block.language for block in blocks(page)), "a fence without a language"
     starred = [line for line in lines if line.startswith("|") and re.search(r"\d\*", line)]
     assert not starred, "a star behind a number begins emphasis, and is not seen; write \\*"

@@ -46,9 +46,7 @@ DROPPED = {
 PATTERN = re.compile("|".join(rf"\b(?:{words})\b" for words in DROPPED), re.IGNORECASE)
 
 # (file, phrase): why it stays.
-EXCEPTIONS = {
-    ("docs/concepts/certificate.md", "resembles none"): "the theorem's wording",
-}
+EXCEPTIONS = {("docs/concepts/certificate.md", "resembles none"): "the theorem's wording"}
 
 
 def found_in(where: str, text: str) -> list[str]:
@@ -100,10 +98,8 @@ def test_messages() -> None:
 
 
 def test_templates_of_the_reports() -> None:
-    found, code = (
-        [],
-        re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}|<script.*?</script>|<style.*?</style>", re.S),
-    )
+    found = []
+    code = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}|<script.*?</script>|<style.*?</style>", re.S)
     for file in sorted((ROOT / "intruders" / "reports" / "page").glob("*.j2")):
         found += found_in(file.relative_to(ROOT).as_posix(), code.sub(" ", file.read_text(encoding="utf-8")))
     assert found == []

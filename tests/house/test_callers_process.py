@@ -40,9 +40,7 @@ class Caller:
 
     def __post_init__(self) -> None:
         self.base, self.tuned = (str(self.folder / name) for name in ("base", "tuned"))
-        self.text, self.task, self.other_task = (
-            self.folder / f"{name}.jsonl" for name in ("text", "task", "other")
-        )
+        self.text, self.task, self.other = (self.folder / f"{key}.jsonl" for key in ("text", "task", "other"))
 
     def new(self) -> Path:
         self.calls += 1
@@ -85,50 +83,42 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Caller:
 
 
 CALLS: dict[str, Callable[[Caller], object]] = {
-    "audit": lambda given: intruders.audit(given.base_model, given.tuned_model, cache=False),
-    "critical_scales": lambda given: intruders.critical_scales(given.base_model, given.tuned_model),
-    "mitigate": lambda given: intruders.mitigate(
-        given.base_model, given.tuned_model, scale=0.0, out=given.new()
+    "audit": lambda at: intruders.audit(at.base_model, at.tuned_model, cache=False),
+    "critical_scales": lambda at: intruders.critical_scales(at.base_model, at.tuned_model),
+    "mitigate": lambda at: intruders.mitigate(at.base_model, at.tuned_model, scale=0.0, out=at.new()),
+    "inspect": lambda at: intruders.inspect(at.base_model),
+    "prepare": lambda at: intruders.prepare(at.base, out=at.new()),
+    "verify": lambda at: intruders.verify(at.base, at.tuned, at.base_model),
+    "audit_fleet": lambda at: intruders.audit_fleet(at.base, [at.tuned], cache=False),
+    "inspect_update": lambda at: intruders.inspect_update(at.tuned),
+    "evaluate": lambda at: intruders.evaluate(
+        Path(at.tuned), base=at.base, losses=at.losses(), scores=at.scores()
     ),
-    "inspect": lambda given: intruders.inspect(given.base_model),
-    "prepare": lambda given: intruders.prepare(given.base, out=given.new()),
-    "verify": lambda given: intruders.verify(given.base, given.tuned, given.base_model),
-    "audit_fleet": lambda given: intruders.audit_fleet(given.base, [given.tuned], cache=False),
-    "inspect_update": lambda given: intruders.inspect_update(given.tuned),
-    "evaluate": lambda given: intruders.evaluate(
-        Path(given.tuned), base=given.base, losses=given.losses(), scores=given.scores()
+    "heal": lambda at: intruders.heal(at.base, at.tuned, out=at.new(), **at.learned_from()),
+    "choose_scale": lambda at: intruders.choose_scale(at.base, at.tuned, **at.learned_from()),
+    "write_at_scale": lambda at: intruders.write_at_scale(at.base, at.tuned, 0.5, at.new()),
+    "attribute": lambda at: intruders.attribute(at.base, Path(at.tuned), loss_on=at.text, settings=FEW_NODES),
+    "intervene": lambda at: intruders.intervene(
+        at.base, at.tuned, losses=at.losses(), audit=ALMOST_ALL, sweep=ONE_CONTROL
     ),
-    "heal": lambda given: intruders.heal(given.base, given.tuned, out=given.new(), **given.learned_from()),
-    "choose_scale": lambda given: intruders.choose_scale(given.base, given.tuned, **given.learned_from()),
-    "write_at_scale": lambda given: intruders.write_at_scale(given.base, given.tuned, 0.5, given.new()),
-    "attribute": lambda given: intruders.attribute(
-        given.base, Path(given.tuned), loss_on=given.text, settings=FEW_NODES
+    "compare_remedies": lambda at: intruders.compare_remedies(
+        at.base, at.tuned, losses=at.losses(), scores=at.scores(), comparison=TWO_REMEDIES
     ),
-    "intervene": lambda given: intruders.intervene(
-        given.base, given.tuned, losses=given.losses(), audit=ALMOST_ALL, sweep=ONE_CONTROL
-    ),
-    "compare_remedies": lambda given: intruders.compare_remedies(
-        given.base, given.tuned, losses=given.losses(), scores=given.scores(), comparison=TWO_REMEDIES
-    ),
-    "finetune": lambda given: intruders.finetune(given.config()),
-    "train_in_sequence": lambda given: intruders.train_in_sequence(
-        given.config(), [str(given.task), str(given.other_task)]
-    ),
+    "finetune": lambda at: intruders.finetune(at.config()),
+    "train_in_sequence": lambda at: intruders.train_in_sequence(at.config(), [str(at.task), str(at.other)]),
 }
 
 FAILING: dict[str, Callable[[Caller], object]] = {
-    "evaluate": lambda given: intruders.evaluate(given.tuned_model, losses=given.losses()),
-    "evaluate, seed": lambda given: intruders.evaluate(given.tuned, losses=given.losses(), seed=1.5),  # type: ignore[arg-type]
-    "verify_served": lambda given: intruders.verify_served(
-        given.base, given.tuned, endpoint="http://127.0.0.1:9", model="tuned"
+    "evaluate": lambda at: intruders.evaluate(at.tuned_model, losses=at.losses()),
+    "evaluate, seed": lambda at: intruders.evaluate(at.tuned, losses=at.losses(), seed=1.5),  # type: ignore[arg-type]
+    "verify_served": lambda at: intruders.verify_served(
+        at.base, at.tuned, endpoint="http://127.0.0.1:9", model="tuned"
     ),
-    "heal": lambda given: intruders.heal(
-        given.base_model, given.tuned_model, loss_on=given.text, task=given.task
-    ),
-    "attribute": lambda given: intruders.attribute(given.base_model, given.tuned_model, loss_on=given.text),
-    "intervene": lambda given: intruders.intervene(given.base, given.tuned, losses=given.losses(), seed=-1),
-    "write_at_scale": lambda given: intruders.write_at_scale(given.base, given.tuned, "half", given.new()),  # type: ignore[arg-type]
-    "finetune": lambda given: intruders.finetune(given.config(), callbacks=[Failing()]),
+    "heal": lambda at: intruders.heal(at.base_model, at.tuned_model, loss_on=at.text, task=at.task),
+    "attribute": lambda at: intruders.attribute(at.base_model, at.tuned_model, loss_on=at.text),
+    "intervene": lambda at: intruders.intervene(at.base, at.tuned, losses=at.losses(), seed=-1),
+    "write_at_scale": lambda at: intruders.write_at_scale(at.base, at.tuned, "half", at.new()),  # type: ignore[arg-type]
+    "finetune": lambda at: intruders.finetune(at.config(), callbacks=[Failing()]),
 }
 
 
@@ -200,9 +190,7 @@ def test_after_an_error_that_a_person_can_act_on(name: str, given: Caller) -> No
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
-def test_numbers_do_not_depend_on_the_default_type_or_on_gradients(
-    given: Caller, default: torch.dtype
-) -> None:
+def test_numbers_do_not_depend_on_the_default_type_or_gradients(given: Caller, default: torch.dtype) -> None:
     def numbers() -> tuple[int, float, float]:
         told = intruders.evaluate(given.tuned, base=given.base, losses=given.losses()).losses[0]
         healing: Any = CALLS["heal"](given)

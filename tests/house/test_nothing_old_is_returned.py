@@ -19,18 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import intruders
-from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.errors import SettingError
-from intruders.experiments.compare_remedies import compare_remedies
-from intruders.experiments.experiment_settings import ComparisonSettings, SweepSettings
-from intruders.experiments.intervene import intervene
-from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.quiet import quiet_transformers
 from intruders.studies.runs import expand
 from intruders.studies.work import Workplace, is_done
-from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig
-from intruders.training.train_in_sequence import train_in_sequence
 from tests.checkpoints.models import saved
 from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
@@ -69,9 +61,9 @@ class Given:
 
     @property
     def data(self) -> dict[str, Any]:
-        losses = LossSettings((str(self.folder / "texts.jsonl"),), window=(32, 16)[self.setting])
+        losses = intruders.LossSettings((str(self.folder / "texts.jsonl"),), window=(32, 16)[self.setting])
         # A tiny model never ends an answer by itself.
-        scores = ScoreSettings(tasks=(task_in(self.folder),), max_examples=2, max_new_tokens=8)
+        scores = intruders.ScoreSettings(tasks=(task_in(self.folder),), max_examples=2, max_new_tokens=8)
         return {"losses": losses, "scores": scores}
 
 
@@ -113,7 +105,7 @@ def other_data(folder: Path) -> None:
 
 def fleet(given: Given) -> Any:
     base, tuned = given.sides
-    found = audit_fleet(base, [tuned], out=given.kept, cache=False, k=(10, 5)[given.setting])
+    found = intruders.audit_fleet(base, [tuned], out=given.kept, cache=False, k=(10, 5)[given.setting])
     vectors = found.to_pandas().sort_values(["name", "index"])
     return vectors[["name", "index", "singular_value", "intruder"]].values.tolist()
 
@@ -121,19 +113,18 @@ def fleet(given: Given) -> Any:
 def base_cache(given: Given) -> Any:
     cache = False if given.kept is None else given.kept
     found = intruders.audit(*given.sides, cache=cache, k=(10, 5)[given.setting])
-    return [
-        [one.name, [(v.intruder, round(v.singular_value, 1)) for v in one.vectors]] for one in found.matrices
-    ]
+    return [[m.name, [(v.intruder, round(v.singular_value, 1)) for v in m.vectors]] for m in found.matrices]
 
 
 def intervention(given: Given) -> Any:
-    sweep = SweepSettings((0,), ("shrink",))
-    return intervene(*given.sides, sweep=sweep, keep=given.kept, **given.data).to_document()["points"]
+    sweep = intruders.SweepSettings((0,), ("shrink",))
+    found = intruders.intervene(*given.sides, sweep=sweep, keep=given.kept, **given.data)
+    return found.to_document()["points"]
 
 
 def remedies(given: Given) -> Any:
-    comparison = ComparisonSettings(only=("truncate",), strengths=1)
-    found = compare_remedies(*given.sides, comparison=comparison, out=given.kept, **given.data)
+    comparison = intruders.ComparisonSettings(only=("truncate",), strengths=1)
+    found = intruders.compare_remedies(*given.sides, comparison=comparison, out=given.kept, **given.data)
     return [found.base_point, found.tuned_point]
 
 
@@ -209,21 +200,18 @@ def test_an_adapter_of_an_index_is_known_by_its_shards(models: Path, tmp_path: P
     assert all(digest_of(str(source)) != digest for source, digest in before.items())
 
 
-@pytest.mark.parametrize("train", [finetune, lambda config: train_in_sequence(config, [config.task])])
+@pytest.mark.parametrize(
+    "train", [intruders.finetune, lambda config: intruders.train_in_sequence(config, [config.task])]
+)
 @pytest.mark.parametrize("change", [other_base, other_data])
 def test_a_finished_training_is_not_that_of_another_base_or_of_other_data(
-    models: Path, tmp_path: Path, train: Callable[[FinetuneConfig], object], change: Callable[[Path], None]
+    models: Path, tmp_path: Path, train: Callable[[Any], object], change: Callable[[Path], None]
 ) -> None:
     folder = shutil.copytree(models, tmp_path / "models")
-    config = FinetuneConfig(
-        base=str(folder / "base"),
-        task=task_in(folder),
-        steps=1,
-        batch_size=2,
-        max_eval_samples=1,
-        max_new_tokens=8,
-        out=str(tmp_path / "run"),
-    )
+    config = intruders.FinetuneConfig(
+        base=str(folder / "base"), task=task_in(folder), steps=1, batch_size=2, max_eval_samples=1,
+        max_new_tokens=8, out=str(tmp_path / "run"),
+    )  # fmt: skip
     train(config)
     change(folder)
     with pytest.raises(SettingError):

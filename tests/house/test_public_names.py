@@ -14,26 +14,12 @@ import pytest
 import intruders
 
 VERB_OF_COMMAND = {
-    "audit": "audit",
-    "fleet": "audit_fleet",
-    "report": "write_report",
-    "card": "write_card",
-    "inspect": "inspect",
-    "verify": "verify",
-    "mitigate": "mitigate",
-    "scale": "critical_scales",
-    "intervene": "intervene",
-    "remedies": "compare_remedies",
-    "finetune": "finetune",
-    "heal": "heal",
-    "attribute": "attribute",
-    "evaluate": "evaluate",
-    "sequence": "train_in_sequence",
-    "cache": "DiskCache",
-    "prepare": "prepare",
-    "study": "run_study",
-    "plugins": "load_plugins",
-}
+    "audit": "audit", "fleet": "audit_fleet", "report": "write_report", "card": "write_card",
+    "inspect": "inspect", "verify": "verify", "mitigate": "mitigate", "scale": "critical_scales",
+    "intervene": "intervene", "remedies": "compare_remedies", "finetune": "finetune", "heal": "heal",
+    "attribute": "attribute", "evaluate": "evaluate", "sequence": "train_in_sequence", "cache": "DiskCache",
+    "prepare": "prepare", "study": "run_study", "plugins": "load_plugins",
+}  # fmt: skip
 
 
 def test_every_command_has_its_verb() -> None:
@@ -57,10 +43,8 @@ def test_an_option_has_the_default_of_its_argument(command: str) -> None:
     assert shared or command in ("cache", "finetune", "plugins")
     for name, option in shared.items():
         default = arguments[name].default
-        if not option.required and option.default not in (
-            None,
-            [],
-        ):  # the verb's own holds where none is passed
+        # The verb's own holds where none is passed.
+        if not option.required and option.default not in (None, []):
             assert option.default == default, name
 
 

@@ -30,26 +30,14 @@ NO_RESULTS = {
 }
 # The file of the fixtures that a result is loaded from; others are made below.
 FROM_FIXTURES = {
-    "Attribution": "attribution.json",
-    "Audit": "audit.json",
-    "CriticalScales": "scale.json",
-    "Healing": "heal.json",
-    "Inspection": "inspection.json",
-    "Mitigation": "intruders.json",
-    "RemedyComparison": "remedies.json",
-    "RunFolder": ".",
-    "SequenceResult": "sequence.json",
-    "ServedVerification": "served.json",
-    "UpdateAlone": "update.json",
-    "UpdateOverlap": "overlap.json",
+    "Attribution": "attribution.json", "Audit": "audit.json", "CriticalScales": "scale.json",
+    "Healing": "heal.json", "Inspection": "inspection.json", "Mitigation": "intruders.json",
+    "RemedyComparison": "remedies.json", "RunFolder": ".", "SequenceResult": "sequence.json",
+    "ServedVerification": "served.json", "UpdateAlone": "update.json", "UpdateOverlap": "overlap.json",
     "Verification": "verification.json",
-}
+}  # fmt: skip
 # Results of several files are saved as a folder, which has the document in this file.
-IN_FOLDERS = {
-    "Evaluation": "evaluation.json",
-    "RemedyComparison": "remedies.json",
-    "RunFolder": "run.json",
-}
+IN_FOLDERS = {"Evaluation": "evaluation.json", "RemedyComparison": "remedies.json", "RunFolder": "run.json"}
 
 
 def returned() -> dict[str, str]:
@@ -102,21 +90,16 @@ def sweep(folder: Path) -> Any:
 
 
 def scale_choice(folder: Path) -> Any:
-    from intruders.experiments.choose_scale import ScaleChoice
     from intruders.experiments.point import CurveOfScales
 
     points = intruders.Healing.load(FIXTURES / "heal.json").points
-    return ScaleChoice("base", "tuned", "task", "pydoc", 0.05, 0.7, [CurveOfScales(0.7, 2.0, 0.1)], points)
-
-
-def written_scale(folder: Path) -> Any:
-    return intruders.WrittenScale("base", "tuned", str(folder / "half"), "adapter", 0.5, 14, 1.25)
+    return intruders.ScaleChoice(
+        "base", "tuned", "task", "pydoc", 0.05, 0.7, [CurveOfScales(0.7, 2.0, 0.1)], points
+    )
 
 
 def study_outcome(folder: Path) -> Any:
-    from intruders.studies.run_study import StudyOutcome
-
-    return StudyOutcome(folder, 3, 2, {"a": "no memory"}, ["b"], ["c"], {"d": "other settings"})
+    return intruders.StudyOutcome(folder, 3, 2, {"a": "no memory"}, ["b"], ["c"], {"d": "other settings"})
 
 
 def fleet(folder: Path) -> Any:
@@ -126,13 +109,10 @@ def fleet(folder: Path) -> Any:
 
 
 MAKERS: dict[str, Callable[[Path], Any]] = {
-    "Evaluation": evaluation,
-    "FleetAudit": fleet,
-    "InterventionSweep": sweep,
-    "ScaleChoice": scale_choice,
+    "Evaluation": evaluation, "FleetAudit": fleet, "InterventionSweep": sweep, "ScaleChoice": scale_choice,
     "StudyOutcome": study_outcome,
-    "WrittenScale": written_scale,
-}
+    "WrittenScale": lambda folder: intruders.WrittenScale("b", "t", str(folder), "adapter", 0.5, 14, 1.25),
+}  # fmt: skip
 
 
 def target_of(name: str, folder: Path) -> Path:

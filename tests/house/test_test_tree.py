@@ -104,13 +104,9 @@ def test_a_file_of_tests_has_one_subject() -> None:
 @pytest.mark.parametrize(
     ("name", "subjects"),
     [
-        ("audit", ["audit"]),
-        ("audit_devices", ["audit"]),
-        ("audits", ["audits"]),
-        ("auditing", []),
-        ("of_audit", []),
-        ("fleet_grown", ["fleet"]),
+        ("audit", ["audit"]), ("audit_devices", ["audit"]), ("audits", ["audits"]), ("auditing", []),
+        ("of_audit", []), ("fleet_grown", ["fleet"]),
     ],
-)
+)  # fmt: skip
 def test_what_a_name_is_for(name: str, subjects: list[str]) -> None:
     assert named_for(name, PACKAGE / "audits") == subjects

@@ -42,7 +42,7 @@ from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import OpenedModel, can_go_on, open_language_model
 from intruders.reports.evaluation import measure_lines, step_lines
 from tests.chat_models import CHAT_SHAPES, save_chat_model, trl_trainer
-from tests.checkpoints.models import with_lora
+from tests.checkpoints.models import change_config, with_lora
 from tests.experiments.healed_models import adapter_of
 from tests.hub_cache import hub_with_base, keep, snapshot
 from tests.json_lines import write_rows
@@ -165,8 +165,8 @@ def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
         evaluate(str(headless), losses=LossSettings(texts))
     orphan = tmp_path / "orphan"
     orphan.mkdir()
-    settings = json.loads((place / "completer" / "adapter_config.json").read_text())
-    (orphan / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+    shutil.copy(place / "completer" / "adapter_config.json", orphan)
+    change_config(orphan, base_model_name_or_path=None)
     with pytest.raises(CheckpointError, match="does not name its base"):
         evaluate(str(orphan), losses=LossSettings(texts))
     (tmp_path / "file").write_text("x")
@@ -317,13 +317,8 @@ def test_a_score_is_of_every_message(place: Path, tmp_path: Path, monkeypatch: p
 def test_a_chat_is_measured_as_it_was_trained(name: str, tmp_path: Path) -> None:
     shape = CHAT_SHAPES[name]
     answers = {
-        "2 plus 3?": "It is 5.",
-        "a word": "yes",
-        "4?": "It is 4.",
-        "none": "It is 0.",
-        "7": "8",
-        "b": "0",
-    }
+        "2 plus 3?": "It is 5.", "a word": "yes", "4?": "It is 4.", "none": "It is 0.", "7": "8", "b": "0",
+    }  # fmt: skip
     talks = [[("user", question), ("assistant", answer)] for question, answer in answers.items()]
     base = save_chat_model(tmp_path / "base", shape)
     # It learns the first four, and is asked all.
@@ -373,9 +368,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base of two revisions, and an adapter of the older one with a chat template of its own."""
     hub, older = hub_with_base(tmp_path, monkeypatch), tmp_path / "older"
     adapter = Path(adapter_of(older, tmp_path / "adapter", ("q_proj", "down_proj")))
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": "org/base", "revision": "v1"}
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    change_config(adapter, base_model_name_or_path="org/base", revision="v1")
     tokenizer = AutoTokenizer.from_pretrained(older)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(adapter)

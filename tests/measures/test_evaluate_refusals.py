@@ -89,8 +89,7 @@ def test_a_tokenizer_of_another_model_is_refused(base: str, data: str, place: Pa
 
 
 def test_an_adapter_without_its_head_is_refused(place: Path, tmp_path: Path) -> None:
-    headless = tmp_path / "headless"
-    shutil.copytree(place / "classifier", headless)
+    headless = shutil.copytree(place / "classifier", tmp_path / "headless")
     file = headless / "adapter_model.safetensors"
     kept = {name: tensor for name, tensor in load_file(file).items() if "classifier" not in name}
     save_file(kept, file)
@@ -99,15 +98,13 @@ def test_an_adapter_without_its_head_is_refused(place: Path, tmp_path: Path) -> 
 
 
 def test_the_order_of_classes_is_not_guessed(place: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(place / "classifier", elsewhere)
+    elsewhere = shutil.copytree(place / "classifier", tmp_path / "elsewhere")
     (elsewhere / "run.json").unlink()
     with pytest.raises(CheckpointError, match="the order of 'neg', 'pos' is not guessed"):
         evaluate(str(elsewhere), scores=_on(place, "words.tsv"))
     evaluate(str(elsewhere), scores=_on(place, "numbers.tsv"))  # a number is that of its class
     # A base that names its classes says what the outputs are, here the other way round.
-    named = tmp_path / "named"
-    shutil.copytree(place / "bert", named)
+    named = shutil.copytree(place / "bert", tmp_path / "named")
     config = AutoConfig.from_pretrained(named)
     config.id2label, config.label2id = {0: "pos", 1: "neg"}, {"pos": 0, "neg": 1}
     config.save_pretrained(named)
@@ -156,8 +153,7 @@ def test_the_wrong_base_is_refused_or_noted(
 ) -> None:
     with pytest.raises(PairingError, match=r"changes 'model\.layers\.0', which base .* does not have"):
         evaluate(str(place / "completer"), base=str(place / "gpt2"), losses=_text(place))
-    copy = tmp_path / "copy"
-    shutil.copytree(place / "llama", copy)
+    copy = shutil.copytree(place / "llama", tmp_path / "copy")
     same = evaluate(str(place / "completer"), base=str(copy), losses=_text(place))
     assert same.notes == []  # the same weights by another name
     save_llama(tmp_path / "other", positions=256)

@@ -93,9 +93,7 @@ def measured(base: Path, tuned: Path, text: str) -> float:
 
 
 @pytest.mark.parametrize("size", [0.003, 0.01])
-def test_the_prediction_is_the_measured_kl(
-    base: Path, cache: Path, text: str, tmp_path: Path, size: float
-) -> None:
+def test_it_predicts_the_measured_kl(base: Path, cache: Path, text: str, tmp_path: Path, size: float) -> None:
     tuned = tuned_of(base, tmp_path / "tuned", size)
     found = predicted(base, tuned, cache)
     assert found.left_out == []
@@ -105,9 +103,7 @@ def test_the_prediction_is_the_measured_kl(
     assert found.tokens == 240 * (TOKENS - FIRST)
 
 
-def test_an_adapter_and_its_merge_by_peft_have_one_prediction(
-    base: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_and_its_merge_have_one_prediction(base: Path, cache: Path, tmp_path: Path) -> None:
     model = adapted(base, 2)
     model.save_pretrained(tmp_path / "adapter")
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
@@ -167,9 +163,7 @@ def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
     assert any("embed_tokens" in name for name in left_out)
 
 
-def test_what_is_changed_beside_matrices_is_named_and_not_counted(
-    base: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_what_changes_beside_matrices_is_named_not_counted(base: Path, cache: Path, tmp_path: Path) -> None:
     found = predicted(base, tuned_of(base, tmp_path / "tuned", 0.01, norm=True), cache)
     assert found.left_out == ["model.norm.weight"]
     assert "not counted: 1 changed tensor such as model.norm.weight" in found.shares_in_words()
@@ -188,9 +182,7 @@ def test_another_base_has_no_prediction(base: Path, cache: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("where", ["model.norm", "layers.1.mlp.down_proj"])
-def test_a_base_that_differs_anywhere_is_another_one(
-    base: Path, cache: Path, tmp_path: Path, where: str
-) -> None:
+def test_a_base_that_differs_anywhere_is_another_one(base: Path, cache: Path, where: str) -> None:
     """The gradients of a matrix depend on all others, also on those that an update leaves as they are."""
     before = load_model(str(base), "causal").state_dict()
     after = {
@@ -207,9 +199,7 @@ def test_a_base_that_differs_anywhere_is_another_one(
     assert intruders.audit(*further, cache=cache).forgetting is not None
 
 
-def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(
-    base: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_change_of_some_matrices_does_not_tell_nats_of_all(base: Path, cache: Path, tmp_path: Path) -> None:
     model: Any = load_model(str(base), "causal")
     for name, parameter in model.named_parameters():
         if "q_proj" in name:
@@ -223,9 +213,7 @@ def test_a_change_of_some_matrices_does_not_tell_the_nats_of_all(
     assert done.after.forgetting is None
 
 
-def test_the_share_of_matrices_is_what_leaves_with_their_updates(
-    base: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_the_share_of_matrices_is_what_leaves_with_updates(base: Path, cache: Path, tmp_path: Path) -> None:
     """Taking updates z_i out takes 2 share - E[z_i^2] / E[z^2] of the KL with them."""
     tuned = tuned_of(base, tmp_path / "tuned", 0.01)
     audit = intruders.audit(str(base), str(tuned), cache=cache)

@@ -98,17 +98,12 @@ def wide_spectrum(model: nn.Module, seed: int = 7) -> nn.Module:
 
 def places_of_intruders(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> list[int]:
     """By the definition: two full decompositions in double precision."""
-    return places_beside(left_vectors(base), tuned, k, epsilon)
+    cosines = left_vectors(base).mT @ left_vectors(tuned)[:, :k]
+    return (cosines.abs().amax(0) < epsilon).nonzero().flatten().tolist()
 
 
 def left_vectors(matrix: Tensor) -> Tensor:
     return torch.linalg.svd(matrix.double(), full_matrices=False)[0]
-
-
-def places_beside(x: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> list[int]:
-    """As :func:`places_of_intruders`, with all left singular vectors ``x`` of the base."""
-    y = torch.linalg.svd(tuned.double(), full_matrices=False)[0][:, :k]
-    return (((x.mT @ y).abs().amax(0)) < epsilon).nonzero().flatten().tolist()
 
 
 def scaled(tuned: Tensor, places: list[int], scale: float) -> Tensor:

@@ -25,7 +25,7 @@ from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.mitigation import mitigation_lines
-from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama
+from tests.checkpoints.models import change_config, merged_weights, saved, tiny_gpt2, tiny_llama
 from tests.checkpoints.quantized.test_quantized import NAME, by_the_library, quantized_by_bitsandbytes
 from tests.mitigation.hot import (
     assert_share,
@@ -41,9 +41,10 @@ from tests.mitigation.hot import (
 from tests.mitigation.hot import hot_sides as sides
 
 CLOSE = 1e-3  # of the largest entry: the bar for single precision
+Tensors = dict[str, Tensor]
 
 
-def expected(before: dict[str, Tensor], after: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+def expected(before: Tensors, after: Tensors, scale: float) -> Tensors:
     """The formula for every two-dimensional weight that the adapter changed, embeddings left alone."""
     wanted = {}
     for name, tuned in after.items():
@@ -55,9 +56,7 @@ def expected(before: dict[str, Tensor], after: dict[str, Tensor], scale: float) 
     return wanted
 
 
-def assert_formula(
-    found: dict[str, Tensor], before: dict[str, Tensor], after: dict[str, Tensor], scale: float
-) -> None:
+def assert_formula(found: Tensors, before: Tensors, after: Tensors, scale: float) -> None:
     for name, tensor in expected(before, after, scale).items():
         assert deviation(found[name], tensor) < CLOSE, name
 
@@ -163,9 +162,7 @@ def test_rank_keep_is_the_best_approximation(tmp_path: Path) -> None:
 
 def test_a_module_of_alpha_zero_has_no_update_to_write(tmp_path: Path) -> None:
     sides(tmp_path)
-    file = tmp_path / "tuned" / "adapter_config.json"
-    zero = {"alpha_pattern": {"layers.0.self_attn.q_proj": 0}}
-    file.write_text(json.dumps(json.loads(file.read_text()) | zero))
+    change_config(tmp_path / "tuned", alpha_pattern={"layers.0.self_attn.q_proj": 0})
     mitigated(tmp_path, scale=0.3, rank=4)
     written = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert all(tensor.isfinite().all() for tensor in written.values())
@@ -367,11 +364,9 @@ def test_one_vector_of_each_matrix_is_scaled_the_strongest_intruder_or_what_take
 
 def test_the_sentence_names_the_strongest(tmp_path: Path, folder: Path) -> None:
     result = of_the_top(folder, tmp_path / "out")
-    lines = mitigation_lines(result)
-    count = len(result.matrices)
-    assert lines[0].startswith(
-        f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
-    )
+    lines, count = mitigation_lines(result), len(result.matrices)
+    said = f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
+    assert lines[0].startswith(said)
     assert not any("had no such vector" in line for line in lines)
     assert result.to_document()["intervention"]["settings"]["which"] == "top"
 

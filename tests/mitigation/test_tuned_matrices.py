@@ -55,9 +55,7 @@ def test_another_base_under_the_same_update_is_refused(audited: Any) -> None:
         cases_of(other, tuned, audited)
 
 
-def test_few_intruders_are_computed_where_none_are_read(
-    audited: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_intruders_are_computed_where_none_is_read(audited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "BATCH_BYTES", 0)  # a batch for every matrix
     find, computed = tuned_matrices.find_components, []
 

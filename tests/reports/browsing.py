@@ -90,9 +90,7 @@ def _new_window(browser: Any, width: int, height: int, **options: Any) -> _Windo
     complaints = window.complaints
     window.page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
     window.page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    window.page.on(
-        "dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss())
-    )
+    window.page.on("dialog", lambda box: (complaints.append(f"dialog: {box.message}"), box.dismiss()))
     window.page.on("request", lambda request: window.note_request(request.url))
     return window
 

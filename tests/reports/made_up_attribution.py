@@ -20,8 +20,8 @@ def of_one_document(value: float) -> Interval:
 def made_up_attribution(of_norms: float | None = OF_NORMS, name: str = NAME) -> Attribution:
     """The parts of a matrix in each of three layers, of one document, which gives no interval."""
     rise = sum(PARTS) + (of_norms or 0.0)
-    measured = MeasuredRise(
-        "text", "text", "cross-entropy", 1, 100, 3.0, 3.0 + rise, of_one_document(rise), rise, 5
+    told = MeasuredRise(
+        "text", "text", "cross-entropy", 1, 100, 3.0, 3 + rise, of_one_document(rise), rise, 5
     )
     matrices = [
         MatrixShare(name.format(layer), {"text": of_one_document(part)}, intruders=1)
@@ -30,4 +30,4 @@ def made_up_attribution(of_norms: float | None = OF_NORMS, name: str = NAME) -> 
     layers = [Share(str(layer), {"text": of_one_document(part)}) for layer, part in enumerate(PARTS)]
     kinds = [Share("up_proj", {"text": of_one_document(sum(PARTS))}, len(PARTS))]
     others = None if of_norms is None else Share("elsewhere", {"text": of_one_document(of_norms)}, 0)
-    return Attribution("base", "tuned", [measured], matrices, layers, kinds, others, [], {}, {})
+    return Attribution("base", "tuned", [told], matrices, layers, kinds, others, [], {}, {})

@@ -64,9 +64,7 @@ def made_up_study(folder: Path, name: str = "made-up", audits: bool = True) -> R
     folder.mkdir(parents=True, exist_ok=True)
     for table, rows in tables.items():
         (folder / f"{table}.parquet").write_bytes(to_parquet(table, rows))
-    (folder / "study.yaml").write_text(
-        f"name: {name}\nseeds: [0, 1, 2]\nexperiments:\n  matched: </script>\n"
-    )
+    (folder / "study.yaml").write_text(f"name: {name}\nseeds: [0,1,2]\nexperiments:\n  matched: </script>\n")
     (folder / "study.json").write_text(json.dumps({"schema": 1, "name": name}))
     return dataclasses.replace(study(**tables), folder=folder, name=name)
 
@@ -80,9 +78,7 @@ def _row(run_id: str, experiment: str, kind: str, settings: dict[str, Any], seed
     config = FinetuneConfig(
         base="smollm2-135m", task="word-problems", out="", steps=120, **settings, seed=seed
     ).as_dict()
-    flat = {
-        key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in config.items()
-    }
+    flat = {key: ",".join(map(str, item)) if isinstance(item, list) else item for key, item in config.items()}
     named = {"run_id": run_id, "experiment": experiment, "kind": kind, "status": "finished"}
     return flat | named | {"alpha": str(flat["alpha"])}
 
@@ -105,44 +101,29 @@ def _fill_run(
     tables["runs"].append(
         _row(run_id, experiment, "finetune", settings, seed)
         | {
-            "seconds": float(rng.uniform(60, 300)),
-            "trained_steps": 120 + 10 * seed,
+            "seconds": float(rng.uniform(60, 300)), "trained_steps": 120 + 10 * seed,
             "match": "accuracy=0.90" if experiment == "matched" else None,
             "stopped_by": "match" if experiment == "matched" else "steps",
-            "validation_accuracy": accuracy,
-            **around("accuracy", accuracy, 0.03),
-            "corpus": "pydoc",
-            "loss_measure": "cross-entropy",
-            "base_loss": 2.93,
-            "loss": 2.93 + change,
-            **around("loss_change", change, 0.05),
-            "k": audit.k,
-            "epsilon": audit.epsilon,
-            "intruders": audit.intruders,
-            "vectors": audit.vectors,
+            "validation_accuracy": accuracy, **around("accuracy", accuracy, 0.03),
+            "corpus": "pydoc", "loss_measure": "cross-entropy", "base_loss": 2.93, "loss": 2.93 + change,
+            **around("loss_change", change, 0.05), "k": audit.k, "epsilon": audit.epsilon,
+            "intruders": audit.intruders, "vectors": audit.vectors, "matrices": len(audit.matrices),
             "affected_matrices": sum(matrix.intruders > 0 for matrix in audit.matrices),
-            "matrices": len(audit.matrices),
             "intruder_energy_share": audit.intruder_energy_share,
-            "update_frobenius": 8 + 40 * rate + float(rng.normal(0, 0.5)),
-            "relative_update": 0.1 + rate,
+            "update_frobenius": 8 + 40 * rate + float(rng.normal(0, 0.5)), "relative_update": 0.1 + rate,
             "effective_rank": float(np.mean([m.update.effective_rank for m in audit.matrices])),
-            "critical_scale": 0.2 if rate else 4.0,
-            "kl_prompts": max(0.0, change) * (1 + 0.1 * seed),
+            "critical_scale": 0.2 if rate else 4.0, "kl_prompts": max(0.0, change) * (1 + 0.1 * seed),
         }
-    )
+    )  # fmt: skip
     tables["attributions"] += [
         {
-            "run_id": run_id,
-            "name": matrix.name,
-            "corpus": "pydoc",
+            "run_id": run_id, "name": matrix.name, "corpus": "pydoc", "rise": change,
             "part": change * (1 + matrix.intruders) / len(audit.matrices),
             "part_of_intruders": 0.1 * change if matrix.intruders else None,
-            "intruders": matrix.intruders,
-            "frobenius": matrix.update.frobenius,
-            "rise": change,
+            "intruders": matrix.intruders, "frobenius": matrix.update.frobenius,
         }
         for matrix in audit.matrices
-    ]
+    ]  # fmt: skip
     of_run: Any = audit.matrices_to_pandas().to_dict("records")
     for row in of_run:
         predicted = float(rng.lognormal(0.6 - 0.7 * row["intruders"], 0.4))
@@ -189,16 +170,11 @@ def _traces(rng: np.random.Generator, run_id: str, intruders: int) -> Iterator[R
         for layer in range(LAYERS):
             now = int(intruders * max(0, step - 40) / 80 / LAYERS)
             yield {
-                "run_id": run_id,
-                "step": step,
-                "name": f"model.layers.{layer}.mlp.down_proj.weight",
-                "intruders": now,
-                "vectors": 10,
-                "intruder_energy_share": now / 12,
-                "frobenius": 0.1 * step**0.5,
+                "run_id": run_id, "step": step, "name": f"model.layers.{layer}.mlp.down_proj.weight",
+                "intruders": now, "vectors": 10, "intruder_energy_share": now / 12,
+                "frobenius": 0.1 * step**0.5, "base_largest_value": 30.0,
                 "largest_intruder_value": 5 + 0.1 * step + float(rng.normal(0, 0.1)) if now else None,
-                "base_largest_value": 30.0,
-            }
+            }  # fmt: skip
 
 
 def _fill_sequence(tables: Rows, rng: np.random.Generator, seed: int, rank: int, loss: float) -> None:
@@ -211,15 +187,10 @@ def _fill_sequence(tables: Rows, rng: np.random.Generator, seed: int, rank: int,
             intruders = int((stage + 1) * 40 / rank**0.5)
             tables["sequences"].append(
                 {
-                    "run_id": run_id,
-                    "stage": stage,
-                    "task_index": task,
-                    "task": TASKS[task],
-                    "accuracy": accuracy,
-                    "intruders": intruders,
-                    "vectors": 280,
+                    "run_id": run_id, "stage": stage, "task_index": task, "task": TASKS[task],
+                    "accuracy": accuracy, "intruders": intruders, "vectors": 280,
                 }
-            )
+            )  # fmt: skip
 
 
 def _fill_mechanism(tables: Rows, rng: np.random.Generator, seed: int) -> None:
@@ -230,15 +201,12 @@ def _fill_mechanism(tables: Rows, rng: np.random.Generator, seed: int) -> None:
         for multiple in (0.1, 0.2, 0.5, 1.0, 2.0):
             tables["mechanism"].append(
                 {
-                    "run_id": run_id,
-                    "name": f"model.layers.{layer}.self_attn.q_proj.weight",
-                    "rows": 576,
-                    "columns": 576,
-                    "multiple": multiple,
+                    "run_id": run_id, "name": f"model.layers.{layer}.self_attn.q_proj.weight",
+                    "rows": 576, "columns": 576, "multiple": multiple,
                     "predicted_multiple": critical * float(rng.lognormal(0, 0.2)),
                     "intruders": int(multiple > critical),
                 }
-            )
+            )  # fmt: skip
 
 
 def without(results: Results, *tables: str) -> Results:

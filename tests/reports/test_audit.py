@@ -149,26 +149,12 @@ def test_progress_shows_matrices_and_the_running_count_on_a_terminal_alone() -> 
         assert bool(shown) == ("audit, 1,234 intruders" in shown) == ("57/210" in shown) == is_terminal
 
 
-def test_no_terminal_is_too_narrow() -> None:
+def test_every_word_of_the_totals_is_printed_once_and_no_terminal_is_too_narrow() -> None:
     """A program that is given 20 columns has room for no layer beside the words."""
     audit = made_up_audit(6)
-    for width in range(1, 41):
-        assert "intruder" in printed(audit, width=width), width
-
-
-def test_notes_on_how_the_models_were_read_stand_under_the_table() -> None:
-    audit = made_up_audit(2)
-    note = "14 modules store no alpha: their scale is taken as 1"
-    noted = dataclasses.replace(audit, settings={**audit.settings, "matched": [note]})
-    assert f"note:       {note}" in printed(noted)
-    assert "note:" not in printed(audit)
-
-
-@pytest.mark.parametrize("width", [1, 12, 20, 33, 80])
-def test_every_word_of_the_totals_is_printed_once(width: int) -> None:
-    audit = made_up_audit(layers=2)
-    words = " ".join(printed(audit, width=width).split())
-    assert words.count(f"{audit.intruders} intruder dimensions in {audit.vectors} vectors") == 1
+    for width in (*range(1, 41), 80):
+        words = " ".join(printed(audit, width=width).split())
+        assert words.count(f"{audit.intruders} intruder dimensions in {audit.vectors} vectors") == 1, width
     assert words.count("intruder dimensions") == 1
 
 

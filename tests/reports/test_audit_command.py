@@ -26,6 +26,7 @@ def test_the_command_makes_the_audit_again() -> None:
 
 
 ONE, V1 = HubOrigin("org/one", None, A), HubOrigin("org/one", "v1", A)
+TWO = HubOrigin("org/two", "v2", B)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +35,7 @@ ONE, V1 = HubOrigin("org/one", None, A), HubOrigin("org/one", "v1", A)
         ("org/one", [ONE], f"org/one@{A}"),
         ("org/one@v1", [V1], f"org/one@{A}"),
         ("org/one@0.1", [ONE], f"org/one@{A}@0.1"),  # a weight is no revision
-        (
-            "org/one@0.7+org/two@v2@0.3+here",
-            [ONE, HubOrigin("org/two", "v2", B)],
-            f"org/one@{A}@0.7+org/two@{B}@0.3+here",
-        ),
+        ("org/one@0.7+org/two@v2@0.3+here", [ONE, TWO], f"org/one@{A}@0.7+org/two@{B}@0.3+here"),
         ("org/one@v1@0.5+org/one@v2", [V1, HubOrigin("org/one", "v2", B)], f"org/one@{A}@0.5+org/one@{B}"),
     ],
 )

@@ -133,9 +133,7 @@ def figures_of(audits: list[Audit]) -> dict[str, Chart | Grid]:
 @cache
 def drawn(count: int, name: str = "checkpoint-") -> dict[str, Figure]:
     """The comparison but the similarities as it is drawn, each figure laid out; a warning is an error."""
-    named = {
-        one: chart for one, chart in figures_of(audits_of(count, name)).items() if isinstance(chart, Chart)
-    }
+    named = {one: own for one, own in figures_of(audits_of(count, name)).items() if isinstance(own, Chart)}
     figures = {one: draw(chart).figure for one, chart in named.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -173,9 +171,7 @@ def test_no_two_audits_look_alike_and_no_legend_lies_over_the_lines(count: int) 
 @pytest.mark.parametrize("name", [*LINES, "over-rank"])
 def test_the_bar_of_many_audits_names_the_first_and_the_last(name: str) -> None:
     _axes, bar = drawn(40)[name].axes
-    names = {
-        round(at): text.get_text() for at, text in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
-    }
+    names = {round(at): t.get_text() for at, t in zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)}
     assert (names[0], names[39]) == ("checkpoint-100", "checkpoint-4000")
     assert all(text == f"checkpoint-{100 * (at + 1)}" for at, text in names.items())
 
@@ -253,7 +249,6 @@ def test_comparisons_are_drawn_from_the_audits_counts() -> None:
     medians = [np.median([m.update.effective_rank for m in audit.matrices]) for audit in audits]
     assert list(frames["effective-ranks"]["effective_rank"]) == pytest.approx(medians)
     assert [update_rank(audit) for audit in audits] == [1, 16, None]
-    spreads = [
-        abs(a.intruders - c.intruders) for a, c in zip(audits[0].matrices, audits[2].matrices, strict=True)
-    ]
-    assert spreads[most_different([audits[0], audits[2]])] == max(spreads)
+    ends = [audits[0], audits[2]]
+    spreads = [abs(a.intruders - c.intruders) for a, c in zip(*(one.matrices for one in ends), strict=True)]
+    assert spreads[most_different(ends)] == max(spreads)

@@ -40,9 +40,7 @@ def test_the_column_of_the_largest_robust_distance_is_named() -> None:
     table = with_opinions(pd.DataFrame(rows))
     by_share = [robust(SHARES, at) for at in range(len(SHARES))]
     by_norm = [robust([math.log(norm) for norm in NORMS], at) for at in range(len(NORMS))]
-    assert table["unusual"].tolist() == pytest.approx(
-        [max(both) for both in zip(by_share, by_norm, strict=True)]
-    )
+    assert table["unusual"].tolist() == pytest.approx([*map(max, by_share, by_norm)])
     assert table["unusual_in"][3] == "frobenius"
     assert table["unusual_in"][6] == "intruder_share"
 
@@ -71,11 +69,9 @@ def test_rounding_is_no_spread() -> None:
 def test_who_was_not_audited_or_changes_nothing_is_compared_with_nobody() -> None:
     rows = [row(intruder_share=share) for share in SHARES]
     others = [row(status="refused", matrices=None, intruder_share=None), row(matrices=0, intruder_share=9.0)]
-    with_others = with_opinions(pd.DataFrame([*rows, *others]))
-    assert (
-        with_others["unusual"][: len(rows)].tolist() == with_opinions(pd.DataFrame(rows))["unusual"].tolist()
-    )
-    assert with_others["unusual"][len(rows) :].isna().all()
+    mixed = with_opinions(pd.DataFrame([*rows, *others]))
+    assert mixed["unusual"][: len(rows)].tolist() == with_opinions(pd.DataFrame(rows))["unusual"].tolist()
+    assert mixed["unusual"][len(rows) :].isna().all()
 
 
 def test_four_adapters_or_equal_ones_tell_nothing() -> None:
@@ -122,8 +118,6 @@ def test_the_command_of_an_adapter_audits_as_its_fleet_did() -> None:
     """With the defaults it would examine other vectors of other matrices, and count by another epsilon."""
     base = {f"model.layers.0.self_attn.{kind}_proj.weight": torch.eye(9) for kind in "qk"}
     tuned = {name: weight + torch.ones(9, 9) for name, weight in base.items()}
-    fleet = intruders.audit_fleet(
-        base, [tuned], k=3, epsilon=0.9, include="*q_proj*", exact=True, cache=False
-    )
-    options = fleet_payload(fleet)["options"]
+    made = intruders.audit_fleet(base, [tuned], k=3, epsilon=0.9, include="*q_proj*", exact=True, cache=False)
+    options = fleet_payload(made)["options"]
     assert options == "--k 3 --epsilon 0.9 --include '*q_proj*' --exact"

@@ -21,13 +21,10 @@ FRONT = "---\nlibrary_name: peft\nbase_model: HuggingFaceTB/SmolLM2-135M\ntags:\
 @pytest.mark.parametrize(
     "written",
     [
-        "",
-        FRONT,
-        FRONT + "\n# My adapter\n\nText.\n",
-        "# No end of line",
+        "", FRONT, FRONT + "\n# My adapter\n\nText.\n", "# No end of line",
         "\ufeff# From Windows\r\n\r\nText.\r\n",
     ],
-)
+)  # fmt: skip
 def test_two_calls_write_the_same_and_keep_what_was_there(written: str, tmp_path: Path) -> None:
     card = tmp_path / "README.md"
     card.write_bytes(written.encode())
@@ -77,10 +74,8 @@ def test_it_says_the_audits_own_numbers() -> None:
     ("relative", "text"), [(123.456, "12346 %"), (0.12345, "12.3 %"), (0.0004, "<0.1 %")]
 )
 def test_the_relative_update_is_written_as_on_the_page_and_the_terminal(relative: float, text: str) -> None:
-    matrices = [
-        replace(m, update=replace(m.update, spectral=relative * m.base_singular_values[0]))
-        for m in AUDIT.matrices
-    ]
+    sizes = [replace(m.update, spectral=relative * m.base_singular_values[0]) for m in AUDIT.matrices]
+    matrices = [replace(m, update=size) for m, size in zip(AUDIT.matrices, sizes, strict=True)]
     rows = [line for line in card_section(replace(AUDIT, matrices=matrices)).splitlines() if " of " in line]
     assert all(row.endswith(f"| {text} |") for row in rows if row.startswith("| "))
 
@@ -121,14 +116,12 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_sum_keeps_every_model_and_its_weight_and_a_pattern_its_folders() -> None:
-    summed = made_up_audit(
-        1, width=32, base="/home/someone/base", tuned="/home/someone/a@0.7+/home/someone/b@0.3"
-    )
+    summed = made_up_audit(1, width=32, base="/home/anna/base", tuned="/home/anna/a@0.7+/home/anna/b@0.3")
     section = card_section(replace(summed, settings={**summed.settings, "exclude": ["/abs/*"]}))
     assert "tuned `a@0.7+b@0.3`" in section
     assert "intruders audit base a@0.7+b@0.3 --k 10" in section
     assert "--exclude '/abs/*'" in section
-    assert "someone" not in section
+    assert "anna" not in section
 
 
 @pytest.mark.parametrize(

@@ -34,34 +34,18 @@ COMMANDS: Any = typer.main.get_command(app)
 def matrix(name: str, intruders: int, rank: int | None = 2, vectors: int = 10) -> AuditedMatrix:
     """A matrix whose first vectors are intruders."""
     cosines = [(0.1, 0.2) if index < intruders else (0.9, 1.0) for index in range(vectors)]
-    return AuditedMatrix(
-        name=name,
-        shape=(16, 16),
-        rank=rank,
-        vectors=[
-            Vector(index, 20.0 - index, cosine, cosine[1] < 0.5, "exact", False)
-            for index, cosine in enumerate(cosines)
-        ],
-        update=UpdateSize(1.0, 1.0, 1.0, 0.0, 1.0),
-        base_singular_values=[19.0 - index for index in range(vectors)],
-        similarity=np.zeros((vectors, vectors), dtype=np.float32),
-    )
+    found = [Vector(at, 20.0 - at, both, both[1] < 0.5, "exact", False) for at, both in enumerate(cosines)]
+    size, values = UpdateSize(1.0, 1.0, 1.0, 0.0, 1.0), [19.0 - index for index in range(vectors)]
+    similarity = np.zeros((vectors, vectors), dtype=np.float32)
+    return AuditedMatrix(name, (16, 16), rank, found, size, values, similarity)
 
 
 def made(*intruders: int, rank: int | None = 2, **changes: Any) -> Audit:
     """An audit of a matrix for each number of intruders."""
-    found = Audit(
-        base_source="base",
-        tuned_source="runs/r2",
-        tuned_kind="adapter" if rank is not None else "checkpoint",
-        k=10,
-        epsilon=0.5,
-        exact=False,
-        seconds=1.0,
-        matrices=[matrix(f"layers.{i}.q.weight", count, rank) for i, count in enumerate(intruders)],
-        skipped=[Skipped("norm.weight", "one-dimensional")],
-        settings={"include": [], "exclude": []},
-    )
+    matrices = [matrix(f"layers.{i}.q.weight", count, rank) for i, count in enumerate(intruders)]
+    kind, skipped = "checkpoint" if rank is None else "adapter", [Skipped("norm.weight", "one-dimensional")]
+    settings: dict[str, Any] = {"include": [], "exclude": []}
+    found = Audit("base", "runs/r2", kind, 10, 0.5, False, 1.0, matrices, skipped, settings=settings)
     return dataclasses.replace(found, **changes)
 
 
@@ -312,10 +296,8 @@ def test_the_terminal_has_one_screen_and_the_first_three_steps(intruders: int) -
         assert number >= 3 or str(step.line) in text
     assert "docs/" not in text
     assert "prepare --loss-on adds nats" not in text, "of rank 1 it would add none"
-    wide = [
-        dataclasses.replace(own, update=dataclasses.replace(own.update, effective_rank=8.0))
-        for own in matrices
-    ]
+    size = dataclasses.replace(matrices[0].update, effective_rank=8.0)
+    wide = [dataclasses.replace(own, update=size) for own in matrices]
     printed = shown(dataclasses.replace(audit, matrices=wide))
     assert len(printed.splitlines()) <= 40
     assert "prepare --loss-on adds nats, --verbose all advice" in " ".join(printed.split())

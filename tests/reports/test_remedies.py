@@ -111,9 +111,7 @@ def test_a_dose_that_does_as_well_is_said() -> None:
     row = made_up_row("trim", 0.2, 3.9, around(0.4))
     weak = replace(row, controls=[replace(one, margin=around(0.01)) for one in row.controls])
     text = made_up_comparison(remedies=[weak]).sentence()
-    assert (
-        "; the same dose without its directions is not clearly worse. Its accuracy on word-problems" in text
-    )
+    assert "; the same dose without its directions is not clearly worse. Its accuracy on word" in text
 
 
 def test_nothing_forgotten_is_nothing_to_heal() -> None:
@@ -172,18 +170,15 @@ def test_a_figure_of_the_share_healed_has_no_losses_in_it() -> None:
 
 
 @pytest.mark.parametrize("is_measured", [True, False])
-def test_the_page_has_the_control_of_the_strongest_intruders_where_it_was_measured(
-    is_measured: bool,
-) -> None:
+def test_the_page_has_the_control_of_the_strongest_intruders_where_it_was_measured(is_measured: bool) -> None:
     row = made_up_row("intruders", 0.3, 3.9, around(0.4))
     neighbours = replace(row.controls[0], control="neighbours", margin=around(0.777))
     if is_measured:
         row = replace(row, controls=[*row.controls, neighbours])
     comparison = made_up_comparison(remedies=[row])
     text = re.sub(r"<script.*?</script>", "", render_remedies(comparison), flags=re.DOTALL)
-    assert ("neighbours</th>" in text, "neighbours:" in text, "+0.777 [+0.727, +0.827]" in text) == (
-        (is_measured,) * 3
-    )
+    for part in ("neighbours</th>", "neighbours:", "+0.777 [+0.727, +0.827]"):
+        assert (part in text) == is_measured
     assert ("neighbours" in printed(comparison, 160)) == is_measured
 
 

@@ -21,38 +21,15 @@ def run(run_id: str, **changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS["runs"])
     row |= {key: ",".join(value) if isinstance(value, list) else value for key, value in DEFAULTS.items()}
     row |= {
-        "run_id": run_id,
-        "experiment": "matched",
-        "kind": "finetune",
-        "status": "finished",
-        "seconds": 10.0,
-        "match": "accuracy=0.90",
-        "trained_steps": 100,
-        "stopped_by": "match",
-        "validation_accuracy": 0.91,
-        "accuracy": 0.90,
-        "accuracy_low": 0.85,
-        "accuracy_high": 0.94,
-        "corpus": "pydoc",
-        "loss_measure": "cross-entropy",
-        "base_loss": 2.9,
-        "loss": 3.0,
-        "loss_change": 0.1,
-        "loss_change_low": 0.05,
-        "loss_change_high": 0.15,
-        "k": 10,
-        "epsilon": 0.5,
-        "intruders": 0,
-        "vectors": 200,
-        "affected_matrices": 0,
-        "matrices": 20,
-        "intruder_energy_share": 0.0,
-        "update_frobenius": 1.0,
-        "relative_update": 0.1,
-        "effective_rank": 4.0,
-        "critical_scale": 2.0,
-        "seed": 0,
-    }
+        "run_id": run_id, "experiment": "matched", "kind": "finetune", "status": "finished",
+        "seconds": 10.0, "match": "accuracy=0.90", "trained_steps": 100, "stopped_by": "match",
+        "validation_accuracy": 0.91, "accuracy": 0.90, "accuracy_low": 0.85, "accuracy_high": 0.94,
+        "corpus": "pydoc", "loss_measure": "cross-entropy", "base_loss": 2.9, "loss": 3.0,
+        "loss_change": 0.1, "loss_change_low": 0.05, "loss_change_high": 0.15, "k": 10, "epsilon": 0.5,
+        "intruders": 0, "vectors": 200, "affected_matrices": 0, "matrices": 20,
+        "intruder_energy_share": 0.0, "update_frobenius": 1.0, "relative_update": 0.1,
+        "effective_rank": 4.0, "critical_scale": 2.0, "seed": 0,
+    }  # fmt: skip
     return row | changes
 
 

@@ -144,9 +144,7 @@ def test_a_copy_of_a_public_set_that_changes_between_two_calls_is_told_wherever_
 def test_files_are_known_by_content_hub_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     file = tmp_path / "a.txt"
-    file.write_text("a text")
+    file.write_text("text")
     named = ["pydoc", "wikitext-2", "roberta-pretraining", "hub:owner/name?text", "pydoc@1+c4@2"]
     assert inputs_of(run_on(named)) == {}
-    assert inputs_of(run_on([*named, str(file)])) == {
-        f"data '{file}'": xxhash.xxh3_128(b"a text").hexdigest()
-    }
+    assert inputs_of(run_on([*named, str(file)])) == {f"data '{file}'": xxhash.xxh3_128(b"text").hexdigest()}

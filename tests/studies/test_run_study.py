@@ -45,11 +45,6 @@ def files(folder: Path) -> dict[str, int]:
     }
 
 
-def record(folder: Path, run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "runs" / run.id / "run.json").read_text())
-    return found
-
-
 def only_lora(llama: Path, **changes: Any) -> dict[str, Any]:
     return tiny_study(llama, methods=[LORA], measure=BRIEF, audit_steps=None, **changes)
 
@@ -124,13 +119,10 @@ def test_a_finished_study_is_not_repeated(done: tuple[Path, StudyOutcome], llama
 def test_the_interventions_take_the_audit_that_is_there(
     done: tuple[Path, StudyOutcome], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(done[0], out)
+    out = shutil.copytree(done[0], tmp_path / "out")
 
-    def not_again(*arguments: object, **settings: object) -> None:
-        raise AssertionError("audited again")
-
-    monkeypatch.setattr("intruders.audits.audit.audit_pairing", not_again)
+    again = "intruders.audits.audit.audit_pairing"
+    monkeypatch.setattr(again, lambda *given, **named: pytest.fail("audited again"))
     document = tiny_study(llama)
     document["experiments"]["matched"]["measure"]["intervene"]["scales"] = [0.5]
     outcome = run_study(parsed(document), out)
@@ -176,9 +168,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, f
     stages_do(monkeypatch, broken, name)
 
 
-def test_a_run_that_fails_is_tried_again(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_run_is_tried_again(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = parsed(tiny_study(llama, measure=BRIEF))
     with monkeypatch.context() as patched:
         breaking(patched, "audit", RuntimeError("out\nof luck"), "method='lora'")

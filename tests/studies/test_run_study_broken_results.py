@@ -19,15 +19,11 @@ from tests.studies.tiny_study import contents, parsed, tiny_study
 @pytest.mark.parametrize(
     ("file", "removed"),
     [
-        ("audit.json", "audit.json"),
-        ("evaluation/evaluation.json", "evaluation"),
-        ("scale.json", "scale.json"),
-        ("outputs.json", "outputs.json"),
-        ("intervention.json", "intervention.json"),
-        ("model/run.json", ""),
-        ("model/intruders.parquet", ""),
+        ("audit.json", "audit.json"), ("evaluation/evaluation.json", "evaluation"),
+        ("scale.json", "scale.json"), ("outputs.json", "outputs.json"),
+        ("intervention.json", "intervention.json"), ("model/run.json", ""), ("model/intruders.parquet", ""),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("content", [None, b"", b'{"schema": 1}', b"[1]"])
 def test_a_broken_result_is_named_with_what_to_remove(
     done: tuple[Path, StudyOutcome],

@@ -14,16 +14,9 @@ from intruders.studies.runs import expand
 from intruders.studies.stages import plan
 from tests.experiments.conftest import counted_measurements
 from tests.studies.test_run_study import files
-from tests.studies.tiny_study import parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
-MEASURE: dict[str, Any] = {
-    "audit": {"k": 4},
-    "loss_on": ["pydoc"],
-    "max_documents": 2,
-    "max_tokens": 64,
-    "max_examples": 2,
-    "window": 32,
-}
+MEASURE = BRIEF | {"loss_on": ["pydoc"], "max_documents": 2, "max_tokens": 64, "window": 32}
 
 
 def with_remedies(llama: Path, only: list[str], **changes: Any) -> dict[str, Any]:

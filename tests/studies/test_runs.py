@@ -11,7 +11,7 @@ import pytest
 
 from intruders.errors import SettingError
 from intruders.studies.runs import Run, expand
-from intruders.studies.study import read_study, study_from_text
+from intruders.studies.study import study_from_text
 from tests.docs.pages import blocks
 from tests.studies.tiny_study import parsed
 
@@ -132,13 +132,6 @@ def test_two_runs_of_one_id_are_refused() -> None:
 def test_what_fine_tuning_refuses_is_refused_first(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=f"experiment 'one', method 1: .*{words}"):
         runs_of(**settings)
-
-
-@pytest.mark.parametrize("name", ["quickstart", "small", "minilm"])
-def test_the_examples_can_be_expanded(name: str) -> None:
-    study = read_study(EXAMPLES / f"{name}.yaml")
-    assert study.name == name
-    assert len(expand(study)) >= 3
 
 
 def test_the_files_in_the_documentation_can_be_expanded() -> None:

@@ -19,7 +19,7 @@ from intruders.studies.runs import expand
 from intruders.studies.stage import Stage, read_result
 from intruders.studies.stages import STAGES, plan, stages_of
 from intruders.studies.tables import COLUMNS, columns_of
-from tests.studies.tiny_study import BRIEF, parsed, tiny_study
+from tests.studies.tiny_study import BRIEF, FULL, parsed, tiny_study
 
 # A measure as someone would add it: how many letters the run's base has in its name.
 LETTERS = Stage(
@@ -42,21 +42,17 @@ def test_a_stage_is_one_value(llama: Path, tmp_path: Path, monkeypatch: pytest.M
     [run] = expand(study)
     assert "letters of the base: 1 runs" in plan([run]).amounts
     run_study(study, tmp_path)
-    folder = tmp_path / "runs" / run.id
-    assert json.loads((folder / "letters.json").read_text())["letters"] == len(llama.name)
-    assert json.loads((folder / "run.json").read_text())["stages"]["letters"]["settings"] == {
-        "base": str(llama)
-    }
+    out = tmp_path / "runs" / run.id
+    assert json.loads((out / "letters.json").read_text())["letters"] == len(llama.name)
+    assert json.loads((out / "run.json").read_text())["stages"]["letters"]["settings"] == {"base": str(llama)}
     assert list(load_results(tmp_path).runs["letters"]) == [len(llama.name)]
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_store_brings_something_of_every_result(stage: Stage) -> None:
     """The tables take a stage for missing whose results are not here, and another machine has only these files."""
-    for result in stage.results:
-        assert any(
-            file == result or PurePosixPath(result) in PurePosixPath(file).parents for file in stage.files
-        )
+    for made in stage.results:
+        assert any(file == made or PurePosixPath(made) in PurePosixPath(file).parents for file in stage.files)
 
 
 def test_the_energy_of_outputs_is_measured_again_for_other_matrices(tmp_path: Path) -> None:
@@ -64,10 +60,8 @@ def test_the_energy_of_outputs_is_measured_again_for_other_matrices(tmp_path: Pa
 
     def settings(**audit: object) -> dict[str, Any]:
         measure = {"loss_on": ["pydoc"], "output_energy": True, "audit": audit}
-        methods = [{"method": "full", "lr": 1e-3}]
-        [run] = expand(
-            parsed(tiny_study(tmp_path / "llama", task="word-problems", measure=measure, methods=methods))
-        )
+        study = tiny_study(tmp_path / "llama", task="word-problems", measure=measure, methods=[FULL])
+        [run] = expand(parsed(study))
         return {stage.name: stage.settings(run) for stage in stages_of(run)}
 
     assert settings(k=4)["outputs"] == settings(k=5)["outputs"] == settings()["evaluate"]

@@ -40,19 +40,12 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "resources": {"gpus": 1, "cpus": 4},
     }
     document["experiments"]["in-turn"] = {
-        "kind": "sequence",
-        "base": "b",
-        "tasks": ["pydoc-topics-1", "pydoc-topics-2"],
-        "adapters": "keep",
-        "steps": 5,
-        "methods": [{"method": "lora", "r": 2, "learning_rate": 1e-3}],
-    }
+        "kind": "sequence", "base": "b", "tasks": ["pydoc-topics-1", "pydoc-topics-2"], "adapters": "keep",
+        "steps": 5, "methods": [{"method": "lora", "r": 2, "learning_rate": 1e-3}],
+    }  # fmt: skip
     document["experiments"]["mechanism"] = {
-        "kind": "random-rank-one",
-        "base": ["b", "c"],
-        "multiples": [0.5, 1],
-        "include": ["*.q_proj.*"],
-    }
+        "kind": "random-rank-one", "base": ["b", "c"], "multiples": [0.5, 1], "include": ["*.q_proj.*"],
+    }  # fmt: skip
     study = parsed(document)
     matched, sequence, mechanism = study.experiments
     assert (study.name, study.analyses, study.resources) == ("tiny", ("structure", "rank"), Resources(1, 4))
@@ -92,10 +85,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         (with_experiment(measure={"audit": {"k": 0}}), ["measure: audit", "k is 0"]),
         (with_experiment(measure={"loss_on": [3]}), ["loss_on", "3 is not a corpus"]),
         (with_experiment(measure={"intervene": {"scales": ["half"]}}), ["scales is 'half'", "a number"]),
-        (
-            with_experiment(measure={"intervene": {"controls": ["interpolate"]}}),
-            ["'interpolate'", "no loss_on"],
-        ),
+        (with_experiment(measure={"intervene": {"controls": ["interpolate"]}}), ["'interpolate'", "no loss"]),
         (with_experiment(measure={"attribute": {"nodes": 5}}), ["attribute is given, but no loss_on gives"]),
         (with_experiment(measure={"remedies": {"only": ["line"]}}), ["did you mean 'lines'"]),
         (with_experiment(measure={"remedies": {}}), ["remedies is given, but no loss_on gives the text"]),
@@ -118,10 +108,7 @@ def test_what_cannot_be_used_is_refused(document: dict[str, Any], words: list[st
     ("text", "said"),
     [
         # YAML's own reader keeps the last and drops the first without a word.
-        (
-            "experiments: {one: {base: b, task: t, steps: 1}, one: {base: c, task: t, steps: 1}}",
-            "given twice",
-        ),
+        ("experiments: {one: {base: b, task: t, steps: 1}, one: {base: c, task: t}}", "given twice"),
         *[(text, "is not YAML") for text in ("a: [1", "\t- x", "experiments: {one: *nowhere}", "[" * 2000)],
         *[(text, "settings by name|no experiments") for text in ("", "- one", "just words", "3")],
     ],

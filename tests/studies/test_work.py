@@ -63,11 +63,7 @@ def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
     there = tmp_path / "store" / "runs" / run.id
     assert sorted(json.loads((there / "run.json").read_text())["stages"]) == ["audit", "train"]
     on_machine("second", tmp_path, monkeypatch)
-
-    def not_again(*arguments: object) -> None:
-        raise AssertionError("the training is in the store")
-
-    stages_do(monkeypatch, not_again, "train")
+    stages_do(monkeypatch, lambda at: pytest.fail("the training is in the store"), "train")
     outcome = run_study(study, url)
     assert (outcome.finished, outcome.failed) == (1, {})
     assert len(list((tmp_path / "store" / "bases").iterdir())) == 1, "the base's losses are kept for others"

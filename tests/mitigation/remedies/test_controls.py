@@ -107,13 +107,11 @@ def test_controls_on_a_dense_update(tmp_path: Path, base: nn.Module) -> None:
 
 
 def made(intruders: set[int], k: int = 6) -> AuditedMatrix:
-    vectors = [
+    rows = [
         Vector(j, float(k - j), (0.0, 0.1) if j in intruders else (0.9, 1.0), j in intruders, "exact", False)
         for j in range(k)
     ]
-    return AuditedMatrix(
-        "w", (8, 8), 1, vectors, UpdateSize(1, 1, 1, 0, 1), [1.0], np.zeros((1, k), np.float32)
-    )
+    return AuditedMatrix("w", (8, 8), 1, rows, UpdateSize(1, 1, 1, 0, 1), [1.0], np.zeros((1, k), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,7 @@ def logits(tuned: Tuned, weights: dict[str, Tensor]) -> Tensor:
 
 def test_all_heads_together_are_the_attention_of_the_base(tmp_path: Path, of_each: Tuned) -> None:
     found = of_each.after(Heads(1), tmp_path / "out")
-    by_hand = {
-        name: of_each.base[name] if "self_attn" in name else weight for name, weight in of_each.tuned.items()
-    }
+    by_hand = {name: of_each.base[name] if "self_attn" in name else w for name, w in of_each.tuned.items()}
     torch.testing.assert_close(logits(of_each, found), logits(of_each, by_hand), rtol=1e-4, atol=1e-4)
     difference = (logits(of_each, found) - logits(of_each, of_each.tuned)).abs().max()
     assert float(difference) > 1e-2

@@ -95,9 +95,7 @@ def test_parts_of_layers_are_rounded_down(layers: int, quota: float, first: int)
 
 
 def test_positions_count_every_stack_by_itself() -> None:
-    found = positions_of(
-        ["encoder.block.0.q.weight", "encoder.block.1.q.weight", "decoder.block.0.q.weight", "shared.weight"]
-    )
-    assert found["encoder.block.0.q.weight"] == Position(0, 2)
-    assert found["decoder.block.0.q.weight"] == Position(0, 1)
+    names = [f"{block}.q.weight" for block in ("encoder.block.0", "encoder.block.1", "decoder.block.0")]
+    found = positions_of([*names, "shared.weight"])
+    assert (found[names[0]], found[names[2]]) == (Position(0, 2), Position(0, 1))
     assert found["shared.weight"] == Position(None, 0, is_embedding_or_head=True)

@@ -165,9 +165,7 @@ def test_tensors_that_are_no_linear_layers_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["adapter", "checkpoint"])
-def test_nothing_is_told_where_nothing_is_left_out(
-    tmp_path: Path, form: str, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_nothing_left_out_is_no_warning(tmp_path: Path, form: str, recwarn: pytest.WarningsRecorder) -> None:
     move(tmp_path, set() if form == "adapter" else NO_LINEAR_LAYERS)
     mitigated(tmp_path, scale=0.5, form=form, rank=4 if form == "adapter" else None, check=False)
     assert not [warning for warning in recwarn if "leaves out" in str(warning.message)]

@@ -65,9 +65,8 @@ def test_it_opens_from_a_file_and_says_what_it_found(page: Any) -> None:
 def test_sliders_count_as_the_library_does(page: Any, k: int, epsilon: float) -> None:
     slide(page, "epsilon", epsilon)
     slide(page, "k", k)
-    assert (
-        page.locator("#answer").inner_text().startswith(f"{range_text(*SEVEN_B.count(k, epsilon))} intruder")
-    )
+    said = f"{range_text(*SEVEN_B.count(k, epsilon))} intruder"
+    assert page.locator("#answer").inner_text().startswith(said)
     for kind in by_kind(SEVEN_B.matrices):
         inside = [m for m in SEVEN_B.matrices if m.name.split(".")[-2] == kind.kind]
         expected = range_text(*dataclasses.replace(SEVEN_B, matrices=inside).count(k, epsilon))

@@ -144,9 +144,7 @@ def test_a_thousand_rows_are_light(browser: Any, tmp_path: Path) -> None:
 
 def test_numbers_are_written_as_in_the_terminal(page: Any) -> None:
     values = [0.0, 3.0, 200000.0, 18874600.0, 0.0001234, 1.5e-12, 99999.0, 123456.7]
-    texts = page.evaluate(
-        "(values) => values.map((value) => shown(NUMBERS[numberAt('unusual')], value))", values
-    )
+    texts = page.evaluate("(all) => all.map((value) => shown(NUMBERS[numberAt('unusual')], value))", values)
     assert texts == [number(value) for value in values]
     assert page.evaluate("shown(NUMBERS[numberAt('intruders')], 200000)") == "200,000"
 
