@@ -97,7 +97,7 @@ def test_a_download_cut_off_is_none(
 
     def cut_off(self: Any, there: str, here: str, **named: Any) -> None:
         Path(here).write_bytes(b"o")
-        # What a kill, which runs nothing of ours any more, would leave at this moment.
+        # What a kill would leave at this moment.
         seen.append([name for name in names_in(tmp_path / "here") if not Path(name).name.startswith(".")])
         raise error
 

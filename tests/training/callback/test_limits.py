@@ -238,7 +238,6 @@ def test_finetune_saves_the_state_after_a_kill(method: str, llama: Path, texts: 
     assert killed.record["saved_step"] == first_over - 1
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (whole.path / name).read_bytes() == (killed.path / name).read_bytes()
-    # What is saved, measured again.
     base = AutoModelForCausalLM.from_pretrained(llama)
     before = loss_by_hand(base, llama, texts)
     saved = _read(whole.path, None if method == "full" else base)
