@@ -30,7 +30,8 @@ from tests.json_lines import write_rows
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept_of_the_hub() -> None:
+def nothing_kept_of_the_hub_and_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     corpora._from_hub.cache_clear()
 
 
@@ -41,7 +42,6 @@ def test_a_corpus_of_the_hub_is_read_once(monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(path)
         return datasets.Dataset.from_dict({"text": ["one", "two", "three"]})
 
-    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     monkeypatch.setattr(datasets, "load_dataset", load)
     read = [load_corpora("c4", max_documents=count)[0].documents for count in (2, 2, 3, None)]
     assert read == [["one", "two"], ["one", "two"], ["one", "two", "three"], ["one", "two", "three"]]
@@ -65,7 +65,6 @@ def test_a_file_whose_name_no_result_can_say_is_refused_before_the_work(tmp_path
 
 
 def test_what_can_be_read_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     file = tmp_path / "a.txt"
     file.write_text("some text")
     assert all(is_here(name) for name in ("pydoc", str(file), str(tmp_path), f"pydoc@0.5+{file}@0.5"))
@@ -76,13 +75,10 @@ def test_what_can_be_read_without_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
     assert [is_here(name) for name in ("c4", f"{file}@0.5+c4@0.5", "wikitext")] == [True, True, False]
 
 
-def test_what_is_here_is_read_before_the_work_and_the_hub_is_not_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_here_is_read_and_the_hub_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*arguments: object) -> None:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     monkeypatch.setattr(corpora, "_from_hub", no_network)
     monkeypatch.setattr(hub_tasks, "loader_of_hub", no_network)
     file, empty = tmp_path / "a.txt", tmp_path / "b.txt"
@@ -106,9 +102,7 @@ def test_what_is_here_is_read_before_the_work_and_the_hub_is_not_asked(
 
 
 @pytest.mark.parametrize("name", ["", " ", "pydoc+", "+pydoc", "@0.5", "pydoc@0.5+@0.5"])
-def test_a_part_without_a_name_is_not_the_current_folder(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_nameless_part_is_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.txt").write_text("of the folder that a command is given in")
     monkeypatch.chdir(tmp_path)
     for read in (load_corpora, require_corpus):
@@ -136,8 +130,7 @@ def test_files_rows_folders_and_mixtures(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("b", "a"):
         (tmp_path / "folder" / f"{name}.txt").write_text(f"text of {name}")
-    rows = tmp_path / "rows.jsonl"
-    write_rows(rows, [{"text": f"row {i}"} for i in range(3)])
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"row {i}"} for i in range(3)])
     assert load_corpora(str(tmp_path / "folder"))[0].documents == ["text of a", "text of b"]
     mixture = load_corpora(f"{rows}@0.7+{tmp_path / 'folder'}@0.3")
     assert [(corpus.weight, len(corpus.documents)) for corpus in mixture] == [(0.7, 3), (0.3, 2)]
@@ -182,9 +175,7 @@ def test_a_folder_says_what_it_leaves_out_and_what_it_may_have(tmp_path: Path) -
         load_corpora(str(tmp_path / "none"))
 
 
-def test_texts_packed_by_gzip_are_read_as_if_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packed_texts_are_read_as_if_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "\n \n".join("word " * 900 + str(number) for number in range(3))
     contents = {"notes.txt": text, "rows.csv": 'text,id\n"one\ntwo",1\n', "rows.json": '[{"text": "é"}]'}
     for name, content in contents.items():
@@ -199,10 +190,9 @@ def test_texts_packed_by_gzip_are_read_as_if_unpacked(
 
 
 def test_a_path_with_a_plus_is_a_corpus_of_its_own(tmp_path: Path) -> None:
-    folder = tmp_path / "c++"
-    folder.mkdir()
-    (folder / "notes.txt").write_text("hello")
-    name = str(folder / "notes.txt")
+    (tmp_path / "c++").mkdir()
+    name = str(tmp_path / "c++" / "notes.txt")
+    Path(name).write_text("hello")
     for given, weight in ((name, 1.0), (f"{name}@0.25", 0.25)):
         (corpus,) = load_corpora(given)
         assert (corpus.name, corpus.documents, corpus.weight) == (name, ["hello"], weight)
@@ -211,9 +201,8 @@ def test_a_path_with_a_plus_is_a_corpus_of_its_own(tmp_path: Path) -> None:
 def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
     """A column of texts with holes is not one of the texts and of "nan"."""
     rows = tmp_path / "holes.jsonl"
-    rows.write_text(
-        '{"text": "Document 1"}\n{"title": "x"}\n{"text": null}\n{"text": " "}\n{"text": "Document 2"}\n'
-    )
+    texts = ["Document 1", None, " ", "Document 2"]
+    write_rows(rows, [{"title": "x"}, *({"text": text} for text in texts)])
     table = tmp_path / "holes.parquet"
     pd.DataFrame({"text": ["Document 1", None, "Document 2"]}).to_parquet(table)
     for file, said in ((rows, "3 of 5 rows have no text and are left out"), (table, "1 of 3 rows")):
@@ -224,13 +213,10 @@ def test_rows_without_a_text_are_left_out_and_counted(tmp_path: Path) -> None:
         load_corpora(str(rows))
 
 
-def test_a_corpus_that_the_hub_does_not_give_is_named_as_it_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_corpus_that_the_hub_does_not_give_is_named_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*given: Any, **more: Any) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.delenv("INTRUDERS_DATA", raising=False)
     monkeypatch.setattr("datasets.load_dataset", offline)
     with pytest.raises(SettingError, match=r"^corpus 'wikitext-2': 'Salesforce/wikitext' cannot be loaded"):
         load_corpora("wikitext-2")
@@ -293,9 +279,7 @@ def test_the_lines_of_wikitext_2_are_one_text(monkeypatch: pytest.MonkeyPatch) -
     assert [line for line in document.split("\n") if line] == [" = Robert = ", " Robert is an actor ."]
 
 
-def test_the_files_that_are_read_are_told_by_the_name_of_the_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_are_read_are_told_by_their_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"sst2": ("train.tsv", "dev.tsv", "notes.md"), "wikitext2": ("test.txt",), "c4": ("train.jsonl",)}
     for folder, names in {**files, "rte": ("x",)}.items():
         (tmp_path / folder).mkdir()

@@ -94,20 +94,11 @@ def test_columns_behind_the_name_pairs_and_no_header(tmp_path: Path) -> None:
     assert all(example.pair == example.text.replace("a", "b") for example in task.train)
 
 
-@pytest.mark.parametrize(
-    ("labels", "ordered"),
-    [
-        ([*range(12)], [str(i) for i in range(12)]),
-        (["nan", "zh", "7", "ab", "10"], ["7", "10", "ab", "nan", "zh"]),
-    ],
-)
-def test_labels_are_numbers_in_their_order_and_then_words(
-    labels: list[Any], ordered: list[str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("ordered", [[str(i) for i in range(12)], ["7", "10", "ab", "nan", "zh"]])
+def test_labels_are_numbers_in_their_order_and_then_words(ordered: list[str], tmp_path: Path) -> None:
     """The code of a language is "nan"; what compares with nothing would be sorted anew in every process."""
-    file = write_rows(
-        tmp_path / "rows.jsonl", [{"t": f"row {i}", "y": labels[i % len(labels)]} for i in range(60)]
-    )
+    rows = [{"t": f"row {i}", "y": ordered[-(i % len(ordered))]} for i in range(60)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     assert load_task(f"{file}?text=t&label=y").labels == ordered
 
 
@@ -128,17 +119,9 @@ NAMED = Columns(text=("sentence",), label="label")
     [
         ("rows.csv?text=body&label=label", Columns(), "'body' is not in rows.csv; it has 'sentence', 'lab"),
         ("empty.csv", NAMED, "train split is empty; expected at least one row; pass data with rows"),
-        (
-            "single.csv",
-            NAMED,
-            "its only row is taken for validation, which leaves none to train on; expected",
-        ),
+        ("single.csv", NAMED, "its only row is taken for validation, which leaves none to train on; "),
         ("holes.jsonl", NAMED, "column 'sentence' of line 2 of holes.jsonl is empty"),
-        (
-            "rows.csv?validation=other.csv",
-            NAMED,
-            "line 2 of other.csv (the validation split) has the label 'z'",
-        ),
+        ("rows.csv?validation=other.csv", NAMED, "line 2 of other.csv (the validation split) has the label"),
         ("broken.jsonl", NAMED, "cannot be read as jsonl: line 1"),
         ("one.csv", NAMED, "expected two labels or more; pass rows of every label, and"),
         ("rows.csv", Columns(), "has the columns 'sentence', 'label'; expected prompt and completion, mess"),
@@ -170,8 +153,8 @@ def test_bad_data_is_named(
 def test_columns_of_the_usual_names_need_not_be_named(
     row: dict[str, str], kind: str, text: str, target: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "rows.jsonl"
-    write_rows(file, [{**row, key: row[key] + str(i)} for key in row for i in range(2)])
+    rows = [{**row, key: row[key] + str(i)} for key in row for i in range(2)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     task = load_task(str(file))
     assert task.kind == kind
     assert {example.text for example in task.train} <= {text, f"{text}0", f"{text}1"}
@@ -189,18 +172,12 @@ def test_columns_of_the_usual_names_need_not_be_named(
         ("open.csv", 'label,text\n1,fine\n0,"open\n1,three\n', "line 3: unexpected end of data; close"),
         ("open.csv", 'label,text\n0,"open\n1,"three"\n0,four\n', "line 2: ',' expected after '\"'; close"),
         ("empty.tsv", "text\tlabel\na\tx\nb\t\n", "column 'label' of line 3 of empty.tsv is empty"),
-        (
-            "hole.jsonl",
-            '{"text": "a", "label": "x"}\n\n{"text": "b"}\n',
-            "'label' of line 3 of hole.jsonl is",
-        ),
+        ("hole.jsonl", '{"text": "a", "label": "x"}\n\n{"text": "b"}\n', "'label' of line 3 of hole.jsonl"),
         ("list.json", '[{"text": "a", "label": ["x"]}]', "'label' of row 1 of list.json is a list; expected"),
         ("deep.jsonl", '{"text": {"a": 1}, "label": "x"}\n', "'text' of line 1 of deep.jsonl is an object"),
     ],
 )
-def test_a_row_that_is_not_whole_is_named_as_in_the_file(
-    tmp_path: Path, name: str, content: str, said: str
-) -> None:
+def test_a_row_that_is_not_whole_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(SettingError, match=re.escape(said)):
         load_task(str(tmp_path / name), Columns(text=("text",), label="label"))
@@ -221,8 +198,7 @@ def test_a_row_keeps_its_line_through_shuffling_and_splitting(tmp_path: Path) ->
 def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
     user, assistant = (says(role, f"the {role} speaks") for role in ("user", "assistant"))
     apart, whole = tmp_path / "apart.jsonl", tmp_path / "whole.parquet"
-    apart.write_text(json.dumps({"prompt": [user], "completion": [assistant]}) + "\n" * 2)
-    apart.write_text(apart.read_text() * 10)
+    apart.write_text((json.dumps({"prompt": [user], "completion": [assistant]}) + "\n" * 2) * 10)
     pd.DataFrame({"messages": [[user, assistant]] * 10}).to_parquet(whole)
     talk = Conversation((("user", "the user speaks"),), (("assistant", "the assistant speaks"),))
     for name in (f"{apart}?prompt=prompt&completion=completion", f"{whole}?messages=messages"):
@@ -230,9 +206,7 @@ def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
         example = task.train[0]
         assert example.conversation == talk
         assert example.target == "the assistant speaks"
-    text = tmp_path / "text.jsonl"
-    write_rows(text, [{"p": "the user speaks", "c": "the assistant speaks"}])
-    text.write_text(text.read_text() * 10)
+    text = write_rows(tmp_path / "text.jsonl", [{"p": "the user speaks", "c": "the assistant speaks"}] * 10)
     assert load_task(f"{text}?prompt=p&completion=c").fingerprint() != task.fingerprint()
 
 
@@ -249,16 +223,13 @@ def test_conversations_are_prompt_and_answer(tmp_path: Path) -> None:
     ],
 )
 def test_a_conversation_that_cannot_be_used_is_named(tmp_path: Path, messages: Any, said: str) -> None:
-    file = tmp_path / "chat.jsonl"
-    write_rows(file, [{"m": messages}])
+    file = write_rows(tmp_path / "chat.jsonl", [{"m": messages}])
     with pytest.raises(SettingError, match=re.escape(said)):
         load_task(f"{file}?messages=m")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_parts_of_text_are_text_and_rows_with_other_parts_can_be_left_out(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_parts_of_text_are_text_and_rows_with_others_can_be_left_out(suffix: str, tmp_path: Path) -> None:
     def parts(*texts: str) -> list[dict[str, str]]:
         return [{"type": "text", "text": text} for text in texts]
 

@@ -29,8 +29,7 @@ PAIR = Columns(prompt="prompt", completion="completion")
 
 
 def rows_in(file: Path, rows: list[dict[str, Any]]) -> str:
-    write_rows(file, rows)
-    return str(file)
+    return str(write_rows(file, rows))
 
 
 def numbered(count: int) -> list[dict[str, Any]]:
@@ -60,6 +59,14 @@ def test_json_lines_in_a_file_that_is_called_json_are_rows(tmp_path: Path) -> No
     read = read_rows(file)
     assert read.rows == [{"text": "one", "url": "a"}, {"text": "two", "url": None}]
     assert read.origin(1) == "line 3 of rows.json"
+    file.write_text('\ufeff\n{"text": "hello"}\n\n')
+    read = read_rows(file)
+    assert read.rows == [{"text": "hello"}]
+    assert read.origin(0) == "line 2 of rows.json"
+    # An object over several lines is no row of a file of lines.
+    file.write_text('{\n"text": "hello"\n}')
+    with pytest.raises(SettingError, match="it is not a list of objects"):
+        read_rows(file)
     file.write_text('{"text": "one"}\n{"text": "two"\n')
     with pytest.raises(SettingError, match=r"rows\.json' cannot be read as json: line 2: Expecting ','"):
         read_rows(file)
@@ -67,19 +74,16 @@ def test_json_lines_in_a_file_that_is_called_json_are_rows(tmp_path: Path) -> No
 
 def test_a_folder_and_a_compressed_file_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(SettingError, match="is a folder"):
-        load_task(str(tmp_path / "rows.jsonl"), PAIR)
-    with pytest.raises(SettingError, match="is a folder"):
-        load_task(str(tmp_path), PAIR)
-    with bz2.open(tmp_path / "rows.jsonl.bz2", "wt") as file:
-        file.write("{}\n")
-    with pytest.raises(SettingError, match=r"is compressed; .*unpack it"):
-        load_task(str(tmp_path / "rows.jsonl.bz2"), PAIR)
+    (tmp_path / "rows.jsonl.bz2").write_bytes(bz2.compress(b"{}\n"))
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    for name, said in (
+        ("rows.jsonl", "is a folder"), ("", "is a folder"), ("rows.jsonl.bz2", "is compressed; .*unpack it"),
+        ("rows.xlsx", "has an ending that is not known"),
+    ):  # fmt: skip
+        with pytest.raises(SettingError, match=said):
+            load_task(str(tmp_path / name), PAIR)
     with pytest.raises(SettingError, match="it is compressed: unpack it"):
         load_corpora(str(tmp_path / "rows.jsonl.bz2"))
-    (tmp_path / "rows.xlsx").write_bytes(b"PK")
-    with pytest.raises(SettingError, match="has an ending that is not known"):
-        load_task(str(tmp_path / "rows.xlsx"), PAIR)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +98,8 @@ def test_a_damaged_gzip_file_is_told_in_one_line(damage: Callable[[bytes], bytes
 
 def test_targets_without_the_number_that_is_scored_are_told(tmp_path: Path) -> None:
     rows = rows_in(tmp_path / "rows.jsonl", numbered(20))
-    test = tmp_path / "test.jsonl"
-    targets = ("1/2", "yes", "no")
-    rows_in(test, [{"prompt": "?", "completion": target} for target in targets])
-    columns = replace(PAIR, test_file=str(test), score="final-number")
+    targets = [{"prompt": "?", "completion": target} for target in ("1/2", "yes", "no")]
+    columns = replace(PAIR, test_file=rows_in(tmp_path / "test.jsonl", targets), score="final-number")
     with pytest.warns(UserWarning, match=r"2 of 3 targets of the test split have none \(line 2 of"):
         load_task(rows, columns)
 
@@ -141,7 +143,6 @@ def test_all_rows_without_a_value_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_nulls_of_pandas_nullable_types_are_missing(tmp_path: Path) -> None:
-    """A corpus leaves such rows out, and a task names them, as it does with the nulls of other columns."""
     texts = pd.array(["one", None, "two"], dtype="string")
     pd.DataFrame({"text": texts}).to_parquet(tmp_path / "text.parquet")
     assert pd.read_parquet(tmp_path / "text.parquet")["text"][1] is pd.NA
@@ -154,18 +155,6 @@ def test_nulls_of_pandas_nullable_types_are_missing(tmp_path: Path) -> None:
     times = pd.to_datetime(["2026-01-01", None])
     pd.DataFrame({"text": ["a", "b"], "time": times}).to_parquet(tmp_path / "times.parquet")
     assert [row["time"] is None for row in read_rows(tmp_path / "times.parquet").rows] == [False, True]
-
-
-def test_one_line_of_json_in_a_file_that_is_called_json_is_a_row(tmp_path: Path) -> None:
-    file = tmp_path / "rows.json"
-    file.write_text('\ufeff\n{"text": "hello"}\n\n')
-    rows = read_rows(file)
-    assert rows.rows == [{"text": "hello"}]
-    assert rows.origin(0) == "line 2 of rows.json"
-    # An object over several lines is no row of a file of lines.
-    file.write_text('{\n"text": "hello"\n}')
-    with pytest.raises(SettingError, match="it is not a list of objects"):
-        read_rows(file)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
@@ -189,16 +178,15 @@ def test_labels_that_are_truth_values_and_numbers_are_refused(ending: str, tmp_p
     """They would be four classes, False, True, 0 and 1, of what is mostly meant as two."""
     rows = [{"text": f"text {row}", "label": row % 2 == 0 if row < 10 else row % 2} for row in range(20)]
     file = tmp_path / f"rows.{ending}"
-    file.write_text(json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(file, [rows] if ending == "json" else rows)
     where = "row" if ending == "json" else "line"
     said = f"column 'label' is True in {where} 1 of rows.{ending} and 0 in {where} 11 of rows.{ending}"
     with pytest.raises(SettingError, match=re.escape(said)) as caught:
         load_task(str(file))
     assert "\n" not in str(caught.value)
     for alone in (bool, int):
-        file.write_text("".join(json.dumps(row | {"label": alone(row["label"])}) + "\n" for row in rows))
-        assert load_task(str(file.rename(tmp_path / "rows.jsonl"))).labels == [str(alone(0)), str(alone(1))]
-        (tmp_path / "rows.jsonl").rename(file)
+        write_rows(file, [row | {"label": alone(row["label"])} for row in rows])
+        assert load_task(str(file)).labels == [str(alone(0)), str(alone(1))]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json"])

@@ -13,7 +13,7 @@ import pytest
 
 from intruders.errors import SettingError
 from tests.tiny import save_llama
-from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import logged, prepared, tiny_trainer
 
 PLUGIN = "intruders.integrations.axolotl.IntrudersPlugin"  # as a YAML file names it
 
@@ -68,8 +68,7 @@ def test_its_keys_make_the_audits(plugin: Any, tmp_path: Path) -> None:
     assert callback.has_stopped
     assert callback.last.intruders > 0
     assert trainer.state.global_step < 20
-    audited = [entry["step"] for entry in trainer.state.log_history if "intruders/total" in entry]
-    assert audited[0] == 5
+    assert logged(trainer)[0]["step"] == 5
 
 
 def test_a_loss_and_a_limit_are_keys_too(plugin: Any, tmp_path: Path) -> None:
@@ -78,9 +77,9 @@ def test_a_loss_and_a_limit_are_keys_too(plugin: Any, tmp_path: Path) -> None:
     keys = {"loss_on": str(text), "loss_tokens": 40, "keep_forgetting_below": 99.0}
     given = {f"intruders_{name}": value for name, value in keys.items()}
     trainer, [callback] = _trained(plugin, tmp_path, intruders_every=10, **given)
-    logged = [entry for entry in trainer.state.log_history if "forgetting/known.txt" in entry]
-    assert [entry["step"] for entry in logged] == [10, 20]
-    assert callback.forgetting == logged[-1]["forgetting/known.txt"]
+    entries = logged(trainer, "forgetting/known.txt")
+    assert [entry["step"] for entry in entries] == [10, 20]
+    assert callback.forgetting == entries[-1]["forgetting/known.txt"]
     (kept,) = (file.parent for file in (tmp_path / "out").glob("checkpoint-*/kept.json"))
     assert (kept.name, (kept / "adapter_model.safetensors").is_file()) == ("checkpoint-20", True)
 

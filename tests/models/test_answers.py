@@ -82,9 +82,7 @@ OWN_SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("own", OWN_SETTINGS, ids=lambda own: next(iter(own)))
 @pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "peft"])
-def test_an_answer_is_greedy_whatever_the_model_would_generate_with(
-    own: dict[str, Any], wrapped: bool, tmp_path: Path
-) -> None:
+def test_an_answer_is_greedy_whatever_is_set(own: dict[str, Any], wrapped: bool, tmp_path: Path) -> None:
     """Many models have such settings in their generation_config.json; the truth is a loop over the largest logit."""
     folder = save_llama(tmp_path / "llama")
     model: Any = load_model(str(folder), "causal")
@@ -182,9 +180,7 @@ def reached(accuracy: float) -> list[bool | None]:
     return outcomes_until_decided(OpenedModel(nn.Identity(), None, 64), TASK, EXAMPLES, accuracy=accuracy)
 
 
-def test_what_is_reached_has_all_outcomes_and_what_cannot_be_is_not_asked_to_the_end(
-    asked: list[int],
-) -> None:
+def test_what_is_reached_has_all_outcomes_and_what_cannot_be_is_given_up(asked: list[int]) -> None:
     # 10 settled, and 12, 15, ..., 39.
     expected = [number < 10 or number % 3 == 0 for number in range(40)]
     assert sum(expected) == 20

@@ -25,9 +25,7 @@ _TALKS = [
 @pytest.mark.parametrize("name", CHAT_SHAPES)
 def test_the_labels_of_a_conversation_are_those_of_trl(name: str, tmp_path: Path) -> None:
     shape = CHAT_SHAPES[name]
-    talks = [
-        [(("user", "assistant")[number % 2], text) for number, text in enumerate(talk)] for talk in _TALKS
-    ]
+    talks = [list(zip(["user", "assistant"] * 2, talk, strict=False)) for talk in _TALKS]
     trainer = trl_trainer(save_chat_model(tmp_path / "model", shape), talks, tmp_path / "out", steps=1)
     tokenizer = trainer.processing_class
     examples = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
 from intruders.data.task import Conversation, Example, Task
 from intruders.errors import SettingError
@@ -49,9 +49,7 @@ def _conversation(origin: str = "") -> Example:
 
 
 @pytest.mark.parametrize(("end", "learned"), [("</s>", "yes</s>"), ("\n", "yes\n</s>")])
-def test_an_answer_is_learned_with_the_end_of_its_template_or_one_that_it_gets(
-    end: str, learned: str
-) -> None:
+def test_an_answer_is_learned_with_the_end_of_its_template_or_its_own(end: str, learned: str) -> None:
     tokenizer = character_tokenizer()
     tokenizer.chat_template = _TEMPLATE.replace("</s>", end)
     (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
@@ -92,9 +90,7 @@ def test_a_row_that_does_not_fit_is_named_as_in_its_file() -> None:
         ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512),
     ],
 )
-def test_the_context_is_what_the_model_has_positions_for(
-    kind: str, settings: dict[str, Any], expected: int
-) -> None:
+def test_the_context_is_the_positions(kind: str, settings: dict[str, Any], expected: int) -> None:
     config = AutoConfig.for_model(kind, **settings)
     assert context_length(config, None) == expected
     assert context_length(config, 50) == 50
@@ -117,9 +113,6 @@ def test_the_positions_of_a_model_of_text_and_images_are_those_of_its_text() -> 
 
 @pytest.mark.parametrize("kind", sorted({*encoding._NUMBERED_FROM_PADDING, "mpnet", "bert"}))
 def test_a_row_as_long_as_the_context_fits_and_no_longer_one(kind: str) -> None:
-    """By the models themselves: each is given rows of both lengths."""
-    from transformers import AutoConfig, AutoModel
-
     config = AutoConfig.for_model(
         kind, vocab_size=40, hidden_size=24, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=20, pad_token_id=3, bos_token_id=0, eos_token_id=2, attention_window=4,

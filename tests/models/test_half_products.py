@@ -22,14 +22,11 @@ from intruders.models.half_products import (
 HALF = (torch.bfloat16, torch.float16)
 
 
-def tensors(
-    dtype: torch.dtype, rows: int, m: int, n: int, seed: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def tensors(dtype: torch.dtype, rows: int, m: int, n: int, seed: int) -> list[Tensor]:
     """Inputs, weight, bias and the gradient of the outputs."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((rows, n), (m, n), (m,), (rows, m))
-    inputs, weight, bias, gradient = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    return inputs, weight, bias, gradient
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
 def assert_rounded(measured: Tensor, exact: Tensor, size: Tensor) -> None:
@@ -90,16 +87,13 @@ def test_nothing_is_kept_in_single_precision_for_the_backward_pass() -> None:
 
 
 def test_what_torch_computes_well_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few inputs, another type, and the types of an autocast region."""
-
     def refuse(*_: object) -> Tensor:
         raise AssertionError("computed here")
 
     monkeypatch.setattr(half_products._InSingle, "apply", refuse)
     inputs, weight, bias, _ = tensors(torch.bfloat16, 16, 5, 7, seed=0)
-    assert torch.equal(
-        linear_of_half(inputs[:15], weight, bias), nn.functional.linear(inputs[:15], weight, bias)
-    )
+    few = (inputs[:15], weight, bias)
+    assert torch.equal(linear_of_half(*few), nn.functional.linear(*few))
     single = (inputs.float(), weight.float(), bias.float())
     assert torch.equal(linear_of_half(*single), nn.functional.linear(*single))
     with torch.autocast("cpu", torch.float16):
@@ -125,16 +119,13 @@ def test_layers_are_changed_where_the_processor_lacks_half_precision(
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-def test_a_product_alone_is_computed_as_the_layers_are(
-    capability: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_product_is_computed_as_layers_are(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     inputs, weight, _, _ = tensors(torch.bfloat16, 20, 5, 7, seed=0)
     layer = nn.Linear(7, 5, bias=False, dtype=torch.bfloat16)
     layer.weight.data.copy_(weight)
-    model = nn.Sequential(layer)
-    speed_up_half(model)
-    assert torch.equal(linear(inputs, weight), model(inputs))
+    speed_up_half(layer)
+    assert torch.equal(linear(inputs, weight), layer(inputs))
 
 
 def test_a_copy_of_a_layer_computes_with_its_own_weight(monkeypatch: pytest.MonkeyPatch) -> None:

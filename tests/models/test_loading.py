@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from transformers import (
 
 from intruders.data.corpora import load_all, load_corpora
 from intruders.errors import CheckpointError, MissingDependencyError, SettingError
+from intruders.measures import text_loss
 from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
@@ -32,19 +34,17 @@ from intruders.models.stored_dtype import dtype_to_load, recorded_dtypes
 from intruders.models.tuned_model import open_language_model
 from intruders.studies.measure_stages import base_losses
 from intruders.system.out_of_memory import Halving, is_out_of_memory
-from intruders.system.store import Kept
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import set_factors
 from tests.tiny import save_bert, save_gpt2, save_llama
+from tests.training.tiny_runs import logits_of
 
 
 def in_half(folder: Path) -> Path:
-    """The same model in bfloat16."""
+    """A model in bfloat16, and the same one in single precision in a folder of its own."""
     base = save_llama(folder / "single")
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    for file in base.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    model.save_pretrained(folder)
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
 
 
@@ -83,19 +83,14 @@ def test_a_causal_model_has_no_weight_at_random(tmp_path: Path) -> None:
             load_model(str(tmp_path / name), "causal")
     config.tie_word_embeddings = True
     torch.manual_seed(3)
-    tied = LlamaForCausalLM(config).eval()
+    tied = LlamaForCausalLM(config)
     tied.save_pretrained(tmp_path / "tied")
     with safe_open(tmp_path / "tied" / "model.safetensors", "pt") as file:
         assert "lm_head.weight" not in file.keys()  # noqa: SIM118
-    ids = torch.arange(5, 45)[None]
-    with torch.no_grad():
-        loaded = load_model(str(tmp_path / "tied"), "causal").eval()
-        assert torch.equal(loaded(input_ids=ids).logits, tied(input_ids=ids).logits)
+    assert torch.equal(logits_of(load_model(str(tmp_path / "tied"), "causal")), logits_of(tied))
 
 
-def test_errors_quote_what_the_user_gave_and_no_option_that_a_command_may_lack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_quote_what_was_given_and_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llama = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama"))
     llama.model.save_pretrained(tmp_path / "body")
     save_bert(tmp_path / "encoder", with_head=False)
@@ -113,8 +108,7 @@ def test_errors_quote_what_the_user_gave_and_no_option_that_a_command_may_lack(
 
 def test_a_classifier_is_no_base_for_another_number_of_classes(tmp_path: Path) -> None:
     llama = save_llama(tmp_path / "llama")
-    for file in llama.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
     LlamaForSequenceClassification(LlamaConfig.from_pretrained(llama)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="number of classes is 2, and the task has 4; pass the base"):
         load_model(str(tmp_path), "classification", list("abcd"))
@@ -131,15 +125,10 @@ def test_a_masked_model_and_its_classifier_have_the_type_asked_for(tmp_path: Pat
     assert classifier.dtype == torch.bfloat16
 
 
-def test_what_is_kept_in_one_type_is_not_found_in_another(tmp_path: Path) -> None:
+def test_single_precision_is_not_recorded(tmp_path: Path) -> None:
     half = str(in_half(tmp_path))
     assert recorded_dtypes(Loading(), [half]) == {"dtype": ["bfloat16"]}
     assert recorded_dtypes(Loading(dtype="float32"), [half]) == {}
-    kept = Kept(tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(), [half])})
-    kept.put({"part": 1}, 3.0)
-    other = Kept(tmp_path / "kept", {"weights": 1, **recorded_dtypes(Loading(dtype="float32"), [half])})
-    assert kept.get({"part": 1}) == 3.0
-    assert other.get({"part": 1}) is None
 
 
 def test_losses_of_a_studys_base_are_measured_again_in_another_type(tmp_path: Path) -> None:
@@ -207,11 +196,9 @@ def test_weights_that_are_trained_have_single_precision() -> None:
             config("lora", *given).loading("classification")
 
 
-def test_a_map_that_fails_is_memory_that_ran_out() -> None:
-    assert is_out_of_memory(RuntimeError("unable to mmap 9 bytes from file: Cannot allocate memory (12)"))
-
-
 def test_a_batch_that_does_not_fit_is_halved_and_told_once() -> None:
+    """A map that fails is memory that ran out too."""
+    assert is_out_of_memory(RuntimeError("unable to mmap 9 bytes from file: Cannot allocate memory (12)"))
     sizes = []
 
     def measured(items: Sequence[int]) -> list[int]:
@@ -230,21 +217,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_told_once() -> None:
     with pytest.raises(RuntimeError, match="can't allocate"):
         Halving(is_on=False).results(range(9), measured)
     with pytest.raises(ValueError, match="another"):
-        Halving(is_on=True).results(range(2), raising(ValueError("another")))
+        Halving(is_on=True).results(range(2), Mock(side_effect=ValueError("another")))
     with pytest.raises(MemoryError):  # a single item cannot be halved
-        Halving(is_on=True).results(range(1), raising(MemoryError()))
-
-
-def raising(error: Exception) -> Any:
-    def measured(items: Sequence[int]) -> list[int]:
-        raise error
-
-    return measured
+        Halving(is_on=True).results(range(1), Mock(side_effect=MemoryError))
 
 
 def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from intruders.measures import text_loss
-
     base, texts = str(save_llama(tmp_path / "base")), text(tmp_path / "texts")
     expected = evaluate(base, losses=LossSettings((texts,), window=16)).losses[0].losses[0]
     real = text_loss.token_losses
@@ -263,9 +241,7 @@ def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.Mon
         evaluate(base, losses=LossSettings((texts,), window=16))
 
 
-def test_memory_that_runs_out_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     main = import_module("intruders.cli.main")
 
     def run_out(**_: Any) -> None:
@@ -300,11 +276,8 @@ def test_weights_are_quantized_while_loading(load_in: str, tmp_path: Path) -> No
     model: Any = load_model(base, "causal", loading=Loading(load_in=load_in))
     layer = model.get_submodule("model.layers.0.mlp.up_proj")
     assert layer.weight.element_size() == 1
-    whole: Any = load_model(base, "causal")
-    ids = torch.tensor([[5, 20, 31, 7, 44, 12]])
-    with torch.no_grad():
-        exact = whole(input_ids=ids).logits
-        error = (model(input_ids=ids).logits - exact).norm() / exact.norm()
+    exact = logits_of(load_model(base, "causal"))
+    error = (logits_of(model) - exact).norm() / exact.norm()
     # The 16 levels of nf4 leave about 8 % of a random layer, 8 bits about 1 %; layers add up.
     assert 0 < float(error) < 0.5
 
@@ -314,18 +287,16 @@ def test_an_adapter_on_a_quantized_base_that_was_measured_first(load_in: str, tm
     """Its loss is that of PEFT on a model that computed nothing before."""
     pytest.importorskip("bitsandbytes")
     base = str(save_llama(tmp_path / "base", width=128))
-    adapted: Any = get_peft_model(
-        load_model(base, "causal"), LoraConfig(r=2, target_modules=["q_proj", "up_proj"])
-    )
+    config = LoraConfig(r=2, target_modules=["q_proj", "up_proj"])
+    adapted: Any = get_peft_model(load_model(base, "causal"), config)
     set_factors(adapted, 0.05, 1)
     adapted.save_pretrained(tmp_path / "adapter")
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "The base knows this text."}))
     loading = Loading(load_in=load_in)
     losses = LossSettings((str(tmp_path / "text.jsonl"),))
     measured = evaluate(str(tmp_path / "adapter"), base=base, losses=losses, loading=loading)
-    fresh: Any = PeftModel.from_pretrained(
-        load_model(base, "causal", loading=loading), str(tmp_path / "adapter")
-    )
+    own = load_model(base, "causal", loading=loading)
+    fresh: Any = PeftModel.from_pretrained(own, str(tmp_path / "adapter"))
     [documents] = measured.losses[0].losses
     ids = load_tokenizer(base)("The base knows this text.", return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -334,13 +305,9 @@ def test_an_adapter_on_a_quantized_base_that_was_measured_first(load_in: str, tm
     assert documents.mean == pytest.approx(expected, abs=1e-3)
 
 
-def test_quantizing_needs_its_package_and_whole_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from intruders.models import loading
-
+def test_quantizing_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = str(save_llama(tmp_path / "base"))
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr("intruders.models.loading.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="--load-in 4bit needs the package 'bitsandbytes'"):
         load_model(base, "causal", loading=Loading(load_in="4bit"))
     with pytest.raises(SettingError, match="load_in is '4bit', but this measurement changes weights"):
@@ -353,18 +320,14 @@ def test_quantizing_needs_its_package_and_whole_weights(
 def test_an_adapter_beside_its_base_measures_as_one_in_its_weights(save: Any, tmp_path: Path) -> None:
     base = str(save(tmp_path / "base"))
     opened = open_language_model(base)
-    model: Any = get_peft_model(
-        opened.model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-    )
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    model: Any = get_peft_model(opened.model, config)
     model.save_pretrained(tmp_path / "adapter")
     corpora = load_corpora(text(tmp_path / "texts"))
+    sides = [open_language_model(str(tmp_path / "adapter"), base, merged=way) for way in (False, True)]
     of_base, beside, merged = (
-        losses_by_corpus(opened, {"text": corpora}, LossSettings())["text"][0].sums
-        for opened in (
-            open_language_model(base),
-            open_language_model(str(tmp_path / "adapter"), base),
-            open_language_model(str(tmp_path / "adapter"), base, merged=True),
-        )
+        losses_by_corpus(side, {"text": corpora}, LossSettings())["text"][0].sums
+        for side in (open_language_model(base), *sides)
     )
     assert abs(of_base - merged).min() > 1e-2
     # x W0^T + (x A^T) B^T and x (W0 + B A)^T differ by the rounding of single precision, layer after layer.
@@ -376,10 +339,9 @@ def test_the_adapter_of_a_classifier_computes_beside_an_encoder_of_16_bits(tmp_p
     base = str(save_bert(tmp_path / "base"))
     AutoModelForMaskedLM.from_pretrained(base).to(torch.bfloat16).save_pretrained(base)
     classifier: Any = load_model(base, "classification", ["a", "b"], Loading(dtype="float32"))
-    adapter = get_peft_model(
-        classifier,
-        LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "dense"], init_lora_weights=False),
-    )
+    targets = ["query", "dense"]
+    config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=targets, init_lora_weights=False)
+    adapter = get_peft_model(classifier, config)
     adapter.save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter" / "run.json").write_text(json.dumps({"task": {"labels": ["a", "b"]}}))
     opened = open_language_model(str(tmp_path / "adapter"), base)
@@ -387,20 +349,17 @@ def test_the_adapter_of_a_classifier_computes_beside_an_encoder_of_16_bits(tmp_p
     now = {name.replace(".base_layer", ""): value for name, value in opened.model.state_dict().items()}
     assert all(torch.equal(now[name], value) for name, value in plain.state_dict().items())
 
-    # In single precision: the model of text under an encoder that PEFT merged.
-    single = open_language_model(str(tmp_path / "adapter"), base, Loading(dtype="float32")).model.eval()
-    merged = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float32).eval()
-    of_base = merged(input_ids=torch.arange(5, 25)[None]).logits
+    single = open_language_model(str(tmp_path / "adapter"), base, Loading(dtype="float32")).model
+    merged = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float32)
+    of_base = logits_of(merged)
     merged.base_model.load_state_dict(adapter.merge_and_unload().bert.state_dict(), strict=False)
-    logits = [model(input_ids=torch.arange(5, 25)[None]).logits for model in (single, merged)]
+    logits = [logits_of(model) for model in (single, merged)]
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
     assert (of_base - logits[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma", "qwen2_moe", "mamba", "ctrl"])
-def test_a_folder_without_a_tokenizer_is_told_by_the_path_that_was_given(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tokenizer_is_told(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some classes of transformers make a tokenizer of nothing, others raise errors of several lines or of Python."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(f'{{"model_type": "{kind}"}}')

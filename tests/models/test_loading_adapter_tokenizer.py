@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +60,21 @@ def ids_as_trained(tokenizer: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("of_base", [None, OTHER])
-def test_messages_are_written_by_the_template_that_the_adapter_was_trained_with(
-    of_base: str | None, sides: tuple[str, str]
-) -> None:
+def test_messages_are_written_by_the_adapters_template(of_base: str | None, sides: tuple[str, str]) -> None:
     base, tuned = sides
     give_tokenizer(base, base, of_base)
     trained_with = give_tokenizer(tuned, base, TEMPLATE)
     opened, _ = open_for_task(tuned, TASK, base)
     assert ids_of(opened.tokenizer) == ids_as_trained(trained_with)
-    assert opened.notes[-1] == (
-        f"the chat template is that of adapter {tuned!r}, which differs from its base's"
-    )
+    told = f"the chat template is that of adapter {tuned!r}, which differs from its base's"
+    assert opened.notes[-1] == told
     before = open_language_model(base)
     for other in (open_language_model(tuned, base), put_on(before, tuned, base)):
         assert ids_of(other.tokenizer) == ids_as_trained(trained_with)
     assert before.tokenizer.chat_template == of_base
 
 
-def test_the_bases_own_tokenizer_stays_where_the_adapters_is_the_same_or_has_no_template(
-    sides: tuple[str, str],
-) -> None:
+def test_the_bases_tokenizer_stays_where_the_adapters_adds_no_template(sides: tuple[str, str]) -> None:
     base, tuned = sides
     own = give_tokenizer(base, base, TEMPLATE)
     for template in (TEMPLATE, None):
@@ -92,20 +88,16 @@ def test_tokens_that_the_training_named_are_read_as_it_read_them(sides: tuple[st
     """The base has an embedding for one more token than its tokenizer names, as Llama's reserved ones."""
     base, tuned = sides
     rows = open_language_model(base).model.get_input_embeddings().num_embeddings
-    whole = AutoTokenizer.from_pretrained(base)
-    shorter = shorter_by_one(base, whole)
-    assert len(shorter) == rows - 1
+    assert len(shorter_by_one(base, AutoTokenizer.from_pretrained(base))) == rows - 1
     trained_with = give_tokenizer(tuned, base, TEMPLATE.replace("assistant: ", "<|im|>"), ["<|im|>"])
     assert len(trained_with) == rows
     opened, _ = open_for_task(tuned, TASK, base)
-    assert opened.notes[-1] == (
-        f"the tokenizer is that of adapter {tuned!r}, whose tokens differ from its base's"
-    )
+    told = f"the tokenizer is that of adapter {tuned!r}, whose tokens differ from its base's"
+    assert opened.notes[-1] == told
     assert opened.tokenizer.encode("<|im|>", add_special_tokens=False) == [rows - 1]
 
 
 def test_tokens_that_were_retrained_are_read_as_the_training_named_them(tmp_path: Path) -> None:
-    """PEFT wraps an embedding of which some rows are trained."""
     base = save_llama(tmp_path / "base")
     whole = AutoTokenizer.from_pretrained(base)
     rows = len(whole)
@@ -118,8 +110,6 @@ def test_tokens_that_were_retrained_are_read_as_the_training_named_them(tmp_path
 
 def shorter_by_one(folder: str, tokenizer: Any) -> Any:
     """Save a tokenizer without its last character."""
-    import json
-
     tokenizer.save_pretrained(folder)
     file = Path(folder) / "tokenizer.json"
     document = json.loads(file.read_text())
@@ -160,9 +150,7 @@ def test_kept_results_know_the_tokenizer_beside_an_adapter(sides: tuple[str, str
     assert digest_of_model(tuned) == alone
 
 
-def test_an_adapter_that_was_taught_to_chat_is_scored_on_a_base_that_was_not(
-    sides: tuple[str, str], tmp_path: Path
-) -> None:
+def test_an_adapter_that_chats_is_scored_on_a_base_without(sides: tuple[str, str], tmp_path: Path) -> None:
     base, tuned = sides
     give_tokenizer(tuned, base, TEMPLATE)
     rows = write_rows(tmp_path / "rows.jsonl", [{"messages": MESSAGES}] * 8)
@@ -172,7 +160,7 @@ def test_an_adapter_that_was_taught_to_chat_is_scored_on_a_base_that_was_not(
 
 
 @pytest.mark.parametrize("of_base", [None, OTHER])
-def test_an_adapter_is_healed_split_and_compared_as_it_was_trained_to_read(
+def test_an_adapter_is_healed_as_it_reads(
     of_base: str | None, sides: tuple[str, str], tmp_path: Path
 ) -> None:
     """The truth is a loop over the messages as the adapter's own template writes them, in base and tuned model."""
@@ -181,26 +169,19 @@ def test_an_adapter_is_healed_split_and_compared_as_it_was_trained_to_read(
     trained_with = give_tokenizer(tuned, base, TEMPLATE)
     rows = write_rows(tmp_path / "rows.jsonl", [{"messages": MESSAGES}] * 8)
     task, text = f"{rows}?validation={rows}&test={rows}", str(short_texts(tmp_path / "text.jsonl", 6))
-    expected = [loss_of_answer(model, trained_with) for model in base_and_tuned(base, tuned)]
+    whole = PeftModel.from_pretrained(load_model(base, "causal"), tuned).eval()
+    expected = [loss_of_answer(model, trained_with) for model in (load_model(base, "causal").eval(), whole)]
     few = intruders.AttributionSettings(check=0, max_documents=2, max_tokens=16, max_examples=2)
     rise = intruders.attribute(base, tuned, loss_on=text, task=task, settings=few).rises[1]
     choice = intruders.choose_scale(base, tuned, loss_on=text, task=task, settings=QUICK)
-    compared = intruders.compare_remedies(
-        base,
-        tuned,
-        comparison=intruders.ComparisonSettings(only=("interpolate",), strengths=1),
-        losses=intruders.LossSettings(loss_on=(text,), max_tokens=16),
-        scores=ScoreSettings(tasks=(task,), max_examples=2),
-    )
+    only = intruders.ComparisonSettings(only=("interpolate",), strengths=1)
+    losses = intruders.LossSettings(loss_on=(text,), max_tokens=16)
+    scores = ScoreSettings(tasks=(task,), max_examples=2)
+    compared = intruders.compare_remedies(base, tuned, comparison=only, losses=losses, scores=scores)
     assert [rise.base_loss, rise.tuned_loss] == pytest.approx(expected, abs=1e-5)
     assert [choice.curve[at].task_loss for at in (0, -1)] == pytest.approx(expected, abs=1e-5)
     points = (compared.base_point, compared.tuned_point)
     assert [point.task_losses[task] for point in points] == pytest.approx(expected, abs=1e-5)
-
-
-def base_and_tuned(base: str, tuned: str) -> list[Any]:
-    whole = PeftModel.from_pretrained(load_model(base, "causal"), tuned)
-    return [load_model(base, "causal").eval(), whole.eval()]
 
 
 @torch.no_grad()

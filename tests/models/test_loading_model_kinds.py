@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, XLNetConfig, XLNetLMHeadModel
 
 from intruders.audits.audit import audit
 from intruders.errors import CheckpointError
 from intruders.models.encoding import PadRight, pad_token_id
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig
-from tests.tiny import character_tokenizer, short_task
+from tests.tiny import character_tokenizer
+from tests.training.tiny_runs import config_of, logits_of
 
 _SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 _DECODER = {**_SMALL, "num_key_value_heads": 2, "max_position_embeddings": 512}
@@ -31,8 +32,6 @@ _MATRICES = {"qwen2": 14, "llama": 14, "gpt2": 8, "roberta": 12, "bert": 13}
 
 
 def _save(folder: Path, kind: str, task: str) -> Path:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
     tokenizer = character_tokenizer(around=kind in ("roberta", "bert"))
     config = AutoConfig.for_model(
         kind, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=2, **_SIZES[kind]
@@ -55,13 +54,9 @@ def _save(folder: Path, kind: str, task: str) -> Path:
 )  # fmt: skip
 def test_trained_and_audited(kind: str, task: str, method: str, tmp_path: Path) -> None:
     base = _save(tmp_path / "base", kind, task)
-    run = finetune(
-        FinetuneConfig(
-            base=str(base), task=short_task(tmp_path) if task == "causal" else "pydoc-topics-2",
-            out=str(tmp_path / "run"), method=method, rank=2, lr=1e-2, steps=3, batch_size=2, precision="fp32",
-            max_train_samples=40, max_eval_samples=2, max_new_tokens=8, max_length=None if task == "causal" else 40,
-        )
-    )  # fmt: skip
+    given = {} if task == "causal" else {"task": "pydoc-topics-2", "max_length": 40}
+    settings = {"method": method, "steps": 3, "max_eval_samples": 2} | given
+    run = finetune(config_of(base, tmp_path / "run", **settings))
     found = audit(str(base), str(run.path))
     assert len(found.matrices) == _MATRICES[kind]
     assert {matrix.rank for matrix in found.matrices} == ({None} if method == "full" else {2})
@@ -85,15 +80,12 @@ def test_a_decoders_classifier_reads_the_last_token_of_each_row(named: int | Non
     batch.pop("labels")
     with torch.no_grad():
         together = model(**batch).logits
-        for index, row in enumerate(rows):
-            alone = model(input_ids=torch.tensor([row])).logits[0]
-            torch.testing.assert_close(together[index], alone)
+    for index, row in enumerate(rows):
+        torch.testing.assert_close(together[index], logits_of(model, row)[0])
 
 
 @pytest.mark.parametrize("kind", ["causal", "classification"])
 def test_an_xlnet_is_refused(kind: Any, tmp_path: Path) -> None:
-    from transformers import XLNetConfig, XLNetLMHeadModel
-
     tokenizer = character_tokenizer()
     sizes = {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 16}
     XLNetLMHeadModel(XLNetConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path)

@@ -17,9 +17,7 @@ from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
 
 
-def test_what_does_not_fit_is_refused_before_it_is_loaded(
-    llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_is_refused_unloaded(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = sum(parameter.numel() for parameter in load_model(str(llama), "causal").parameters())
     plan = memory_plan.memory_plan(str(llama), Loading())
     assert plan.weights == numbers
@@ -54,23 +52,18 @@ def test_a_limit_of_the_shell_refuses_in_one_line(llama: Path) -> None:
         "most = psutil.Process().memory_info().vms + 100 * 2**20; "
         "resource.setrlimit(resource.RLIMIT_AS, (most, most)); require_memory(sys.argv[1], Loading())"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(llama)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code, str(llama)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     last = run.stderr.splitlines()[-1]
     assert "NotEnoughMemoryError" in last
     assert "0.3 GiB of 0.1 GiB left by ulimit -v; raise ulimit -v, or use a smaller model" in last
 
 
-def test_the_plan_counts_the_addresses_that_a_file_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_counts_the_addresses_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a file is opened it is mapped twice, and then once."""
     numbers = 2**24
-    save_file(
-        {"weight": torch.zeros(numbers), "mask": torch.zeros(1000, dtype=torch.int64)},
-        tmp_path / "a.safetensors",
-    )
+    tensors = {"weight": torch.zeros(numbers), "mask": torch.zeros(1000, dtype=torch.int64)}
+    save_file(tensors, tmp_path / "a.safetensors")
     code = (
         "import sys, psutil, torch; from safetensors import safe_open; own = psutil.Process();\n"
         "def peak(): return 1024 * int(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])\n"

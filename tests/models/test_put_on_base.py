@@ -21,6 +21,21 @@ from tests.checkpoints.models import change_config, moved, not_to_be_read
 from tests.checkpoints.other_programs import peft_lora, save_as_gguf, save_as_mlx
 from tests.hub_cache import hub_with_base
 from tests.tiny import character_tokenizer, save_gpt2, save_llama
+from tests.training.tiny_runs import logits_of
+
+
+def without(tuned: str, part: str) -> None:
+    """Take the weights with this part in their names from an adapter's file."""
+    file = Path(tuned) / "adapter_model.safetensors"
+    save_file({name: t for name, t in load_file(file).items() if part not in name}, file)
+
+
+def as_peft_loads_it(base: str, tuned: str | Path, ids: list[int], rows: int | None = None) -> torch.Tensor:
+    """The logits of an adapter on its base, which is resized first where a number of rows is given."""
+    own: Any = load_model(base, "causal")
+    if rows is not None:
+        own.resize_token_embeddings(rows, mean_resizing=False)
+    return logits_of(PeftModel.from_pretrained(own, tuned), ids)
 
 
 def adapter(folder: Path, targets: list[str]) -> str:
@@ -33,20 +48,15 @@ def adapter(folder: Path, targets: list[str]) -> str:
 @pytest.mark.parametrize("lost", ["lora_A", "lora_B"])
 def test_half_a_pair_is_refused_and_not_drawn_at_random(lost: str, tmp_path: Path) -> None:
     tuned = adapter(tmp_path, ["c_attn"])
-    file = Path(tuned) / "adapter_model.safetensors"
-    tensors = load_file(file)
-    del tensors[next(name for name in tensors if lost in name)]
-    save_file(tensors, file)
+    without(tuned, f"h.0.attn.c_attn.{lost}")
     with pytest.raises(CheckpointError, match="has only lora_"):
         open_language_model(tuned, str(tmp_path / "base"))
 
 
-def test_an_adapter_on_an_embedding_that_is_the_head_is_run_as_peft_runs_it_and_not_merged(
-    tmp_path: Path,
-) -> None:
+def test_an_adapter_on_an_embedding_that_is_the_head_is_run_but_not_merged(tmp_path: Path) -> None:
     tuned = adapter(tmp_path, ["wte"])
     base = str(tmp_path / "base")
-    wanted = logits_of(PeftModel.from_pretrained(load_model(base, "causal"), tuned), [5, 6, 7, 8])
+    wanted = as_peft_loads_it(base, tuned, [5, 6, 7, 8])
     torch.testing.assert_close(logits_of(open_language_model(tuned, base).model, [5, 6, 7, 8]), wanted)
     with pytest.raises(PairingError, match=r"changes 'transformer\.wte', whose weight is that of 'lm_head'"):
         open_language_model(tuned, base, merged=True)
@@ -60,10 +70,7 @@ def with_renamed(folder: Path, modules: str) -> str:
     return tuned
 
 
-def test_an_adapter_of_which_peft_loads_no_weight_is_refused_and_of_which_some_is_told(
-    tmp_path: Path,
-) -> None:
-    """PEFT would warn, and compute with the base alone."""
+def test_an_adapter_of_which_peft_loads_nothing_is_refused_and_a_part_told(tmp_path: Path) -> None:
     with pytest.raises(PairingError, match="has no weights of the modules that it changes in base"):
         open_language_model(with_renamed(tmp_path / "all", "c_"), str(tmp_path / "all" / "base"))
     tuned = with_renamed(tmp_path / "some", "h.0.attn.")
@@ -71,18 +78,14 @@ def test_an_adapter_of_which_peft_loads_no_weight_is_refused_and_of_which_some_i
     assert any("asks for and has no weights of" in note for note in notes)
 
 
-def test_retrained_tokens_of_an_embedding_that_is_the_head_are_merged_as_peft_merges_them(
-    tmp_path: Path,
-) -> None:
+def test_retrained_tokens_of_an_embedding_that_is_the_head_are_merged(tmp_path: Path) -> None:
     """PEFT changes the rows of both, so that the adapter and its merge are one model."""
     base = str(save_gpt2(tmp_path / "base"))
     config = LoraConfig(r=2, target_modules=["c_attn"], trainable_token_indices=[5, 7], task_type="CAUSAL_LM")
     model = get_peft_model(load_model(base, "causal"), config)
     moved(model, 0.2, 1, only=lambda name, parameter: parameter.requires_grad)
     model.save_pretrained(tmp_path / "tuned")
-    wanted = logits_of(
-        PeftModel.from_pretrained(load_model(base, "causal"), tmp_path / "tuned"), [5, 6, 7, 8]
-    )
+    wanted = as_peft_loads_it(base, tmp_path / "tuned", [5, 6, 7, 8])
     opened = open_language_model(str(tmp_path / "tuned"), base, merged=True)
     torch.testing.assert_close(logits_of(opened.model, [5, 6, 7, 8]), wanted)
 
@@ -111,10 +114,7 @@ def test_a_revision_with_the_weights_that_the_adapter_names_is_no_other_base(
 
 
 @pytest.mark.parametrize("named", ["alice/llama", "~nobody-of-this-name/llama", "broken"])
-def test_a_named_base_that_cannot_be_read_is_another_base(
-    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It decides a note alone, and the base that was given is measured."""
+def test_an_unreadable_base_is_another(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("base", "broken", "adapter"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -133,15 +133,11 @@ def test_an_adapter_of_a_part_of_the_model_is_put_on_that_part(merged: bool, tmp
     base = str(save_llama(tmp_path / "base"))
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     part = get_peft_model(model.model, LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
-    with torch.no_grad():
-        for name, weight in part.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.3)
+    moved(part, 0.3, 1, only=lambda name, parameter: "lora_B" in name)
     part.save_pretrained(str(tmp_path / "adapter"))
-    ids = [*range(5, 25)]
     opened = open_language_model(str(tmp_path / "adapter"), base, merged=merged).model
-    trained, before = logits_of(model, ids), logits_of(AutoModelForCausalLM.from_pretrained(base), ids)
-    torch.testing.assert_close(logits_of(opened, ids), trained)
+    trained, before = logits_of(model), logits_of(AutoModelForCausalLM.from_pretrained(base))
+    torch.testing.assert_close(logits_of(opened), trained)
     assert (before - trained).abs().max() > 0.1
 
 
@@ -173,24 +169,14 @@ def trained(base: Path, folder: Path, rows: int, dtype: torch.dtype = torch.floa
     return str(folder)
 
 
-def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
-    with torch.no_grad():
-        logits: torch.Tensor = model.eval()(torch.tensor([ids])).logits
-    return logits
-
-
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("what", TRAINED)
-def test_an_adapter_with_new_tokens_is_what_peft_loads_on_a_resized_base(
-    what: str, merged: bool, tmp_path: Path
-) -> None:
+def test_an_adapter_with_new_tokens_is_as_on_a_resized_base(what: str, merged: bool, tmp_path: Path) -> None:
     base = (save_gpt2 if what == "embeddings that are the head" else save_llama)(tmp_path / "base")
     rows = len(AutoTokenizer.from_pretrained(base)) + 2
     tuned = trained(base, tmp_path / "tuned", rows, **TRAINED[what])
-    resized: Any = load_model(str(base), "causal")
-    resized.resize_token_embeddings(rows, mean_resizing=False)
     ids = [5, rows - 1, 7, rows - 2]
-    wanted = logits_of(PeftModel.from_pretrained(resized, tuned), ids)
+    wanted = as_peft_loads_it(str(base), tuned, ids, rows)
     opened = open_language_model(tuned, str(base), merged=merged)
     torch.testing.assert_close(logits_of(opened.model, ids), wanted)
     assert opened.tokenizer.encode("<|im_end|>", add_special_tokens=False) == [rows - 1]
@@ -206,17 +192,14 @@ def test_an_adapter_with_new_tokens_is_what_peft_loads_on_a_resized_base(
 def test_an_adapter_with_fewer_tokens(llama: Path, tmp_path: Path) -> None:
     """A base can have rows beyond its tokens, which trainers cut."""
     tuned = trained(llama, tmp_path / "tuned", 64)
-    resized: Any = load_model(str(llama), "causal")
-    resized.resize_token_embeddings(64)
-    wanted = logits_of(PeftModel.from_pretrained(resized, tuned), [5, 6, 7])
+    wanted = as_peft_loads_it(str(llama), tuned, [5, 6, 7], 64)
     torch.testing.assert_close(logits_of(open_language_model(tuned, str(llama)).model, [5, 6, 7]), wanted)
 
 
 def test_a_head_whose_new_rows_were_not_saved_is_refused(tmp_path: Path) -> None:
     """PEFT would compute with random ones."""
     tuned = trained(save_llama(tmp_path / "base"), tmp_path / "tuned", 103, modules_to_save=["embed_tokens"])
-    file = Path(tuned) / "adapter_model.safetensors"
-    save_file({name: t for name, t in load_file(file).items() if "lm_head" not in name}, file)
+    without(tuned, "lm_head")
     with pytest.raises(CheckpointError, match="has no weights of the output head for the others"):
         open_language_model(tuned, str(tmp_path / "base"))
 

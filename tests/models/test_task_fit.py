@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from intruders.errors import CheckpointError
 from intruders.measures.evaluate import evaluate
@@ -41,8 +42,6 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("kind", ["t5", "bart", "whisper"])
 def test_an_encoder_decoder_is_refused_by_all_that_measure(kind: str, tmp_path: Path) -> None:
     """transformers loads the decoder of a whole Whisper as a causal model, and a whole BART as a masked one."""
-    import transformers
-
     tokenizer = character_tokenizer()
     tokens = {"vocab_size": len(tokenizer), "pad_token_id": 0, "decoder_start_token_id": 1}
     model: Any = {
@@ -70,7 +69,5 @@ def test_an_encoder_decoder_is_refused_by_all_that_measure(kind: str, tmp_path: 
 
 
 def test_a_decoder_that_was_saved_alone_is_a_causal_model(tmp_path: Path) -> None:
-    from transformers import BartConfig, BartForCausalLM
-
-    BartForCausalLM(BartConfig(**SPEECH)).save_pretrained(tmp_path)
+    transformers.BartForCausalLM(transformers.BartConfig(**SPEECH)).save_pretrained(tmp_path)
     assert not is_masked(str(tmp_path))

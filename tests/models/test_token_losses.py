@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.nn.functional import log_softmax
 from transformers import (
     AutoModelForCausalLM,
@@ -26,9 +27,8 @@ from intruders.models.token_losses import losses_and_hits, token_losses
 from tests.tiny import save_bert, save_gpt2, save_llama, save_roberta
 
 
-def _gemma() -> Any:
+def _gemma(_: Path) -> Any:
     """Its logits are capped behind the head, and its head is tied to the embeddings."""
-    torch.manual_seed(0)
     return Gemma2ForCausalLM(
         Gemma2Config(
             vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -37,9 +37,8 @@ def _gemma() -> Any:
     )  # fmt: skip
 
 
-def _opt() -> Any:
+def _opt(_: Path) -> Any:
     """It calls the decoder in its body, and never the body."""
-    torch.manual_seed(0)
     return OPTForCausalLM(
         OPTConfig(
             vocab_size=90, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, init_std=0.5,
@@ -48,8 +47,7 @@ def _opt() -> Any:
     )  # fmt: skip
 
 
-def _bart() -> Any:
-    torch.manual_seed(0)
+def _bart(_: Path) -> Any:
     return BartForCausalLM(
         BartConfig(
             vocab_size=90, d_model=32, decoder_layers=2, decoder_ffn_dim=48, decoder_attention_heads=4, init_std=0.5,
@@ -58,30 +56,18 @@ def _bart() -> Any:
     )  # fmt: skip
 
 
-def _adapted(folder: Path) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    model = AutoModelForCausalLM.from_pretrained(save_llama(folder))
-    return get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM"))
-
-
-def _prompted(folder: Path) -> Any:
-    from peft import PrefixTuningConfig, get_peft_model
-
-    model = AutoModelForCausalLM.from_pretrained(save_llama(folder))
-    return get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
-
-
+_ADAPTER = LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM")
+_PREFIX = PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
 MODELS: dict[str, Callable[[Path], Any]] = {
     "llama": lambda folder: AutoModelForCausalLM.from_pretrained(save_llama(folder)),
     "gpt2": lambda folder: AutoModelForCausalLM.from_pretrained(save_gpt2(folder)),
-    "gemma2": lambda folder: _gemma(),
-    "opt": lambda folder: _opt(),
-    "bart": lambda folder: _bart(),
+    "gemma2": _gemma,
+    "opt": _opt,
+    "bart": _bart,
     "bert": lambda folder: AutoModelForMaskedLM.from_pretrained(save_bert(folder)),
     "roberta": lambda folder: AutoModelForMaskedLM.from_pretrained(save_roberta(folder)),
-    "llama under an adapter": _adapted,
-    "llama behind a learned prefix": _prompted,
+    "llama under an adapter": lambda folder: get_peft_model(MODELS["llama"](folder), _ADAPTER),
+    "llama behind a learned prefix": lambda folder: get_peft_model(MODELS["llama"](folder), _PREFIX),
 }
 
 
@@ -89,6 +75,7 @@ MODELS: dict[str, Callable[[Path], Any]] = {
 def test_against_all_logits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "_FEWEST_PLACES", 3)
     monkeypatch.setattr(under_test, "_LOGITS_AT_ONCE", 1)
+    torch.manual_seed(0)
     model = MODELS[name](tmp_path).eval()
     torch.manual_seed(1)
     ids = torch.randint(5, 90, (3, 11))

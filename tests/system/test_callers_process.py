@@ -53,14 +53,8 @@ else:
 @pytest.mark.parametrize("fork", ["bare", "pool"])
 @pytest.mark.parametrize("imported", ["before", "after"])
 def test_an_audit_in_a_forked_process_ends(imported: str, fork: str) -> None:
-    """Whether the parent had audited something before, or had used torch for something else."""
-    told = subprocess.run(
-        [sys.executable, "-c", _FORKED, imported, fork],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    command = [sys.executable, "-c", _FORKED, imported, fork]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert told.stdout.split() == ["0", "1"], told.stderr
 
 

@@ -44,12 +44,8 @@ def test_a_folder_that_is_waited_for_is_free_in_the_end(tmp_path: Path) -> None:
         "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
         "print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", held, str(tmp_path / LOCK)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
+    command, pipe = [sys.executable, "-c", held, str(tmp_path / LOCK)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdin is not None
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -60,9 +56,7 @@ def test_a_folder_that_is_waited_for_is_free_in_the_end(tmp_path: Path) -> None:
             assert other.wait(60) == 0
 
 
-def test_a_folder_that_its_holder_removes_right_now_is_in_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_its_holder_removes_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock is of a file that no path leads to any more, so that a further process could lock the next one."""
     real = fcntl.flock
 
@@ -93,7 +87,7 @@ def test_files_get_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", [".", "..", "{}", "{}/.."])
 @pytest.mark.parametrize("force", [False, True])
-def test_the_folder_that_the_user_stands_in_is_not_replaced(
+def test_the_current_folder_is_kept(
     name: str, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shell in it would be left in a folder that is gone, and a whole tree could go with it."""

@@ -46,16 +46,14 @@ def test_a_folder_is_replaced_only_by_force_and_only_if_it_is_a_model(tmp_path: 
         (folder / "config.json").write_text("two")
         assert (target / "config.json").read_text() == "one"
     assert (target / "config.json").read_text() == "two"
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "letter.txt").write_text("dear")
-    with pytest.raises(CheckpointError, match="contains no model or adapter"):
-        check_target(home, force=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="is not a folder"):
-        check_target(tmp_path / "file", force=True)
-    with pytest.raises(CheckpointError, match="does not exist; make it first"):
-        check_target(tmp_path / "a" / "b")
+    for name, said in {
+        "home": "contains no model or adapter", "file": "is not a folder", "a/b": "does not exist; make it first",
+    }.items():  # fmt: skip
+        with pytest.raises(CheckpointError, match=said):
+            check_target(tmp_path / name, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "home", "out"]
 
 
@@ -103,7 +101,6 @@ def replace_for_ever(target: Path) -> None:
 
 
 def test_kill_at_any_moment_leaves_the_old_state_or_the_new(tmp_path: Path) -> None:
-    """kill -9 in a loop, 25 times, on a process that replaces a folder over and over."""
     target = tmp_path / "out"
     seen = set()
     for attempt in range(25):

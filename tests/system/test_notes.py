@@ -22,19 +22,14 @@ def warn_in_a_worker(item: str) -> None:
     warnings.warn(f"{item} is old", FutureWarning, stacklevel=1)
 
 
-def models(folder: Path) -> list[str]:
-    """A base and a tuned model, and a file in the place of the folder of the base cache."""
-    torch.manual_seed(0)
-    for name in ("base", "tuned"):
-        tensors = {"model.layers.0.self_attn.q_proj.weight": torch.randn(8, 8)}
-        save_file(tensors, folder / f"{name}.safetensors")
-    (folder / "cache").write_text("a file")
-    return ["audit", str(folder / "base.safetensors"), str(folder / "tuned.safetensors")]
-
-
 def test_a_warning_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own, and as the other tests see it."""
-    command = models(tmp_path)
+    """A file is in the place of the folder of the base cache."""
+    torch.manual_seed(0)
+    files = [tmp_path / f"{name}.safetensors" for name in ("base", "tuned")]
+    for file in files:
+        save_file({"model.layers.0.self_attn.q_proj.weight": torch.randn(8, 8)}, file)
+    (tmp_path / "cache").write_text("a file")
+    command = ["audit", *map(str, files)]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     done = in_a_process(*command)
     assert done.returncode == 0
@@ -47,10 +42,8 @@ def test_a_warning_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_warning_of_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
     assert list(map_in_processes(["row 3"], warn_in_a_worker, 1)) == ["row 3"]
-    assert capfd.readouterr().err.splitlines() == [
-        "note: row 3 is left out",
-        "note: row 3 is old (FutureWarning)",
-    ]
+    told = capfd.readouterr().err.splitlines()
+    assert told == ["note: row 3 is left out", "note: row 3 is old (FutureWarning)"]
 
 
 def test_a_note_is_given_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,6 @@ def test_columns_with_a_dictionary(only_texts: bool, wanted: set[str]) -> None:
 
 
 def test_a_small_file_has_the_same_numbers_in_fewer_bytes() -> None:
-    """Near one another as cosines are, with missing and infinite values among them."""
     cosines = [0.9 + number % 997 / 1e5 for number in range(20_000)]
     table = pa.table(
         {

@@ -36,12 +36,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"  # nothing is written into the repository
     shutil.copytree(ROOT / "examples" / "plugin", source)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site")]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, str(source)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "pip", "install", *options, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder / "site"
 
@@ -84,7 +80,6 @@ def test_the_list(example: None) -> None:
 
 
 def test_a_format_is_audited_and_a_remedy_mitigates(example: None, tmp_path: Path) -> None:
-    """The adapter in .npz is audited as the same one in safetensors; the remedy halves each update."""
     base = saved(tiny_llama(), tmp_path / "base")
     adapter = saved(hot_llama(1, 1.5, tiny_llama(), lora_alpha=2), tmp_path / "adapter")  # scale 1
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -115,10 +110,9 @@ def test_a_task_and_a_corpus(example: None) -> None:
     ("target", "reason"),
     [("no_such_package:Remedy", "ModuleNotFoundError"), ("json:dumps", "it has no name, strength, change")],
 )
-def test_a_plugin_that_fails_is_named_and_never_fatal(
+def test_a_broken_plugin_is_named(
     target: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a package as pip leaves it, whose entry point leads nowhere."""
     info = tmp_path / "broken_plugin-0.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 0.2\n")

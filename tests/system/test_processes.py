@@ -34,11 +34,11 @@ def test_every_item_is_done_once_and_what_kills_a_process_costs_its_item_alone(t
     given = items(tmp_path, "a", "killed", "b", "ends", "c", "d")
     started: list[tuple[str, str]] = []
     lost: dict[str, str] = {}
-    over = list(
-        map_in_processes(
-            given, note, 2, on_start=started.append, on_lost=lambda item, how: lost.update({item[1]: how})
-        )
-    )
+
+    def lose(item: tuple[str, str], how: str) -> None:
+        lost[item[1]] = how
+
+    over = list(map_in_processes(given, note, 2, on_start=started.append, on_lost=lose))
     assert sorted(over) == sorted(given)
     assert started == given  # in their order, each once
     assert lost == {"killed": "by signal 9 (9 is often a lack of memory)", "ends": "with status 7"}

@@ -45,10 +45,8 @@ class Ray(ModuleType):
         self.is_up = False
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [
-            {"Alive": True, "Resources": {"CPU": 4.0}},
-            {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
-        ]
+        gone = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        return [{"Alive": True, "Resources": {"CPU": 4.0}}, gone]
 
     def remote(self, **asked: Any) -> Callable[[Callable[..., object]], Any]:
         self.asked.append(asked)
@@ -99,9 +97,8 @@ def do(item: str) -> str:
 def test_a_lost_item_costs_itself_alone_and_is_told_with_its_reason(ray: Ray) -> None:
     lost: dict[str, str] = {}
     results: dict[str, str] = {}
-    over = map_on_ray(
-        ["a", "killed", "b", "broken"], do, cpus=3, on_lost=lost.__setitem__, on_result=results.__setitem__
-    )
+    told: dict[str, Any] = {"on_lost": lost.__setitem__, "on_result": results.__setitem__}
+    over = map_on_ray(["a", "killed", "b", "broken"], do, cpus=3, **told)
     assert list(over) == ["broken", "b", "killed", "a"]
     assert results == {"a": "A", "b": "B"}
     assert lost == {
@@ -119,16 +116,14 @@ def test_an_error_of_this_package_is_raised_as_it_is_and_ends_what_waits(ray: Ra
     assert next(over) == "a"
     with pytest.raises(SettingError, match=r"^this item is refused$"):
         next(over)
-    assert ray.cancelled == [0, 1]
-    assert not ray.is_up
+    assert (ray.is_up, ray.cancelled) == (False, [0, 1])
 
 
 def test_who_leaves_early_leaves_nothing_running(ray: Ray) -> None:
     over = map_on_ray(["a", "b", "c"], do)
     assert next(over) == "c"
     over.close()  # type: ignore[attr-defined]
-    assert ray.cancelled == [0, 1]
-    assert not ray.is_up
+    assert (ray.is_up, ray.cancelled) == (False, [0, 1])
 
 
 def test_a_ray_that_runs_already_is_used_and_left_running(ray: Ray) -> None:
@@ -139,21 +134,13 @@ def test_a_ray_that_runs_already_is_used_and_left_running(ray: Ray) -> None:
 
 
 @pytest.mark.parametrize(("given", "address"), [(True, None), ("auto", "auto")])
-def test_what_is_kept_as_it_is_finished_counts_and_names_the_first_lost(
-    ray: Ray, given: str | bool, address: str | None
-) -> None:
+def test_what_is_kept_counts_and_a_lost_is_named(ray: Ray, given: str | bool, address: str | None) -> None:
     told: list[tuple[str, int]] = []
-    with pytest.raises(
-        IntrudersError, match=r"^2 of 3 blocks were lost on Ray, the first 'broken': ValueError: a fault of"
-    ):
+    asked: dict[str, Any] = {"ray": given, "cpus": 1, "gpus": 0, "what": "blocks"}
+    said = r"^2 of 3 blocks were lost on Ray, the first 'broken': ValueError: a fault of"
+    with pytest.raises(IntrudersError, match=said):
         finish_on_ray(
-            ["killed", "a", "broken"],
-            do,
-            ray=given,
-            cpus=1,
-            gpus=0,
-            what="blocks",
-            told=lambda item, done: told.append((item, done)),
+            ["killed", "a", "broken"], do, **asked, told=lambda item, done: told.append((item, done))
         )
     assert told == [("broken", 1), ("a", 2), ("killed", 3)]
     assert ray.addresses == [address]
@@ -171,13 +158,10 @@ def test_what_no_node_has_is_refused_before_anything_waits_for_it(ray: Ray) -> N
     assert not ray.is_up
 
 
-def test_a_cluster_out_of_reach_and_a_missing_ray_are_one_line(
-    ray: Ray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_out_of_reach_and_no_ray_are_one_line(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
     ray.cannot_start = True
-    with pytest.raises(
-        IntrudersError, match="--ray cannot use 'far': ConnectionError: no head node at that address"
-    ) as error:
+    said = "--ray cannot use 'far': ConnectionError: no head node at that address"
+    with pytest.raises(IntrudersError, match=said) as error:
         list(map_on_ray(["a"], do, address="far"))
     assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -23,9 +23,7 @@ def test_what_is_a_folder_and_what_a_url() -> None:
         assert Store.at(out, "studies") == Store(Path(out.removeprefix("file://")))
 
 
-def test_what_is_at_a_url_is_worked_on_in_the_cache_that_was_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_url_is_worked_on_in_the_chosen_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INTRUDERS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert Store.at("memory://a", "studies").path.parent == tmp_path / "home" / "intruders" / "studies"
@@ -34,9 +32,8 @@ def test_what_is_at_a_url_is_worked_on_in_the_cache_that_was_chosen(
 
 
 def test_a_protocol_that_is_not_known_is_refused() -> None:
-    with pytest.raises(
-        SettingError, match=r"out 'nonsense://bucket/a' cannot be opened: .*nonsense"
-    ) as caught:
+    said = r"out 'nonsense://bucket/a' cannot be opened: .*nonsense"
+    with pytest.raises(SettingError, match=said) as caught:
         Store.at("nonsense://bucket/a", "studies")
     assert "\n" not in str(caught.value)
 
@@ -90,7 +87,7 @@ def test_a_hidden_file_is_none_of_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("the connection is lost"), KeyboardInterrupt()])
-def test_a_download_that_is_cut_off_leaves_nothing_under_the_name(
+def test_a_download_cut_off_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     remote = f"local://{tmp_path}/there"
@@ -100,7 +97,7 @@ def test_a_download_that_is_cut_off_leaves_nothing_under_the_name(
 
     def cut_off(self: Any, there: str, here: str, **named: Any) -> None:
         Path(here).write_bytes(b"o")
-        # What a kill, which runs nothing of ours any more, would leave at this moment.
+        # What a kill would leave at this moment.
         seen.append([name for name in names_in(tmp_path / "here") if not Path(name).name.startswith(".")])
         raise error
 
@@ -134,9 +131,7 @@ def test_a_value_is_found_by_all_that_it_depends_on_and_by_nothing_else(tmp_path
         assert kept.get({"part": 1}, list[float]) is None
 
 
-def test_a_value_that_is_replaced_is_the_old_or_the_new_one_after_a_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_value_is_the_old_or_new_one_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept(tmp_path)
     kept.put({}, "old")
     seen: list[Any] = []

@@ -11,6 +11,7 @@ from importlib import import_module
 import pytest
 
 from intruders.cli.main import GROUPS
+from tests.commands import in_this_process
 
 # Each case in a fork of one process, which has loaded torch once for them: what malloc is told dies with the fork.
 _FAULTS = """
@@ -38,17 +39,11 @@ for how in ("as it is", "kept", "tuned by somebody"):
 _PAGES = 2 * 10 * 2**20 * 4 // 4096
 
 
-def page_faults() -> dict[str, list[int]]:
-    told = subprocess.run(
-        [sys.executable, "-c", _FAULTS],
-        capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
-    return dict(map(json.loads, told.stdout.splitlines()))
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a parameter of glibc")
 def test_a_block_as_large_as_one_that_was_freed_is_not_cleared_again() -> None:
-    faults = page_faults()
+    command, environment = [sys.executable, "-c", _FAULTS], {"PATH": "/usr/bin:/bin"}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    faults = dict(map(json.loads, told.stdout.splitlines()))
     assert min(faults["as it is"][1:]) > 0.9 * _PAGES
     # The least of five steps: on a busy machine two and three of five took one of the two blocks from the system again,
     # for a reason that is not known, and in 67 other runs no step did. Without the setting all do.
@@ -58,8 +53,6 @@ def test_a_block_as_large_as_one_that_was_freed_is_not_cleared_again() -> None:
 
 
 def test_commands_that_run_models_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.commands import in_this_process
-
     kept: list[str] = []
     application = import_module("intruders.cli.main")  # the package has a function of that name
     monkeypatch.setattr(application, "keep_freed_memory", lambda: kept.append(name))

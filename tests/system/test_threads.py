@@ -86,9 +86,7 @@ def test_leaving_early_stops_the_reader() -> None:
     assert next(source) == len(made) - 1
 
 
-def test_none_is_left_of_a_pool_that_was_interrupted_while_it_started_a_thread(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_none_is_left_of_a_pool_that_was_interrupted_in_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ctrl-C may come. The pool does not know that thread, and nothing would wait for it when the process ends."""
     before = set(threading.enumerate())
     start, done = threading.Thread.start, []
@@ -178,7 +176,6 @@ def test_an_error_of_the_work_is_raised_and_threads_are_given_back(is_small: boo
 
 @pytest.mark.parametrize("shared_bytes", [2**24, 0], ids=["side by side", "one by one"])
 def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
-    """In a process of its own, interrupted once the first matrix is done, with many seconds' work ahead."""
     script = textwrap.dedent(
         f"""
         import torch
@@ -194,9 +191,8 @@ def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
         print("finished", flush=True)
         """
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=pipe, stderr=pipe, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "progress\n"
     process.send_signal(signal.SIGINT)

@@ -46,9 +46,7 @@ def told(
     return os.environ.get("OMP_NUM_THREADS"), [str(note.message) for note in notes]
 
 
-def test_beside_a_busy_process_the_free_cores_are_taken_and_it_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_beside_a_busy_process_the_free_cores_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     threads, [note] = told(monkeypatch, ONE_BUSY)
     assert threads == "1"
     assert note == (
@@ -72,9 +70,7 @@ def test_a_number_that_the_user_chose_stays_with_a_note(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("chosen", ["1", "4,2"])
-def test_one_thread_never_waits_and_other_forms_are_not_read(
-    monkeypatch: pytest.MonkeyPatch, chosen: str
-) -> None:
+def test_one_thread_never_waits_and_lists_are_not_read(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
     assert told(monkeypatch, ALL_BUSY, OMP_NUM_THREADS=chosen) == (chosen, [])
 
 

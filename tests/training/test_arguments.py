@@ -19,9 +19,7 @@ class LearningRates(TrainerCallback):  # type: ignore[misc]
         self.rates: list[float] = []
         self.told: Any = None
 
-    def on_step_begin(
-        self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, *told: Any, optimizer: Any = None, **kwargs: Any) -> None:
         self.rates.append(optimizer.param_groups[0]["lr"])
         self.told = args.warmup_steps
 
@@ -34,9 +32,7 @@ class LearningRates(TrainerCallback):  # type: ignore[misc]
         {"steps": None, "epochs": 1.5, "max_train_samples": 8, "warmup_steps": 0.5},
     ],
 )
-def test_the_rate_rises_for_the_steps_or_the_share_that_was_given(
-    settings: dict[str, Any], llama: Path, tmp_path: Path
-) -> None:
+def test_the_rate_rises_for_the_steps_or_share(settings: dict[str, Any], llama: Path, tmp_path: Path) -> None:
     """Transformers before 5.0 refuses any warm-up that is not a whole number of steps, 0.0 among them."""
     seen = LearningRates()
     finetune(config_of(llama, tmp_path / "run", lr=3e-3, **settings), [seen])

@@ -40,9 +40,7 @@ def stop(*_: object, **__: object) -> None:
         ("lora", True),
     ],
 )
-def test_an_interrupted_run_ends_as_one_that_was_not(
-    method: str, replays: bool, llama: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_ends_as_others(method: str, replays: bool, llama: Path, tmp_path: Path) -> None:
     """One that replays a text is interrupted twice: in its first epoch, of 5 steps, and in the second."""
     settings: dict[str, Any] = {"method": method, "dropout": 0.1 if method != "full" else 0.0, "steps": 4}
     if replays:
@@ -61,10 +59,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     assert losses[0] == losses[1]
 
 
-def test_a_run_ends_in_the_precision_that_it_began_with(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a machine where ``auto`` is another one."""
+def test_a_run_keeps_its_precision(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = finetune(config_of(llama, tmp_path / "whole", precision="fp32", steps=4))
     config = config_of(llama, tmp_path / "moved", precision="auto", steps=4)
     monkeypatch.setattr(arguments, "precision_here", lambda: "fp32")
@@ -80,9 +75,7 @@ def test_a_run_ends_in_the_precision_that_it_began_with(
     assert finetune(replace(config, precision="fp32")).is_finished  # what auto was
 
 
-def test_a_run_needs_no_folder_of_temporary_files(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_needs_no_temporary_files(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container may have none, or a small one: PiSSA's start is as large as the adapter, and is kept in the run."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     run = finetune(config_of(llama, tmp_path / "run", method="pissa", steps=2))
@@ -107,9 +100,7 @@ def test_a_model_that_a_kill_left_half_written_is_removed_and_the_next_one_is_fo
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_a_run_in_a_folder_below_the_home_is_resumed(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_in_the_home_is_resumed(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers writes its checkpoints to the home for ``~``, so the record has to be there too."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -123,7 +114,6 @@ def test_a_run_in_a_folder_below_the_home_is_resumed(
 
 
 def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle of training, again and again, then the model of an uninterrupted run."""
     settings = {"steps": 20, "save_steps": 2, "dropout": 0.1, "max_eval_samples": 1}
     whole = finetune(config_of(llama, tmp_path / "whole", **settings))
     out = tmp_path / "killed"
@@ -177,13 +167,18 @@ def test_a_second_call_that_is_stopped_leaves_the_checkpoint_that_the_first_one_
     assert (run.checkpoints / "checkpoint-4").is_dir()
 
 
-def test_a_run_that_is_killed_after_its_last_step_takes_no_further_one(
-    llama: Path, whole: RunFolder, tmp_path: Path
+@pytest.mark.parametrize("is_matched", [False, True])
+def test_a_run_killed_at_its_end_goes_no_further(
+    is_matched: bool, llama: Path, bert: Path, tmp_path: Path
 ) -> None:
+    settings = {**matched(tmp_path), "save_steps": 5} if is_matched else {}
+    base = bert if is_matched else llama
+    whole = finetune(config_of(base, tmp_path / "whole", **settings))
     with pytest.raises(KeyboardInterrupt):
-        finetune(config_of(llama, tmp_path / "killed"), [KillAtTheEnd()])
-    killed = finetune(config_of(llama, tmp_path / "killed"))
-    assert killed.record["steps"] == whole.record["steps"] == 6
+        finetune(config_of(base, tmp_path / "killed", **settings), [KillAtTheEnd()])
+    killed = finetune(config_of(base, tmp_path / "killed", **settings))
+    assert killed.record["steps"] == whole.record["steps"]
+    assert killed.record["stopped_by"] == whole.record["stopped_by"] == ("match" if is_matched else "steps")
     assert_equal(weights_of(whole.path), weights_of(killed.path))
 
 
@@ -207,17 +202,6 @@ def test_a_run_that_is_stopped_while_it_removes_its_checkpoints_is_finished_and_
     finetune(config_of(llama, run.path), [KillAtTheEnd()])  # which trains nothing
     assert not run.checkpoints.exists()
     assert_equal(weights_of(run.path), weights_of(whole.path))
-
-
-def test_a_matched_run_that_is_killed_at_its_end_stops_at_the_same_step(bert: Path, tmp_path: Path) -> None:
-    settings = {**matched(tmp_path), "save_steps": 5}
-    whole = finetune(config_of(bert, tmp_path / "whole", **settings))
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config_of(bert, tmp_path / "killed", **settings), [KillAtTheEnd()])
-    killed = finetune(config_of(bert, tmp_path / "killed", **settings))
-    assert killed.record["steps"] == whole.record["steps"]
-    assert killed.record["stopped_by"] == "match"
-    assert_equal(weights_of(whole.path), weights_of(killed.path))
 
 
 @pytest.mark.parametrize(
@@ -253,11 +237,14 @@ def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("out of memory")
 
+    monkeypatch.setattr(SCORING, stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config_of(llama, tmp_path / "run"))
+    assert_equal(weights_of(tmp_path / "run"), weights_of(whole.path))  # saved before it is scored
     monkeypatch.setattr(SCORING, fail)
     with pytest.raises(IntrudersError, match=r"is trained and is in .*RuntimeError: out of memory") as caught:
         finetune(config_of(llama, tmp_path / "run"))
     monkeypatch.undo()
-    assert_equal(weights_of(tmp_path / "run"), weights_of(whole.path))
     run = finetune(config_of(llama, tmp_path / "run"))
     assert run.is_finished
     assert run.record["validation"] == {"accuracy": None, "examples": 0}
@@ -267,12 +254,3 @@ def test_a_model_that_cannot_be_scored_is_kept_with_the_command_that_scores_it(
     accuracy = whole.record["validation"]["accuracy"]
     said = "accuracy on sums.jsonl, the tenth held out of the file (4 examples): "
     assert done.stdout.startswith(f"{said}{accuracy:.4f}")
-
-
-def test_a_model_is_saved_before_it_is_scored(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SCORING, stop)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config_of(llama, tmp_path / "run"))
-    assert weights_of(tmp_path / "run")

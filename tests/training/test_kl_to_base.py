@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
@@ -103,8 +104,6 @@ def test_a_run_tells_how_far_the_model_moved(llama: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", sorted({*PLAIN_LORA, "dora", "pissa"}.intersection(OURS)))
 def test_weight_decay_reaches_a_and_b(method: str, llama: Path) -> None:
-    from transformers import Trainer, TrainingArguments
-
     settings = config(llama, method=method, weight_decay=0.3)
     model = prepare(load_model(str(llama), "causal"), settings, "causal")
     optimizer = make_optimizer(model, settings)

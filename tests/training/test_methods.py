@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import go_on_from, make_optimizer, prepare
 from tests.tiny import save_bert, save_gpt2
-from tests.training.tiny_runs import OURS
+from tests.training.tiny_runs import OURS, logits_of
 
 LORA_FAMILY = [name for name in OURS if name != "full"]
 
@@ -32,16 +33,10 @@ def _adapted(model: Any) -> set[str]:
     return {name.removeprefix("base_model.model.").partition(".lora_A")[0] for name in names}
 
 
-def _logits(model: Any) -> torch.Tensor:
-    ids = torch.arange(5, 45)[None]
-    with torch.no_grad():
-        return model.eval()(input_ids=ids).logits  # type: ignore[no-any-return]
-
-
 @pytest.mark.parametrize("method", OURS)
 def test_every_method_starts_as_the_base(method: str, llama: Path) -> None:
-    expected = _logits(load_model(str(llama), "causal"))
-    torch.testing.assert_close(_logits(_prepared(method, llama)), expected, atol=1e-5, rtol=1e-4)
+    expected = logits_of(load_model(str(llama), "causal"))
+    torch.testing.assert_close(logits_of(_prepared(method, llama)), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_full_trains_the_linear_weights_only(llama: Path) -> None:
@@ -60,8 +55,6 @@ def test_full_trains_the_linear_weights_only(llama: Path) -> None:
 
 def test_full_trains_fused_experts() -> None:
     """Their matrices are one parameter with an axis of experts, in no linear module."""
-    from transformers import MixtralConfig, MixtralForCausalLM
-
     config = MixtralConfig(
         vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1,
@@ -170,9 +163,7 @@ def test_an_adapter_goes_on_only_with_the_scale_that_it_has(
         ("model.layers.....lf_attn.k_proj", {0, 1}, {"k_proj"}),
     ],
 )
-def test_a_text_is_names_or_a_pattern_of_complete_paths(
-    given: str, layers: set[int], names: set[str], llama: Path
-) -> None:
+def test_a_text_is_names_or_a_pattern(given: str, layers: set[int], names: set[str], llama: Path) -> None:
     expected = {f"model.layers.{layer}.self_attn.{name}" for layer in layers for name in names}
     assert _adapted(_prepared("lora", llama, target_modules=given)) == expected
     assert _config("lora", llama, target_modules=given).recorded()["target_modules"] == given

@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from intruders.training.prepared_run import attend_by_products_if_short
-from tests.tiny import save_llama
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama"))
+def model(llama: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(llama)
 
 
 @pytest.mark.parametrize(

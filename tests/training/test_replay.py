@@ -79,17 +79,13 @@ def test_documents_are_cut_into_rows_and_measured_ones_left_out(llama: Path, tmp
     assert replay.per_batch == 1
 
 
-def test_the_loss_of_a_mixed_batch_is_the_mean_over_all_learned_tokens(
-    llama: Path, corpus: Path, tmp_path: Path
-) -> None:
+def test_the_loss_of_a_mixed_batch_is_the_mean_over_tokens(llama: Path, corpus: Path, tmp_path: Path) -> None:
     """By hand from the untrained model: the logged loss of the first step, whose weights are the base's."""
 
     class KeepBatch(TrainerCallback):  # type: ignore[misc]
         batch: Any = None
 
-        def on_train_begin(
-            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
-        ) -> None:
+        def on_train_begin(self, *told: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
             self.batch = next(iter(train_dataloader))
 
     seen = KeepBatch()

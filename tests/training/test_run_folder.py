@@ -90,10 +90,7 @@ def _negate(weights: Path) -> None:
         ("replayed.txt", r"replayed other text of .*replayed.txt"),
     ],
 )
-def test_a_run_goes_on_from_what_it_began_with_alone(
-    name: str, refusal: str, llama: Path, tmp_path: Path
-) -> None:
-    """A finished run is told from one on other content too."""
+def test_a_run_goes_on_from_its_own_inputs(name: str, refusal: str, llama: Path, tmp_path: Path) -> None:
     shutil.copytree(llama, tmp_path / "base")
     rows_file(tmp_path / "rows.jsonl", range(60))
     texts = [tmp_path / f"{use}.txt" for use in ("measured", "replayed")]
@@ -127,9 +124,7 @@ def test_a_run_goes_on_from_what_it_began_with_alone(
     require_refused()
 
 
-def test_other_rows_are_told_from_fewer_and_a_text_that_is_gone_is_not_compared(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_other_rows_are_told_from_fewer_and_a_lost_text_is_ignored(llama: Path, tmp_path: Path) -> None:
     file, text = rows_file(tmp_path / "rows.jsonl", range(60)), tmp_path / "mine.txt"
     text.write_text(TEXT)
     settings = on_rows(file) | {"steps": 1, "audit_steps": 1, "loss_on": str(text)}

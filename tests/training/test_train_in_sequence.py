@@ -61,6 +61,9 @@ def _config(base: Path, out: Path, **settings: Any) -> FinetuneConfig:
     return FinetuneConfig(base=str(base), task="unused", out=str(out), **given)
 
 
+TWO_STEPS: dict[str, Any] = {"match": None, "steps": 2, "warmup_steps": 0}
+
+
 @pytest.mark.parametrize(
     ("method", "adapters"), [("full", "merge"), ("lora", "merge"), ("lora", "keep"), ("pissa", "merge")]
 )
@@ -70,9 +73,9 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
     found = train_in_sequence(config, _tasks(tmp_path), adapters=adapters)
     assert [len(row) for row in found.accuracies] == [1, 2]
     # Backbone and head, put together again, score as the model did at the end of its own stage.
-    for stage in (1, 2):
-        record = json.loads((tmp_path / "out" / f"stage-{stage}" / "run.json").read_text())
-        assert found.accuracies[stage - 1][stage - 1] == record["validation"]["accuracy"]
+    runs = [json.loads((tmp_path / "out" / f"stage-{n}" / "run.json").read_text()) for n in (1, 2)]
+    for stage, run in enumerate(runs):
+        assert found.accuracies[stage][stage] == run["validation"]["accuracy"]
     assert found.accuracies[0][0] == 1.0
     (tmp_path / "usual").touch()
     usual = (tmp_path / "usual").stat().st_mode  # others may read what the umask says
@@ -81,8 +84,7 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
     base = load_file(bert / "model.safetensors")
     one, two = (_backbone(tmp_path / "out", number) for number in (1, 2))
     name = "encoder.layer.0.attention.self.query.weight"
-    first = one[name] - base[name]
-    second = two[name] - base[name]
+    first, second = one[name] - base[name], two[name] - base[name]
     if method != "full":
         ranks = [int((torch.linalg.svdvals(update) > 1e-4).sum()) for update in (first, second)]
         # Merged adapters add their ranks; the one that is kept stays at its own. PiSSA's difference has two.
@@ -93,7 +95,6 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
     # Heads are those of their own stage, and of its number of labels.
     heads = [load_file(tmp_path / "out" / f"stage-{n}" / "head.safetensors") for n in (1, 2)]
     assert [head["classifier.weight"].shape[0] for head in heads] == [2, 3]
-    # The audit is against the first base.
     for stage, weights in enumerate((one, two)):
         assert found.intruders[stage] == sum(
             intruders_of(value, weights[key])
@@ -102,21 +103,19 @@ def test_stages_go_on_from_each_other(method: str, adapters: str, bert: Path, tm
         )
     record = json.loads((tmp_path / "out" / "sequence.json").read_text())
     assert record["accuracies"] == found.accuracies
-    # Looked at every 10 steps, each stage by its own step.
-    runs = [json.loads((tmp_path / "out" / f"stage-{n}" / "run.json").read_text()) for n in (1, 2)]
     assert found.steps == [run["steps"] for run in runs]
     assert found.reached[0] is True
     assert found.steps[0] in (10, 20, 30, 40)
 
 
 @pytest.mark.parametrize("adapters", ["merge", "keep"])
-def test_a_moved_sequence_goes_on(
+def test_moved_stages_go_on(
     adapters: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the end of the training of its last stage, under a relative path, and then an absolute one elsewhere."""
     monkeypatch.chdir(tmp_path)
     tasks = _tasks(tmp_path)
-    config = _config(bert, Path("out"), steps=2, warmup_steps=0, match=None)
+    config = _config(bert, Path("out"), **TWO_STEPS)
     whole = train_in_sequence(config, tasks, adapters=adapters)
     written = (tmp_path / "out" / "stage-2" / "backbone" / "model.safetensors").read_bytes()
     moved = tmp_path / "elsewhere" / "moved"
@@ -133,16 +132,14 @@ def test_a_moved_sequence_goes_on(
     # The path is not all: what is there must be what the second stage began from.
     name = "backbone/model.safetensors" if adapters == "merge" else "adapter_model.safetensors"
     weights = moved / "stage-1" / name
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(SettingError, match=r"from another (base|start_from), whose files have changed"):
         train_in_sequence(config, tasks, adapters=adapters)
 
 
 def test_a_finished_stage_needs_its_model_only_for_what_is_made_of_it(bert: Path, tmp_path: Path) -> None:
     """A full stage has its weights a second time in ``backbone``; a person may free the room of the first."""
-    config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None, method="full")
+    config = _config(bert, tmp_path / "out", **TWO_STEPS, method="full")
     whole = train_in_sequence(config, _tasks(tmp_path))
     (tmp_path / "out" / "stage-1" / "model.safetensors").unlink()
     assert train_in_sequence(config, _tasks(tmp_path)) == whole
@@ -152,7 +149,7 @@ def test_a_finished_stage_needs_its_model_only_for_what_is_made_of_it(bert: Path
 
 
 def test_a_damaged_result_of_a_stage_is_named(bert: Path, tmp_path: Path) -> None:
-    config = _config(bert, tmp_path / "out", steps=2, warmup_steps=0, match=None)
+    config = _config(bert, tmp_path / "out", **TWO_STEPS)
     train_in_sequence(config, _tasks(tmp_path)[:1])
     result = tmp_path / "out" / "stage-1" / "stage.json"
     result.write_text(result.read_text()[:20])
@@ -182,15 +179,14 @@ def test_what_cannot_be_a_sequence_is_said(bert: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_later_stage_cannot_do_is_said_before_the_first(llama: Path, tmp_path: Path) -> None:
-    short, long = tmp_path / "short.jsonl", tmp_path / "long.jsonl"
-    rows = [{"p": f"{i % 3}:", "c": "ab"} for i in range(30)]
-    write_rows(short, rows)
-    write_rows(long, [*rows, {"p": "0:" * 300, "c": "ab"}])
-    first, later = (f"{file}?prompt=p&completion=c" for file in (short, long))
+    first = _completions(tmp_path)
+    long = tmp_path / "long.jsonl"
+    long.write_text((tmp_path / "rows.jsonl").read_text() + json.dumps({"p": "0:" * 300, "c": "ab"}) + "\n")
+    later = f"{long}?prompt=p&completion=c"
     config = _config(llama, tmp_path / "out", method="lora", max_eval_samples=None, match=None)
     with pytest.raises(SettingError, match=r"line 31 of long.jsonl \(the .* split of task .*\) has 600"):
         train_in_sequence(config, [first, later])
-    with pytest.raises(SettingError, match=r"task 'short.jsonl' has no right answers to count"):
+    with pytest.raises(SettingError, match=r"task 'rows.jsonl' has no right answers to count"):
         train_in_sequence(config, [first, f"{first}&score=none"])
     assert not (tmp_path / "out").exists()
     # The tests' files of a stage are read after every later one, and left out of them with --drop-too-long.
@@ -218,14 +214,17 @@ def test_another_sequence_is_not_replaced(bert: Path, tmp_path: Path) -> None:
         train_in_sequence(_config(bert, tmp_path / "mine"), tasks)
 
 
+def _tokens(folder: Path, texts: list[str]) -> Any:
+    return AutoTokenizer.from_pretrained(folder)(texts, return_tensors="pt", padding=True)
+
+
 def _head_by_hand(
     folder: Path, head: dict[str, torch.Tensor], rows: list[tuple[str, int]], steps: int
 ) -> Any:
     """AdamW on the head alone, over fixed features of all rows at once, with a rate that falls linearly to zero."""
     classes = len(head["classifier.weight"])
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=classes)
-    texts = [text for text, _ in rows]
-    tokens = AutoTokenizer.from_pretrained(folder)(texts, return_tensors="pt", padding=True)
+    tokens = _tokens(folder, [text for text, _ in rows])
     model.load_state_dict(head, strict=False)
     labels = torch.tensor([label for _, label in rows])
     parameters = [model.get_parameter(name) for name in head]
@@ -243,7 +242,7 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     """Every row is in every batch and nothing is dropped out, so that a few lines give the same head."""
     base = without_dropout(Path(shutil.copytree(bert, tmp_path / "base")))
     tasks = _tasks(tmp_path)
-    eight = {"match": None, "steps": 8, "warmup_steps": 0, "batch_size": 64, "max_eval_samples": None}
+    eight = TWO_STEPS | {"steps": 8, "batch_size": 64, "max_eval_samples": None}
     config = _config(base, tmp_path / "out", **eight)
     kept = train_in_sequence(config, tasks)
     assert kept.head_steps == []
@@ -275,8 +274,7 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     assert all(torch.equal(value, bodies[1][name.removeprefix("bert.")]) for name, value in body.items())
 
     scored = task.test or task.validation
-    texts = [row.text for row in scored]
-    tokens = AutoTokenizer.from_pretrained(folder)(texts, return_tensors="pt", padding=True)
+    tokens = _tokens(folder, [row.text for row in scored])
     right = model(**tokens).logits.argmax(-1) == torch.tensor([labels[row.target] for row in scored])
     assert found.accuracies[1][0] == pytest.approx(float(right.float().mean()))
     assert any("trained again on the frozen body" in line for line in sequence_lines(found))
@@ -286,16 +284,11 @@ def test_heads_are_trained_again_on_the_frozen_body(bert: Path, tmp_path: Path) 
     assert train_in_sequence(config, tasks).accuracies == kept.accuracies
 
 
-SHORT = {"method": "lora", "match": None, "steps": 2, "warmup_steps": 0, "max_eval_samples": 3}
-
-
 @pytest.mark.parametrize("classes_first", [True, False])
-def test_classes_and_completions_in_one_sequence_keep_the_output_head(
-    classes_first: bool, llama: Path, tmp_path: Path
-) -> None:
+def test_classes_and_completions_keep_the_head(classes_first: bool, llama: Path, tmp_path: Path) -> None:
     """A head of its own, which no weight is tied to, is the base's to the bit after a stage of each kind."""
     tasks = [_tasks(tmp_path)[0], _completions(tmp_path)]
-    config = _config(llama, tmp_path / "out", **SHORT)
+    config = _config(llama, tmp_path / "out", **TWO_STEPS, method="lora", max_eval_samples=3)
     given = tasks if classes_first else tasks[::-1]
     assert [len(row) for row in train_in_sequence(config, given).accuracies] == [1, 2]
     before = load_file(llama / "model.safetensors")
@@ -313,7 +306,7 @@ def test_a_sequence_of_classes_goes_on_with_completions(llama: Path, tmp_path: P
     head = load_file(llama / "model.safetensors")["lm_head.weight"]
     for known in (1, 2):
         out = tmp_path / str(known)
-        config = _config(llama, out, **SHORT)
+        config = _config(llama, out, **TWO_STEPS, method="lora", max_eval_samples=3)
         train_in_sequence(config, classes[:known])
         before = _backbone(out, known)
         assert "lm_head.weight" not in before

@@ -34,13 +34,6 @@ from tests.training.tiny_runs import config_of, without_dropout
 SPLIT = [(14, 1), (4, 4), (2, 8)]
 
 
-def classes_of(folder: Path) -> str:
-    file = folder / "classes.jsonl"
-    rows = [{"t": ("good " if i % 3 else "bad ") + "x" * (i % 7), "l": str(min(i % 3, 1))} for i in range(60)]
-    write_rows(file, rows)
-    return f"{file}?text=t&label=l"
-
-
 def first_step(base: Path, out: Path, **settings: Any) -> tuple[float, float]:
     given = {"method": "full", "steps": 1, "max_train_samples": 14, "max_eval_samples": 2, "lr": 1e-4}
     log = finetune(config_of(base, out, **(given | settings))).log[0]
@@ -50,10 +43,12 @@ def first_step(base: Path, out: Path, **settings: Any) -> tuple[float, float]:
 @pytest.mark.parametrize("kind", ["bert", "llama", "completions"])
 def test_a_step_is_the_same_however_many_batches_it_has(kind: str, tmp_path: Path) -> None:
     base = without_dropout(save_bert(tmp_path / "m")) if kind == "bert" else save_llama(tmp_path / "m")
-    task = {} if kind == "completions" else {"task": classes_of(tmp_path)}
+    rows = [{"t": ("good " if i % 3 else "bad ") + "x" * (i % 7), "l": str(min(i % 3, 1))} for i in range(60)]
+    classes = write_rows(tmp_path / "classes.jsonl", rows)
+    task = {} if kind == "completions" else {"task": f"{classes}?text=t&label=l"}
     (whole, *others) = [
-        first_step(base, tmp_path / f"{rows}", batch_size=rows, gradient_accumulation_steps=batches, **task)
-        for rows, batches in SPLIT
+        first_step(base, tmp_path / f"{size}", batch_size=size, gradient_accumulation_steps=batches, **task)
+        for size, batches in SPLIT
     ]
     for other in others:
         assert other == pytest.approx(whole, rel=1e-4)  # single precision, in another order
@@ -62,14 +57,10 @@ def test_a_step_is_the_same_however_many_batches_it_has(kind: str, tmp_path: Pat
 def save_bart(folder: Path) -> Path:
     tokenizer = character_tokenizer()
     torch.manual_seed(0)
-    sizes = {
-        f"{part}_{name}": size
-        for part in ("encoder", "decoder")
-        for name, size in {"layers": 2, "attention_heads": 4, "ffn_dim": 48}.items()
-    }
     config = BartConfig(
         vocab_size=len(tokenizer), d_model=32, max_position_embeddings=128, dropout=0.0, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, **sizes,
+        bos_token_id=1, eos_token_id=2, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=48,
+        encoder_layers=2, encoder_attention_heads=4,
     )  # fmt: skip
     BartForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -80,8 +71,7 @@ def save_bart(folder: Path) -> Path:
 def test_a_decoder_that_does_not_shift_its_labels_learns_the_next_token(kl: float, tmp_path: Path) -> None:
     """By hand from the base: nats per token of the row itself and end-of-sequence, given all before them."""
     base = save_bart(tmp_path / "bart")
-    file = tmp_path / "rows.jsonl"
-    write_rows(file, [{"p": f"{i:02}", "c": "abc"[i % 3]} for i in range(30)])
+    file = write_rows(tmp_path / "rows.jsonl", [{"p": f"{i:02}", "c": "abc"[i % 3]} for i in range(30)])
     task = f"{file}?prompt=p&completion=c"
     settings = {"train_all": True, "max_train_samples": None, "batch_size": 64, "kl_to_base": kl}
     loss, norm = first_step(base, tmp_path / "run", task=task, **settings)
@@ -131,20 +121,14 @@ def test_it_is_the_own_loss_of_a_model_that_shifts_its_labels(kind: str, tmp_pat
     torch.testing.assert_close(of_ours, of_own, rtol=1e-4, atol=1e-7)
 
 
-NOTHING = [IGNORED] * 3
-
-
-def batch() -> dict[str, Any]:
-    """Two rows: a prompt of four with three learned tokens, and one of two with two and padding."""
-    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15, 0, 0, 0]])
-    labels = torch.tensor([[*NOTHING, IGNORED, 9, 10, 11], [IGNORED, IGNORED, 14, 15, *NOTHING]])
-    return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
-
-
 def test_logits_are_asked_where_a_token_is_learned_and_all_where_none_is() -> None:
+    """A prompt of four with three learned tokens, and one of two with two and padding."""
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15, 0, 0, 0]])
+    labels = torch.tensor([[IGNORED] * 4 + [9, 10, 11], [IGNORED] * 2 + [14, 15] + [IGNORED] * 3])
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
     # Predicted at the position before: 3, 4, 5 of the first row, and 1, 2 of the second.
-    assert with_learned_logits(batch())["logits_to_keep"].tolist() == [1, 2, 3, 4, 5]
-    assert "logits_to_keep" not in with_learned_logits(batch() | {"labels": torch.full((2, 7), IGNORED)})
+    assert with_learned_logits(batch)["logits_to_keep"].tolist() == [1, 2, 3, 4, 5]
+    assert "logits_to_keep" not in with_learned_logits(batch | {"labels": torch.full((2, 7), IGNORED)})
 
 
 def test_a_classifier_has_one_row_of_logits_and_is_not_asked(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
         if (folder / name).is_file():
             return load_file(folder / name)
     raise AssertionError(f"no model in {folder}: {list(folder.iterdir())}")
+
+
+def logits_of(model: Any, ids: Sequence[int] = range(5, 45)) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.tensor([list(ids)])).logits  # type: ignore[no-any-return]
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import Trainer
+from transformers import AutoModelForMaskedLM, Trainer
 
 from intruders.audits.audit import audit
 from intruders.audits.result.summary import by_kind, update_norm
@@ -25,8 +25,9 @@ from tests.tiny import save_bert, save_gpt2
 from tests.training.callback.trainers import (
     all_weights,
     audited,
-    by_definition,
+    counts_of,
     intruders_of,
+    logged,
     prepared,
     tiny_trainer,
 )
@@ -52,7 +53,7 @@ def test_counts_are_those_of_full_decompositions(way: str, method: str, llama: P
     if not way.startswith("given"):
         trainer.add_callback(callback)
     trainer.train()
-    expected = by_definition(all_weights(load_model(str(llama), "causal")), all_weights(model))
+    expected = counts_of(llama, model)
     assert {m.name: m.intruders for m in callback.last.matrices} == expected
     assert sum(expected.values()) > 0, "the case shows something"
     trace = read_trace(tmp_path / "intruders.parquet")
@@ -61,15 +62,12 @@ def test_counts_are_those_of_full_decompositions(way: str, method: str, llama: P
 
 
 @pytest.mark.parametrize("way", ["the model", "its state dict"])
-def test_a_base_that_is_the_model_itself_is_the_model_before_training(
-    way: str, llama: Path, tmp_path: Path
-) -> None:
+def test_a_base_that_is_the_model_is_the_one_before_training(way: str, llama: Path, tmp_path: Path) -> None:
     """It changes as it trains, and every audit would find it equal to itself."""
     model = load_model(str(llama), "causal")
-    before = all_weights(model)
     base = model if way == "the model" else model.state_dict()
     found = audited(tiny_trainer(model, tmp_path), every=4, base=base)
-    expected = by_definition(before, all_weights(model))
+    expected = counts_of(llama, model)
     assert {m.name: m.intruders for m in found.matrices} == expected
     assert sum(expected.values()) > 0, "the case shows something"
 
@@ -118,7 +116,6 @@ def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> 
 
 
 def test_stacked_experts_are_audited_in_full_fine_tuning(tmp_path: Path) -> None:
-    """Their weights have three dimensions; every expert is a matrix."""
     model = tiny_mixtral()
     model.resize_token_embeddings(64)
     before = all_weights(model)
@@ -135,7 +132,7 @@ def test_stacked_experts_are_audited_in_full_fine_tuning(tmp_path: Path) -> None
     assert sum(counts) > 0, "the case shows something"
 
 
-def test_the_weights_beneath_an_adapter_are_compared_with_the_base_once(
+def test_frozen_weights_are_compared_once(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from intruders.checkpoints.pairing import open_sides
@@ -153,15 +150,16 @@ def test_the_weights_beneath_an_adapter_are_compared_with_the_base_once(
 def test_logged_values_are_those_of_the_audit(tmp_path: Path) -> None:
     """BERT has three modules called dense; where energies differ, a mean of shares is not the model's share."""
     location = save_bert(tmp_path / "bert")
-    base = load_masked(location)
+    base = AutoModelForMaskedLM.from_pretrained(location)
     for name, parameter in base.named_parameters():
         if name.endswith("intermediate.dense.weight"):
             parameter.data *= 50  # nearly all of the energy, and no intruder
     base.save_pretrained(location)
-    model = get_peft_model(load_masked(location), LoraConfig(r=2, lora_alpha=16, target_modules="all-linear"))
+    config = LoraConfig(r=2, lora_alpha=16, target_modules="all-linear")
+    model = get_peft_model(AutoModelForMaskedLM.from_pretrained(location), config)
     trainer = tiny_trainer(model, tmp_path / "out", learning_rate=0.1)
     audited(trainer, every=4, trace=False)
-    logged = next(entry for entry in trainer.state.log_history if "intruders/total" in entry)
+    [entry] = logged(trainer)
     model.save_pretrained(tmp_path / "adapter")
     found = audit(base, str(tmp_path / "adapter"), cache=False)
     assert found.intruders > 0, "the case shows something"
@@ -170,22 +168,16 @@ def test_logged_values_are_those_of_the_audit(tmp_path: Path) -> None:
         for vector in matrix.vectors:
             energies[vector.intruder] += vector.singular_value**2
     share = energies[True] / sum(energies.values())
-    assert logged["intruders/energy_share"] == pytest.approx(share, rel=1e-4)
+    assert entry["intruders/energy_share"] == pytest.approx(share, rel=1e-4)
     shares = [matrix.intruder_energy_share for matrix in found.matrices]
-    assert sum(shares) / len(shares) != pytest.approx(logged["intruders/energy_share"], rel=0.01)
+    assert sum(shares) / len(shares) != pytest.approx(entry["intruders/energy_share"], rel=0.01)
     key = "intruders/by_module/"
-    by_module = {name.removeprefix(key): count for name, count in logged.items() if name.startswith(key)}
+    by_module = {name.removeprefix(key): count for name, count in entry.items() if name.startswith(key)}
     assert by_module == {row.kind: row.intruders for row in by_kind(found.matrices)}
     assert {"attention.output.dense", "intermediate.dense"} <= by_module.keys()
-    assert logged["intruders/total"] == found.intruders
-    assert logged["intruders/vectors"] == found.vectors
-    assert logged["intruders/update_frobenius"] == pytest.approx(update_norm(found.matrices), rel=1e-4)
-
-
-def load_masked(location: Path) -> Any:
-    from transformers import AutoModelForMaskedLM
-
-    return AutoModelForMaskedLM.from_pretrained(location)
+    assert entry["intruders/total"] == found.intruders
+    assert entry["intruders/vectors"] == found.vectors
+    assert entry["intruders/update_frobenius"] == pytest.approx(update_norm(found.matrices), rel=1e-4)
 
 
 def test_a_second_training_keeps_the_trace_of_the_first(llama: Path, tmp_path: Path) -> None:
@@ -227,7 +219,7 @@ def test_an_audit_leaves_a_trainers_own_metrics_beside_the_loss(llama: Path, tmp
 
     trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, kind=Gathering, logging_steps=4)
     audited(trainer, every=2)
-    assert [entry["steps_since"] for entry in trainer.state.log_history if "loss" in entry] == [4]
+    assert [entry["steps_since"] for entry in logged(trainer, "loss")] == [4]
 
 
 def test_a_second_training_begins_as_if_there_had_been_none(llama: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
 from tests.measures.test_prepare_nats import text_of
-from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import logged, prepared, tiny_trainer
 
 KEY = "forgetting/predicted_kl"
 
@@ -38,16 +38,11 @@ def trained(model: Any, folder: Path, lr: float = 0.002, **given: Any) -> list[d
         warnings.simplefilter("always")
         trainer.train()
     model.save_pretrained(folder / "model")
-    logged: list[dict[str, Any]] = trainer.state.log_history
-    return [
-        {**entry, "said": [str(each.message) for each in said]}
-        for entry in logged
-        if "intruders/total" in entry
-    ]
+    return [{**entry, "said": [str(each.message) for each in said]} for entry in logged(trainer)]
 
 
 @pytest.mark.parametrize(("method", "beside"), [("lora", 0), ("full", 0), ("all", 7)])
-def test_the_last_step_has_what_the_audit_of_the_saved_model_says(
+def test_the_last_step_has_the_nats_of_the_saved_model(
     method: str, beside: int, llama: Path, cache: Path, tmp_path: Path
 ) -> None:
     """Where all weights are trained, norms and embeddings are not counted."""
@@ -90,7 +85,7 @@ def test_damage_is_one_warning_and_no_number(llama: Path, cache: Path, tmp_path:
     assert sum("is damaged" in said for said in steps[0]["said"]) == 1
 
 
-def test_a_training_is_the_same_with_and_without(
+def test_training_is_the_same(
     llama: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(prepared(llama, "lora"), tmp_path / "with")

@@ -24,7 +24,7 @@ from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.limits import Limits, Text, Watch
 from intruders.training.callback.trace import read_trace
-from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import audited, prepared, tiny_trainer
 
 
 @pytest.fixture
@@ -78,9 +78,7 @@ def test_a_name_that_is_none_of_its_own() -> None:
     [LilyConfig(target_modules=["q_proj"], r=2), PrefixTuningConfig(num_virtual_tokens=2)],
     ids=lambda config: str(config.peft_type.value),
 )
-def test_adapters_of_types_that_are_not_read(
-    config: Any, with_base: bool, llama: Path, tmp_path: Path
-) -> None:
+def test_adapters_that_are_not_read(config: Any, with_base: bool, llama: Path, tmp_path: Path) -> None:
     config.task_type = "CAUSAL_LM"
     trainer = tiny_trainer(get_peft_model(load_model(str(llama), "causal"), config), tmp_path)
     said = f"type {config.peft_type.value}, which (adds activations|decides for each)"
@@ -107,21 +105,18 @@ def test_a_base_that_does_not_fit(method: str, llama: Path, tmp_path: Path) -> N
         IntruderCallback(trainer, base=str(tmp_path / "no-such-base"))
 
 
-def test_a_trace_that_cannot_be_written(trainer: Any, tmp_path: Path) -> None:
+def test_a_trace_that_cannot_be_written_or_is_another_file(trainer: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ResultFileError, match=r"cannot write the trace .*/file/trace.parquet"):
-        IntruderCallback(trainer, trace=tmp_path / "file" / "trace.parquet")
-    with pytest.raises(ResultFileError, match="is a folder"):
-        IntruderCallback(trainer, trace=tmp_path)
-
-
-def test_a_file_of_another_kind_is_not_taken_for_the_trace(trainer: Any, tmp_path: Path) -> None:
     (tmp_path / "notes.parquet").write_bytes(b"no")
-    with pytest.raises(SettingError, match="cannot be read as Parquet"):
-        IntruderCallback(trainer, trace=tmp_path / "notes.parquet")
     pd.DataFrame({"loss": [1.0]}).to_parquet(tmp_path / "losses.parquet")
-    with pytest.raises(SettingError, match="has no column 'step'"):
-        IntruderCallback(trainer, trace=tmp_path / "losses.parquet")
+    for name, error, said in (
+        ("file/trace.parquet", ResultFileError, r"cannot write the trace .*/file/trace.parquet"),
+        ("", ResultFileError, "is a folder"),
+        ("notes.parquet", SettingError, "cannot be read as Parquet"),
+        ("losses.parquet", SettingError, "has no column 'step'"),
+    ):
+        with pytest.raises(error, match=said):
+            IntruderCallback(trainer, trace=tmp_path / name)
     assert list(pd.read_parquet(tmp_path / "losses.parquet")["loss"]) == [1.0]
     with pytest.raises(SettingError, match="cannot be read as Parquet"):
         read_trace(tmp_path / "nothing.parquet")
@@ -136,7 +131,6 @@ def test_what_is_taken_reads_no_weight(
     method: str, with_base: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check pairs names and shapes; loading a matrix of a 7B base twice would be felt."""
-
     reads: list[str] = []
     read = MatrixView.read
 
@@ -144,8 +138,7 @@ def test_what_is_taken_reads_no_weight(
         reads.append(view.name)
         return read(view, stored)
 
-    model = prepared(llama, method)
-    trainer = tiny_trainer(model, tmp_path)
+    trainer = tiny_trainer(prepared(llama, method), tmp_path)
     monkeypatch.setattr(MatrixView, "read", noted)
     IntruderCallback(trainer, base=str(llama) if with_base else None)
     assert reads == []
@@ -157,11 +150,7 @@ def test_adapters_that_are_read_are_taken(config: Any, llama: Path, tmp_path: Pa
     if config is IA3Config:
         modules["feedforward_modules"] = ["down_proj"]
     model = get_peft_model(load_model(str(llama), "causal"), config(task_type="CAUSAL_LM", **modules))
-    trainer = tiny_trainer(model, tmp_path)
-    callback = IntruderCallback(trainer, every=4)
-    trainer.add_callback(callback)
-    trainer.train()
-    assert len(callback.last.matrices) == 4
+    assert len(audited(tiny_trainer(model, tmp_path), every=4).matrices) == 4
 
 
 def _as_zero_3_leaves(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -193,10 +182,7 @@ def test_a_model_that_deepspeed_sharded(method: str, llama: Path, tmp_path: Path
     """DeepSpeed is not in these tests: its marks, and what its engine gathers, are imitated."""
     model = prepared(llama, method)
     trainer = tiny_trainer(model, tmp_path)
-    plain = IntruderCallback(trainer, every=2, trace=False)
-    trainer.add_callback(plain)
-    trainer.train()
-    assert plain.last is not None
+    plain = audited(trainer, every=2, trace=False)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     whole = _as_zero_3_leaves(model)
     told = (trainer.args, trainer.state, trainer.control)
@@ -208,7 +194,7 @@ def test_a_model_that_deepspeed_sharded(method: str, llama: Path, tmp_path: Path
     callback = IntruderCallback(trainer, every=2, trace=False, base=str(llama) if method == "full" else None)
     callback.on_train_begin(*told, model=model)
     callback.on_step_end(*told, model=model)
-    counts = [{m.name: m.intruders for m in each.last.matrices} for each in (callback, plain)]
+    counts = [{m.name: m.intruders for m in each.matrices} for each in (callback.last, plain)]
     assert counts[0] == counts[1]
     assert trainer.deepspeed.asked == [method == "lora"]
     if method == "full":
@@ -216,7 +202,7 @@ def test_a_model_that_deepspeed_sharded(method: str, llama: Path, tmp_path: Path
             IntruderCallback(trainer)
 
 
-def test_an_adapter_that_will_be_sharded_needs_its_base_on_disk(
+def test_a_sharded_adapter_needs_its_base(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it is: the Trainer shards on GPUs alone, so that its settings are put where it puts them."""
@@ -239,9 +225,7 @@ def test_an_adapter_that_will_be_sharded_needs_its_base_on_disk(
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_trainer_with_deepspeed(
-    stage: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deepspeed_trainers(stage: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages 1 and 2 leave the parameters whole, so that the base stays in memory."""
     model = prepared(llama, "lora")
     model.peft_config["default"].base_model_name_or_path = None

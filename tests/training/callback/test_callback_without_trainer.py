@@ -24,7 +24,15 @@ from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.trace import read_trace
-from tests.training.callback.trainers import all_weights, by_definition, intruders_of, prepared, tiny_trainer
+from tests.training.callback.trainers import (
+    all_weights,
+    by_definition,
+    counts_of,
+    intruders_of,
+    logged,
+    prepared,
+    tiny_trainer,
+)
 from tests.training.tiny_runs import when
 
 
@@ -37,10 +45,6 @@ def _last(callback: IntruderCallback, model: Any, out: Path, **settings: Any) ->
     """The last audit of a training that is given the callback when its Trainer is made."""
     _trainer(callback, model, out, **settings).train()
     return callback.last
-
-
-def _by_full_decompositions(llama: Path, trained: Any) -> int:
-    return sum(by_definition(all_weights(load_model(str(llama), "causal")), all_weights(trained)).values())
 
 
 def _unfrozen_beneath(llama: Path, init: bool | str) -> Any:
@@ -56,9 +60,7 @@ def _unfrozen_beneath(llama: Path, init: bool | str) -> Any:
 
 
 @pytest.mark.parametrize("init", [True, "pissa"])
-def test_what_is_unfrozen_beneath_an_adapter_is_audited(
-    init: bool | str, llama: Path, tmp_path: Path
-) -> None:
+def test_weights_unfrozen_under_an_adapter_are_audited(init: bool | str, llama: Path, tmp_path: Path) -> None:
     model = _unfrozen_beneath(llama, init)
     last = _last(IntruderCallback(every=4), model, tmp_path)
     found = {matrix.name: matrix.intruders for matrix in last.matrices}
@@ -71,10 +73,9 @@ def test_what_is_unfrozen_beneath_an_adapter_is_audited(
 
 
 @pytest.mark.parametrize("with_embeddings", [True, False])
-def test_embeddings_alone_unfrozen_beneath_an_adapter_are_audited_if_they_are_asked_for(
+def test_unfrozen_embeddings_are_audited_if_asked_for(
     with_embeddings: bool, llama: Path, tmp_path: Path
 ) -> None:
-    """As LongLoRA trains them."""
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(load_model(str(llama), "causal"), config)
     for name, parameter in model.named_parameters():
@@ -92,9 +93,7 @@ def test_embeddings_alone_unfrozen_beneath_an_adapter_are_audited_if_they_are_as
         assert matrix.update.frobenius == pytest.approx(norm, rel=1e-4)
 
 
-def test_a_resumed_training_of_what_is_unfrozen_beneath_an_adapter_needs_the_base(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_weights_unfrozen_under_an_adapter_need_the_base_to_resume(llama: Path, tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 2}
     _trainer(IntruderCallback(every=2), _unfrozen_beneath(llama, True), tmp_path, **saving).train()
     started = json.loads((tmp_path / "intruders-start.json").read_text())["matrices"]
@@ -113,9 +112,7 @@ def unfreeze(state: Any, model: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_what_is_unfrozen_later_is_told_and_counted_from_a_given_base(
-    method: str, llama: Path, tmp_path: Path
-) -> None:
+def test_what_is_unfrozen_later_is_told_and_counted(method: str, llama: Path, tmp_path: Path) -> None:
     def trained(callback: IntruderCallback) -> Any:
         model = load_model(str(llama), "causal")
         if method == "lora":
@@ -139,11 +136,11 @@ def test_what_is_unfrozen_later_is_told_and_counted_from_a_given_base(
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*unfrozen since")
         model = trained(given)
-    assert own.last.intruders < given.last.intruders == _by_full_decompositions(llama, model)
+    assert own.last.intruders < given.last.intruders == sum(counts_of(llama, model).values())
 
 
 @pytest.mark.parametrize("with_trainer", [False, True])
-def test_totals_reach_the_reporters_and_every_loss_is_logged(
+def test_totals_and_losses_are_reported(
     with_trainer: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -154,15 +151,16 @@ def test_totals_reach_the_reporters_and_every_loss_is_logged(
         return tiny_trainer(prepared(llama, "lora"), tmp_path / out, **settings)
 
     def losses(trainer: Any) -> dict[int, float]:
-        return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+        return {entry["step"]: entry["loss"] for entry in logged(trainer, "loss")}
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     plain, trainer = made("plain"), made("out", report_to="tensorboard")
-    trainer.add_callback(IntruderCallback(trainer if with_trainer else None, every=2, trace=False))
+    given: dict[str, Any] = {"trainer": trainer, "trace": False} if with_trainer else {"trace": None}
+    trainer.add_callback(IntruderCallback(every=2, **given))
     plain.train()
     trainer.train()
     assert losses(trainer) == losses(plain)
-    totals = [entry for entry in trainer.state.log_history if "intruders/total" in entry]
+    totals = logged(trainer)
     assert [entry["step"] for entry in totals] == [2, 4, 5], "the last one is made when training ends"
     assert totals[0]["epoch"] == 0.5
     events = EventAccumulator(str(tmp_path / "board"))
@@ -174,6 +172,11 @@ def test_totals_reach_the_reporters_and_every_loss_is_logged(
     assert [event.value for event in events.Scalars(total)] == [e["intruders/total"] for e in totals]
     assert [event.step for event in events.Scalars(loss)] == [1, 2, 3, 4, 5]
     assert not (tmp_path / "out" / "intruders.parquet").exists()
+
+
+class EndAtThree(TrainerCallback):  # type: ignore[misc]
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 3
 
 
 def test_the_last_audit_comes_before_trackers_close_their_runs(llama: Path, tmp_path: Path) -> None:
@@ -195,17 +198,11 @@ def test_the_last_audit_comes_before_trackers_close_their_runs(llama: Path, tmp_
     assert tracker.seen == [2, 4, 5, "closed"]
 
 
-class EndAtThree(TrainerCallback):  # type: ignore[misc]
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = state.global_step == 3
-
-
 def test_a_training_that_another_callback_ends_is_audited_at_its_end(llama: Path, tmp_path: Path) -> None:
-    callback = IntruderCallback(every=2)
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[callback, EndAtThree()], max_steps=9)
+    callback, model = IntruderCallback(every=2), prepared(llama, "lora")
+    trainer = tiny_trainer(model, tmp_path, callbacks=[callback, EndAtThree()], max_steps=9)
     trainer.train()
-    audited = [entry["step"] for entry in trainer.state.log_history if "intruders/total" in entry]
-    assert audited == [2, 3]
+    assert [entry["step"] for entry in logged(trainer)] == [2, 3]
 
 
 @pytest.mark.parametrize("method", ["full", "pissa", "lora"])
@@ -254,15 +251,13 @@ def test_it_pickles(moment: str, llama: Path, texts: Path, tmp_path: Path) -> No
     assert copy.base_loss is None
     model = prepared(llama, "full")
     _trainer(copy, model, tmp_path / "second").train()
-    assert copy.last.intruders == _by_full_decompositions(llama, model)
+    assert copy.last.intruders == sum(counts_of(llama, model).values())
     if moment == "after":
         assert callback.last.intruders == copy.last.intruders
         assert (callback.base_loss, callback.forgetting) == (copy.base_loss, copy.forgetting)
 
 
-def test_a_number_above_alert_above_warns_and_alerts_the_trackers(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_too_high_is_told(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, dict[str, Any]]] = []
     run = SimpleNamespace(alert=lambda **alert: told.append(("wandb", alert)))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run))
@@ -315,9 +310,7 @@ def test_each_model_that_model_init_makes_is_measured_from_its_own_start(llama: 
         assert matrix.intruders == intruders_of(starts[-1], after)
 
 
-def test_a_best_model_that_the_trainer_loaded_is_not_audited_as_the_last_step(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_a_best_model_that_is_loaded_is_not_audited_as_the_last_step(llama: Path, tmp_path: Path) -> None:
     scores = count(0, -1)  # the first is the best
     callback = IntruderCallback(every=2)
     kind = partial(
@@ -350,9 +343,7 @@ def test_two_callbacks_of_one_trainer_need_files_of_their_own(llama: Path, tmp_p
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_callback_of_two_trainers_writes_into_the_folder_of_each(
-    same: bool, llama: Path, tmp_path: Path
-) -> None:
+def test_a_callback_of_two_trainers_writes_into_both_folders(same: bool, llama: Path, tmp_path: Path) -> None:
     callback, model = IntruderCallback(every=2, keep_intruders_below=10**6), prepared(llama, "lora")
     kept: list[bytes] = []
     for steps, out in ((4, tmp_path / "first"), (2, tmp_path / "second")):
@@ -370,15 +361,3 @@ def test_a_callback_of_two_trainers_writes_into_the_folder_of_each(
     (tmp_path / "third" / "intruders.parquet").write_bytes(b"no")
     with pytest.raises(SettingError, match="cannot be read as Parquet"):
         _trainer(callback, model, tmp_path / "third").train()
-
-
-def test_a_corpus_may_be_a_path_and_none_is_no_trace(llama: Path, tmp_path: Path) -> None:
-    corpus = tmp_path / "known.txt"
-    corpus.write_text("what the model knew before it was fine-tuned " * 20)
-    callback = IntruderCallback(every=4, loss_on=corpus, loss_tokens=16, trace=None)
-    trainer = _trainer(callback, prepared(llama, "lora"), tmp_path / "out")
-    trainer.train()
-    assert callback.loss_on == str(corpus)
-    assert any("forgetting/known.txt" in entry for entry in trainer.state.log_history)
-    assert callback.trace is None
-    assert not (tmp_path / "out" / "intruders.parquet").exists()

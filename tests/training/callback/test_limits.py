@@ -21,13 +21,13 @@ from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
 from tests.tiny import save_llama
 from tests.training.callback.known_texts import TOKENS, loss_by_hand
-from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import audited, logged, prepared, tiny_trainer
 from tests.training.tiny_runs import Interrupt, assert_equal, config_of, ruined, when
 
 FIVE_STEPS: dict[str, Any] = {"max_steps": 5, "lr_scheduler_type": "constant"}
 
-
 States = dict[int, dict[str, torch.Tensor]]
+Rises = Callable[[str], list[float]]
 
 
 def _kept_in(states: States) -> TrainerCallback:
@@ -41,20 +41,14 @@ def _trained(model: Any) -> dict[str, torch.Tensor]:
 
 def _read(folder: Path, base: Any) -> Any:
     """A saved model, or a saved adapter on its base."""
-    return (
-        AutoModelForCausalLM.from_pretrained(folder)
-        if base is None
-        else PeftModel.from_pretrained(base, folder)
-    )
+    own = AutoModelForCausalLM
+    return own.from_pretrained(folder) if base is None else PeftModel.from_pretrained(base, folder)
 
 
 @pytest.fixture(scope="module")
 def llama(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base that knows the texts, so that it can forget them: a random one would learn from any other text."""
-    return _taught(save_llama(tmp_path_factory.mktemp("llama")), texts)
-
-
-def _taught(location: Path, texts: Path) -> Path:
+    location = save_llama(tmp_path_factory.mktemp("llama"))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(location), AutoTokenizer.from_pretrained(location)
     rows = [tokenizer(file.read_text())["input_ids"][:TOKENS] for file in sorted(texts.iterdir())]
     ids = torch.tensor(rows)
@@ -68,19 +62,19 @@ def _taught(location: Path, texts: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rises_of(
-    llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], list[float]]:
+def rises_of(llama: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Rises:
     """The forgetting at every step of a training without a limit, by method."""
-    return cache(lambda method: _rises(llama, texts, tmp_path_factory.mktemp(method), method))
 
+    @cache
+    def rises(method: str) -> list[float]:
+        torch.manual_seed(0)
+        callback = IntruderCallback(every=1, loss_on=str(texts), loss_tokens=TOKENS)
+        out = tmp_path_factory.mktemp(method)
+        trainer = tiny_trainer(prepared(llama, method), out, callbacks=[callback], **FIVE_STEPS)
+        trainer.train()
+        return [entry["forgetting/known"] for entry in logged(trainer, "forgetting/known")]
 
-def _rises(llama: Path, texts: Path, out: Path, method: str) -> list[float]:
-    torch.manual_seed(0)
-    callback = IntruderCallback(every=1, loss_on=str(texts), loss_tokens=TOKENS)
-    trainer = tiny_trainer(prepared(llama, method), out, callbacks=[callback], **FIVE_STEPS)
-    trainer.train()
-    return [entry["forgetting/known"] for entry in trainer.state.log_history if "forgetting/known" in entry]
+    return rises
 
 
 @pytest.mark.parametrize(
@@ -88,12 +82,7 @@ def _rises(llama: Path, texts: Path, out: Path, method: str) -> list[float]:
     [(False, "full"), (False, "lora"), (False, "dora"), (False, "pissa"), (True, "full"), (True, "lora")],
 )
 def test_the_last_state_below_the_limit_is_put_back(
-    goes_on: bool,
-    method: str,
-    rises_of: Callable[[str], list[float]],
-    llama: Path,
-    texts: Path,
-    tmp_path: Path,
+    goes_on: bool, method: str, rises_of: Rises, llama: Path, texts: Path, tmp_path: Path
 ) -> None:
     rises = rises_of(method)
     # The highest rise after the first: it is not below itself.
@@ -131,7 +120,7 @@ def test_the_last_state_below_the_limit_is_put_back(
 
 @pytest.mark.parametrize("limit", ["forgetting", "intruders"])
 @pytest.mark.parametrize("goes_on", [False, True])
-def test_the_kept_state_takes_the_place_of_one_that_is_no_number(
+def test_the_kept_state_replaces_one_of_nan(
     goes_on: bool, limit: str, llama: Path, texts: Path, tmp_path: Path
 ) -> None:
     limits: dict[str, Any] = {"keep_intruders_below": 10**6}
@@ -158,34 +147,21 @@ def test_the_kept_state_takes_the_place_of_one_that_is_no_number(
 
 def test_a_count_of_intruders_is_a_limit_too(llama: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    plain = IntruderCallback(every=1)
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path / "first", callbacks=[plain])
-    trainer.train()
-    counts = [e["intruders/total"] for e in trainer.state.log_history if "intruders/total" in e]
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path / "first")
+    audited(trainer, every=1)
+    counts = [entry["intruders/total"] for entry in logged(trainer)]
     most = max(counts)
     assert most > counts[0], "the case shows something"
     torch.manual_seed(0)
     callback = IntruderCallback(every=1, keep_intruders_below=most)
-    model = prepared(llama, "lora")
-    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[callback])
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path / "out", callbacks=[callback])
     trainer.train()
     first_over = next(step for step, count in enumerate(counts, start=1) if count == most)
     assert trainer.state.global_step == first_over
     assert callback.put_back == {"schema": 1, "step": first_over - 1, "intruders": counts[first_over - 2]}
 
 
-def test_a_training_that_was_never_below_says_so(llama: Path, texts: Path, tmp_path: Path) -> None:
-    callback = IntruderCallback(every=2, loss_on=str(texts), loss_tokens=TOKENS, keep_forgetting_below=1e-6)
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[callback])
-    with pytest.warns(UserWarning, match=r"step 2 is over the limit; no audit saw a state below"):
-        trainer.train()
-    assert callback.put_back is None
-    assert not list(tmp_path.glob("checkpoint-*"))
-
-
-def test_a_resumed_training_puts_back_what_was_kept_below_the_limits_of_now_alone(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_a_resumed_training_puts_back_what_is_below_the_limits_of_now(llama: Path, tmp_path: Path) -> None:
     """And leaves the checkpoints that the Trainer would have written without a limit."""
 
     def trained(limit: int, resume: Path | None) -> tuple[Any, States, IntruderCallback]:
@@ -237,11 +213,8 @@ def _config(llama: Path, texts: Path, out: Path, **settings: Any) -> FinetuneCon
 
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
-def test_finetune_saves_the_kept_state_also_after_a_kill(
-    method: str, llama: Path, texts: Path, tmp_path: Path
-) -> None:
-    rate = {"full": 2e-3, "lora": 1e-2}[method]
-    settings: dict[str, Any] = {"method": method, "lr": rate}
+def test_finetune_saves_the_state_after_a_kill(method: str, llama: Path, texts: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"method": method, "lr": {"full": 2e-3, "lora": 1e-2}[method]}
     plain = finetune(_config(llama, texts, tmp_path / "plain", **settings))
     rises = [entry["forgetting/known"] for entry in plain.log if "forgetting/known" in entry]
     limit = max(rises[1:])
@@ -255,8 +228,8 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
     assert f"the state of step {first_over - 1} was saved, the last below the limit" in whole.summary()
     assert not whole.checkpoints.exists()
     # Others end without a checkpoint of every step, which takes longer than the step.
-    killed_settings = settings | {"save_steps": 1, "keep_forgetting_below": limit}
-    config = _config(llama, texts, tmp_path / "killed", **killed_settings)
+    settings |= {"save_steps": 1, "keep_forgetting_below": limit}
+    config = _config(llama, texts, tmp_path / "killed", **settings)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, [Interrupt(first_over)])
     kept = RunFolder(tmp_path / "killed").checkpoints / f"checkpoint-{first_over - 1}"
@@ -265,7 +238,6 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
     assert killed.record["saved_step"] == first_over - 1
     name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert (whole.path / name).read_bytes() == (killed.path / name).read_bytes()
-    # What is saved, measured again.
     base = AutoModelForCausalLM.from_pretrained(llama)
     before = loss_by_hand(base, llama, texts)
     saved = _read(whole.path, None if method == "full" else base)
@@ -274,19 +246,19 @@ def test_finetune_saves_the_kept_state_also_after_a_kill(
 
 
 def test_a_run_that_was_never_below_is_saved_and_says_so(llama: Path, texts: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="no audit saw a state below the limit"):
+    with pytest.warns(UserWarning, match=r"step 1 is over the limit; no audit saw a state below the limit"):
         run = finetune(_config(llama, texts, tmp_path / "run", keep_forgetting_below=1e-6))
     assert run.record["over_limit"]
     assert run.record["stopped_by"] == "limit"
     assert (run.path / "adapter_model.safetensors").is_file()
+    assert not run.checkpoints.exists()
     assert "over the limit, since no audit saw a state below it" in run.summary()
 
 
 @pytest.mark.parametrize("has_two", [True, False])
-def test_adapters_that_the_trainer_does_not_load_are_refused(
+def test_other_adapters_are_refused(
     has_two: bool, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two that act, and one that transformers has put in."""
     # Some versions ask for a PEFT that is not out yet.
     monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda **least: None)
     model: Any = load_model(str(llama), "causal")
@@ -301,9 +273,7 @@ def test_adapters_that_the_trainer_does_not_load_are_refused(
         IntruderCallback(tiny_trainer(model, tmp_path), keep_intruders_below=9)
 
 
-def test_what_is_trained_beneath_an_adapter_and_not_saved_with_it_is_refused(
-    llama: Path, tmp_path: Path
-) -> None:
+def test_what_is_trained_beneath_an_adapter_and_not_saved_is_refused(llama: Path, tmp_path: Path) -> None:
     """LongLoRA trains norms and embeddings too; a state would be the adapter of one step beside those of another."""
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["down_proj"])
     model = get_peft_model(load_model(str(llama), "causal"), config)

@@ -18,14 +18,16 @@ from transformers import (
     AutoTokenizer,
 )
 
+from intruders.data.corpora import load_corpora
 from intruders.errors import SettingError
+from intruders.measures.text_loss import masked_estimate
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.text_loss import TextLoss
 from intruders.training.finetune import finetune
 from tests.tiny import save_bert
 from tests.training.callback.known_texts import TOKENS, loss_by_hand
-from tests.training.callback.trainers import prepared, tiny_trainer
+from tests.training.callback.trainers import logged, prepared, tiny_trainer
 from tests.training.tiny_runs import config_of, when
 
 
@@ -43,20 +45,18 @@ def test_the_rise_is_over_the_base(way: str, method: str, llama: Path, texts: Pa
     trainer.train()
     base = loss_by_hand(load_model(str(llama), "causal"), llama, texts)
     after = loss_by_hand(model, llama, texts)
-    logged = [entry for entry in trainer.state.log_history if "forgetting/known" in entry]
-    assert [entry["step"] for entry in logged] == [2, 4]
+    entries = logged(trainer, "forgetting/known")
+    assert [entry["step"] for entry in entries] == [2, 4]
     # Single precision; PiSSA's start gives the base's weights up to rounding.
     assert callback.base_loss == pytest.approx(base, rel=1e-5)
-    assert logged[-1]["forgetting/known/loss"] == pytest.approx(after, rel=1e-5)
-    assert logged[-1]["forgetting/known"] == pytest.approx(after - base, abs=2e-5)
+    assert entries[-1]["forgetting/known/loss"] == pytest.approx(after, rel=1e-5)
+    assert entries[-1]["forgetting/known"] == pytest.approx(after - base, abs=2e-5)
     assert abs(after - base) > 0.01, "the case shows something"
-    assert 0 < logged[-1]["forgetting/share_of_time"] <= 1
+    assert 0 < entries[-1]["forgetting/share_of_time"] <= 1
     assert 0 < callback.share_of_time <= 1
 
 
-def test_an_adapter_that_is_trained_already_is_turned_off_for_the_base(
-    llama: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_trained_adapter_is_turned_off_for_the_base(llama: Path, texts: Path, tmp_path: Path) -> None:
     model = prepared(llama, "lora")
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -72,9 +72,7 @@ def test_an_adapter_that_is_trained_already_is_turned_off_for_the_base(
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a model"])
-def test_a_base_that_is_given_is_what_is_measured(
-    kind: str, llama: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_base_that_is_given_is_measured(kind: str, llama: Path, texts: Path, tmp_path: Path) -> None:
     model = prepared(llama, "full")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -87,7 +85,7 @@ def test_a_base_that_is_given_is_what_is_measured(
 
 
 @pytest.mark.parametrize("precision", [{}, {"bf16": True}])
-def test_a_training_that_is_measured_ends_with_the_same_weights(
+def test_measuring_changes_no_weight(
     precision: dict[str, Any], llama: Path, texts: Path, tmp_path: Path
 ) -> None:
     """With dropout, which draws random numbers at every step; bit for bit."""
@@ -133,13 +131,9 @@ def test_autocast_does_not_round_what_is_measured(llama: Path, texts: Path, tmp_
 
 
 def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path) -> None:
-    from intruders.data.corpora import load_corpora
-    from intruders.measures.text_loss import masked_estimate
-
     location = save_bert(tmp_path / "bert")
     model = AutoModelForMaskedLM.from_pretrained(location)
-    callback = _callback(texts)
-    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[callback])
+    trainer = tiny_trainer(model, tmp_path / "out", callbacks=[_callback(texts)])
     trainer.train()
     documents = load_corpora(str(texts))[0].documents
     tokenizer = AutoTokenizer.from_pretrained(location)
@@ -147,17 +141,14 @@ def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path)
     assert trainer.state.log_history[-2]["forgetting/known/loss"] == pytest.approx(after, rel=1e-6)
 
 
-def test_a_resumed_training_with_an_adapter_measures_the_same(
-    llama: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_resumed_training_measures_the_same(llama: Path, texts: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
     torch.manual_seed(0)
     whole = _callback(texts)
     tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[whole], **settings).train()
     torch.manual_seed(0)
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, **settings)
     callback = _callback(texts)
-    trainer.add_callback(callback)
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[callback], **settings)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert callback.base_loss == whole.base_loss
     assert callback.forgetting == whole.forgetting
@@ -172,9 +163,7 @@ def test_its_share_of_time_is_said_at_the_end(llama: Path, texts: Path, tmp_path
     assert "measuring it took" not in capsys.readouterr().err
 
 
-def test_what_has_no_loss_on_text_is_refused_before_training(
-    llama: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_has_no_loss_on_text_is_refused(llama: Path, texts: Path, tmp_path: Path) -> None:
     location = save_bert(tmp_path / "bert")
     classifier = AutoModelForSequenceClassification.from_pretrained(location, num_labels=2)
     with pytest.raises(SettingError, match="BertForSequenceClassification is neither a causal nor a masked"):
@@ -200,9 +189,7 @@ def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
     assert [entry["step"] for entry in run.log if "forgetting/known" in entry] == [2, 4]
 
 
-def test_a_base_of_16_bits_is_measured_in_the_type_of_the_trained_model(
-    llama: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_base_of_16_bits_is_measured_in_the_trained_type(llama: Path, texts: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     shutil.copytree(llama, half)
     AutoModelForCausalLM.from_pretrained(llama).to(torch.bfloat16).save_pretrained(half)

@@ -18,7 +18,7 @@ from intruders.training.callback.trace import read_trace
 from intruders.training.callback.training_start import StartOfA
 from intruders.training.finetune import finetune
 from tests.checkpoints.models import tiny_llama
-from tests.training.callback.trainers import intruders_of, prepared, tiny_trainer
+from tests.training.callback.trainers import intruders_of, logged, prepared, tiny_trainer
 from tests.training.tiny_runs import Interrupt, config_of, when
 
 HEAD = "model.layers.0.mlp.down_proj.weight"
@@ -43,9 +43,7 @@ def _trainer(model: Any, out: Path, steps: int) -> Any:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_matrix_that_a_resumed_script_draws_anew_is_not_counted_from(
-    method: str, llama: Path, tmp_path: Path
-) -> None:
+def test_a_matrix_that_is_drawn_anew_is_not_counted_from(method: str, llama: Path, tmp_path: Path) -> None:
     _trainer(_model(llama, method, 1, 1), tmp_path, 2).train()
     named = HEAD.replace(".", r"\.")
     with pytest.raises(SettingError, match=rf"began with \('{named}'.*pass base="):
@@ -82,8 +80,7 @@ def test_of_another_start_of_a_no_movement_is_told(is_recorded: bool, llama: Pat
     else:
         record.unlink()
         trainer.train(resume_from_checkpoint=True)
-    logged = [entry for entry in trainer.state.log_history if "intruders/total" in entry]
-    assert [("intruders/a_movement" in entry) for entry in logged] == [True, not is_recorded]
+    assert [("intruders/a_movement" in entry) for entry in logged(trainer)] == [True, not is_recorded]
 
 
 def _factors(model: Any) -> dict[str, torch.Tensor]:
@@ -92,6 +89,11 @@ def _factors(model: Any) -> dict[str, torch.Tensor]:
         for name, p in model.named_parameters()
         if "lora_A" in name
     }
+
+
+def _movement(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
+    moved = sum(float((after[name] - before[name]).square().sum()) for name in before)
+    return float((moved / sum(float(tensor.square().sum()) for tensor in before.values())) ** 0.5)
 
 
 def test_a_factor_that_is_scaled_has_moved_by_that_much() -> None:
@@ -142,32 +144,28 @@ def test_two_active_adapters_of_a_matrix_count_together() -> None:
 
 @pytest.mark.parametrize("method", ["lora", "dora", "pissa", "full"])
 def test_the_log_and_the_trace_have_it(method: str, llama: Path, tmp_path: Path) -> None:
-    callback = IntruderCallback(every=2)
     model = prepared(llama, method)
     before = _factors(model)
-    trainer = tiny_trainer(model, tmp_path, callbacks=[callback])
+    trainer = tiny_trainer(model, tmp_path, callbacks=[IntruderCallback(every=2)])
     trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "intruders/total" in entry]
+    entries = logged(trainer)
     trace = read_trace(tmp_path / "intruders.parquet")
     rows = trace[trace["step"] == 4].drop_duplicates("name").set_index("name")["a_movement"]
     if method == "full":
-        assert all("intruders/a_movement" not in entry for entry in logged)
+        assert all("intruders/a_movement" not in entry for entry in entries)
         assert rows.isna().all()
         return
     after = _factors(model)
     expected = {name: float((after[name] - before[name]).norm() / before[name].norm()) for name in before}
     assert dict(rows) == pytest.approx(expected, rel=1e-6)
-    moved = sum(float((after[name] - before[name]).square().sum()) for name in before)
-    began = sum(float(before[name].square().sum()) for name in before)
-    assert logged[-1]["intruders/a_movement"] == pytest.approx((moved / began) ** 0.5, rel=1e-6)
-    assert logged[-1]["intruders/a_movement"] > 0.01, "the case shows something"
+    assert entries[-1]["intruders/a_movement"] == pytest.approx(_movement(before, after), rel=1e-6)
+    assert entries[-1]["intruders/a_movement"] > 0.01, "the case shows something"
 
 
 def test_a_resumed_training_whose_start_is_unknown_says_nothing_of_it(llama: Path, tmp_path: Path) -> None:
     tiny_trainer(prepared(llama, "lora"), tmp_path, save_strategy="steps", save_steps=2).train()
-    callback = IntruderCallback(every=2)
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, save_strategy="no")
-    trainer.add_callback(callback)
+    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path)
+    trainer.add_callback(IntruderCallback(every=2))
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert read_trace(tmp_path / "intruders.parquet")["a_movement"].isna().all()
 
@@ -187,7 +185,5 @@ def test_a_run_records_it_also_after_a_kill(method: str, llama: Path, tmp_path: 
     if method == "full":
         assert recorded is None
         return
-    moved = sum(float((after[name] - before[name]).square().sum()) for name in before)
-    began = sum(float(before[name].square().sum()) for name in before)
-    assert recorded == pytest.approx((moved / began) ** 0.5, rel=1e-6)
+    assert recorded == pytest.approx(_movement(before, after), rel=1e-6)
     assert (recorded == 0) == (method == "b-only")

@@ -67,6 +67,16 @@ def intruders_of(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5)
     return int(((x.T @ y).abs().amax(dim=0) < epsilon).sum())
 
 
+def logged(trainer: Any, key: str = "intruders/total") -> list[dict[str, Any]]:
+    """The entries of the log with this key."""
+    return [entry for entry in trainer.state.log_history if key in entry]
+
+
+def counts_of(base: Path, trained: Any) -> dict[str, int]:
+    """The intruders of every projection of a Llama that was trained from the one at ``base``."""
+    return by_definition(all_weights(load_model(str(base), "causal")), all_weights(trained))
+
+
 def by_definition(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, int]:
     """The intruders of every projection of a Llama."""
     return {name: intruders_of(before[name], after[name]) for name in before if "_proj" in name}
