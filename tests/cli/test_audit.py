@@ -6,7 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import intruders
 from intruders.models.put_on_base import named_base_note
 from intruders.reports import audit as audit_report
 from tests.checkpoints.models import change_config
-from tests.commands import forked, in_a_process, in_this_process, refusal
+from tests.commands import environment, forked, in_a_process, in_this_process, refusal
 from tests.tiny import save_lora, save_weights
 
 NAMES = [f"model.layers.{i}.self_attn.{kind}.weight" for i in range(3) for kind in ("q_proj", "v_proj")]
@@ -238,6 +241,30 @@ def test_outputs_that_cannot_be_written_are_found_out_before_the_work(tmp_path: 
     where = tmp_path / "no" / "such" / "out.x"
     assert str(where) in refused(tmp_path / "gone", tmp_path / "gone", option, where)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_it_stops_in_one_line_and_writes_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of matrices that take a while, and are large enough to be mapped."""
+    generator = torch.Generator().manual_seed(0)
+    sides = []
+    for name in ("base", "tuned"):
+        tensors = {f"layers.{i}.weight": torch.randn(1100, 1100, generator=generator) for i in range(12)}
+        sides.append(save_weights(tmp_path / name, tensors))
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "intruders", "audit", *map(str, sides), "--exact", "--json", str(out)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        while process.poll() is None and "model.safetensors" not in maps.read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130, complained
+    assert said == ""
+    assert len(complained.strip().splitlines()) <= 1
+    assert "Traceback" not in complained
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
 
 
 def test_a_gate_of_what_cannot_be_compared_does_not_pass(models: tuple[Path, Path], tmp_path: Path) -> None:
