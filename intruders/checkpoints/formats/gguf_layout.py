@@ -129,7 +129,7 @@ def read_gguf_layout(path: Path) -> GgufLayout:
     for first, second in pairwise(ordered):
         if second.begin < first.end:
             raise CheckpointError(
-                f"'{path}' is no model: '{second.name}' overlaps '{first.name}'; download it again"
+                f"'{path}' is not a valid GGUF file: '{second.name}' overlaps '{first.name}'; download it again"
             )
     return GgufLayout(reader.fields, tensors)
 
