@@ -13,13 +13,12 @@ from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
 from .data_shares import load_tasks, load_texts
-from .experiment_settings import HEALING, HealSettings
+from .experiment_settings import ALPHAS, HEALING, HealSettings
 from .healing import BASE, TUNED
 from .open_dosed import open_to_heal
 from .point import CurveOfScales, HealedPoint
 from .question import Question
 from .report_healing import Report
-from .yardstick import ALPHAS
 
 SCHEMA = 1
 CHOSEN = "chosen"

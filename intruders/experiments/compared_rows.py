@@ -20,10 +20,10 @@ from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.remedies.surgery import Surgery
 from .bench import Bench, UpdateSizes
 from .data_shares import DataShare, DataShares
-from .experiment_settings import ComparisonSettings
+from .experiment_settings import ALPHAS, ComparisonSettings
 from .point import Point
 from .remedy_comparison import ComparedRemedy, kind_of
-from .yardstick import ALONG_CURVE, ALPHAS, Yardstick
+from .yardstick import ALONG_CURVE, Yardstick
 
 _CHOICE = "choice"
 _LEVEL = 0.95

@@ -32,8 +32,9 @@ def _which(panel: str) -> Any:
     return setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel=panel, advanced=True)
 
 
+# Shares of the update at which interpolation is measured; the base itself is the first point.
+ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 DOCUMENTS, EXAMPLES = 4, 16  # of a step of a healing
-
 _WEIGHTS = {DOSES: 3.0, WEIGHTS: 12.0}
 
 

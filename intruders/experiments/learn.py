@@ -108,8 +108,7 @@ class _Learner:
             return Learned(state, _measured(self.bench, state), self.start, [])
         bench, data = self.bench, self._data_of(name)
         values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
-        bounds = LEAST, MOST
-        learnables = [Learnable([values], [torch.ones_like(values)], self.settings.rate, bounds)]
+        learnables = [Learnable([values], [torch.ones_like(values)], self.settings.rate, (LEAST, MOST))]
         learned = None
         if name not in (DOSES, BLOCKS):
             tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}

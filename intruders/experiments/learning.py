@@ -135,7 +135,6 @@ class Learning:
         ):
             self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
         if self._step and follows and not self._learns_weights:
-            # Not of weights: what their first steps cost, the last ones give back.
             over = min(1.0, max(-1.0, (task_loss - self.allowance.task_loss) / max(self.allow, 1e-3)))
             if reproduced < self.allowance.reproduced:
                 over = 1.0

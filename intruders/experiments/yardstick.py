@@ -13,12 +13,11 @@ from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles, pair
 from ..measures.losses import DocumentLosses, Outcome, mean_loss
 from ..mitigation.remedies.remedy import Remedy
 from ..mitigation.remedies.shares import Interpolate
+from .experiment_settings import ALPHAS
 from .point import Point
 
 Numbers = npt.NDArray[np.float64]
 
-# Shares of the update at which it is measured; the base itself is the first point.
-ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 
 _RESAMPLES_AT_ONCE = 1000

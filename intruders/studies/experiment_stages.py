@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..experiments.experiment_settings import INTERPOLATE, ComparisonSettings, SweepSettings
+from ..experiments.experiment_settings import ALPHAS, INTERPOLATE, ComparisonSettings, SweepSettings
 from ..experiments.experiment_settings import REMEDIES as EVERY_REMEDY
 from ..experiments.point import INTERVALS
-from ..experiments.yardstick import ALPHAS
 from ..measures.intervals import Interval
 from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..models.loading_settings import Loading

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from pyarrow.parquet import read_schema
 
+from intruders.errors import ResultFileError
 from intruders.settings import settings_of
 from intruders.training.finetune_config import FinetuneConfig
 from intruders_research.claims.every_claim import conclude
 from intruders_research.pages.study_page import write_study_report
 from intruders_research.published.published_study import PublishedStudy
 from tests.docs.pages import DOCS, ROOT
-from tests.house.test_contract import refused_with_its_number
 
 DATA = DOCS / "results" / "data"
 STUDIES = sorted(file.parent for file in DATA.glob("*/published.json"))
@@ -102,6 +102,9 @@ def test_words_and_counts_are_compared_exactly_and_other_numbers_to_six_digits()
 def test_a_newer_publication_is_refused_with_its_number(tmp_path: Path) -> None:
     shutil.copytree(DATA / "minilm", tmp_path / "minilm")
     assert PublishedStudy.load(tmp_path / "minilm")
-    refused_with_its_number(
-        lambda: PublishedStudy.load(tmp_path / "minilm"), tmp_path / "minilm" / "published.json"
+    file = tmp_path / "minilm" / "published.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"schema": 2}), encoding="utf-8"
     )
+    with pytest.raises(ResultFileError, match=r"newer version of intruders \(schema 2, this one reads 1\)"):
+        PublishedStudy.load(tmp_path / "minilm")

@@ -53,11 +53,7 @@ def save_as_mlx(folder: Path, **changes: Any) -> Path:
         "fine_tune_type": "dora" if config["use_dora"] else "lora",
         "model": str(folder / "base"),
         "num_layers": 2,
-        "lora_parameters": {
-            "rank": config["r"],
-            "scale": config["lora_alpha"] / config["r"],
-            "dropout": 0.0,
-        },
+        "lora_parameters": {"rank": config["r"], "scale": config["lora_alpha"] / config["r"], "dropout": 0.0},
     }
     (target / "adapter_config.json").write_text(json.dumps(settings | changes))
     return target

@@ -103,11 +103,7 @@ def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
 
 
 def test_a_healing_that_another_process_has_just_finished_is_the_answer(
-    models: Models,
-    text: str,
-    healed: Healed,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    models: Models, text: str, healed: Healed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had not finished when this one looked first: what this one would learn could not be written any more."""
     held, out = WorkFolder.held, tmp_path / "healed"
@@ -133,10 +129,7 @@ def test_a_copied_record_does_not_answer_for_another_model(
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [
-        ({"settings": replace(QUICK, steps=7)}, "steps was 6 and is 7"),
-        ({"seed": 5}, "seed"),
-    ],
+    [({"settings": replace(QUICK, steps=7)}, "steps was 6 and is 7"), ({"seed": 5}, "seed")],
 )
 def test_other_settings_are_refused_and_nothing_is_lost(
     models: Models, text: str, healed: Healed, changed: Any, named: str
@@ -170,7 +163,8 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         run(models, text, out, progress=killed)
     assert not out.exists()
-    assert (tmp_path / "healed.unfinished").is_dir()
+    with pytest.raises(SettingError, match="another healing"):
+        run(models, text, out, seed=3)
     steps: list[int] = []
 
     def counted(stage: str, done: int, in_all: int) -> None:
@@ -190,17 +184,6 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
     assert found.doses == healed[0].doses
     assert found.points == healed[0].points
     assert not (tmp_path / "healed.unfinished").exists()
-
-
-def test_an_unfinished_folder_of_other_settings_is_refused(models: Models, text: str, tmp_path: Path) -> None:
-    def killed(stage: str, done: int, in_all: int) -> None:
-        if stage.startswith("learn"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(models, text, tmp_path / "healed", progress=killed)
-    with pytest.raises(SettingError, match="another healing"):
-        run(models, text, tmp_path / "healed", seed=3)
 
 
 def test_a_full_fine_tuning_is_written_as_a_checkpoint(models: Models, text: str, tmp_path: Path) -> None:
@@ -310,13 +293,7 @@ def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path
     models, rows = classifier_and_rows(tmp_path)
     with pytest.raises(SettingError, match="writes no text; pass --loss-on"):
         run(models, [], None, task=rows)
-    found = run(
-        models,
-        text,
-        tmp_path / "healed",
-        task=rows,
-        settings=replace(QUICK, estimate=True, steps=2),
-    )
+    found = run(models, text, tmp_path / "healed", task=rows, settings=replace(QUICK, estimate=True, steps=2))
     assert found.healed_point.corpora[text].loss.estimate > 0
     assert (tmp_path / "healed" / "adapter_config.json").is_file()
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intruders.experiments.yardstick import ALPHAS, Yardstick, loss_at_task_loss
+from intruders.experiments.experiment_settings import ALPHAS
+from intruders.experiments.yardstick import Yardstick, loss_at_task_loss
 from intruders.measures.intervals import loss_interval, paired_difference
 from intruders.measures.losses import DocumentLosses, Outcome, TaskOutcome, joined
 from intruders.system.plain_values import from_plain, plain

@@ -93,10 +93,7 @@ def test_the_max_cosine_lies_in_the_interval(situation: tuple[Triplets, Triplets
     base, tuned, truth = situation
     # Along any unit vector there is no more than all of it.
     atom = remainders(base, tuned, COUNT).square().sum(-1)
-    for found in (
-        overlap_intervals(base, tuned, COUNT),
-        MomentIntervals.of(base, tuned, COUNT).given(atom),
-    ):
+    for found in (overlap_intervals(base, tuned, COUNT), MomentIntervals.of(base, tuned, COUNT).given(atom)):
         assert (found.lower[0].numpy() <= truth + 1e-9).all()
         assert (found.upper[0].numpy() >= truth - 1e-9).all()
 

@@ -6,12 +6,7 @@ import torch
 
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
-from intruders.linalg.random_directions import (
-    SIZE,
-    SketchDirections,
-    normalized,
-    own_generator,
-)
+from intruders.linalg.random_directions import SIZE, SketchDirections, normalized, own_generator
 
 
 def test_streams_are_repeatable_and_apart_from_those_of_small_seeds() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from intruders.experiments.experiment_settings import ALPHAS
 from intruders.experiments.point import Point
 from intruders.experiments.remedy_comparison import ComparedRemedy, RemedyComparison
-from intruders.experiments.yardstick import ALPHAS, FourParts, Items
+from intruders.experiments.yardstick import FourParts, Items
 from intruders.measures.intervals import Interval
 
 TASK = "word-problems"

@@ -62,6 +62,16 @@ def test_two_checkpoints_on_disk(tmp_path: Path) -> None:
     assert reasons(pairing)["model.norm.weight"] == "one-dimensional"
 
 
+def test_modules_and_state_dicts() -> None:
+    base, tuned = tiny_llama(0), tiny_llama(1)
+    by_module = differing(base, tuned)
+    by_state = differing(base.state_dict(), tuned.state_dict())
+    assert len(by_module) == len(by_state) == INNER
+    for name, both in by_state.items():
+        assert torch.equal(both.base, base.state_dict()[name])
+        assert torch.equal(tuned_of(both), tuned.state_dict()[name])
+
+
 def test_tied_embeddings_are_paired_once() -> None:
     base, tuned = tiny_llama(0, tie_word_embeddings=True), tiny_llama(1, tie_word_embeddings=True)
     pairing = paired(base, tuned, EVERY_MATRIX)
