@@ -33,7 +33,6 @@ def environment() -> dict[str, str]:
 
 
 def in_a_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """``intruders ARGUMENTS`` as a person types it."""
     command = [sys.executable, "-m", "intruders", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env=environment()

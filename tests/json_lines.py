@@ -9,6 +9,5 @@ from typing import Any
 
 
 def write_rows(file: Path, rows: Iterable[Any]) -> Path:
-    """Write one row per line."""
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file

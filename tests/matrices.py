@@ -39,7 +39,6 @@ def leading_left(matrix: Array, k: int) -> Array:
 
 
 def random(*shape: int, seed: int) -> Tensor:
-    """Standard normal entries in single precision."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -117,7 +116,6 @@ class PlantedPair:
         return PlantedPair(_single(base), LowRank(_single(left), _single(right)))
 
     def batch(self) -> Pair:
-        """A batch of this pair alone."""
         return batch_of([self])
 
     def tuned_double(self) -> Array:
@@ -128,7 +126,6 @@ class PlantedPair:
 
 
 def batch_of(pairs: list[PlantedPair]) -> Pair:
-    """Pairs of one shape and kind as one batch."""
     return Pair.joined([Pair(pair.base, pair.tuned) for pair in pairs])
 
 

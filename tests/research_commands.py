@@ -33,7 +33,6 @@ def command_of(name: str) -> Any:
 
 
 def methods_of(_group: str) -> dict[str, Any]:
-    """The methods of fine-tuning, by name."""
     methods = _PROJECT["project"]["entry-points"][_METHODS]
     return {name: EntryPoint(name, value, _METHODS).load() for name, value in methods.items()}
 

@@ -57,7 +57,6 @@ def _save(folder: Path, kind: Any, config: Any, *, around: bool = False, **setti
 
 
 def save_llama(folder: Path, *, positions: int = 512, width: int = 32) -> Path:
-    """A causal model of two layers."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = _SIZES | {"hidden_size": width, "intermediate_size": width * 3 // 2, "num_key_value_heads": 2}

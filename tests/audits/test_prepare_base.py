@@ -19,7 +19,6 @@ SIDE = 300
 
 
 def falling(*shapes: tuple[int, int]) -> dict[str, Tensor]:
-    """Matrices whose columns fall in size."""
     generator = torch.Generator().manual_seed(0)
     return {
         f"layers.{i}.weight": torch.randn(shape, generator=generator) * torch.arange(1, shape[1] + 1) ** -0.5
@@ -28,7 +27,6 @@ def falling(*shapes: tuple[int, int]) -> dict[str, Tensor]:
 
 
 def adapter_of(base: dict[str, Tensor], size: float = 60.0, seed: int = 1) -> dict[str, Tensor]:
-    """A LoRA adapter of the base."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, matrix in base.items():

@@ -15,7 +15,6 @@ LONG = "sequence-accuracy-" + "home-me-projects-support-data-" * 5
 
 
 def small(name: str, title: str, at: int = 0) -> Chart:
-    """A chart of one point."""
     return Chart(name, title, Axis("x", "x"), Axis("y", "y"), [Series("s", [at], [10.0 + at])])
 
 

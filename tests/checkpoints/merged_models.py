@@ -103,7 +103,6 @@ def with_delta(models: Models, change: Callable[[Tensor], Tensor]) -> State:
 
 
 def lora_updates(folder: Path) -> State:
-    """B A of every matrix."""
     factors = load_file(folder / "adapter" / "adapter_model.safetensors")
     stems = {name: "base_model.model." + name.removesuffix(".weight") for name in WEIGHTS}
     return {

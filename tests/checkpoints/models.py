@@ -37,7 +37,6 @@ MIXED = SIZES | {"num_hidden_layers": 1, "num_key_value_heads": 2, "num_local_ex
 
 
 def of_class(model: str, config: str, seed: int = 0, **settings: Any) -> Any:
-    """A random model of a class of transformers."""
     import transformers
 
     torch.manual_seed(seed)
@@ -228,7 +227,6 @@ def assert_tuned(
 
 
 def tuned_of(pair: Pair) -> Tensor:
-    """The tuned matrix of a pair, dense."""
     if isinstance(pair.tuned, Tensor):
         return pair.tuned
     return pair.base + pair.tuned.left @ pair.tuned.right

@@ -34,7 +34,6 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one line that says why."""
     return refusal("audit", "--no-cache", *arguments)
 
 
@@ -62,7 +61,6 @@ def tuned_weights() -> dict[str, Tensor]:
 
 
 def save_spoilt(folder: Path, names: list[str]) -> Path:
-    """The tuned model with NaN in some matrices."""
     tensors = tuned_weights()
     for name in names:
         tensors[name][3, 3] = float("nan")
@@ -81,7 +79,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def save_adapter(folder: Path, *, names: list[str] = NAMES[:2], shape: tuple[int, int] = (24, 16)) -> Path:
-    """An adapter of rank 2 and scale 2."""
     generator = torch.Generator().manual_seed(1)
     factors = {}
     for name in names:

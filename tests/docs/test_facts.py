@@ -65,7 +65,6 @@ class Table:
         return list(takewhile(lambda line: line.startswith("|"), lines[first + 2 :]))
 
     def named(self, text: str) -> set[str]:
-        """What the table of a page names."""
         names: set[str] = set()
         for row in self.rows(text):
             cells = re.split(r"(?<!\\)\|", row)[1:-1]

@@ -62,7 +62,6 @@ def make_base(m: int, n: int, rng: np.random.Generator) -> tuple[str, Array]:
 
 
 def make_update(base: Array, rng: np.random.Generator) -> tuple[str, PlantedPair]:
-    """A low-rank update of rank at most 6."""
     m, n = base.shape
     kinds = ["random", "hot", "mixes", "own vectors", "unlearning", "partly own", "cancelling"]
     # What rounding leaves of a value that is taken away counts where the others are small beside it.

@@ -20,7 +20,6 @@ from .healed_models import Models, llama_and_adapter
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A base and an adapter of it."""
     return llama_and_adapter(tmp_path_factory.mktemp("models"))
 
 

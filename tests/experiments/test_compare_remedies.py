@@ -118,7 +118,6 @@ def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 def write(folder: Path, out: Path, tuned: Path | None = None, **remedy: Any) -> None:
-    """Write the model under a remedy."""
     tuned = tuned or folder / "tuned"
     mitigate(folder / "base", tuned, **remedy, out=out, check=False, compute=NO_CACHE)
 

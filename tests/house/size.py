@@ -25,7 +25,6 @@ def lines_of(folder: Path) -> int:
 
 @cache
 def counted() -> dict[str, dict[str, int]]:
-    """Every size by its table and name."""
     lines: Counter[str] = Counter()
     for file in FILES:
         lines[room_of(file)] += len(file.read_text(encoding="utf-8").splitlines())

@@ -41,7 +41,6 @@ class Cases:
 
     @property
     def masses(self) -> Tensor:
-        """(MATRICES, VECTORS, p)"""
         return (self.vectors.double() @ self.left.mT).square()
 
 

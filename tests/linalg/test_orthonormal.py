@@ -15,7 +15,6 @@ def generator(seed: int) -> torch.Generator:
 
 
 def nearly_parallel(angle: float, dtype: torch.dtype) -> Tensor:
-    """Rows within an angle of one another."""
     common = torch.randn(2, 1, 300, generator=generator(0), dtype=torch.float64)
     return (common + angle * torch.randn(2, 6, 300, generator=generator(1), dtype=torch.float64)).to(dtype)
 

@@ -20,7 +20,6 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 @pytest.fixture(autouse=True)
 def bars_restored() -> Iterator[None]:
-    """Other tests have the bars that they had."""
     before = bars()
     yield
     set_bars(*before)

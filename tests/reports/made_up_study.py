@@ -210,6 +210,5 @@ def _fill_mechanism(tables: Rows, rng: np.random.Generator, seed: int) -> None:
 
 
 def without(results: Results, *tables: str) -> Results:
-    """The same study without some of its tables."""
     empty = {table: getattr(results, table).iloc[:0] for table in tables}
     return dataclasses.replace(results, **empty)

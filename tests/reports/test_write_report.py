@@ -101,7 +101,6 @@ def test_missing_packages_are_told_before_the_work(tmp_path: Path, monkeypatch: 
 
 
 def renamed(base: str, matrix: str) -> Audit:
-    """An audit of one matrix of that name."""
     named = [dataclasses.replace(ONE.matrices[0], name=matrix)]
     return dataclasses.replace(ONE, matrices=named, base_source=base)
 

@@ -37,7 +37,6 @@ from tests.tiny import short_task
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Every file with when it was written."""
     return {
         str(file.relative_to(folder)): file.stat().st_mtime_ns
         for file in sorted(folder.rglob("*"))
@@ -157,7 +156,6 @@ def test_a_run_that_leaves_the_file_leaves_the_tables_alone(llama: Path, tmp_pat
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, for_run: str = "") -> None:
-    """Let a stage of some runs end in an error."""
     [whole] = [stage.do for stage in STAGES if stage.name == name]
 
     def broken(at: RunAtWork) -> None:

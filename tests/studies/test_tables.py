@@ -59,7 +59,6 @@ def audit() -> Audit:
 
 
 def finished(folder: Path, run: Run, stages: list[str], **record: Any) -> None:
-    """A run's folder with a record that says so."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {stage.name: stage.settings(run) for stage in stages_of(run)}
     done = {name: {"settings": settings.get(name, {})} for name in stages}

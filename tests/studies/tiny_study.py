@@ -53,13 +53,11 @@ def tiny_study(llama: Path, **changes: Any) -> dict[str, Any]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file with its content."""
     files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def parsed(document: dict[str, Any]) -> Study:
-    """The study that a document describes."""
     return study_from_text(yaml.safe_dump(document, sort_keys=False), name="file", where="study 'file.yaml'")
 
 

@@ -69,7 +69,6 @@ def effects_frame(effects: Sequence[StudyEffect]) -> pd.DataFrame:
 
 
 def _panels(effects: Sequence[StudyEffect]) -> list[list[StudyEffect]]:
-    """Group effects by unit, in the order in which units come, and sort each group by claim."""
     units = list(dict.fromkeys(effect.unit for effect in effects))
     claims = list(dict.fromkeys(effect.claim for effect in effects))
     ordered = sorted(effects, key=lambda effect: (units.index(effect.unit), claims.index(effect.claim)))
@@ -82,7 +81,6 @@ def _lines(effect: StudyEffect) -> list[str]:
 
 
 def _height(effect: StudyEffect) -> float:
-    """In rows of one line."""
     return 1 + _FURTHER_LINE * (len(_lines(effect)) - 1)
 
 

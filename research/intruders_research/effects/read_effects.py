@@ -90,7 +90,6 @@ def _value(name: str, text: str) -> Any:
 
 
 def _of_published(folder: Path) -> Iterator[StudyEffect]:
-    """Yield the answers of a study's findings, as they were when it was published."""
     published = PublishedStudy.load(folder)
     document = read_document(folder / "findings.json", "the findings of a study", SCHEMA)
     if document is None:

@@ -162,7 +162,6 @@ def _adapter_weights(config: FinetuneConfig, size: ModelSize) -> int:
 
 
 def _operations_a_token(config: FinetuneConfig, size: ModelSize) -> float:
-    """Operations of one token in a step of training."""
     again = 2.0 * size.linear if config.gradient_checkpointing else 0.0
     if config.method == "full":
         return 6.0 * size.linear + again
@@ -170,7 +169,6 @@ def _operations_a_token(config: FinetuneConfig, size: ModelSize) -> float:
 
 
 def _measured(measure: Measure, size: ModelSize, row_tokens: float) -> float:
-    """Operations of the losses and scores that are measured of a run, all forward."""
     models = 1 + (models_of_sweep(measure.intervene) if measure.intervene is not None else 0)
     documents = measure.max_documents or _HUB_DOCUMENTS
     window = measure.window or _WINDOW

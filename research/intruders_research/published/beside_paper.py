@@ -170,7 +170,6 @@ def _over_seeds(values: pd.Series[float]) -> Interval:
 
 
 def _cell(value: object) -> str:
-    """Return a cell for people; a missing number is a dash."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

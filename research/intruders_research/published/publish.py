@@ -216,7 +216,6 @@ def _earlier_tables(target: Path, name: str, digests: set[str]) -> PublishedStud
 
 
 def _is_own_page(file: Path) -> bool:
-    """Return whether a file is the page that ``intruders report`` makes of published tables in their folder."""
     return file.name == REPORT and file.is_file() and _IN_OUR_PAGES in read_bytes(file)
 
 

@@ -121,7 +121,6 @@ def _other_measures(own: Run, theirs: PublishedRun) -> str:
 
 
 def _other_inputs(own: Run, theirs: PublishedRun, digests: dict[str, str]) -> str:
-    """Return which base or data file of a run has another content here; empty if none that is here has."""
     here = inputs_of(own, digests)
     for stage in stages_of(own):
         name = changed_input(theirs.stages[stage.name], here)
@@ -174,7 +173,6 @@ def _check_rows(run: Run, theirs: PublishedRun, published: PublishedStudy) -> No
 
 
 def _counted(row: dict[str, Any], stages: dict[str, Any]) -> dict[str, int]:
-    """Return how many rows a run left in each table, as far as its row and the settings of its stages tell."""
     counted = {"runs": 1}
     if "audit" in stages:
         counted |= {table: int(row.get(table) or 0) for table in ("matrices", "vectors")}

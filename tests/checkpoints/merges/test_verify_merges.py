@@ -361,7 +361,6 @@ def test_a_head_that_the_adapter_stores_is_that_of_the_merge(
 
 
 def merged_with(config: peft.PeftConfig, model: nn.Module, folder: Path) -> Path:
-    """Save an adapter on a model, and its merge."""
     adapted = peft.get_peft_model(model, config)
     move(adapted, seed=1, size=0.5)
     saved(adapted, folder / "adapter")
@@ -369,7 +368,6 @@ def merged_with(config: peft.PeftConfig, model: nn.Module, folder: Path) -> Path
 
 
 def rewritten(merged: Path, tensors: State) -> Path:
-    """The merge with other tensors."""
     wrong = shutil.copytree(merged, merged.with_name("wrong"))
     save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
     return wrong

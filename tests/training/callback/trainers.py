@@ -68,7 +68,6 @@ def intruders_of(base: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5)
 
 
 def logged(trainer: Any, key: str = "intruders/total") -> list[dict[str, Any]]:
-    """The entries of the log with this key."""
     return [entry for entry in trainer.state.log_history if key in entry]
 
 
