@@ -24,6 +24,7 @@ from ..measures.sensitivities import sensitivities, task_batches
 from ..mitigation.live_weights import LiveInterventions
 from ..mitigation.remedies.changes import Change
 from ..mitigation.remedies.remedy import Case, Remedy
+from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.answers import graded
 from ..models.loading_settings import Loading, require_whole_weights
@@ -31,9 +32,10 @@ from ..models.tuned_model import OpenedModel, open_for_task, open_language_model
 from ..system.progress import Progress
 from ..system.store import Kept
 from .data_shares import DataShare
+from .experiment_settings import ALPHAS
 from .question import Question, digest_of_intruders
-from .yardstick import ALONG_CURVE
 
+ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
 
 

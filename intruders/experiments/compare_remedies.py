@@ -28,7 +28,7 @@ from ..system.files import user_path
 from ..system.folders import require_ours
 from ..system.progress import Progress, silent
 from ..system.store import EVALUATIONS
-from .bench import Bench, Measuring, Tally, kept_outcomes
+from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes
 from .compared_rows import comparing, planned_evaluations
 from .data_shares import DataShare, DataShares, split_data
 from .experiment_settings import EVERY_REMEDY, HEALING, ComparisonSettings, HealSettings
@@ -37,7 +37,6 @@ from .learn import learn
 from .open_dosed import open_to_heal
 from .question import Question
 from .remedy_comparison import RemedyComparison
-from .yardstick import ALONG_CURVE
 
 
 @apart_from_caller()
@@ -138,7 +137,7 @@ def compare_remedies(
         compared = comparing(bench, data, comparison, learned, of_base)
         report, target = compared.report, compared.report.target
         rows = compared.rows(names)
-        points = report.points_of_curve()
+        points = report.points_of_curve(ALONG_CURVE)
         return RemedyComparison(
             base=question.base_source,
             tuned=question.tuned,

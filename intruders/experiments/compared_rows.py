@@ -18,12 +18,12 @@ from ..mitigation.remedies.remedy import Case, Remedy, ScaledIntruders
 from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT, TOP
 from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.remedies.surgery import Surgery
-from .bench import Bench, UpdateSizes
+from .bench import ALONG_CURVE, Bench, UpdateSizes
 from .data_shares import DataShare, DataShares
 from .experiment_settings import ALPHAS, ComparisonSettings
 from .point import Point
 from .remedy_comparison import ComparedRemedy, kind_of
-from .yardstick import ALONG_CURVE, Yardstick
+from .yardstick import Yardstick
 
 _CHOICE = "choice"
 _LEVEL = 0.95

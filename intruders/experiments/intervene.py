@@ -26,12 +26,12 @@ from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
-from .bench import Bench, Measuring, Tally, kept_outcomes
+from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes
 from .data_shares import DataShare
 from .experiment_settings import IN_QUARTERS, INTERPOLATE, SweepSettings
 from .question import Question
 from .sweep import Intervention, InterventionSweep
-from .yardstick import ALONG_CURVE, Yardstick
+from .yardstick import Yardstick
 
 
 @apart_from_caller()
@@ -157,7 +157,7 @@ def intervene(
             tuned_point=tuned_point,
             base_losses=_summarized(of_base, data, seed),
             points=points,
-            curve=[] if stick is None else stick.points_of_curve(),
+            curve=[] if stick is None else stick.points_of_curve(ALONG_CURVE),
             which=sweep.which,
         )
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..measures.intervals import RESAMPLES, Interval, expanded_percentiles, paired_difference
 from ..measures.losses import DocumentLosses, Outcome, mean_loss
-from ..mitigation.remedies.remedy import Remedy
-from ..mitigation.remedies.shares import Interpolate
-from .experiment_settings import ALPHAS
+from .experiment_settings import ALPHAS, INTERPOLATE
 from .point import Point
+
+if TYPE_CHECKING:  # they load torch
+    from ..mitigation.remedies.remedy import Remedy
+    from ..mitigation.remedies.shares import Interpolate
 
 Numbers = npt.NDArray[np.float64]
 
-ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
 
 _RESAMPLES_AT_ONCE = 1000
 _ROUNDING = 1e-9
@@ -145,7 +147,7 @@ class Yardstick:
 
         ``norm`` and ``output`` are the norm of all updates and their output energy, 1 being the tuned model's.
         """
-        is_curve = remedy.name == Interpolate.name
+        is_curve = remedy.name == INTERPOLATE
         return Point(
             remedy=(of or remedy).name,
             settings=remedy.recorded(),
@@ -166,10 +168,10 @@ class Yardstick:
             gain_at_norm=None if is_curve else self.gain_at_norm(outcome, norm),
         )
 
-    def points_of_curve(self) -> list[Point]:
+    def points_of_curve(self, along: Sequence[Interpolate]) -> list[Point]:
         """Return the points of interpolation; a share alpha of D has the output energy alpha^2."""
-        along = zip(ALONG_CURVE, self.curve, self.norms, strict=True)
-        return [self.point(remedy, outcome, norm, remedy.alpha**2) for remedy, outcome, norm in along]
+        points = zip(along, self.curve, self.norms, strict=True)
+        return [self.point(remedy, outcome, norm, remedy.alpha**2) for remedy, outcome, norm in points]
 
     def loss(self, outcome: Outcome) -> Interval:
         """Return the loss on text, the mean over the corpora."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from intruders.experiments.bench import ALONG_CURVE
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
 from intruders.experiments.intervene import _remedies
-from intruders.experiments.yardstick import ALONG_CURVE
 from intruders.studies import stages
 from intruders.studies.experiment_stages import models_of_sweep
 from intruders.studies.results import load_results
