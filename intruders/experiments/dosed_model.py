@@ -214,9 +214,8 @@ def put_in_doses(
     owners = _owners(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name, module in model.named_modules():
-        if (
-            isinstance(module, nn.Linear) and type(module).__name__ in _OF_BITSANDBYTES
-        ):  # its weight is packed
+        # Its weight is packed.
+        if isinstance(module, nn.Linear) and type(module).__name__ in _OF_BITSANDBYTES:
             shapes[f"{name}.weight"] = (module.out_features, module.in_features)
     held = BaseInMemory.of(base, shapes)
     dense: dict[int, list[_Part]] = {}

@@ -138,10 +138,8 @@ def intervene(
         inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
         stick = None
         if is_curve_wanted:  # gains are read off it, on the first task
-            outcomes, norms = (
-                bench.along_curve(data, step="measure interpolation"),
-                bench.norms_of_curve(on_curve),
-            )
+            outcomes = bench.along_curve(data, step="measure interpolation")
+            norms = bench.norms_of_curve(on_curve)
             target, weights = next(iter(examples)), data.weights
             stick = Yardstick(
                 outcomes[0], outcomes, target=target, weights=weights, norms=norms, seed=seed, share=data.name

@@ -13,16 +13,7 @@ from ..measures.task_score import encoded_examples
 from ..system.words import plural
 from .data_shares import HealData
 from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, with_parameters
-from .experiment_settings import (
-    BLOCKS,
-    DOSES,
-    RANDOM_TOKENS,
-    REPLAY,
-    SELF,
-    SHARE,
-    WEIGHTS,
-    HealSettings,
-)
+from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
 from .objective import Objective, StepLosses
@@ -108,7 +99,7 @@ class _Learner:
             return Learned(state, _measured(self.bench, state), self.start, [])
         bench, data = self.bench, self._data_of(name)
         values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
-        learnables = [Learnable([values], [torch.ones_like(values)], self.settings.rate, (LEAST, MOST))]
+        learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
         if name not in (DOSES, BLOCKS):
             tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}
@@ -116,8 +107,7 @@ class _Learner:
             tensors = [tensor.to(torch.float32, copy=True) for tensor in parameters_of(tuned)]
             learned = with_parameters(tuned, [tensor.requires_grad_() for tensor in tensors])
             rates = [rate for update in tuned.values() for rate in update.rates(self.settings.rate)]
-            of_each = zip(tensors, parameters_of(tuned), rates, strict=True)
-            learnables += [Learnable([tensor], [own], rate) for tensor, own, rate in of_each]
+            learnables += map(Learnable, tensors, parameters_of(tuned), rates)
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
         with bench.doses.at(values, learned):
             objective = self._objective(data, replays=name == REPLAY)

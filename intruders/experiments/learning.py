@@ -50,10 +50,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Learnable:
-    """Tensors that are learned at one rate."""
+    """A tensor that is learned."""
 
-    tensors: Sequence[Tensor]  # changed in place; they require gradients
-    tuned: Sequence[Tensor]  # their values in the tuned model
+    tensor: Tensor  # changed in place; it requires a gradient
+    tuned: Tensor  # its value in the tuned model
     rate: float  # of the first step; it falls to zero
     bounds: tuple[float, float] | None = None
 
@@ -76,9 +76,9 @@ class Learning:
     measured: list[Measured] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._tensors = [tensor for learnable in self.learnables for tensor in learnable.tensors]
-        self._tuned = [tensor for learnable in self.learnables for tensor in learnable.tuned]
-        groups = [{"params": list(learnable.tensors), "lr": learnable.rate} for learnable in self.learnables]
+        self._tensors = [learnable.tensor for learnable in self.learnables]
+        self._tuned = [learnable.tuned for learnable in self.learnables]
+        groups = [{"params": [learnable.tensor], "lr": learnable.rate} for learnable in self.learnables]
         self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS)
         self._learns_weights = len(self.learnables) > 1
         self._weight, self._step = self.first_weight, 0
@@ -182,8 +182,7 @@ class Learning:
     def _clip(self) -> None:
         for learnable in self.learnables:
             if learnable.bounds is not None:
-                for tensor in learnable.tensors:
-                    tensor.data.clamp_(*learnable.bounds)
+                learnable.tensor.data.clamp_(*learnable.bounds)
 
     def _state(self) -> State:
         assert self._best is not None

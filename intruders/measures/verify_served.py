@@ -37,7 +37,7 @@ _APART = 0.25  # between two scales of a slope, which rounding does not hide
 
 Numbers = npt.NDArray[np.float64]  # (tokens,), in nats
 Key = tuple[int, int, int]  # a prompt, the position in it that predicts, and the token that is predicted
-AtScale = Callable[[float], Numbers]  # log p under the base plus so many times the update
+AtScale = Callable[[float], Numbers]  # log p under the base plus a multiple of the update
 
 
 @dataclass(frozen=True)

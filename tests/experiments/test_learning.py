@@ -42,7 +42,7 @@ def learned(
 
     states: list[Any] = [] if kept is None else kept
     return Learning(
-        [Learnable([doses], [torch.ones(2)], rate, (LEAST, MOST))],
+        [Learnable(doses, torch.ones(2), rate, (LEAST, MOST))],
         steps,
         weight,
         gradient,
@@ -102,7 +102,7 @@ def test_the_steps_are_those_of_adam() -> None:
 
     allowance = Allowance(1.0, 0)
     learning = Learning(
-        [Learnable([values], [torch.ones(1)], 0.1)],
+        [Learnable(values, torch.ones(1), 0.1)],
         2,
         1.0,
         gradient,

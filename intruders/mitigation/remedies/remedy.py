@@ -261,7 +261,7 @@ class SpectralRemedy(PublishedRemedy):
         return (WantedTriplets.leading("update", min(matrix.shape)),)
 
     def kept(self, part: Components, count: int, name: str) -> Components:
-        """Choose so many of the triplets of a matrix."""
+        """Choose that many triplets of a matrix."""
         return part.first(count)
 
     def directions(self, case: Case) -> Components:
