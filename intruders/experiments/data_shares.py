@@ -117,7 +117,7 @@ def split_data(
     return DataShares(first, rest, report)
 
 
-_WRITTEN_AT_ONCE = 16  # documents; fixed, so that a document does not depend on how many are wanted
+_WRITTEN_AT_ONCE = 32  # documents; fixed, so that a document does not depend on how many are wanted
 
 
 PROMPTS = "prompts"  # the name of the task that prompts alone make

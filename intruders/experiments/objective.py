@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import NonFiniteError
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
-from ..models.token_losses import SplitModel, in_single, target_logits, target_loss
+from ..models.token_losses import SplitModel, in_single, target_logits
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
 from .experiment_settings import DOCUMENTS, EXAMPLES
@@ -31,7 +31,7 @@ _KEPT_AT_ONCE = 8
 # Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
 Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
 
-# Bounds the logits of a part of a step in memory: tokens x vocabulary.
+# Bounds the logits and the activations of a part of a step in memory: tokens x vocabulary.
 _LOGITS = 2**25
 
 _MASKED = 0.15
@@ -151,6 +151,8 @@ class Objective:
         self._texts = [ids for part in texts for ids in part]
         self._rows, self._seed = rows, seed
         self._pad = PadRight(pad_token_id(scored.tokenizer))
+        model: Any = language.model
+        self._at_once = max(1, _LOGITS // int(model.config.get_text_config().vocab_size))
         # Masked tokens are drawn at every step, and classes have no states of their own: these are not kept.
         self._base: KeptAnswers | None = None
         if not language.is_masked and (split := SplitModel.of(language.model)) is not None:
@@ -180,8 +182,7 @@ class Objective:
     def _part_gradient(self, numbers: Sequence[int], share: float, step: int) -> float:
         """Add the gradient of ``share`` times the divergence per token on some documents."""
         model: Any = self._language.model
-        vocabulary = int(model.config.get_text_config().vocab_size)
-        batches = list(_batches(numbers, self._texts, max(1, _LOGITS // vocabulary)))
+        batches = list(_batches(numbers, self._texts, self._at_once))
         encoded = [self._inputs(batch, step) for batch in batches]
         tokens = sum(int(scored.sum()) for _, scored in encoded) / share
         total = 0.0
@@ -211,20 +212,24 @@ class Objective:
         return cross_entropy(logits, wanted[scored], reduction="sum")
 
     def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
-        batch = self._batch(numbers)
-        if self._replays:
-            loss = target_loss(self._scored.model, batch)
+        """Add the gradient of ``weight`` times the divergence on some examples, the mean over their targets."""
+        model, what = self._scored.model, "divergence from the tuned model on training examples"
+        ids = [row["input_ids"] for row in self._rows]
+        batches = [(some, self._batch(some)) for some in _batches(numbers, ids, self._at_once)]
+        targets, total = sum(_targets_in(batch["labels"]) for _, batch in batches), 0.0
+        for some, batch in batches:
+            if self._replays:
+                loss = cross_entropy(*target_logits(model, batch), reduction="sum") / targets
+            else:
+                with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
+                    known = None if self._tuned is None else self._tuned.logits(some)
+                    known = target_logits(model, batch)[0] if known is None else known
+                    tuned = log_softmax(in_single(known), dim=-1)
+                predicted = log_softmax(target_logits(model, batch)[0], dim=-1)
+                loss = kl_div(predicted, tuned, reduction="sum", log_target=True) / targets
+            total += _finite(loss, "loss on training examples" if self._replays else what)
             (weight * loss).backward()  # type: ignore[no-untyped-call]
-            return _finite(loss, "loss on training examples")
-        with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
-            known = None if self._tuned is None else self._tuned.logits(numbers)
-            known = target_logits(self._scored.model, batch)[0] if known is None else known
-            tuned = log_softmax(in_single(known), dim=-1)
-        predicted = log_softmax(target_logits(self._scored.model, batch)[0], dim=-1)
-        divergence = kl_div(predicted, tuned, reduction="batchmean", log_target=True)
-        value = _finite(divergence, "divergence from the tuned model on training examples")
-        (weight * divergence).backward()  # type: ignore[no-untyped-call]
-        return value
+        return total
 
     def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         device = next(self._scored.model.parameters()).device
@@ -278,6 +283,11 @@ def _batches(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) ->
         batch.append(number)
     if batch:
         yield batch
+
+
+def _targets_in(labels: Tensor) -> int:
+    """Return how many tokens (batch, width), or classes (batch,), are predicted."""
+    return len(labels) if labels.dim() == 1 else int((labels_of_next(labels) != IGNORED).sum())
 
 
 def _finite(loss: Tensor, what: str) -> float:

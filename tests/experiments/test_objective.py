@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from intruders.experiments import objective as objectives
 from intruders.experiments.dosed_model import (
     DosedUpdate,
     DoseGroups,
@@ -100,7 +101,9 @@ def divergences(models: Models, doses: dict[str, float]) -> tuple[float, float]:
     return float(text), float(task)
 
 
-def test_divergences_and_their_gradient(models: Models) -> None:
+@pytest.mark.parametrize("logits", [2**25, 1])  # all in one batch, or each alone
+def test_divergences_and_their_gradient(models: Models, logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objectives, "_LOGITS", logits)
     language, doses, groups, _ = in_doses(models, torch.linspace(0.2, 0.9, 4))
     values = doses.values
     objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
