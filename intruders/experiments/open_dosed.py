@@ -24,7 +24,8 @@ from ..mitigation.beyond_doses import require_only_matrices, require_same_head, 
 from ..models.encoding import ids_at_start
 from ..models.loading_settings import Loading, require_one_device, require_whole_weights
 from ..models.memory_plan import available_memory
-from ..models.tuned_model import OpenedModel, open_language_model, reading_as
+from ..models.task_fit import is_masked
+from ..models.tuned_model import OpenedModel, base_location, open_language_model, reading_as
 from ..system.progress import Progress
 from ..system.store import Kept
 from .bench import Measuring, Scored, distinct_models, opened_for_tasks
@@ -261,22 +262,23 @@ def open_to_heal(
       SettingError: the tuned model changes nothing, or cannot answer; or there is too little data.
       IntrudersError: the models do not match, or cannot be loaded.
     """
-    if {settings.learn, *settings.rivals} & set(LEARNED_AS_WEIGHTS):
-        _require_memory(question)
-    dosed = open_dosed(question, tasks, settings.per, so="there is nothing to heal")
-    language, scored, seed = dosed.language, dosed.scored, question.seed
     causal = [name for name, task in tasks.items() if task.kind == "causal"]
-    if language.is_masked and (causal or not tasks):
+    masked = is_masked(base_location(question.base_source, None))
+    if masked and (causal or not tasks):
         what = f"task {causal[0]!r} wants" if causal else "prompts want"
         raise SettingError(
             f"'{question.base_source}' is a masked language model, and {what} one that writes; pass a "
             "task of classes"
         )
-    if language.is_masked and set(OWN_TEXT) & set(corpora):
+    if masked and set(OWN_TEXT) & set(corpora):
         raise SettingError(
             f"'{question.base_source}' is a masked language model, which writes no text; pass --loss-on pydoc, or a "
             "text file such as it was trained on"
         )
+    if {settings.learn, *settings.rivals} & set(LEARNED_AS_WEIGHTS):
+        _require_memory(question)
+    dosed = open_dosed(question, tasks, settings.per, so="there is nothing to heal")
+    language, scored, seed = dosed.language, dosed.scored, question.seed
     if prompts is not None:
         question.progress(f"answer {len(prompts)} prompts", 0, 1)
         unit = {"answers": list(prompts)}
