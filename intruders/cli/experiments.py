@@ -324,7 +324,7 @@ def remedies(*, to: Outputs, out: Path | None, **asked: Any) -> None:
 def heal(*, to: Outputs, out: Path, **asked: Any) -> None:
     """Give back what fine-tuning forgot, keep what it learned.
 
-    Learns one dose for every changed matrix from a little text and a few examples, and writes the model.
+    Learns the update again, or one dose for every matrix, from a little text and some examples, and writes the model.
 
     Examples:
       # Give back what an adapter forgot, and keep its task

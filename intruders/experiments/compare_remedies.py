@@ -31,7 +31,7 @@ from ..system.store import EVALUATIONS
 from .bench import ALONG_CURVE, Bench, Measuring, Tally, kept_outcomes
 from .compared_rows import comparing, planned_evaluations
 from .data_shares import DataShare, DataShares, split_data
-from .experiment_settings import EVERY_REMEDY, HEALING, ComparisonSettings, HealSettings
+from .experiment_settings import DOSES, EVERY_REMEDY, HEALING, ComparisonSettings, HealSettings
 from .heal import doses_in
 from .learn import learn
 from .open_dosed import open_to_heal
@@ -176,7 +176,7 @@ def _learned(
     """
     losses, tasks, kept = bench.measuring.losses, bench.measuring.tasks, bench.kept
     settings = HealSettings(
-        allow=allow, max_tokens=losses.max_tokens or HEALING.max_tokens, estimate=losses.estimate
+        learn=DOSES, allow=allow, max_tokens=losses.max_tokens or HEALING.max_tokens, estimate=losses.estimate
     )
     if max_examples is not None:
         settings = replace(settings, max_examples=max_examples)
@@ -203,6 +203,7 @@ def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora) -> d
     """Return the data that doses are learned on, as ``intruders heal`` takes it, which cannot ask for all."""
     documents = max(documents_in(parts) for parts in corpora.values())
     return {
+        "learn": DOSES,
         "max_documents": losses.max_documents or documents,
         "max_tokens": losses.max_tokens or HEALING.max_tokens,
         "max_examples": scores.max_examples or HEALING.max_examples,

@@ -19,7 +19,8 @@ from ..settings import Settings, setting, settings_of
 from ..system.plugins import REMEDIES as OF_PLUGINS
 from ..system.plugins import plugins_of
 
-LEARN = ("doses", "weights")
+AUTO = "auto"
+LEARN = (AUTO, "weights", "doses")
 SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes, in the place of a corpus
 PER = ("matrix", "direction", "layer", "block", "kind")
 SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "weights"
@@ -47,8 +48,9 @@ class HealSettings(Settings):
     """
 
     learn: str = setting(
-        DOSES,
-        "What is learned: one dose for every matrix, or the weights of the update itself (the factors of an adapter).",
+        AUTO,
+        "What is learned: the weights of the update itself (the factors of an adapter), one dose for every matrix, or "
+        "auto: weights of an adapter, doses of a full fine-tuning or with --per.",
         choices=LEARN,
         metavar="WHAT",
         panel="Healing",

@@ -1,4 +1,4 @@
-"""Recover what a fine-tuning forgot and keep what it learned: by one dose for every matrix, or by its weights."""
+"""Recover what a fine-tuning forgot and keep what it learned: by its weights, or by one dose for every matrix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..system.progress import Progress, silent
 from ..system.store import Kept
 from .data_shares import load_tasks, load_texts, read_prompts
 from .dosed_model import TunedState
-from .experiment_settings import HEALING, SELF, WEIGHTS, HealSettings
+from .experiment_settings import AUTO, DOSES, HEALING, SELF, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
 from .learn import Told, learn, untold
 from .open_dosed import open_to_heal
@@ -65,7 +65,7 @@ def heal(
 ) -> Healing:
     """Recover what a fine-tuning forgot and keep what it learned.
 
-    ``W_m = W0_m + a_m D_m`` with a dose a_m in [-0.5, 1.5] for every changed matrix m. With ``settings.learn``
+    ``W_m = W0_m + a_m D_m`` for every changed matrix m, with a dose a_m in [-0.5, 1.5]. With ``settings.learn``
     "weights" D_m is learned too, in its form: factors of the same rank, or all entries. What is learned
     minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam, from the
     smallest interpolation that keeps the task. It is not learned from the examples' labels. The kept state forgets
@@ -120,6 +120,9 @@ def heal(
     asked = None if prompt_file is None else read_prompts(prompt_file)
     corpora = load_texts(names_given(loss_on) or [SELF], settings, seed)
     written_form = _checked_form(form, question)
+    if settings.learn == AUTO:
+        is_low_rank = all(pair.rank is not None for pair in question.pairs)
+        settings = replace(settings, learn=WEIGHTS if is_low_rank and settings.per == "matrix" else DOSES)
     key = {
         **question.key(),
         "settings": settings.recorded(),

@@ -27,7 +27,7 @@ from tests.checkpoints.models import moved, set_factors, with_lora
 from tests.tiny import save_gpt2, save_llama, short_task
 
 Models = tuple[str, str]  # a base, and a tuned model
-QUICK = HealSettings(steps=6, max_documents=6, max_tokens=24, max_examples=4, allow=0.05)
+QUICK = HealSettings(learn="doses", steps=6, max_documents=6, max_tokens=24, max_examples=4, allow=0.05)
 BRIEF = Columns(max_new_tokens=8)  # a tiny model never ends an answer by itself
 IDS = torch.tensor([[5, 20, 31, 7, 44, 12]])
 TARGETS = ("q_proj", "down_proj")

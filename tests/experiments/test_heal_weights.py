@@ -153,3 +153,12 @@ def test_memory_is_planned_before_the_models_are_opened(
     monkeypatch.setattr(open_dosed, "available_memory", lambda device: 1000)
     with pytest.raises(intruders.errors.NotEnoughMemoryError, match="--learn doses"):
         run(models, text, tmp_path / "healed")
+
+
+def test_an_adapter_learns_weights_and_a_full_fine_tuning_doses_where_nobody_says_which(
+    models: Models, text: str, tmp_path: Path
+) -> None:
+    auto = replace(QUICK, learn="auto", steps=1)
+    assert run(models, text, None, settings=auto).learn == "weights"
+    assert run(models, text, None, settings=replace(auto, per="layer")).learn == "doses"
+    assert run((models[0], tuned_in_full(models[0], tmp_path)), text, None, settings=auto).learn == "doses"
