@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, FINDING_INTRUDERS, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
@@ -131,8 +130,9 @@ def compare_remedies(
         bench = Bench(question, measuring, matrices, kept, tally)
         of_base = bench.of_base([*data.choice, data.report], answers_on=data.report)
         learned: Doses | str = "were not asked for"
+        healing = _healing(losses, scores, corpora, comparison.allow)
         if of_doses := Doses.name in names:
-            learned = _learned(bench, corpora, data, scores.max_examples, comparison.allow)
+            learned = _learned(bench, corpora, data, healing)
         bench.open()
         compared = comparing(bench, data, comparison, learned, of_base)
         report, target = compared.report, compared.report.target
@@ -150,7 +150,7 @@ def compare_remedies(
                 "task": described_task(target, scores),
                 "data_seed": data_seed,
                 **(harness.recorded() if harness.lm_eval else {}),
-                **({"healing": _healing(losses, scores, corpora)} if of_doses else {}),
+                **({"healing": healing.changed()} if of_doses else {}),
                 **({} if loading.dtype == AS_STORED.dtype else {"dtype": loading.dtype}),
                 "intruders": audited.intruders,
                 "matrices": len(audited.matrices),
@@ -167,21 +167,14 @@ def compare_remedies(
         )
 
 
-def _learned(
-    bench: Bench, corpora: Corpora, data: DataShares, max_examples: int | None, allow: float
-) -> Doses | str:
+def _learned(bench: Bench, corpora: Corpora, data: DataShares, settings: HealSettings) -> Doses | str:
     """Learn the remedy ``doses`` on the text and on training rows of the first task, or read it where it was kept.
 
     The reason instead where it cannot be learned.
     """
-    losses, tasks, kept = bench.measuring.losses, bench.measuring.tasks, bench.kept
-    settings = HealSettings(
-        learn=DOSES, allow=allow, max_tokens=losses.max_tokens or HEALING.max_tokens, estimate=losses.estimate
-    )
-    if max_examples is not None:
-        settings = replace(settings, max_examples=max_examples)
+    tasks, kept = bench.measuring.tasks, bench.kept
     first = next(iter(tasks))
-    trained = DataShare("training", {}, {first: tasks[first].train[:max_examples]})
+    trained = DataShare("training", {}, {first: tasks[first].train[: settings.learned_examples]})
     unit = {
         "doses": settings.recorded(),
         "share": [share.fingerprint() for share in (trained, *data.choice)],
@@ -199,13 +192,13 @@ def _learned(
     return learned
 
 
-def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora) -> dict[str, Any]:
-    """Return the data that doses are learned on, as ``intruders heal`` takes it, which cannot ask for all."""
-    documents = max(documents_in(parts) for parts in corpora.values())
-    return {
-        "learn": DOSES,
-        "max_documents": losses.max_documents or documents,
-        "max_tokens": losses.max_tokens or HEALING.max_tokens,
-        "max_examples": scores.max_examples or HEALING.max_examples,
-        "estimate": losses.estimate,
-    }
+def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora, allow: float) -> HealSettings:
+    """Return how doses are learned, as ``intruders heal`` takes it, which cannot ask for all data."""
+    return HealSettings(
+        learn=DOSES,
+        allow=allow,
+        max_documents=losses.max_documents or max(documents_in(parts) for parts in corpora.values()),
+        max_tokens=losses.max_tokens or HEALING.max_tokens,
+        max_examples=scores.max_examples or HEALING.max_examples,
+        estimate=losses.estimate,
+    )

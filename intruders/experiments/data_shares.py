@@ -23,7 +23,7 @@ from ..models.tuned_model import OpenedModel
 from ..system.digests import json_digest
 from ..system.files import user_path
 from ..system.words import plural
-from .experiment_settings import EXAMPLES, OWN_TEXT, SELF, HealSettings
+from .experiment_settings import OWN_TEXT, SELF, HealSettings
 from .question import Question
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
@@ -118,8 +118,6 @@ def split_data(
 
 
 _WRITTEN_AT_ONCE = 32  # documents; fixed, so that a document does not depend on how many are wanted
-
-
 PROMPTS = "prompts"  # the name of the task that prompts alone make
 # Of an answer to a prompt without one, in tokens.
 _ANSWER = 96
@@ -229,7 +227,7 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings,
     text = [first for first, _ in halves[corpus]]
     return HealData(
         learned_text=text,
-        learned_examples=tasks[task].train[: settings.steps * EXAMPLES],
+        learned_examples=tasks[task].train[: settings.learned_examples],
         choice=DataShare("choice", {corpus: text}, {task: rows[task]}),
         report=DataShare(
             "report",

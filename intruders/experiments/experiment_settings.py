@@ -140,6 +140,10 @@ class HealSettings(Settings):
                 "doses"
             )
 
+    @property
+    def learned_examples(self) -> int:
+        return self.steps * EXAMPLES
+
     def weight_of(self, learn: str) -> float:
         return _WEIGHTS[learn] if self.weight is None or learn != self.learn else self.weight
 

@@ -80,7 +80,6 @@ class Healing(JsonResult):
     corpus: str  # that it was learned on
     start: float  # the interpolation that learning started from
     step: int  # of the state that is kept
-    # By matrix; several are of the directions of its update.
     doses: Mapping[str, Sequence[float]] = field(repr=False)
     elsewhere: float | None  # of other tuned tensors
     points: Sequence[HealedPoint] = field(repr=False)
@@ -91,7 +90,6 @@ class Healing(JsonResult):
     settings: Mapping[str, Any]
     intruders_before: int
     intruders_after: int | None
-    # By matrix, before and after.
     intruders: Mapping[str, Sequence[int | None]] = field(default_factory=dict, repr=False)
     norms: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     rivals: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict, repr=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,9 +24,6 @@ from ..models.token_losses import SplitModel, in_single, target_logits
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
 from .experiment_settings import DOCUMENTS, EXAMPLES
-
-# Texts of a batch. Batches are fixed, so that a learning that resumes keeps the same states.
-_KEPT_AT_ONCE = 8
 
 # Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
 Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
@@ -85,11 +82,9 @@ class KeptAnswers:
     The caller puts the model into the state that is to be kept around every call.
     """
 
-    def __init__(self, split: SplitModel, encoded: Encoded, lengths: Sequence[int]) -> None:
-        """Prepare to keep what a causal model answers that was taken apart; texts of similar length share a batch."""
+    def __init__(self, split: SplitModel, encoded: Encoded, batches: Iterable[Sequence[int]]) -> None:
+        """Prepare to keep what a causal model that was taken apart answers; only these batches are ever computed."""
         self._split, self._encoded = split, encoded
-        order = sorted(range(len(lengths)), key=lambda number: lengths[number])
-        batches = [order[begin : begin + _KEPT_AT_ONCE] for begin in range(0, len(order), _KEPT_AT_ONCE)]
         self._batch_of = {number: batch for batch in batches for number in batch}
         self._states: dict[int, Tensor] = {}  # (positions that count, hidden)
 
@@ -149,7 +144,7 @@ class Objective:
         self._replays = replays
         self._counts, self._weights = [len(part) for part in texts], weights
         self._texts = [ids for part in texts for ids in part]
-        self._rows, self._seed = rows, seed
+        self._rows, self._ids, self._seed = rows, [row["input_ids"] for row in rows], seed
         self._pad = PadRight(pad_token_id(scored.tokenizer))
         model: Any = language.model
         self._at_once = max(1, _LOGITS // int(model.config.get_text_config().vocab_size))
@@ -157,11 +152,11 @@ class Objective:
         self._base: KeptAnswers | None = None
         if not language.is_masked and (split := SplitModel.of(language.model)) is not None:
             of_text = partial(self._inputs, step=0)
-            self._base = KeptAnswers(split, of_text, [len(ids) for ids in self._texts])
+            self._base = KeptAnswers(split, of_text, self._batches(self._texts))
         self._tuned: KeptAnswers | None = None
         is_causal = rows and isinstance(rows[0]["labels"], list)
         if is_causal and (split := SplitModel.of(scored.model)) is not None:
-            self._tuned = KeptAnswers(split, self._targets, [len(row["input_ids"]) for row in rows])
+            self._tuned = KeptAnswers(split, self._targets, self._batches(self._ids))
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of what is learned; NonFiniteError where a loss is not finite."""
@@ -182,7 +177,7 @@ class Objective:
     def _part_gradient(self, numbers: Sequence[int], share: float, step: int) -> float:
         """Add the gradient of ``share`` times the divergence per token on some documents."""
         model: Any = self._language.model
-        batches = list(_batches(numbers, self._texts, self._at_once))
+        batches = list(self._batches(self._texts, numbers))
         encoded = [self._inputs(batch, step) for batch in batches]
         tokens = sum(int(scored.sum()) for _, scored in encoded) / share
         total = 0.0
@@ -214,9 +209,8 @@ class Objective:
     def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
         """Add the gradient of ``weight`` times the divergence on some examples, the mean over their targets."""
         model, what = self._scored.model, "divergence from the tuned model on training examples"
-        ids = [row["input_ids"] for row in self._rows]
-        batches = [(some, self._batch(some)) for some in _batches(numbers, ids, self._at_once)]
-        targets, total = sum(_targets_in(batch["labels"]) for _, batch in batches), 0.0
+        batches = [(some, self._batch(some)) for some in self._batches(self._ids, numbers)]
+        targets, total = sum(int(self._targets(some)[1].sum()) for some, _ in batches), 0.0
         for some, batch in batches:
             if self._replays:
                 loss = cross_entropy(*target_logits(model, batch), reduction="sum") / targets
@@ -231,16 +225,29 @@ class Objective:
             (weight * loss).backward()  # type: ignore[no-untyped-call]
         return total
 
+    def _batches(
+        self, texts: Sequence[list[int]], numbers: Sequence[int] | None = None
+    ) -> Iterator[list[int]]:
+        """Batch the numbers of texts of similar length, all by default, as many as memory allows, at least one."""
+        batch: list[int] = []
+        for number in sorted(numbers or range(len(texts)), key=lambda number: len(texts[number])):
+            if batch and len(texts[number]) * (len(batch) + 1) > self._at_once:
+                yield batch
+                batch = []
+            batch.append(number)
+        if batch:
+            yield batch
+
     def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         device = next(self._scored.model.parameters()).device
         rows = self._pad([self._rows[number] for number in numbers])
         return {name: tensor.to(device) for name, tensor in rows.items()}
 
     def _targets(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the inputs of some examples, and where they predict a target: (examples, width)."""
+        """Return the inputs of some examples, and where they predict a target: (examples, width), or (examples,)."""
         batch = self._batch(numbers)
-        labels = labels_of_next(batch.pop("labels"))
-        return batch, labels != IGNORED
+        labels = batch.pop("labels")
+        return batch, (labels if labels.dim() == 1 else labels_of_next(labels)) != IGNORED
 
     def _inputs(self, numbers: Sequence[int], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""
@@ -271,23 +278,6 @@ def read_rows(
         ids = ids.masked_fill(scored, tokenizer.mask_token_id)
     inputs = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
     return inputs, scored.to(device)
-
-
-def _batches(numbers: Sequence[int], texts: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
-    """Batch the numbers of texts of similar length, as many as a number of tokens allows, at least one."""
-    batch: list[int] = []
-    for number in sorted(numbers, key=lambda number: len(texts[number])):
-        if batch and len(texts[number]) * (len(batch) + 1) > tokens:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
-
-
-def _targets_in(labels: Tensor) -> int:
-    """Return how many tokens (batch, width), or classes (batch,), are predicted."""
-    return len(labels) if labels.dim() == 1 else int((labels_of_next(labels) != IGNORED).sum())
 
 
 def _finite(loss: Tensor, what: str) -> float:

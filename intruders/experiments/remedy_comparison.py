@@ -246,7 +246,7 @@ class RemedyComparison(JsonResult):
     def _healing_command(self, out: str, strength: float | None) -> str:
         """Return the command that learns the same doses again and writes the model at their share."""
         task = self._of_task()
-        learned_on = {"task": task["task"], "loss_on": list(self.base_point.losses), "allow": self.allow}
+        learned_on = {"task": task["task"], "loss_on": list(self.base_point.losses)}
         words = command_of("heal", self.base, self.tuned, **learned_on)
         words += changed_options(HealSettings(**self.settings.get("healing", {})))
         seed = {"seed": self.settings.get("seed") or None, "data_seed": task["data_seed"]}

@@ -29,8 +29,6 @@ from .yardstick import Yardstick
 # Interpolations that are measured besides the one of the healed model's task loss.
 _ALPHAS = (0.25, 0.5, 0.75)
 
-_MEASURES = 9  # on the half that is reported, about
-
 
 def reported_healing(
     bench: HealBench,
@@ -96,7 +94,7 @@ def _reported_points(
 
     ``intruders`` are the low-rank matrices that remove them.
     """
-    tally = Tally(bench.question.progress, _MEASURES + len(rivals))
+    tally = Tally(bench.question.progress, 9 + len(rivals))  # about
 
     def measure(name: str, state: TunedState, *, answers: bool = False, removed: str = "") -> Outcome:
         tally.step(f"measure {name}")

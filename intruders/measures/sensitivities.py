@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.open_sides import open_sides
@@ -22,7 +23,7 @@ from ..linalg.low_rank import LowRank
 from ..mitigation.remedies.surgery import Surgery
 from ..models.encoding import PadRight, pad_token_id
 from ..models.loading_settings import AS_STORED, Loading
-from ..models.token_losses import target_loss
+from ..models.token_losses import target_logits
 from ..models.tuned_model import OpenedModel, open_for_task
 from ..system.progress import Progress, silent
 from .task_score import encoded_examples
@@ -61,8 +62,7 @@ def with_sensitivities(
     opened, labels = open_for_task(after.source, task, before.source, loading, merged=True)
     modules = in_memory(before, opened.model).modules_of(directions)
     batches = task_batches(opened, task, task.train[: surgery.examples], labels)
-    measured = sensitivities(opened.model, batches, directions, modules, progress)
-    return replace(surgery, sensitivities=measured)
+    return replace(surgery, sensitivities=sensitivities(opened.model, batches, directions, modules, progress))
 
 
 def sensitivities(
@@ -97,7 +97,8 @@ def sensitivities(
             for done, batch in enumerate(batches):
                 progress("measure the task's loss", done, len(batches))
                 placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                (target_loss(model, placed) / len(batches)).backward()  # type: ignore[no-untyped-call]
+                loss = cross_entropy(*target_logits(model, placed)) / len(batches)
+                loss.backward()  # type: ignore[no-untyped-call]
     finally:
         for parameter, trained in zip(model.parameters(), was_trained, strict=True):
             parameter.requires_grad_(trained)

@@ -63,19 +63,12 @@ def _logits_in_parts(
         yield split.logits(some), wanted
 
 
-def target_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean of ``-log p(target)`` over the targets of a batch, in nats, in single precision or better.
+def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the logits (targets, classes or tokens), in single precision or better, and the targets (targets,).
 
-    A classifier of transformers takes the loss of its logits in the type of its weights, which of 16 bits is too few.
     ``batch`` has the model's arguments (batch, width) and the labels: (batch,) classes, or (batch, width) tokens, of
     which ``IGNORED`` and the first are no targets.
     """
-    logits, labels = target_logits(model, batch)
-    return cross_entropy(logits, labels)
-
-
-def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the logits (targets, classes or tokens) of :func:`target_loss`, and the targets (targets,)."""
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = batch["labels"]
     is_of_tokens = labels.dim() > 1

@@ -155,10 +155,9 @@ def test_memory_is_planned_before_the_models_are_opened(
         run(models, text, tmp_path / "healed")
 
 
-def test_an_adapter_learns_weights_and_a_full_fine_tuning_doses_where_nobody_says_which(
+def test_adapters_learn_weights_and_full_fine_tunings_doses(
     models: Models, text: str, tmp_path: Path
 ) -> None:
-    auto = replace(QUICK, learn="auto", steps=1)
-    assert run(models, text, None, settings=auto).learn == "weights"
-    assert run(models, text, None, settings=replace(auto, per="layer")).learn == "doses"
-    assert run((models[0], tuned_in_full(models[0], tmp_path)), text, None, settings=auto).learn == "doses"
+    auto, full = replace(QUICK, learn="auto", steps=1), (models[0], tuned_in_full(models[0], tmp_path))
+    asked = [(models, auto), (models, replace(auto, per="layer")), (full, auto)]
+    assert [run(both, text, None, settings=own).learn for both, own in asked] == ["weights", "doses", "doses"]

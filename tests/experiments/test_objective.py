@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from intruders.experiments import objective as objectives
 from intruders.experiments.dosed_model import (
     DosedUpdate,
     DoseGroups,
@@ -103,7 +102,7 @@ def divergences(models: Models, doses: dict[str, float]) -> tuple[float, float]:
 
 @pytest.mark.parametrize("logits", [2**25, 1])  # all in one batch, or each alone
 def test_divergences_and_their_gradient(models: Models, logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objectives, "_LOGITS", logits)
+    monkeypatch.setattr("intruders.experiments.objective._LOGITS", logits)
     language, doses, groups, _ = in_doses(models, torch.linspace(0.2, 0.9, 4))
     values = doses.values
     objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
@@ -112,11 +111,8 @@ def test_divergences_and_their_gradient(models: Models, logits: int, monkeypatch
     with doses.at(torch.ones_like(values).requires_grad_()):
         assert objective.gradient(0, WEIGHT).task == pytest.approx(0.0, abs=1e-6)
     by_name = {name: float(values.detach()[position]) for name, (position, *_) in groups.places.items()}
-    assert (losses.text, losses.task) == pytest.approx(
-        divergences(models, by_name),
-        rel=1e-4,
-        abs=1e-6,  # of sums in single precision
-    )
+    # Of sums in single precision.
+    assert (losses.text, losses.task) == pytest.approx(divergences(models, by_name), rel=1e-4, abs=1e-6)
     for name, (position, *_) in groups.places.items():
         up, down = (
             text + WEIGHT * task
@@ -166,7 +162,8 @@ def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, re
         assert torch.allclose(update.right.grad, of_a, rtol=1e-3, atol=1e-6), name
 
 
-KEPT = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14, 15, 16], [17, 18]] * 3  # more than a batch
+KEPT = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14, 15, 16], [17, 18]] * 3
+BATCHES = [[1, 4, 6, 9, 11, 14, 0, 3], [5, 8, 10, 13, 2, 7, 12]]
 
 
 @pytest.fixture(params=[save_llama, save_gpt2])
@@ -183,7 +180,7 @@ def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def kept(model: Any) -> KeptAnswers:
-    return KeptAnswers(SplitModel.of(model), encoded, [len(text) for text in KEPT])
+    return KeptAnswers(SplitModel.of(model), encoded, BATCHES)
 
 
 @torch.no_grad()
@@ -227,16 +224,6 @@ def test_every_item_of_a_part_comes_once_before_any_repeats() -> None:
     first = [number for step in range(10) for number in turns_of_parts([20, 40], [3, 1], 8, step, seed=0)[0]]
     assert len(first) == 60
     assert all(sorted(first[begin : begin + 20]) == list(range(20)) for begin in (0, 20, 40))
-
-
-def test_one_corpus_is_drawn_as_before_mixtures_were_weighed() -> None:
-    orders = []
-    for of_round in range(3):
-        order = list(range(11))
-        random.Random(f"round 4 {of_round}").shuffle(order)
-        orders += order
-    for step in range(4):
-        assert turns_of_parts([11], [0.2], 8, step, seed=4) == [orders[8 * step : 8 * step + 8]]
 
 
 def test_of_fewer_items_than_a_step_draws_every_one_comes_once_a_step() -> None:
