@@ -211,7 +211,7 @@ def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:
     ):
         if count < _FEW:
             warnings.append(
-                f"{plural(count, f'{what} of {name} chooses', f'{what}s of {name} choose')} which doses are kept; "
+                f"{plural(count, f'{what} of {name} chooses', f'{what}s of {name} choose')} what is kept; "
                 f"expected {_FEW} or more; pass more data, or a larger {more}"
             )
     forgotten = tuned.text_loss - base.text_loss

@@ -112,8 +112,13 @@ def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
 
 
 def dose_line(healing: Healing) -> str:
-    """Return the doses in a sentence: their median, and their mean by kind of module."""
+    """Return the doses in a sentence: their median, and their mean by kind of module; or that weights were learned."""
     doses = [dose for own in healing.doses.values() for dose in own]
+    if healing.learn != ways.DOSES and healing.step:
+        count = plural(len(healing.doses), "matrix", "matrices")
+        return (
+            f"the weights of {count} were learned, from interpolation with the dose {number(healing.start)}"
+        )
     kinds: dict[str, list[float]] = {}
     for path, own in zip(module_paths(list(healing.doses)), healing.doses.values(), strict=True):
         kinds.setdefault(path.kind, []).extend(own)
@@ -141,12 +146,9 @@ def check_command(healing: Healing) -> str:
     settings = healing.settings
     # What the base wrote itself is in no file.
     names = [name for name in healing.healed_point.corpora if name not in ways.OWN_TEXT]
-    # A record of an earlier release may lack some of them.
-    given = {name: settings[name] for name in ("max_documents", "max_tokens", "seed") if settings.get(name)}
-    if settings.get("dtype"):
-        given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
-    if settings.get("estimate"):
-        given["estimate"] = True
+    given = {name: settings[name] or None for name in ("max_documents", "max_tokens", "seed")}
+    given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
+    given["estimate"] = settings["estimate"] or None
     # Prompts have no right answers, and a record of an earlier release does not name its tasks.
     measures = healing.healed_point.tasks
     tasks = [
@@ -226,16 +228,14 @@ def render_healing(healing: Healing) -> str:
 
 
 def healing_charts(healing: Healing) -> list[Chart | Grid]:
-    """Return one chart for every corpus, then the doses and the intruders as layers x modules."""
+    """Return one chart for every corpus, then the doses, if nothing else was learned, and the intruders by layer."""
     charts: list[Chart | Grid] = [_trade(healing, corpus) for corpus in healing.healed_point.corpora]
-    doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}
-    caption = (
-        "Each cell is the dose of one matrix: 1 is the tuned model, 0 the base. "
-        "Of several doses it shows the mean."
-    )
-    grid = layer_grid("doses", "Doses", Axis("dose", "dose"), doses, caption)
+    if healing.learn == ways.DOSES:
+        doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}
+        caption = "Each cell is the (mean) dose of one matrix: 1 is the tuned model, 0 the base."
+        charts.append(layer_grid("doses", "Doses", Axis("dose", "dose"), doses, caption))
     counts = {name: float(own[0] or 0) for name, own in healing.intruders.items()}
-    return [*charts, grid, *intruder_maps(counts, "Intruders of the tuned model", "before the healing")]
+    return [*charts, *intruder_maps(counts, "Intruders of the tuned model", "before the healing")]
 
 
 def _trade(healing: Healing, corpus: str) -> Chart:

@@ -178,8 +178,7 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
         assert "resumed after step 5 of 6" in said
     # Six documents and a file of few examples have halves of which little can be told.
     assert any(
-        re.search(r"^3 documents of .* choose which doses are kept; expected 8 or more", line)
-        for line in said
+        re.search(r"^3 documents of .* choose what is kept; expected 8 or more", line) for line in said
     )
     assert found.doses == healed[0].doses
     assert found.points == healed[0].points
