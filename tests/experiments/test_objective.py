@@ -179,13 +179,9 @@ def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
     return {"input_ids": ids, "attention_mask": attended}, attended.bool()
 
 
-def kept(model: Any) -> KeptAnswers:
-    return KeptAnswers(SplitModel.of(model), encoded, BATCHES)
-
-
 @torch.no_grad()
 def test_the_logits_are_the_models_own_in_the_order_asked_for(model: Any) -> None:
-    answers = kept(model)
+    answers = KeptAnswers(SplitModel.of(model), encoded, BATCHES)
     for numbers in ([3, 0], [7, 1, 10], [0]):
         own = [model(input_ids=torch.tensor([KEPT[number]])).logits[0] for number in numbers]
         found = answers.logits(numbers)
@@ -194,7 +190,7 @@ def test_the_logits_are_the_models_own_in_the_order_asked_for(model: Any) -> Non
 
 def test_they_are_alike_in_any_order_and_computed_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning that resumes asks for them in another order."""
-    answers, resumed = kept(model), kept(model)
+    answers, resumed = (KeptAnswers(SplitModel.of(model), encoded, BATCHES) for _ in range(2))
     resumed.logits([11, 2])
     first, again = answers.logits([0, 4]), resumed.logits([0, 4])
     assert torch.equal(first, again)
@@ -205,7 +201,7 @@ def test_they_are_alike_in_any_order_and_computed_once(model: Any, monkeypatch: 
 
 def test_a_body_that_answers_otherwise_keeps_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SplitModel, "states", lambda *_: None)
-    assert kept(model).logits([0]) is None
+    assert KeptAnswers(SplitModel.of(model), encoded, BATCHES).logits([0]) is None
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.3), (3, 1), (76, 38, 31, 8, 8), (1, 1e-3)])
