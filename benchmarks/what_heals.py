@@ -14,7 +14,13 @@ first model of same-text and on rank 64 of word problems; these do not count.
 By the same criterion doses stayed the default twice. In the first round, at commit 45ec914a, the text was C4, the rate
 0.0005, the weight of the task 30 at first, and a step had 8 documents and examples. The base's own text was to be the
 default text if on every model it gave back 85 % on WikiText-2 at an accuracy at most one point below that of C4, which
-it did. In the second, at commit 4dc8d4db, every entry of a factor had the rate 0.001, of whatever rank.
+it did. In the second, at commit 4dc8d4db, every entry of a factor had the rate 0.001, of whatever rank. In the third,
+at commit b8161c4d, weights met the criterion on the model of SST-2 of the first two, and on four that were trained by
+
+    intruders finetune --base smollm2-135m --precision bf16 --batch-size 8 --warmup-steps 5 --seed 12 --task TASK ...
+
+word-problems --rank 64 --alpha 64 --lr 5e-4 --steps 100; --rank 8 --alpha 16 --lr 1e-3 --steps 100; --rank 1 --alpha 8
+--lr 5e-3 --steps 100; and AG News --rank 16 --alpha 32 --lr 1e-3 --steps 80 ("Article: ", 250 characters, "Topic:").
 """
 
 from __future__ import annotations
