@@ -47,7 +47,8 @@ def main(folder: Path, tuned: str, task: str) -> None:
     for name, model in models.items():
         found = intruders.evaluate(model, scores=scores, **MEASURES)
         loss, score = found.losses[0], found.scores[0]
-        print(f"{name:8} forgotten {loss.difference}, accuracy {score.accuracy}", flush=True)
+        change = "" if loss.difference is None else loss.difference.text("+.3f")
+        print(f"{name:8} forgotten {change}, accuracy {score.accuracy.text('.3f')}", flush=True)
 
 
 @torch.no_grad()
