@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 import intruders
+from intruders.experiments.data_shares import own_documents
+from intruders.experiments.experiment_settings import SELF
 from intruders.models.encoding import pad_token_id
 from intruders.models.tuned_model import OpenedModel, open_language_model
 
@@ -36,7 +38,8 @@ def main(folder: Path, tuned: str, task: str) -> None:
     for kind in ("task", "turns", "samples"):
         out, file = folder / kind, folder / f"{kind}.jsonl"
         if kind != "task" and not file.exists():
-            prompts = own_prompts(open_language_model(tuned, BASE, MEASURES["loading"]), kind)
+            opened = open_language_model(tuned, BASE, MEASURES["loading"])
+            prompts = own_turns(opened) if kind == "turns" else own_documents(opened, SELF, PROMPTS, SHORT, 0)
             file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
         settings = intruders.HealSettings(
             learn="weights", steps=STEPS, max_documents=32, max_examples=PROMPTS // 3
@@ -52,14 +55,13 @@ def main(folder: Path, tuned: str, task: str) -> None:
 
 
 @torch.no_grad()
-def own_prompts(opened: OpenedModel, kind: str) -> list[str]:
-    """Return prompts that a model samples at temperature 1; a turn of a user is put back into the template."""
+def own_turns(opened: OpenedModel) -> list[str]:
+    """Return a user's turns that a model samples at temperature 1, each in the chat template again."""
     tokenizer, model = opened.tokenizer, opened.model
     before, _, after = tokenizer.apply_chat_template(
         [{"role": "user", "content": "<TURN>"}], tokenize=False, add_generation_prompt=True
     ).partition("<TURN>")
-    start = before if kind == "turns" else (tokenizer.bos_token or tokenizer.eos_token)
-    ids = tokenizer(start, return_tensors="pt", add_special_tokens=False).input_ids
+    ids = tokenizer(before, return_tensors="pt", add_special_tokens=False).input_ids
     torch.manual_seed(0)
     rows = model.generate(
         ids.repeat(PROMPTS, 1),
@@ -67,11 +69,11 @@ def own_prompts(opened: OpenedModel, kind: str) -> list[str]:
         do_sample=True,
         temperature=1.0,
         top_k=0,
-        max_new_tokens=64 if kind == "turns" else SHORT,
+        max_new_tokens=64,
         pad_token_id=pad_token_id(tokenizer),
     )[:, ids.shape[1] :]
     texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
-    return [before + text + after if kind == "turns" else text for text in texts if text]
+    return [before + text + after for text in texts if text]
 
 
 if __name__ == "__main__":

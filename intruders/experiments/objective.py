@@ -152,11 +152,11 @@ class Objective:
         self._base: KeptAnswers | None = None
         if not language.is_masked and (split := SplitModel.of(language.model)) is not None:
             of_text = partial(self._inputs, step=0)
-            self._base = KeptAnswers(split, of_text, self._batches(self._texts))
+            self._base = KeptAnswers(split, of_text, self._batches(self._texts, range(len(self._texts))))
         self._tuned: KeptAnswers | None = None
         is_causal = rows and isinstance(rows[0]["labels"], list)
         if is_causal and (split := SplitModel.of(scored.model)) is not None:
-            self._tuned = KeptAnswers(split, self._targets, self._batches(self._ids))
+            self._tuned = KeptAnswers(split, self._targets, self._batches(self._ids, range(len(rows))))
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of what is learned; NonFiniteError where a loss is not finite."""
@@ -208,9 +208,11 @@ class Objective:
 
     def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
         """Add the gradient of ``weight`` times the divergence on some examples, the mean over their targets."""
-        model, what = self._scored.model, "divergence from the tuned model on training examples"
+        model = self._scored.model
+        what = "loss" if self._replays else "divergence from the tuned model"
         batches = [(some, self._batch(some)) for some in self._batches(self._ids, numbers)]
-        targets, total = sum(int(self._targets(some)[1].sum()) for some, _ in batches), 0.0
+        targets = sum(int((labels_of_next(batch["labels"]) != IGNORED).sum()) for _, batch in batches)
+        total = 0.0
         for some, batch in batches:
             if self._replays:
                 loss = cross_entropy(*target_logits(model, batch), reduction="sum") / targets
@@ -221,16 +223,14 @@ class Objective:
                     tuned = log_softmax(in_single(known), dim=-1)
                 predicted = log_softmax(target_logits(model, batch)[0], dim=-1)
                 loss = kl_div(predicted, tuned, reduction="sum", log_target=True) / targets
-            total += _finite(loss, "loss on training examples" if self._replays else what)
+            total += _finite(loss, f"{what} on training examples")
             (weight * loss).backward()  # type: ignore[no-untyped-call]
         return total
 
-    def _batches(
-        self, texts: Sequence[list[int]], numbers: Sequence[int] | None = None
-    ) -> Iterator[list[int]]:
-        """Batch the numbers of texts of similar length, all by default, as many as memory allows, at least one."""
+    def _batches(self, texts: Sequence[list[int]], numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Batch the numbers of texts of similar length, as many as memory allows, at least one."""
         batch: list[int] = []
-        for number in sorted(numbers or range(len(texts)), key=lambda number: len(texts[number])):
+        for number in sorted(numbers, key=lambda number: len(texts[number])):
             if batch and len(texts[number]) * (len(batch) + 1) > self._at_once:
                 yield batch
                 batch = []
@@ -244,10 +244,9 @@ class Objective:
         return {name: tensor.to(device) for name, tensor in rows.items()}
 
     def _targets(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the inputs of some examples, and where they predict a target: (examples, width), or (examples,)."""
+        """Return the inputs of some examples, and where they predict a target: (examples, width)."""
         batch = self._batch(numbers)
-        labels = batch.pop("labels")
-        return batch, (labels if labels.dim() == 1 else labels_of_next(labels)) != IGNORED
+        return batch, labels_of_next(batch.pop("labels")) != IGNORED
 
     def _inputs(self, numbers: Sequence[int], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""

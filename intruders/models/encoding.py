@@ -173,7 +173,9 @@ def batches_by_length(
 
 
 def labels_of_next(labels: Tensor) -> Tensor:
-    """Return (batch, width) labels shifted by one: a causal model predicts the next label at each position."""
+    """Return (batch, width) labels where a causal model predicts them, one position earlier; classes as they are."""
+    if labels.dim() == 1:  # (batch,)
+        return labels
     return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
 
 

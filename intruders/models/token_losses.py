@@ -70,11 +70,9 @@ def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     which ``IGNORED`` and the first are no targets.
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    labels = batch["labels"]
-    is_of_tokens = labels.dim() > 1
-    labels = labels_of_next(labels) if is_of_tokens else labels
+    labels = labels_of_next(batch["labels"])
     is_target = labels != IGNORED
-    split = SplitModel.of(model) if is_of_tokens and is_target.any() else None
+    split = SplitModel.of(model) if labels.dim() > 1 and is_target.any() else None
     states = None if split is None else split.states(inputs)
     if split is not None and states is not None:
         return in_single(split.logits(states[is_target])), labels[is_target]

@@ -113,12 +113,12 @@ def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
 
 def dose_line(healing: Healing) -> str:
     """Return the doses in a sentence: their median, and their mean by kind of module; or that weights were learned."""
-    doses = [dose for own in healing.doses.values() for dose in own]
     if healing.learn != ways.DOSES and healing.step:
         count = plural(len(healing.doses), "matrix", "matrices")
         return (
             f"the weights of {count} were learned, from interpolation with the dose {number(healing.start)}"
         )
+    doses = [dose for own in healing.doses.values() for dose in own]
     kinds: dict[str, list[float]] = {}
     for path, own in zip(module_paths(list(healing.doses)), healing.doses.values(), strict=True):
         kinds.setdefault(path.kind, []).extend(own)

@@ -45,7 +45,7 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
         given = dict(inputs)
         if self._keeps_few_logits and model.training and inputs["labels"].dim() > 1:
             given = with_learned_logits(inputs)
-        elif inputs["labels"].dim() > 1:
+        else:
             given["labels"] = labels_of_next(inputs["labels"])
         loss, outputs = super().compute_loss(model, given, True, num_items_in_batch)
         if num_items_in_batch is None:
