@@ -4,8 +4,6 @@ The full run takes under 25 minutes on two cores, nearly all of it the reference
 matrices, under 2.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -8,8 +8,6 @@ autocast: SmolLM2-135M on word problems (rows up to about 100 tokens), at rank 8
 losses of both ways stand beside it.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 import time

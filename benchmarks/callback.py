@@ -5,8 +5,6 @@ computes the base's leading vectors, the later ones know them. An audit every 25
 the training.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

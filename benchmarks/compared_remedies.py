@@ -7,8 +7,6 @@ single model its interval. ``--healed`` adds the doses that were learned of mode
 ``benchmarks.healed_models``: means over their texts, as the others are.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

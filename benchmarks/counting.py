@@ -3,8 +3,6 @@
 A *pass* reads a whole matrix once from memory; large matrices cost that, whatever the few rows multiplied in it.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ of the same base and tuned one; further pairs may follow. The correlation is Spe
 bootstrap interval over matrices. "Forgotten per nat learned" leaves out the matrices that earned nothing of the task.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

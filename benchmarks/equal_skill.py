@@ -5,8 +5,6 @@
 As long as only the choosing seeds are there, it prints the rates to report.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ A base and an adapter on it are measured on documents of pydoc: as before versio
 places from the first that is scored, in one piece) and as now. Both must give the same losses to 1e-5.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

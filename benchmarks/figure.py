@@ -1,7 +1,5 @@
 """The figure: how cost grows with the size of a square matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The file has a vocabulary of 262,144 tokens, as Gemma 3 has, and small matrices: what is measured is the start.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import statistics

@@ -6,8 +6,6 @@ with nothing cached, with the base cached, and with one adapter more than what i
 base cached, right after. Counts must agree. On a busy machine compare the ratios, of processor time above all.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
@@ -52,7 +50,7 @@ class Cost:
     elapsed: float
     processor: float
 
-    def per(self, count: float) -> Cost:
+    def per(self, count: float) -> "Cost":
         return Cost(self.elapsed / count, self.processor / count)
 
     def __str__(self) -> str:

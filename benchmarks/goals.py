@@ -7,8 +7,6 @@ of an audit without a decomposed base. Counts must agree, or the run stops. One 
 machine counts for little.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile
@@ -56,7 +54,7 @@ class Seconds:
     decomposing: float  # the base, once
     intruders: int
 
-    def __add__(self, other: Seconds) -> Seconds:
+    def __add__(self, other: "Seconds") -> "Seconds":
         return Seconds(
             self.reference + other.reference,
             self.cold + other.cold,

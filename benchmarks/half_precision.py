@@ -6,8 +6,6 @@ The documents are 24 of `pydoc`, the first 192 tokens of each. Differences are p
 the models: the package that it installs from has no language-model head, so its loss on text is not defined.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 

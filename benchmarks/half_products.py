@@ -8,8 +8,6 @@ processor time of several turns in one process, so that a busy machine counts fo
 of half precision nothing is changed, and nothing is measured.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from unittest.mock import patch

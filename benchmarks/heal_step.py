@@ -8,8 +8,6 @@ step of healing has a dose for every matrix, and compares with what base and tun
 keeps for the others. It runs in float32 and in bfloat16, each in a process of its own.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

@@ -6,8 +6,6 @@ Models are named by the folders of the tuned ones. Those whose names differ in a
 one setting. Of a mean the brackets hold the lowest and the highest seed, of a single model its 95 % interval.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ What they share with the weights of language models is what costs an iterative m
 of unequal scale, a few hundred directions that stand out of the bulk and fall off as a power law.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

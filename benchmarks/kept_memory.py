@@ -7,8 +7,6 @@ glibc sets it (an empty ``GLIBC_TUNABLES`` is a user's own setting, which the co
 not to ask for large pages). One thread and processor time: a busy machine counts for little.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

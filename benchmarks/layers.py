@@ -3,8 +3,6 @@
 Each shape is judged twice, with an update that brings no intruders and with one that does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from .inputs import HOT, MILD, Lora, llm_like, lora_update

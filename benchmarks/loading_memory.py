@@ -11,8 +11,6 @@ page of the process, also where the kernel could drop it, so the figure is an up
 torch, transformers and this package take themselves is the peak of the same call on a Llama of 20 thousand weights.
 """
 
-from __future__ import annotations
-
 import json
 import string
 import subprocess

@@ -1,7 +1,5 @@
 """What a time depends on: the machine, its libraries, and how fast it reads a matrix in a thin product."""
 
-from __future__ import annotations
-
 import os
 import platform
 import statistics

@@ -7,8 +7,6 @@ and body and head are the base. `intruders finetune` then learns a task on it, w
 `intruders attribute` splits the rise of the masked loss. It takes minutes on one core.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One row of the table: the same matrices judged by the reference, by PEFT and by the engine, in one process."""
 
-from __future__ import annotations
-
 import gc
 import statistics
 import time

@@ -4,8 +4,6 @@ Decoder layers of Llama-2-7B's shapes in bf16, one shard a layer, are written to
 beside them a rank-16 adapter, and a checkpoint with every matrix changed.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

@@ -5,8 +5,6 @@ cut back to the adapter's rank), from a model in memory to an adapter on disk. N
 line starts from what the first has kept of the base.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import time

@@ -8,8 +8,6 @@ tokens of its samples from the first token. To the last two it gives its own gre
 task and 32 documents of WikiText-2 are reported, which chose nothing.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

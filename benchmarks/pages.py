@@ -1,7 +1,5 @@
 """How soon a person can use a report: the largest pages that people open, in a real browser without a network."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Cost is taken to be proportional to the number of weights, and the factor is tha
 good that is shows in how well the layers of the 7B model predict those of the 70B model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

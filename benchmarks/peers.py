@@ -4,8 +4,6 @@ They prove nothing about the other vectors, on which the question whether a vect
 intruders. PRIMME is run where it is installed (``pip install primme``).
 """
 
-from __future__ import annotations
-
 import importlib.util
 import statistics
 from collections.abc import Callable, Iterator

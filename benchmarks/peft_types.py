@@ -4,8 +4,6 @@ The time is that of the processor, on one thread; the peak is what the process g
 the copy of the base that becomes the result, in multiples of the matrix in single precision.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

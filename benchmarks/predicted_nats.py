@@ -32,8 +32,6 @@ lower the KL most, and five others at random, are removed one at a time, and the
 share in the intruders if, over the models, the rank correlation of predicted and measured fall is at least .8.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

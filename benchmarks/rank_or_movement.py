@@ -7,8 +7,6 @@ All runs count: the steps are equal by design, and the accuracies are not. A see
 slope.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

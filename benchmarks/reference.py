@@ -5,8 +5,6 @@ and the largest cosine of each of the k leading tuned vectors with all base vect
 two decompositions, and takes a third one of every matrix with intruders to write the mitigated adapter.
 """
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -1,7 +1,5 @@
 """Everything that one run of the benchmarks found, as it is written to JSON."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 python -m benchmarks.same_text runs/same-text --heal
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

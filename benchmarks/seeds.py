@@ -1,7 +1,5 @@
 """Tables in which models whose names differ in a last ``-s0``, ``-s1``, ... are seeds of one setting."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from statistics import mean

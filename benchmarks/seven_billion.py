@@ -7,8 +7,6 @@ again; without ``--folder`` it is temporary. ``--only audit,evaluate`` runs thes
 that ``cached`` writes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

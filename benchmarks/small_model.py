@@ -5,8 +5,6 @@ fine-tuning leaves them, one strong enough for many intruders. The engine runs a
 hashing and writing the cache in the time.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """The losses of single documents in the folder of a study, which its tables do not have."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ The reference grows as n^3 and is left out where it would take minutes. The engi
 fits the processor's cache, since it is passes over the matrix that it takes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from .inputs import HOT, lora

@@ -1,7 +1,5 @@
 """The results for the eye: one table of times, and below it what does not fit into its columns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from rich import box

@@ -4,8 +4,6 @@ The factors are random, of rank 16, in half precision, for the seven linear weig
 for a few modules alone, in double precision, to compare the ranks and norms with those of its SVD.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -3,8 +3,6 @@
 python -m benchmarks.usual_settings runs/usual-settings
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -23,8 +23,6 @@ word-problems --rank 64 --alpha 64 --lr 5e-4 --steps 100; --rank 8 --alpha 16 --
 --lr 5e-3 --steps 100; and AG News --rank 16 --alpha 32 --lr 1e-3 --steps 80 ("Article: ", 250 characters, "Topic:").
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path

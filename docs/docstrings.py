@@ -1,7 +1,5 @@
 """Docstrings as this website shows them: Sphinx's roles become links, and classes of settings list their settings."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from typing import Any

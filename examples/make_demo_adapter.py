@@ -13,8 +13,6 @@ does not need it. The settings that PEFT writes and that say nothing of the adap
 language model are stored in bfloat16.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

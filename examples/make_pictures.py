@@ -8,8 +8,6 @@ print on a terminal, as SVG. It needs the extras report and test, Chromium (Debi
 demo model minilm-l6.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -6,8 +6,6 @@
 A page of a command contains what ``intruders COMMAND --help-all`` prints, from the same parameters.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib

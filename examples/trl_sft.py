@@ -4,8 +4,6 @@ The one line that is ours is ``callbacks=[...]``. ``BASE`` is a model folder or 
 completion. TRL comes with ``pip install trl``.
 """
 
-from __future__ import annotations
-
 import sys
 
 import torch

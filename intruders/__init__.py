@@ -7,8 +7,6 @@ Every command is a function here: ``intruders audit`` is :func:`audit`, ``fleet`
 ``verify --endpoint`` :func:`verify_served`; the others bear the command's name.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

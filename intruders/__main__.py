@@ -1,7 +1,5 @@
 """``python -m intruders``, and the script ``intruders``: the command line as a process of its own."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from types import FrameType

@@ -4,8 +4,6 @@ Every error raised on purpose derives from :class:`IntrudersError`. Its text is 
 given, says what was expected, and what to do; the command line prints it and exits with status 2.
 """
 
-from __future__ import annotations
-
 _SHOWN = 3  # names in an error of one line
 _MOST_SAID = 300  # characters of what a library said
 

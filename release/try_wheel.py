@@ -7,8 +7,6 @@ Every environment installs the wheel by the pinned constraints, imports what the
 model with the installed command, outside of the repository. A failed step ends the script with its output.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

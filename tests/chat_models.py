@@ -1,7 +1,5 @@
 """Tiny models that chat: a ByteLevel BPE tokenizer with the special tokens and the template of a published model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 What only a process of its own can show (its imports, signals, a pipe that breaks) is tested with :func:`in_a_process`.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import multiprocessing

@@ -1,7 +1,5 @@
 """Settings of the whole suite, and the browser that pages are opened in."""
 
-from __future__ import annotations
-
 import gc
 import os
 from collections.abc import Iterator

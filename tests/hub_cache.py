@@ -1,7 +1,5 @@
 """A cache of the hub as huggingface_hub lays it out, so that ids are found without the network."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

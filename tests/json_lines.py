@@ -1,7 +1,5 @@
 """Files of JSON Lines, as people keep their texts and their tasks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

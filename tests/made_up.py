@@ -4,8 +4,6 @@ Nothing here is measured: the values are drawn so that every case of a report oc
 wide and closed intervals, every certificate, ambiguous vectors, skipped tensors).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from intruders.audits.result.audit_result import Audit

@@ -5,8 +5,6 @@ size, so that the Krylov path can be met too. Everything is made in double preci
 rounded to single, as weights are, and its truth is computed from the rounded numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -108,11 +106,11 @@ class PlantedPair:
     tuned: Tensor | LowRank  # (m, n)
 
     @staticmethod
-    def dense(base: Array, update: Array) -> PlantedPair:
+    def dense(base: Array, update: Array) -> "PlantedPair":
         return PlantedPair(_single(base), _single(base + update))
 
     @staticmethod
-    def lowrank(base: Array, left: Array, right: Array) -> PlantedPair:
+    def lowrank(base: Array, left: Array, right: Array) -> "PlantedPair":
         return PlantedPair(_single(base), LowRank(_single(left), _single(right)))
 
     def batch(self) -> Pair:

@@ -1,7 +1,5 @@
 """The commands and methods of ``intruders-research``, by its ``pyproject.toml``: nothing is installed."""
 
-from __future__ import annotations
-
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path

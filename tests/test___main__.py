@@ -1,7 +1,5 @@
 """The command line as a process of its own: what an interrupt says, and with which status it ends."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

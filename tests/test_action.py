@@ -1,7 +1,5 @@
 """The GitHub Action: its script by bash, with the variables that GitHub sets; and whether its description fits it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

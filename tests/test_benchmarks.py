@@ -1,7 +1,5 @@
 """The benchmarks run from end to end on tiny matrices; their times are nobody's concern here."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json

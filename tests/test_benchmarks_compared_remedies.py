@@ -1,7 +1,5 @@
 """The table of published remedies: seeds of one setting are averaged, and every model has its row in the file."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

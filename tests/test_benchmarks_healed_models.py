@@ -1,7 +1,5 @@
 """The tables of healed models: seeds of one setting are averaged, and every text has its row."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

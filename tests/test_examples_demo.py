@@ -1,7 +1,5 @@
 """What `make demo` says of its two runs, and the commands of the documentation on the folder that it leaves."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

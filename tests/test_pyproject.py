@@ -1,7 +1,5 @@
 """The wheel and the source archive: what is in them, and that the wheel runs where the repository is not."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

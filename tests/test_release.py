@@ -1,7 +1,5 @@
 """What a release consists of fits together: versions, pinned constraints, the workflow, the container file."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location

@@ -1,7 +1,5 @@
 """Tiny models with a tokenizer of single characters, made by code and saved by transformers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import string

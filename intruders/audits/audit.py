@@ -1,7 +1,5 @@
 """The audit of a model: its matrices read in small batches, decided, and collected in the base's order."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence

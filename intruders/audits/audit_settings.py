@@ -1,7 +1,5 @@
 """Settings of an audit, checked before anything is read: what its answer depends on, and where it is computed."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,7 +76,7 @@ class AuditSettings(Selection):
     )
 
     @classmethod
-    def of(cls, audit: Audit) -> AuditSettings:
+    def of(cls, audit: "Audit") -> "AuditSettings":
         """The settings that an audit was made with."""
         said = {name: audit.settings[name] for name in settings_of(cls) if name in audit.settings}
         return cls(**said, k=audit.k, epsilon=audit.epsilon, exact=audit.exact)
@@ -108,9 +106,9 @@ class Compute(Settings):
         panel="Computation",
         unless_given="default: torch's",
     )
-    cache: CacheChoice = True
+    cache: "CacheChoice" = True
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """The device of that name; "auto" takes CUDA where there is one and the proofs cover its products.
 
         Raises:
@@ -142,7 +140,7 @@ class Compute(Settings):
             )
         return device
 
-    def base_cache(self) -> BaseCache | None:
+    def base_cache(self) -> "BaseCache | None":
         """Return the base cache to use; None for none."""
         from .base_cache import store_of_bases
 

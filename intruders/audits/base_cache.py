@@ -1,7 +1,5 @@
 """What is known of base matrices, kept by their content, so that the next audit of a base starts from it."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -41,9 +39,9 @@ _NAME = re.compile(f"{_DIGIT}{{32}}({WHOLE})?")
 class BaseCache(Protocol):
     """A store of what is known of base matrices, by key."""
 
-    def get(self, key: str) -> KnownBase | None: ...
+    def get(self, key: str) -> "KnownBase | None": ...
 
-    def put(self, key: str, known: KnownBase) -> None: ...
+    def put(self, key: str, known: "KnownBase") -> None: ...
 
 
 # What a ``cache`` argument may be: the user's folder, none, a folder or URL of one's own, or an object with entries.
@@ -62,11 +60,11 @@ class MemoryCache:
     def __init__(self) -> None:
         self._entries: dict[str, KnownBase] = {}
 
-    def get(self, key: str) -> KnownBase | None:
+    def get(self, key: str) -> "KnownBase | None":
         """Return the entry of a base matrix by its content hash, or None."""
         return self._entries.get(key)
 
-    def put(self, key: str, known: KnownBase) -> None:
+    def put(self, key: str, known: "KnownBase") -> None:
         """Keep the entry of a base matrix under its content hash."""
         self._entries[key] = known
 
@@ -122,7 +120,7 @@ class DiskCache:
                 "pass another folder with --cache, or --no-cache to an audit"
             ) from None
 
-    def get(self, key: str) -> KnownBase | None:
+    def get(self, key: str) -> "KnownBase | None":
         """Return the entry; None if it is missing, and with a warning if it, or the URL, cannot be read."""
         try:
             return self.read(key)
@@ -130,7 +128,7 @@ class DiskCache:
             self._continue_without(error)
             return self.read(key)
 
-    def read(self, key: str) -> KnownBase | None:
+    def read(self, key: str) -> "KnownBase | None":
         """As :meth:`get`, but a StoreError if the URL cannot be used.
 
         A copy whose entry is not under the URL any more is put there again.
@@ -170,7 +168,7 @@ class DiskCache:
             self._send(key)
         return known
 
-    def put(self, key: str, known: KnownBase) -> None:
+    def put(self, key: str, known: "KnownBase") -> None:
         """Write the entry of a base matrix, or warn: the audit does not need it."""
         if self._only_read is not None:  # one warning for all of them
             if not self._has_told:
@@ -184,7 +182,7 @@ class DiskCache:
         except CacheError as error:
             warnings.warn(str(error), stacklevel=2)
 
-    def write(self, key: str, known: KnownBase) -> None:
+    def write(self, key: str, known: "KnownBase") -> None:
         """Write the entry of a base matrix to the folder, completely or not at all, and send it to the URL.
 
         CacheError if the folder cannot be written to any more, as on a full disk; StoreError if the URL cannot be used.
@@ -271,7 +269,7 @@ def _number_and_bytes(files: Sequence[Path]) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _digest(tensors: dict[str, Tensor], key: str) -> str:
+def _digest(tensors: "dict[str, Tensor]", key: str) -> str:
     """128 bits of names, shapes, numbers and the entry's key.
 
     An audit takes an entry's products for exact, so none may have changed or be of another matrix.
@@ -300,7 +298,7 @@ class BaseKeys:
     whole: str  # all singular triplets
 
     @classmethod
-    def of(cls, matrix: Tensor, k: int) -> BaseKeys:
+    def of(cls, matrix: "Tensor", k: int) -> "BaseKeys":
         import torch
 
         data = matrix.detach().cpu().contiguous()
@@ -311,7 +309,7 @@ class BaseKeys:
         return cls(digest.hexdigest(), whole)
 
 
-def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: torch.device) -> KnownBase | None:
+def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: "torch.device") -> "KnownBase | None":
     """Return what the store knows of a batch of bases: complete decompositions, leading vectors, or None."""
     from ..engine.known_base import KnownBase
 

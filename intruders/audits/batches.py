@@ -4,8 +4,6 @@ Matrices of one model are batched by shape. What several models make of one matr
 is read, widened and hashed once, and its products with the rows of all of them are one product each.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,7 +118,7 @@ class Batch:
         base = self.pair.base if self.shared is None else self.shared.matrix
         return base.nbytes <= SHARED_BYTES and base.is_cpu
 
-    def select(self, chosen: Sequence[int]) -> Batch:
+    def select(self, chosen: Sequence[int]) -> "Batch":
         """Return some matrices of the batch; a shared base is not copied."""
         return replace(
             self,

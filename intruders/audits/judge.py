@@ -1,7 +1,5 @@
 """The decisions about a batch, as the records of its matrices; what is known of its bases is looked up and kept."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
@@ -174,7 +172,7 @@ class AuditsAhead(MemoryCache):
         self._audits = self._bytes = 0
         self._hard: dict[str, bool] = {}
 
-    def __reduce__(self) -> tuple[type[AuditsAhead], tuple[()]]:
+    def __reduce__(self) -> "tuple[type[AuditsAhead], tuple[()]]":
         """Copy and send it without entries: they are computed again where they are needed."""
         return AuditsAhead, ()
 

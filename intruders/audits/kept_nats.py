@@ -6,8 +6,6 @@ matrix finds its rows by its own content, and a base of which any tensor has ano
 gradients of a matrix depend on all others.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -146,11 +144,11 @@ class KeptNats:
                 return
 
     @classmethod
-    def at(cls, store: BaseCache | None, base: Checkpoint) -> KeptNats:
+    def at(cls, store: BaseCache | None, base: Checkpoint) -> "KeptNats":
         return cls(store.folder if isinstance(store, DiskCache) else None, base)
 
     @classmethod
-    def of_user(cls, base: Checkpoint) -> KeptNats:
+    def of_user(cls, base: Checkpoint) -> "KeptNats":
         """Return what the user's own cache folder has, which is not made where it is missing."""
         try:
             return cls(default_folder(), base)

@@ -1,7 +1,5 @@
 """A base decomposed ahead of its audits, which then read max cosines off in the base's coordinates."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Sequence
@@ -59,7 +57,7 @@ class Preparation:
     matrices: dict[str, MatrixView]  # by name
 
     @classmethod
-    def of(cls, base: Source, selection: Selection) -> Preparation:
+    def of(cls, base: Source, selection: Selection) -> "Preparation":
         """Choose the matrices that audits of this base examine with the same selection, which is one or more."""
         opened = open_checkpoint(base)
         selection.require_matches(opened.names(), opened.source)

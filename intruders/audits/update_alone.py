@@ -1,7 +1,5 @@
 """What the update of an adapter says without its base: ranks, norms, and two adapters beside each other."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The page (plotly) and the figures for papers (matplotlib) are drawn from one and
 into the CSV beside the figure, so that the three cannot differ.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -77,7 +75,7 @@ class Chart:
     # What the series are in the order of: a bar of colors names some, in the place of a legend.
     in_order: str = ""
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row a point; columns without any value are left out. Without any point there are headings alone."""
         import pandas as pd
 
@@ -123,7 +121,7 @@ class Grid:
         cells = [value for row in self.values for value in row if math.isfinite(value)]
         return self.value.limits is None and all(value == round(value) for value in cells)
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row a cell that has a number."""
         import pandas as pd
 

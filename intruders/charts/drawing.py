@@ -4,8 +4,6 @@ Colours are Okabe and Ito's and single-hue scales of even lightness, so that the
 grey print too; lines differ in dash and points in shape as well.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math
@@ -57,7 +55,7 @@ class Drawing:
     """A figure under a name that can be a file's, and the numbers in it."""
 
     name: str
-    figure: Figure
+    figure: "Figure"
     data: pd.DataFrame
     title: str = ""  # in full, where it tells apart what the name does not
 
@@ -73,7 +71,7 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> "tuple[Figure, Axes]":
     """A figure of `width` x `height` inches, which shows itself in a notebook."""
     from matplotlib.figure import Figure
 
@@ -87,7 +85,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def picture(figure: Figure, kind: str, *, transparent: bool = False) -> bytes:
+def picture(figure: "Figure", kind: str, *, transparent: bool = False) -> bytes:
     """The figure as the content of a PNG (200 dots an inch) or SVG file, without the time of writing."""
     content = io.BytesIO()
     without_time = {"Date": None} if kind == "svg" else None
@@ -163,7 +161,7 @@ def order_colors(count: int) -> list[tuple[float, float, float, float]]:
     return [colormaps["viridis"](_LIGHTEST * i / max(1, count - 1)) for i in range(count)]
 
 
-def add_order_bar(figure: Figure, axes: Axes, names: Sequence[str], title: str) -> None:
+def add_order_bar(figure: "Figure", axes: "Axes", names: Sequence[str], title: str) -> None:
     """Add the bar of these colors, with the names of the first, the last, and some between."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
@@ -242,7 +240,7 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(shorten(text, 3 * width), width))
 
 
-def _draw_series(axes: Axes, series: Series, in_order: Any = None) -> None:
+def _draw_series(axes: "Axes", series: Series, in_order: Any = None) -> None:
     """Draw a series in its tone, or in the color of its place among many, which have one dash and one shape."""
     tone = series.tone if in_order is None else 0
     colour = LINES[tone % TONES] if in_order is None else in_order
@@ -277,7 +275,7 @@ def _distances(middle: Sequence[float], low: Sequence[float] | None, high: Seque
     return np.where(np.isfinite(ends), np.maximum(0, ends), 0)  # an end that is not known has no bar
 
 
-def _draw_rule(axes: Axes, rule: Rule) -> None:
+def _draw_rule(axes: "Axes", rule: Rule) -> None:
     dashed: dict[str, Any] = {"color": "black", "lw": 0.8, "ls": "--"}
     across, down = axes.get_xaxis_transform(), axes.get_yaxis_transform()
     if rule.side == "diagonal":
@@ -290,7 +288,7 @@ def _draw_rule(axes: Axes, rule: Rule) -> None:
         axes.text(0.99, rule.at, rule.label, transform=down, ha="right", va="bottom", fontsize=7)
 
 
-def set_axis(axes: Axes, side: str, axis: Axis) -> None:
+def set_axis(axes: "Axes", side: str, axis: Axis) -> None:
     """Set the title, ticks and limits of one side of the axes, after everything is drawn into them."""
     from matplotlib.ticker import LogLocator
 

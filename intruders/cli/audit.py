@@ -1,7 +1,5 @@
 """``intruders audit``."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +89,7 @@ def audit(
     if to.sarif is not None:
         sarif.write_sarif(findings, to.sarif, is_refused=sarif.REFUSED in rules)
 
-    def show(result: Audit, console: Console) -> None:
+    def show(result: "Audit", console: "Console") -> None:
         print_audit(result, console, verbose=verbose)
         if demo and to.html is not None:
             say([f"report: {to.html.resolve()}"], whole=True)

@@ -1,7 +1,5 @@
 """A command whose help shows its options in groups and ends with examples."""
 
-from __future__ import annotations
-
 import os
 import re
 from copy import copy

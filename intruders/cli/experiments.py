@@ -1,7 +1,5 @@
 """``intruders evaluate``, ``attribute``, ``intervene``, ``remedies`` and ``heal``: models measured, and changed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

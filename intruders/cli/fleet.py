@@ -1,7 +1,5 @@
 """``intruders fleet``."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +93,7 @@ def fleet(
 
 
 def _verdict(
-    result: FleetAudit, fail_above: int | None, fail_above_nats: float | None, fail_refused: bool
+    result: "FleetAudit", fail_above: int | None, fail_above_nats: float | None, fail_refused: bool
 ) -> tuple[list[str], ExitStatus | None]:
     """Return what is told beside the result, and the status to exit with; None where nothing failed."""
     from ..system.words import plural

@@ -4,8 +4,6 @@ A verb is imported when its command runs, since torch takes seconds to load and 
 the verb takes, and its function passes that on by name.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import re

@@ -1,7 +1,5 @@
 """``intruders prepare``, ``intruders cache`` and ``intruders plugins``."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..audits.audit_settings import Compute

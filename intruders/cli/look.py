@@ -1,7 +1,5 @@
 """``intruders inspect`` and ``intruders verify``: what weights are, and what a merged model contains."""
 
-from __future__ import annotations
-
 import typer
 
 from ..errors import SettingError

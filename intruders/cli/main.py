@@ -1,7 +1,5 @@
 """The application: its commands, and how an error reaches a person."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """``intruders mitigate``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +36,7 @@ class _Asked:
     mode: str | None
     seed: int | None
 
-    def made(self, base: str, tuned: str | None, loading: Loading, progress: Progress) -> Remedy | None:
+    def made(self, base: str, tuned: str | None, loading: Loading, progress: "Progress") -> "Remedy | None":
         """Return the remedy, with its doses or sensitivities. SettingError for an option that it does not read."""
         from ..mitigation.remedies.doses import Doses
         from ..mitigation.remedies.every_remedy import published_remedy

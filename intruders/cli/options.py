@@ -3,8 +3,6 @@
 Help texts say the value, its unit, the choices and the default; typer adds a default that is a literal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

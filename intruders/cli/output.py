@@ -1,7 +1,5 @@
 """Results as lines for a person, and as JSON in a file or on standard output."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys
@@ -81,7 +79,7 @@ def refuse_given(given: Mapping[str, object], why: str, instead: str) -> None:
 
 
 @contextmanager
-def progress_bar(console: Console | None = None) -> Iterator[Progress]:
+def progress_bar(console: "Console | None" = None) -> Iterator[Progress]:
     """Show a bar on standard error, which a call of the yielded function moves; nothing where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -140,7 +138,7 @@ class Outputs:
     def put(
         self,
         result: Given,
-        show: Callable[[Given, Console], None],
+        show: "Callable[[Given, Console], None]",
         render: Callable[[Given], str] | None = None,
     ) -> None:
         """Write the result as JSON, then its report, whose fault loses nothing; and show what it says to a person."""

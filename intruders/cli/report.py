@@ -1,7 +1,5 @@
 """``intruders report`` and ``intruders card``: what saved results say, as a page and in a model card."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from . import options

@@ -1,7 +1,5 @@
 """``intruders scale``."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

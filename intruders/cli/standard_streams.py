@@ -1,7 +1,5 @@
 """Standard output and error that work in any encoding and survive a reader who stops early."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import os

@@ -1,7 +1,5 @@
 """``intruders study``: its plan, a bar or one line per run, and the outcome."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,10 +74,10 @@ def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int
 
 
 def print_plan(
-    study: Study,
+    study: "Study",
     out: str | None,
     must_exist: bool = False,
-    expected: Callable[[Sequence[Run]], Iterable[str]] = lambda runs: (),
+    expected: "Callable[[Sequence[Run]], Iterable[str]]" = lambda runs: (),
 ) -> None:
     """Print the runs, their work and what is ``expected``. SettingError where the study could not run in ``out``."""
     from ..reports.terminal import in_columns
@@ -104,7 +102,7 @@ def print_plan(
 
 
 @contextmanager
-def study_progress() -> Iterator[StudyProgress]:
+def study_progress() -> "Iterator[StudyProgress]":
     """Show a bar over the runs on a terminal, elsewhere one line per completed run, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -131,7 +129,7 @@ def study_progress() -> Iterator[StudyProgress]:
 
     at_work = ""
 
-    def on_stage(run: Run, stage: str) -> None:
+    def on_stage(run: "Run", stage: str) -> None:
         nonlocal at_work
         at_work = f"{run.id}: {stage}"
         bar.update(task, description=at_work)
@@ -139,7 +137,7 @@ def study_progress() -> Iterator[StudyProgress]:
     def on_step(step: int, steps: int) -> None:
         bar.update(task, description=f"{at_work}, step {step} of {steps}")
 
-    def on_run(run: Run, status: str, done: int, total: int) -> None:
+    def on_run(run: "Run", status: str, done: int, total: int) -> None:
         bar.update(task, completed=done)
         tell(f"{done}/{total} {run.id} {status}, {duration(time.monotonic() - began)} since the start")
 
@@ -148,7 +146,7 @@ def study_progress() -> Iterator[StudyProgress]:
         yield StudyProgress(on_start, on_stage, on_run, steps, on_precision)
 
 
-def print_outcome(outcome: StudyOutcome) -> None:
+def print_outcome(outcome: "StudyOutcome") -> None:
     say([f"{outcome.finished} of {outcome.runs} runs finished, {len(outcome.failed)} failed"])
     if outcome.taken_over:
         say([f"  {len(outcome.taken_over)} of them taken over from published tables"])

@@ -1,7 +1,5 @@
 """``intruders finetune`` and ``intruders sequence``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The columns of a user's own data file, and which of them mean what."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Texts that stand for what a model was pre-trained on, as documents; and the files of local copies of public sets."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -3,8 +3,6 @@
 The text of the manual differs between versions of Python, so scores compare only within one.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from functools import lru_cache

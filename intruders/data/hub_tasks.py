@@ -4,8 +4,6 @@
 id of a run does not depend on it; the source that a run records does.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

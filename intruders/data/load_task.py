@@ -1,7 +1,5 @@
 """Load any task: a built-in task by name, a local file by path, and the paper's and others by name from the hub."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tasks from local files: JSON lines, JSON, CSV, TSV, Parquet or Arrow, with the columns that the user names."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

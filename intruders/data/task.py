@@ -1,7 +1,5 @@
 """The records of a task, whatever its source; the number that scores an answer in words, and the names of tasks."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -72,7 +70,7 @@ class Task:
             raise SettingError(f"split {name!r} is not known; expected one of {', '.join(SPLITS)}")
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
-    def limited(self, train: int | None, evaluation: int | None) -> Task:
+    def limited(self, train: int | None, evaluation: int | None) -> "Task":
         """Return the task with at most this many rows in training and in each evaluation split."""
         return replace(
             self,

@@ -1,7 +1,5 @@
 """What the values of a data file are: missing, text, or a conversation, which a chat template renders later."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any

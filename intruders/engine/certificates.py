@@ -5,8 +5,6 @@ singular values are too close or a cosine is within the stated error of epsilon,
 vectors of a batch are computed more closely in rounds, until every one is decided or more accuracy is out of reach.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -57,7 +55,7 @@ class _Spaces:
     epsilon: float
     base_count: int
 
-    def select(self, index: Tensor) -> _Spaces:
+    def select(self, index: Tensor) -> "_Spaces":
         return replace(self, base=self.base.select(index), tuned=self.tuned.select(index))
 
     def refine(self, of_base: Tensor, of_tuned: Tensor) -> bool:

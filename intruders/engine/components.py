@@ -5,8 +5,6 @@ singular values that it found. An intruder is mostly the update's doing: a Krylo
 own directions finds it in some ten narrow products, where the whole set of leading vectors takes hundreds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,11 +49,11 @@ class Components:
     left: Tensor  # (c, m), unit rows
     right: Tensor  # (c, n), unit rows
 
-    def first(self, count: int) -> Components:
+    def first(self, count: int) -> "Components":
         """The first ``count`` of them; all, where there are fewer."""
         return Components(self.values[:count], self.left[:count], self.right[:count])
 
-    def with_values(self, values: Tensor) -> Components:
+    def with_values(self, values: Tensor) -> "Components":
         return Components(values, self.left, self.right)
 
     def factors(self, factor: float) -> tuple[Tensor, Tensor]:

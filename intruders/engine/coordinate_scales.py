@@ -3,8 +3,6 @@
 The search starts from a projection, which takes no product with anything as large as the matrices here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -251,7 +249,7 @@ class _Brackets:
     is_settled: Tensor  # bool: a root lies between the two
 
     @classmethod
-    def about(cls, least: _LeastCosine, start: Tensor) -> _Brackets:
+    def about(cls, least: _LeastCosine, start: Tensor) -> "_Brackets":
         """Go from ``start`` down where it has an intruder, and up where it has none, in steps that double."""
         value = least.at(torch.arange(len(start), device=start.device), start)
         now = cls(start.clone(), start.clone(), value.clone(), value.clone(), torch.zeros_like(value).bool())

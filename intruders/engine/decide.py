@@ -10,8 +10,6 @@ that starts from what is known of the base, and each is decided by the first of 
 4. exact: the dense decomposition of its matrix.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -1,7 +1,5 @@
 """What the engine decides about a batch of matrices, the dense way to decide it, and how large the updates are."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -84,7 +82,7 @@ class Decisions:
     update: MeasuredUpdate  # how large the updates are
     known: KnownBase | None  # what was computed of the bases alone
 
-    def with_rows(self, index: Tensor, other: Decisions) -> Decisions:
+    def with_rows(self, index: Tensor, other: "Decisions") -> "Decisions":
         """Replace the decisions at ``index`` by ``other``'s, and keep what is known of bases and updates."""
         certificate = list(self.certificate)
         for row, position in enumerate(index.tolist()):

@@ -1,7 +1,5 @@
 """What is known of base matrices, their leading spaces or all of their vectors, and what a batch computes of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,7 +31,7 @@ class KnownBase(Batched):
     errors: Tensor  # (batch, 2), double: of a base known whole, see WholeBase; or (batch, 0)
 
     @classmethod
-    def from_decomposition(cls, left: Tensor, values: Tensor, columns: int) -> KnownBase:
+    def from_decomposition(cls, left: Tensor, values: Tensor, columns: int) -> "KnownBase":
         """All left singular vectors ``(batch, p, m)`` and values ``(batch, p)`` of matrices of that many columns."""
         batch, _, m = left.shape
         return cls(
@@ -47,13 +45,13 @@ class KnownBase(Batched):
         )
 
     @classmethod
-    def decomposed(cls, matrix: Tensor) -> KnownBase:
+    def decomposed(cls, matrix: Tensor) -> "KnownBase":
         whole = WholeBase.of(matrix)
         known = cls.from_decomposition(whole.left, whole.values, whole.right.shape[-1])
         return replace(known, right=whole.right, errors=torch.stack([whole.off, whole.rounded], -1))
 
     @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor]) -> KnownBase:
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> "KnownBase":
         """Build from its ``tensors()``; those of version 0.2 and before have no complete base."""
         basis, floor = tensors["basis"], tensors["floor"]
         none = {"right": basis.new_zeros(len(basis), 0, 0), "errors": floor.new_zeros(len(floor), 0)}
@@ -83,7 +81,7 @@ class KnownBase(Batched):
         is_left = shape[-2] < shape[-1]
         return self.basis if is_left or self.is_complete else orthonormalize(self.products)
 
-    def select(self, index: Tensor) -> KnownBase:
+    def select(self, index: Tensor) -> "KnownBase":
         """Return the matrices at ``index``; for one that is there several times no copies are made."""
         if not is_shared(self.basis):
             return super().select(index)
@@ -91,7 +89,7 @@ class KnownBase(Batched):
         return replace(first.repeated(len(index)), floor=self.floor[index])
 
     @classmethod
-    def joined(cls, members: list[KnownBase], device: torch.device) -> KnownBase:
+    def joined(cls, members: "list[KnownBase]", device: torch.device) -> "KnownBase":
         """Join members of equal shapes to one batch; of a single one, which may be large, no copy is made."""
         together = members[0] if len(members) == 1 else cls.together(members)
         return cls(**{name: tensor.to(device) for name, tensor in together.tensors().items()})
@@ -136,7 +134,7 @@ class BaseVectors:
     is_shared: bool = False
 
     @classmethod
-    def of(cls, operator: Dense, k: int, base_count: int, known: KnownBase | None) -> BaseVectors:
+    def of(cls, operator: Dense, k: int, base_count: int, known: KnownBase | None) -> "BaseVectors":
         """Start from what is ``known``, or compute; ``base_count`` leading vectors are followed."""
         if is_shared(operator.matrix):
             at_first = torch.zeros(1, dtype=torch.long, device=operator.device)
@@ -157,13 +155,13 @@ class BaseVectors:
             return cls(space, None, known.floor.clone())
         return cls(_leading_space(operator, k, base_count), None, no_floor)
 
-    def select(self, index: Tensor) -> BaseVectors:
+    def select(self, index: Tensor) -> "BaseVectors":
         if self.is_shared:
             return replace(self, floor=self.floor[index])
         all_vectors = None if self.all_vectors is None else self.all_vectors.select(index)
         return BaseVectors(self.space.select(index), all_vectors, self.floor[index])
 
-    def each_alone(self) -> BaseVectors:
+    def each_alone(self) -> "BaseVectors":
         """Give each matrix a space of its own, which then grows separately."""
         if not self.is_shared:
             return self

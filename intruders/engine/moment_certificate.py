@@ -1,7 +1,5 @@
 """The moment certificate of a batch: which undecided vectors can resemble no base vector at all?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

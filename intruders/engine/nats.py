@@ -11,8 +11,6 @@ are drawn independently given the text, so ``E z^2`` is a sum over positions.
 Kirkpatrick et al. 2017 (arXiv 1612.00796) use the diagonal of this curvature to train; here it is whole, along D.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

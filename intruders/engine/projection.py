@@ -1,7 +1,5 @@
 """Tuned matrices on the few directions that decide about intruders, as functions of the update's scale."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +60,7 @@ class Projection:
         k: int,
         epsilon: float,
         others: Tensor | None = None,
-    ) -> Projection:
+    ) -> "Projection":
         """Build one from the spectrum of W0 and ``along`` ``(a, a)``, W0 D^T, and predict where the search begins.
 
         ``largest`` are the largest singular values of W0 and D, and ``left_out`` is the share of D's squared norm in
@@ -91,7 +89,7 @@ class ProjectionGroup:
     k: int
 
     @classmethod
-    def of(cls, projections: Sequence[Projection]) -> ProjectionGroup:
+    def of(cls, projections: Sequence[Projection]) -> "ProjectionGroup":
         first = projections[0]
         others = [each.others.mT for each in projections if each.others is not None]
         return cls(

@@ -7,8 +7,6 @@ closely. A search is a generator, which yields the scales that it asks for and i
 decompositions of many small matrices cost far less in one call than one by one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass

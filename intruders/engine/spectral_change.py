@@ -12,8 +12,6 @@ All from triplets that an audit computed for its decisions, which needed few of 
 its error by :func:`space_error`; one whose bound is above the tolerance named below is NaN.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

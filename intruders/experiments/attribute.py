@@ -1,7 +1,5 @@
 """Which matrices made a fine-tuned model forget, as parts that sum to the measured rise of its loss."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

@@ -1,7 +1,5 @@
 """The result of an attribution: the parts of a rise, by matrix and in groups."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -159,7 +157,7 @@ class Attribution(JsonResult):
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Attribution:
+    def from_document(cls, document: Mapping[str, Any]) -> "Attribution":
         """Make it from its document, which does not say how long it took."""
         elsewhere = document["elsewhere"]
         return cls(

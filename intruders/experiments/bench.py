@@ -1,7 +1,5 @@
 """The tuned model in memory under any remedy: every evaluation once, measured or kept from an earlier call."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """One scale for the complete update, chosen by its forgetting and its cost for the task."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

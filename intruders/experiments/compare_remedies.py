@@ -1,7 +1,5 @@
 """Published remedies side by side on one model, each against what else could explain it."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 

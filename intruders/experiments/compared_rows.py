@@ -1,7 +1,5 @@
 """Remedy after remedy on one model: prepared, tried at its strengths, chosen and reported."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The documents and examples of a comparison, in shares: some to choose strengths by, the others to report on."""
 
-from __future__ import annotations
-
 import random
 import warnings
 import zlib

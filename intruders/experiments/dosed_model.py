@@ -1,7 +1,5 @@
 """What a tuned model in memory computes with: a dose for every update, and the updates that were learned anew."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,7 +111,7 @@ class DosedUpdate:
     @classmethod
     def of(
         cls, update: LowRank | Tensor, device: torch.device, dense_dtype: torch.dtype = torch.float32
-    ) -> DosedUpdate:
+    ) -> "DosedUpdate":
         """Take factors in single precision, and a dense update in ``dense_dtype``: it is as large as the weight."""
         if isinstance(update, LowRank):
             return cls(update.left.to(device, torch.float32), update.right.to(device, torch.float32))
@@ -153,7 +151,7 @@ class DoseVector:
     # Updates that take the place of the tuned model's, by the name of the matrix.
     learned: Mapping[str, DosedUpdate] | None = None
     # What is added to a matrix besides, with the vector and the position of its factor.
-    added: Mapping[str, tuple[DosedUpdate, DoseVector, int]] = field(default_factory=dict)
+    added: "Mapping[str, tuple[DosedUpdate, DoseVector, int]]" = field(default_factory=dict)
 
     @contextmanager
     def off(self) -> Iterator[None]:

@@ -1,7 +1,5 @@
 """What experiments are asked for: their settings, which import nothing heavy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Recover what a fine-tuning forgot and keep what it learned: by its weights, or by one dose for every matrix."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping, Sequence

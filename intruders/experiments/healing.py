@@ -1,7 +1,5 @@
 """The result of a healing: what was learned, and what every model measured."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -165,7 +163,7 @@ class Healing(JsonResult):
         return head | {"of": of, "healing": healing, "versions": versions}
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Healing:
+    def from_document(cls, document: Mapping[str, Any]) -> "Healing":
         """Make it from the content of ``heal.json``."""
         own = {name: document[name] for name in ("of", "versions")}
         return super().from_document({**document["healing"], **own})

@@ -1,7 +1,5 @@
 """Do the intruders cause it? Losses and task scores of a model whose intruders, or controls, are scaled in memory."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -41,7 +39,7 @@ class Learned:
     start: float  # the interpolation that learning started from
     measured: Sequence[Measured]  # of every state on the half that chooses
     notes: Sequence[str] = ()  # what a person should know before the learning starts
-    rivals: Mapping[str, Learned] = field(default_factory=dict)  # what was learned beside it, by name
+    rivals: "Mapping[str, Learned]" = field(default_factory=dict)  # what was learned beside it, by name
 
 
 def learn(

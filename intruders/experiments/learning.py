@@ -1,7 +1,5 @@
 """Learn tensors of a tuned model by Adam and choose the state to keep; an interrupted learning resumes."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence

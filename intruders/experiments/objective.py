@@ -4,8 +4,6 @@ On examples the tuned model's own predictions are what to keep (distillation; Hi
 labels: a few dozen labels could be learned further than the tuned model has, at the cost of all other examples.
 """
 
-from __future__ import annotations
-
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence

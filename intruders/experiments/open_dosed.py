@@ -1,7 +1,5 @@
 """The models whose updates get doses, and what they read: their updates, and texts and examples as tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

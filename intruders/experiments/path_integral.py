@@ -6,8 +6,6 @@ The gradient in a factor a_m on the update D_m, taken at a_m = t for all m, is t
 matrix. Gauss-Legendre quadrature with n nodes is exact for polynomials of degree 2n - 1 in t.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,7 +1,5 @@
 """One measured model as a result, in every form that a saved document has of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """What every experiment is asked about: base and tuned model, the audit of them, seeds, and how models are loaded."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,7 +52,7 @@ class Question:
     @classmethod
     def about(
         cls, base: object, tuned: object, data_seed: int | None = None, seed: int = 0, **settings: Any
-    ) -> Question:
+    ) -> "Question":
         """Take the models as a person gave them; one alone is the tuned one, whose adapter names its base."""
         check_seeds(seed=seed, data_seed=data_seed)
         source, model = sides_on_disk(base, tuned)

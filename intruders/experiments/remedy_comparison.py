@@ -1,7 +1,5 @@
 """The result of a comparison of remedies: which one to use, with its numbers, and as JSON and a table of points."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping
@@ -199,7 +197,7 @@ class RemedyComparison(JsonResult):
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> RemedyComparison:
+    def from_document(cls, document: Mapping[str, Any]) -> "RemedyComparison":
         """Make it from its document."""
         base, tuned = document["base"], document["tuned"]
         return cls(

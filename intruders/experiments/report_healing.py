@@ -1,7 +1,5 @@
 """The result of a healing: what it changes on the half that is reported."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any

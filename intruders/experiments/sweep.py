@@ -1,7 +1,5 @@
 """The result of an intervention at several scales, and its rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,7 +185,7 @@ class InterventionSweep(JsonResult):
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> InterventionSweep:
+    def from_document(cls, document: Mapping[str, Any]) -> "InterventionSweep":
         """Make it from its document."""
         values, settings = document["values"], document["settings"]
         return cls(

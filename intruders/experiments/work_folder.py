@@ -1,7 +1,5 @@
 """The folder in which a healing keeps finished steps, next to its output folder, so that it resumes after a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -32,7 +30,7 @@ class WorkFolder:
     folder: Path | None
 
     @classmethod
-    def beside(cls, out: Path | None) -> WorkFolder:
+    def beside(cls, out: Path | None) -> "WorkFolder":
         if out is None:
             return NOWHERE
         out = Path(os.path.abspath(out))  # "." and ".." have no name to add to

@@ -1,7 +1,5 @@
 """What a remedy is measured by: base and tuned model, and the interpolation between them, on one share of the data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,12 +134,12 @@ class Yardstick:
 
     def point(
         self,
-        remedy: Remedy,
+        remedy: "Remedy",
         outcome: Outcome,
         norm: float,
         output: float | None,
         control: str | None = None,
-        of: Remedy | None = None,
+        of: "Remedy | None" = None,
     ) -> Point:
         """Return the point of a remedy, or of a ``control`` of the remedy ``of``.
 
@@ -168,7 +166,7 @@ class Yardstick:
             gain_at_norm=None if is_curve else self.gain_at_norm(outcome, norm),
         )
 
-    def points_of_curve(self, along: Sequence[Interpolate]) -> list[Point]:
+    def points_of_curve(self, along: "Sequence[Interpolate]") -> list[Point]:
         """Return the points of interpolation; a share alpha of D has the output energy alpha^2."""
         points = zip(along, self.curve, self.norms, strict=True)
         return [self.point(remedy, outcome, norm, remedy.alpha**2) for remedy, outcome, norm in points]

@@ -7,8 +7,6 @@
     intruders_every: 100
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin

@@ -3,8 +3,6 @@
 All are for uniformly random directions in d dimensions. A saved audit is read with these alone, without torch.
 """
 
-from __future__ import annotations
-
 import math
 
 # Median of sqrt(count * d) times the smallest cosine between two random spaces of ``count`` dimensions: where

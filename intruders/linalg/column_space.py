@@ -6,8 +6,6 @@ docs/concepts/certificate.md has the proof, in steps 5 and 6: with a triangular 
 <= (sum_j ||B^q z_j||^2)^(1 / 2q)``, but for a probability of 6e-8, of what rounding did and of ``(L L^T)^-1``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,7 +43,7 @@ class ColumnSpace:
     floor: float  # nor has W^T W - floor * I
 
     @classmethod
-    def of_each(cls, matrices: Sequence[Tensor], norms: Sequence[float]) -> list[ColumnSpace | None]:
+    def of_each(cls, matrices: Sequence[Tensor], norms: Sequence[float]) -> "list[ColumnSpace | None]":
         """Prove full rank in each matrix's own precision, or in double; return None where neither does.
 
         ``norms`` are the largest singular values: others below ``CLUSTER_TOLERANCE`` of it count as zero. Each way
@@ -62,7 +60,7 @@ class ColumnSpace:
         ]
 
     @classmethod
-    def _proved(cls, matrices: Sequence[Tensor]) -> list[ColumnSpace | None]:
+    def _proved(cls, matrices: Sequence[Tensor]) -> "list[ColumnSpace | None]":
         if not matrices:
             return []
         factors, failed = zip(

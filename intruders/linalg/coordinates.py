@@ -11,8 +11,6 @@ counts of eigenvalues come from those of K(t), and ``(M M^T - t)^-1 = (D - t)^-1
 taken, and the triangle goes to the left: M stays the same.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -51,7 +49,7 @@ class Coordinates(Batched):
     off: Tensor  # (batch): bound on the norm of what separates M from W in the coordinates of W0
 
     @classmethod
-    def of(cls, base: WholeBase, update: DenseSVD) -> Coordinates:
+    def of(cls, base: WholeBase, update: DenseSVD) -> "Coordinates":
         """Compute from the thin SVD of ``update`` ``(batch, m, n)``: one product with a square side of the base, two
         with a longer one.
         """
@@ -89,7 +87,7 @@ class Coordinates(Batched):
             self.values.unsqueeze(-1) * self.right[:, :p], (0, 0, 0, self.size - p)
         )
 
-    def problem(self) -> SecularProblem:
+    def problem(self) -> "SecularProblem":
         return SecularProblem.of(self.poles(), torch.cat([self.through().mT, self.left.mT], -2))
 
 
@@ -117,7 +115,7 @@ class SecularProblem(Batched):
     scales: Tensor  # (batch): f
 
     @classmethod
-    def of(cls, poles: Tensor, across: Tensor) -> SecularProblem:
+    def of(cls, poles: Tensor, across: Tensor) -> "SecularProblem":
         return cls(poles, across.contiguous(), torch.ones_like(poles[:, 0]))
 
     @property
@@ -129,7 +127,7 @@ class SecularProblem(Batched):
         """``(batch, a, 2r)``: F."""
         return self.across.mT
 
-    def at(self, scales: Tensor) -> SecularProblem:
+    def at(self, scales: Tensor) -> "SecularProblem":
         """The same with each update at its own scale ``(batch)``, which must not be 0."""
         return replace(self, scales=scales)
 

@@ -5,8 +5,6 @@ singular values, in the base or in the tuned matrix), the answer takes the cosin
 and says whether another choice would decide otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

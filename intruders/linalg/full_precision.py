@@ -6,8 +6,6 @@ has the argument for processors and for CUDA. Whether the libraries of a machine
 process and device, for an environment variable can make them compute in less.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

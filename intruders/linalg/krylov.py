@@ -7,8 +7,6 @@ Golub-Kahan (Musco and Musco 2015), but keeps one basis orthonormal instead of t
 The space grows from a random block at first, then by residuals of those triplets that have not converged.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -45,13 +43,13 @@ class KrylovSpace:
         self._ritz: tuple[int, tuple[Triplets, Tensor]] | None = None
 
     @classmethod
-    def empty(cls, operator: Operator) -> KrylovSpace:
+    def empty(cls, operator: Operator) -> "KrylovSpace":
         *batch, m, n = operator.shape
         none = torch.zeros(*batch, 0, min(m, n), dtype=operator.dtype, device=operator.device)
         return cls(operator, none, none.new_zeros(*batch, 0, max(m, n)), none)
 
     @classmethod
-    def from_random_block(cls, operator: Operator, width: int, steps: int, seed: int = 0) -> KrylovSpace:
+    def from_random_block(cls, operator: Operator, width: int, steps: int, seed: int = 0) -> "KrylovSpace":
         """The chain of ``width`` Gaussian rows: ``2 * steps`` passes of a block over the matrix."""
         space = cls.empty(operator)
         space.grow_randomly(width, steps, seed)
@@ -90,33 +88,33 @@ class KrylovSpace:
         self.grow(block.expand(*self.basis.shape[:-2], *shape))
         self.grow_chain(width, steps - 1)
 
-    def compressed(self, count: int) -> KrylovSpace:
+    def compressed(self, count: int) -> "KrylovSpace":
         """The subspace of the ``count`` leading Ritz vectors; products follow without a pass."""
         if len(self) <= count:
             return self
         a, _ = self._small_eigenvectors(count)
         return KrylovSpace(self.operator, a @ self.basis, a @ self.products, a @ self.squares)
 
-    def select(self, index: Tensor) -> KrylovSpace:
+    def select(self, index: Tensor) -> "KrylovSpace":
         basis, products, squares = (part[index] for part in (self.basis, self.products, self.squares))
         selected = KrylovSpace(self.operator.select(index), basis, products, squares)
         selected._core = self._core[index]
         return selected
 
-    def repeated(self, count: int) -> KrylovSpace:
+    def repeated(self, count: int) -> "KrylovSpace":
         operator = Dense(self.operator.dense().expand(count, -1, -1))
         basis, products, squares = (
             part.expand(count, -1, -1) for part in (self.basis, self.products, self.squares)
         )
         return KrylovSpace(operator, basis, products, squares)
 
-    def with_rows(self, index: Tensor, other: KrylovSpace) -> KrylovSpace:
+    def with_rows(self, index: Tensor, other: "KrylovSpace") -> "KrylovSpace":
         """The same with the spaces of ``other``, of as many rows, for the matrices at ``index``."""
         basis = self.basis.index_copy(0, index, other.basis)
         products = self.products.index_copy(0, index, other.products)
         return KrylovSpace(self.operator, basis, products, self.squares.index_copy(0, index, other.squares))
 
-    def plus_lowrank(self, update: LowRank) -> KrylovSpace:
+    def plus_lowrank(self, update: LowRank) -> "KrylovSpace":
         """The same basis for ``W + update``: one pass of r rows over W.
 
         The space of one matrix may get a batch of updates of it.

@@ -1,7 +1,5 @@
 """Low-rank matrices ``left @ right`` through their factors, without forming them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,17 +51,17 @@ class LowRank:
     def dense(self) -> Tensor:
         return self.left @ self.right
 
-    def select(self, index: Tensor | int) -> LowRank:
+    def select(self, index: Tensor | int) -> "LowRank":
         """Return the matrices at ``index`` of a batch; for a number the one matrix, without a batch dimension."""
         return LowRank(self.left[index], self.right[index])
 
-    def rows(self, index: Tensor | slice) -> LowRank:
+    def rows(self, index: Tensor | slice) -> "LowRank":
         return LowRank(self.left[index], self.right)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:
+    def to(self, device: torch.device, dtype: torch.dtype) -> "LowRank":
         return LowRank(self.left.to(device, dtype), self.right.to(device, dtype))
 
-    def double(self) -> LowRank:
+    def double(self) -> "LowRank":
         return LowRank(self.left.double(), self.right.double())
 
     def svd(self) -> DenseSVD:
@@ -92,19 +90,19 @@ class LowRank:
         """``||D||_F`` of one matrix, in double precision."""
         return math.sqrt(max(0.0, self.inner(self)))
 
-    def inner(self, other: LowRank) -> float:
+    def inner(self, other: "LowRank") -> float:
         """Frobenius inner product ``tr(D^T other)`` of one matrix, in double precision."""
         across = self.left.double().mT @ other.left.double()
         return float((across * (self.right.double() @ other.right.double().mT)).sum())
 
-    def plus(self, other: LowRank) -> LowRank:
+    def plus(self, other: "LowRank") -> "LowRank":
         return LowRank(torch.cat([self.left, other.left], -1), torch.cat([self.right, other.right], -2))
 
-    def scaled(self, factor: float | Tensor) -> LowRank:
+    def scaled(self, factor: float | Tensor) -> "LowRank":
         """``factor`` times it; a tensor has a number for each matrix, ``(*batch, 1, 1)``."""
         return LowRank(factor * self.left, self.right)
 
-    def cut(self, rank: int | None = None) -> tuple[LowRank, float]:
+    def cut(self, rank: int | None = None) -> "tuple[LowRank, float]":
         """One matrix with as few columns as it needs, or with ``rank``; and the error, as a share of its norm.
 
         Both new factors are in double precision and carry the square roots of the singular values, so that neither is
@@ -122,7 +120,7 @@ class LowRank:
         error = float(rest / total) if total > 0 else 0.0
         return LowRank(left, right).padded(kept if rank is None else rank), error
 
-    def padded(self, rank: int) -> LowRank:
+    def padded(self, rank: int) -> "LowRank":
         """The same with columns of zeros up to ``rank``."""
         missing, pad = rank - self.rank, torch.nn.functional.pad
         if missing <= 0:

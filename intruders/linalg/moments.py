@@ -9,8 +9,6 @@ cell of the axis and a little more to either side, with polynomials over the nod
 log-concave between their roots.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,13 +46,13 @@ class Bidiagonalization(Batched):
     betas: Tensor  # (batch, c, q - 1), double: beta_2 .. beta_q
 
     @classmethod
-    def start(cls, vectors: Tensor) -> Bidiagonalization:
+    def start(cls, vectors: Tensor) -> "Bidiagonalization":
         """Start from unit rows ``(batch, c, m)``, with no step taken."""
         batch, c, _ = vectors.shape
         empty = torch.zeros(batch, c, 0, dtype=torch.float64, device=vectors.device)
         return cls(vectors.unsqueeze(2), vectors.new_zeros(batch, c, 0, 0), empty, empty)
 
-    def extended(self, operator: Operator, steps: int, norm: Tensor) -> Bidiagonalization:
+    def extended(self, operator: Operator, steps: int, norm: Tensor) -> "Bidiagonalization":
         """``steps`` further steps of two passes each.
 
         ``norm`` ``(batch)`` is the spectral norm of the matrices, against which a product counts as zero.
@@ -166,7 +164,7 @@ class _Measure:
     weights: Tensor  # (lanes, q)
 
     @classmethod
-    def of_jacobi(cls, diagonal: Tensor, offdiagonal: Tensor) -> _Measure:
+    def of_jacobi(cls, diagonal: Tensor, offdiagonal: Tensor) -> "_Measure":
         matrix = (
             torch.diag_embed(diagonal) + torch.diag_embed(offdiagonal, 1) + torch.diag_embed(offdiagonal, -1)
         )

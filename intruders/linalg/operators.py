@@ -6,8 +6,6 @@ view with a few columns is several times slower. Every operator may carry leadin
 of equal-shaped matrices is one operator.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,11 +38,11 @@ class Operator(Protocol):
 
     def dense(self) -> Tensor: ...
 
-    def select(self, index: Tensor) -> Operator:
+    def select(self, index: Tensor) -> "Operator":
         """The matrices at ``index`` (a vector of integers) of a batch with one batch dimension."""
         ...
 
-    def double(self) -> Operator: ...
+    def double(self) -> "Operator": ...
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,11 @@ class Dense:
             return self.matrix
         return selected(self.matrix, torch.tensor(self.places, device=self.device))
 
-    def select(self, index: Tensor) -> Dense:
+    def select(self, index: Tensor) -> "Dense":
         places = range(len(self.matrix)) if self.places is None else self.places
         return Dense(self.matrix, tuple(places[i] for i in index.tolist()))
 
-    def double(self) -> Dense:
+    def double(self) -> "Dense":
         return Dense(self.dense().double())
 
     def norm(self) -> float:
@@ -91,10 +89,10 @@ class Dense:
     def inner(self, other: LowRank) -> float:
         return float(((other.left.double().mT @ self.matrix.double()) * other.right.double()).sum())
 
-    def plus(self, other: Update) -> Dense:
+    def plus(self, other: "Update") -> "Dense":
         return Dense(self.matrix + other.dense())
 
-    def scaled(self, factor: float | Tensor) -> Dense:
+    def scaled(self, factor: float | Tensor) -> "Dense":
         return Dense(factor * self.matrix)
 
 
@@ -130,8 +128,8 @@ class Sum:
     def dense(self) -> Tensor:
         return self.base.dense() + self.update.dense()
 
-    def select(self, index: Tensor) -> Sum:
+    def select(self, index: Tensor) -> "Sum":
         return Sum(self.base.select(index), self.update.select(index))
 
-    def double(self) -> Sum:
+    def double(self) -> "Sum":
         return Sum(self.base.double(), self.update.double())

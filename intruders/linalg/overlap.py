@@ -7,8 +7,6 @@ not defined one by one: their cosine is taken with the space of the cluster, the
 allows.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +69,7 @@ class MomentIntervals:
     leak: Tensor  # (batch, count)
 
     @classmethod
-    def of(cls, base: Triplets, tuned: Triplets, count: int) -> MomentIntervals:
+    def of(cls, base: Triplets, tuned: Triplets, count: int) -> "MomentIntervals":
         good_cosines, leak = _cosines(base, tuned, count, DEFLATION_ANGLE)
         _, upper = _interval_from_computed(base, tuned, good_cosines, DEFLATION_ANGLE)
         all_cosines, _ = _cosines(base, tuned, count, USABLE_ANGLE)

@@ -1,7 +1,5 @@
 """Matrices before and after fine-tuning."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,43 +51,43 @@ class Pair:
             return self.base.double() + self.tuned.double().dense()
         return self.tuned
 
-    def scaled(self, multiples: Sequence[float]) -> Pair:
+    def scaled(self, multiples: Sequence[float]) -> "Pair":
         """A batch with the update of each matrix times a number: ``W0 + multiple * D``."""
         factors = torch.tensor(multiples, dtype=self.base.dtype, device=self.base.device)[:, None, None]
         update = self.update.scaled(factors)
         return Pair(self.base, update if isinstance(update, LowRank) else self.base + update.matrix)
 
-    def moved_to(self, base: Tensor) -> Pair:
+    def moved_to(self, base: Tensor) -> "Pair":
         """The same update D on top of another base: ``base + D``."""
         if isinstance(self.tuned, LowRank):
             return Pair(base, self.tuned)
         update = self.widened().update.dense()
         return Pair(base, base.to(update.dtype) + update)
 
-    def select(self, index: Tensor | int) -> Pair:
+    def select(self, index: Tensor | int) -> "Pair":
         """The matrices at ``index`` of a batch; of a number the one pair, without a batch dimension."""
         base = selected(self.base, index) if isinstance(index, Tensor) else self.base[index]
         if isinstance(self.tuned, LowRank):
             return Pair(base, self.tuned.select(index))
         return Pair(base, self.tuned[index])
 
-    def rows(self, index: slice) -> Pair:
+    def rows(self, index: slice) -> "Pair":
         tuned = self.tuned
         return Pair(self.base[index], tuned.rows(index) if isinstance(tuned, LowRank) else tuned[index])
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Pair:
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Pair":
         return Pair(self.base.to(device, dtype), self.tuned.to(device, dtype))
 
-    def double(self) -> Pair:
+    def double(self) -> "Pair":
         return Pair(self.base.double(), self.tuned.double())
 
-    def widened(self, device: torch.device | None = None) -> Pair:
+    def widened(self, device: torch.device | None = None) -> "Pair":
         """Convert to single precision, or to double where a part is double; on ``device`` if given."""
         is_double = any(part.dtype == torch.float64 for part in self.parts)
         return self.to(device or self.base.device, torch.float64 if is_double else torch.float32)
 
     @classmethod
-    def joined(cls, pairs: Sequence[Pair]) -> Pair:
+    def joined(cls, pairs: "Sequence[Pair]") -> "Pair":
         """A batch of single pairs, of one shape and one kind of update."""
         base, *tuned = (_batch(parts) for parts in zip(*(pair.parts for pair in pairs), strict=True))
         return cls(base, tuned[0] if len(tuned) == 1 else LowRank(*tuned))

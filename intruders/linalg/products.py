@@ -6,8 +6,6 @@ built in, but uses it for this precision only in the operator behind ``nn.Linear
 called here where it is there and right, and the ordinary product where it is not.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields

@@ -7,8 +7,6 @@ product as its mean (Johnson and Lindenstrauss 1984; the random projections are 
 matrices of a model, each with directions of its own, do the same for the whole models.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +43,7 @@ class SketchDirections:
     right: Tensor  # (SIZE, n)
 
     @classmethod
-    def of(cls, m: int, n: int, seed: int, like: Tensor) -> SketchDirections:
+    def of(cls, m: int, n: int, seed: int, like: Tensor) -> "SketchDirections":
         """Draw the directions of a ``seed``, in the dtype and on the device of ``like``."""
         generator = torch.Generator().manual_seed(seed)
         left, right = (torch.randn(SIZE, side, generator=generator).to(like) for side in (m, n))

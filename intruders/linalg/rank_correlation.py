@@ -1,7 +1,5 @@
 """Statistics of ranks, where equal values share the mean of theirs (Kendall 1948): Spearman's correlation, and AUC."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

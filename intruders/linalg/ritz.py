@@ -1,7 +1,5 @@
 """Singular triplets found in a subspace, and how far their vectors can be from the true ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

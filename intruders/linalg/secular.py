@@ -24,8 +24,6 @@ for any h > 0 (docs/concepts/certificate.md, step 8). And the projection of y on
 from that of z on the computed one by at most ``sqrt(2) off / gap`` (Davis and Kahan 1970) and the same last term.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

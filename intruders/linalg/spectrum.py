@@ -1,7 +1,5 @@
 """Single numbers about a spectrum: how many directions it spreads over."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

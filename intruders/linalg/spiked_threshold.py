@@ -19,8 +19,6 @@ the k-th singular value and whose y has less than epsilon^2 along every x_i. For
 two agree.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +49,7 @@ class Spectrum:
     shape: tuple[int, int]  # (m, n)
 
     @classmethod
-    def of_values(cls, values: Tensor, shape: tuple[int, int], leading: int) -> Spectrum:
+    def of_values(cls, values: Tensor, shape: tuple[int, int], leading: int) -> "Spectrum":
         """Build from all min(m, n) singular values; the first ``leading`` are kept singly."""
         values = values.double()
         rest = values[leading:].square()
@@ -59,7 +57,7 @@ class Spectrum:
         weights = torch.cat([torch.ones_like(rest), (null + shape[0] - len(values)).clamp_min(0)])
         return cls(values[:leading], torch.cat([rest, null]), weights, shape)
 
-    def grouped(self, most: int) -> Spectrum:
+    def grouped(self, most: int) -> "Spectrum":
         """Let at most ``most`` nodes stand for the others: the means of neighbors, of equal numbers of nodes."""
         if len(self.nodes) <= most:
             return self

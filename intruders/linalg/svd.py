@@ -9,8 +9,6 @@ waits (pytorch issues 174674 and 175585). They go to the processor in one transf
 that is alone, or large enough to fill a GPU by itself, stays.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -12,8 +12,6 @@ by at most ``rounded`` times its norm. Norms of whole matrices are bounded from 
 and by ``||R R^T||_F^(1/2)`` for the second (of small matrices by the former too): nothing here is an estimate.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +47,7 @@ class WholeBase(Batched):
 
     @classmethod
     @full_precision()
-    def of(cls, matrix: Tensor) -> WholeBase:
+    def of(cls, matrix: Tensor) -> "WholeBase":
         """Decompose ``(batch, m, n)`` matrices, and measure the errors.
 
         Costs one eigenvalue decomposition of the smaller side in double precision, and four products of that side's

@@ -1,7 +1,5 @@
 """Loss on text like that of pre-training, before and after fine-tuning."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Measure one model: its losses on text, compared with its base's, and its task scores."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

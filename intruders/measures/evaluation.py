@@ -1,7 +1,5 @@
 """The measures of one model as a result: their JSON, and the tables of single documents and examples."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -59,7 +57,7 @@ class Evaluation:
 
     versions: Mapping[str, Any] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=machine)
-    also: list[Evaluation] = field(default_factory=list)
+    also: "list[Evaluation]" = field(default_factory=list)
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON types, without the values of single documents and examples."""
@@ -117,7 +115,7 @@ class Evaluation:
         write_together(contents, target / _FILES[0], json_bytes(self.to_document(), indent=2))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Evaluation:
+    def load(cls, path: str | os.PathLike[str]) -> "Evaluation":
         """Read the folder that ``save`` or ``intruders evaluate --out`` wrote.
 
         Raises:

@@ -1,7 +1,5 @@
 """Tasks of lm-evaluation-harness on a model that is already open."""
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Iterator, Sequence

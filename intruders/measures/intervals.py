@@ -1,7 +1,5 @@
 """Confidence intervals: bootstrap over documents, Wilson's for accuracies, Student's for means over seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -58,19 +56,19 @@ class Interval:
         """Whether the upper end is below zero; the lower one may be unknown."""
         return self.high < 0
 
-    def opened(self) -> Interval:
+    def opened(self) -> "Interval":
         """Return the estimate without its ends."""
         return replace(self, low=-math.inf, high=math.inf, p=None, spread=None)
 
-    def plus(self, number: float) -> Interval:
+    def plus(self, number: float) -> "Interval":
         """Return the interval moved by a number."""
         return replace(self, estimate=self.estimate + number, low=self.low + number, high=self.high + number)
 
-    def turned(self) -> Interval:
+    def turned(self) -> "Interval":
         """Return the change the other way round: what was lost of what was gained, with the ends in order."""
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
 
-    def times(self, factor: float) -> Interval:
+    def times(self, factor: float) -> "Interval":
         """Return the interval in another unit, such as percentage points; ``factor`` is above zero."""
         estimate, low, high = (factor * value for value in (self.estimate, self.low, self.high))
         spread = None if self.spread is None else factor * self.spread
@@ -90,8 +88,8 @@ class Interval:
 
     @classmethod
     def from_cells(
-        cls, row: Mapping[str, Any] | pd.Series[Any], name: str, low: str = "{}_low", high: str = "{}_high"
-    ) -> Interval:
+        cls, row: "Mapping[str, Any] | pd.Series[Any]", name: str, low: str = "{}_low", high: str = "{}_high"
+    ) -> "Interval":
         """Read what :meth:`cells` or :meth:`json_cells` gave; a cell that is None or missing is NaN."""
         cells = (row.get(column) for column in (name, low.format(name), high.format(name)))
         estimate, lower, upper = (math.nan if cell is None else float(cell) for cell in cells)
@@ -112,7 +110,7 @@ class Interval:
         return f"{self.estimate:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Interval:
+    def from_dict(cls, record: Mapping[str, Any]) -> "Interval":
         """Read what :meth:`as_dict` gave: an estimate that is None is NaN, and unknown ends are infinite."""
         estimate, low, high = (record[name] for name in ("estimate", "low", "high"))
         return cls(

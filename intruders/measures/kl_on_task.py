@@ -6,8 +6,6 @@ per predicted token, apart for the tokens of prompts and those of answers. This 
 (arXiv 2509.04259) measures on the new task and finds to predict forgetting.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What one evaluation measured: losses of documents and examples, kept one by one so that models can be paired."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +17,13 @@ class DocumentLosses:
     tokens: npt.NDArray[np.int64]  # (documents,)
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> DocumentLosses:
+    def from_dict(cls, record: Mapping[str, Any]) -> "DocumentLosses":
         """Read plain JSON values, bit for bit."""
         sums = np.array(record["sums"], dtype=np.float64)
         return cls(record["measure"], sums, np.array(record["tokens"], dtype=np.int64))
 
     @classmethod
-    def of_scores(cls, scores: Sequence[float], sign: int = 1) -> DocumentLosses:
+    def of_scores(cls, scores: Sequence[float], sign: int = 1) -> "DocumentLosses":
         """Return one number per example, such as 1 for a right answer; scores with the sign -1 are losses."""
         return cls("score", sign * np.array(scores, dtype=np.float64), np.ones(len(scores), dtype=np.int64))
 

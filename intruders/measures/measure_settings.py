@@ -1,7 +1,5 @@
 """What is measured of a model: on which text, and on which tasks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

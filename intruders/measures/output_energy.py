@@ -4,8 +4,6 @@ The update's norm says how large D is in all directions. A layer sees few of the
 the base's outputs by very different amounts. No model is trained or changed here.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

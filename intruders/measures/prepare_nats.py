@@ -1,7 +1,5 @@
 """A base prepared for predictions of nats: inputs and gradients of its layers on a text, kept in the base cache."""
 
-from __future__ import annotations
-
 import os
 import random
 import time
@@ -73,7 +71,7 @@ class NatsPlan:
         sequences: int | None = None,
         seed: int = 0,
         loading: Loading = AS_STORED,
-    ) -> NatsPlan:
+    ) -> "NatsPlan":
         """Open the base, find its layers, and choose the sequences; SettingError where there can be no prediction."""
         from transformers.pytorch_utils import Conv1D
 

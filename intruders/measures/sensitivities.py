@@ -1,7 +1,5 @@
 """The sensitivity of the loss on a task to every direction of an update: the weights of the remedy `surgery`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace

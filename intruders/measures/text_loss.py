@@ -1,7 +1,5 @@
 """How well a model predicts text: cross-entropy of a causal one, pseudo-loss or a cheap estimate of a masked one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

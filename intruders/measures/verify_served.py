@@ -1,7 +1,5 @@
 """Whether a server applies an adapter: its log-probabilities beside those of the base and the adapter here."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

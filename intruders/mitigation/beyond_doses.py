@@ -1,7 +1,5 @@
 """What an adapter changes besides the matrices that doses act on: with it, the measured model would be another one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

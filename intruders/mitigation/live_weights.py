@@ -1,7 +1,5 @@
 """Interventions on a model in memory: put into its weights, measured, and taken out again, without a file."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Scale a model's intruder dimensions, or apply a control or another remedy."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a mitigation did, as records: the content of ``intruders.json``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -155,7 +153,7 @@ class Mitigation(JsonResult):
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Mitigation:
+    def from_document(cls, document: Mapping[str, Any]) -> "Mitigation":
         """Make it from its document, which does not say where the model was written."""
         intervention = document["intervention"]
         remedy, after = intervention["remedy"], document["after"]

@@ -1,7 +1,5 @@
 """The matrices that an audit examined, as remedies read and change them, and all else that was tuned."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -45,7 +43,7 @@ class TunedMatrices:
     device: torch.device
 
     @classmethod
-    def of(cls, base: Checkpoint, audited: AuditedWhole, device: torch.device) -> TunedMatrices:
+    def of(cls, base: Checkpoint, audited: AuditedWhole, device: torch.device) -> "TunedMatrices":
         return cls(base, audited.pairing.pairs, audited.audit, audited.settings, device)
 
     def cases(self, remedies: Sequence[Remedy]) -> list[Case]:

@@ -1,7 +1,5 @@
 """Write a model with its complete update at one scale; no singular vector is needed for it."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

@@ -1,7 +1,5 @@
 """How well a model does a task: one outcome per example, so that intervals can be drawn over examples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -101,7 +99,7 @@ def graded(
 
 def _answers_of(
     opened: OpenedModel, task: Task, examples: Sequence[Example], rows: Sequence[int], batch_size: int
-) -> dict[int, Answer]:
+) -> "dict[int, Answer]":
     asked, most = [examples[row] for row in rows], tokens_of_answers(task)
     answers = generated_answers(opened, asked, batch_size=batch_size, max_new_tokens=most)
     return dict(zip(rows, answers, strict=True))

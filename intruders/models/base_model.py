@@ -1,7 +1,5 @@
 """Base models for training: what transformers loads, trains and saves, by alias, path or hub id; and their digests."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr

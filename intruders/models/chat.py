@@ -1,7 +1,5 @@
 """Chat templates: conversations as tokens, and the one place that knows what ends an answer."""
 
-from __future__ import annotations
-
 from itertools import takewhile
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Examples as token ids and labels, and batches of them, padded on the right."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Log-probabilities from an OpenAI-compatible server, such as vLLM's, SGLang's and llama.cpp's."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +38,7 @@ class Endpoint:
     _echoes: bool = True
 
     @classmethod
-    def at(cls, url: str) -> Endpoint:
+    def at(cls, url: str) -> "Endpoint":
         """Reach the server at an address, with or without /v1, by the key in the environment.
 
         SettingError for what cannot be an address, has a key in it, or a key that cannot be sent.

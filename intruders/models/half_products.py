@@ -5,8 +5,6 @@ here widen a part of the weight at a time. A product of two numbers in half prec
 is rounded to the type of the weight, as torch does it; only the order of the sums differs.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

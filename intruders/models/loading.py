@@ -1,7 +1,5 @@
 """Models and tokenizers through transformers' auto classes, the tokenizer of an adapter among them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any

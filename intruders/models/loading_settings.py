@@ -1,7 +1,5 @@
 """How a model is loaded: the type of its weights, and the device that holds them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,7 +48,7 @@ class Loading(Settings):
         unless_given="default: one device",
     )
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """Return the device that computes; SettingError if torch does not know it, or it is not there."""
         import torch
 

@@ -1,7 +1,5 @@
 """What the weights of a model need in memory and what there is, before they are loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """A PEFT adapter put on its base, signs that it was trained on another base, and the model without it for a while."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Keep transformers' progress bars and advice off the terminal while we use it."""
 
-from __future__ import annotations
-
 import logging
 import re
 import warnings

@@ -1,7 +1,5 @@
 """The type of a checkpoint's weights, without loading them, and the type that they are loaded in."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Whether a model can be scored on a task, as far as its configuration tells, before any weights are loaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Logits are the largest thing that a language model computes: tokens x vocabulary
 which makes hidden states, and a head, which makes logits of those that are chosen, or that were kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -92,7 +90,7 @@ class SplitModel:
         self._kind: Any = None  # of the body's outputs
 
     @classmethod
-    def of(cls, model: Any) -> SplitModel | None:
+    def of(cls, model: Any) -> "SplitModel | None":
         """Return the parts of a model; None if a part is called past its body, or a prompt is put before its input."""
         own = model
         if hasattr(model, "get_base_model"):

@@ -1,7 +1,5 @@
 """Fine-tuned models opened for evaluation: as a language model for losses, as what was trained for tasks."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """An attribution as text for a terminal, and as a page: shares of forgetting, and intruders, by matrix."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """An audit as text for a terminal, in 80 columns, complete without color and plain when piped; and as a page."""
 
-from __future__ import annotations
-
 import base64
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """The command that makes an audit again."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Sequence

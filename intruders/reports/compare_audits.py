@@ -1,7 +1,5 @@
 """Several audits of one base, reduced to what they have in common, and their page."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """An evaluation as text for a terminal."""
 
-from __future__ import annotations
-
 from ..measures.corpus_loss import CorpusLoss
 from ..measures.evaluation import Evaluation, Measured
 from ..measures.harness import HarnessScore

@@ -4,8 +4,6 @@ A thousand rows of the page stay light: each adapter's figures are packed in a f
 its row is opened.
 """
 
-from __future__ import annotations
-
 import base64
 import shlex
 from collections.abc import Callable, Hashable

@@ -1,7 +1,5 @@
 """A healing as text for a terminal, and as a page with its figures."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from statistics import median

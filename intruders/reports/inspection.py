@@ -1,7 +1,5 @@
 """What a path is read as, an update without its base, and two of them beside each other, as text for a terminal."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median

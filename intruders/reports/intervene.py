@@ -1,7 +1,5 @@
 """A sweep of interventions as text for a terminal: the trade-off, and whether the controls do as well."""
 
-from __future__ import annotations
-
 from ..experiments.sweep import CHANGE, Intervention, InterventionSweep
 
 MEASURE = ".4f"  # the format of a loss or an accuracy

@@ -1,7 +1,5 @@
 """A mitigation as text for a terminal."""
 
-from __future__ import annotations
-
 from ..mitigation.mitigation_result import Mitigation
 
 

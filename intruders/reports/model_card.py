@@ -1,7 +1,5 @@
 """An audit as a section of a model card: between two comment lines, replaced by the next call."""
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 These words and commands are in the terminal, in the HTML report and in a model card.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A comparison of remedies as text for a terminal, and as a page with its figures."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence

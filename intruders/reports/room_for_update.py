@@ -1,7 +1,5 @@
 """How large an update of a base may be before any training, from the spectra of its matrices."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Findings as SARIF 2.1.0, the format that GitHub's code scanning and other platforms read."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json
@@ -154,7 +152,7 @@ def _on_nats(source: str, gated: Gated, limit: float | None) -> list[GateFinding
 
 
 def fleet_findings(
-    fleet: FleetAudit, fail_above: int | None, fail_above_nats: float | None = None
+    fleet: "FleetAudit", fail_above: int | None, fail_above_nats: float | None = None
 ) -> list[GateFinding]:
     """Return what a fleet has to report: as :func:`audit_findings` of each adapter, and those that were refused."""
     findings: list[GateFinding] = []
@@ -175,7 +173,7 @@ def fleet_findings(
     return findings
 
 
-def verification_findings(verification: Verification, allow_other: bool) -> list[GateFinding]:
+def verification_findings(verification: "Verification", allow_other: bool) -> list[GateFinding]:
     """Return what a verification has to report: one finding per verdict, and one for other changes."""
     source = verification.merged_source
     names_of: dict[str, list[str]] = {}

@@ -1,7 +1,5 @@
 """Critical scales per module type, and the choice of one scale for a complete update, as text for a terminal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import median

@@ -1,7 +1,5 @@
 """A sequence of fine-tunings as text for a terminal."""
 
-from __future__ import annotations
-
 from ..training.sequence_result import SequenceResult
 
 

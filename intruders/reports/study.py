@@ -1,7 +1,5 @@
 """The report of a study: its settings compared, its failures and its runs, as one HTML file or as CSV."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Collection, Sequence

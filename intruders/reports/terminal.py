@@ -1,7 +1,5 @@
 """A page of text in a terminal: what its columns and characters allow, and lines that are safe to print."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -64,7 +62,7 @@ def lined_up(
     return table
 
 
-def estimate_text(value: Interval, is_wide: bool, form: str = ".3f") -> str:
+def estimate_text(value: "Interval", is_wide: bool, form: str = ".3f") -> str:
     """Return an estimate, with its interval in a wide terminal."""
     return value.text(form) if is_wide else f"{value.estimate:{form}}"
 

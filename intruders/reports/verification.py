@@ -1,7 +1,5 @@
 """A verification as text for a terminal: 80 columns, complete without color, and plain when piped."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain

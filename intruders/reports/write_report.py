@@ -1,7 +1,5 @@
 """Write reports from saved results, as `intruders report` does."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What counts as a number in an argument, Python's and numpy's and never true or false; and the seeds of a call."""
 
-from __future__ import annotations
-
 from numbers import Integral, Real
 
 from ..errors import SettingError

@@ -3,8 +3,6 @@
 A setting is a field that says what it means, what it may be, and how it is given.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import math
@@ -71,7 +69,7 @@ class Setting:
     is_one_or_list: bool = False  # a list of texts, or one text that is not a list, such as "all-linear"
     is_optional: bool = False
 
-    def of_field(self, name: str, annotation: Any) -> Setting:
+    def of_field(self, name: str, annotation: Any) -> "Setting":
         """Return the setting with the name of its field and the types that the annotation allows."""
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
         members = typing.get_args(annotation) if is_union else (annotation,)

@@ -1,7 +1,5 @@
 """Files of settings as YAML."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

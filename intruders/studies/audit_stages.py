@@ -1,7 +1,5 @@
 """The stages of a run that look at weights: its audit, the critical scale, and random terms for an update."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -59,7 +57,7 @@ def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:
     }
 
 
-def _traces(file: Path, audit: Audit) -> Iterator[dict[str, Any]]:
+def _traces(file: Path, audit: "Audit") -> Iterator[dict[str, Any]]:
     """Yield one row per step and audited matrix, from the callback's rows per vector.
 
     The callback sees the model as it is trained, with a head that the base does not have, and under its class's names:
@@ -190,7 +188,7 @@ SCALE = Stage(
 
 
 def random_rank_one(
-    base: str, multiples: Sequence[float], *, audit: AuditSettings, seed: int = 0
+    base: str, multiples: Sequence[float], *, audit: "AuditSettings", seed: int = 0
 ) -> list[dict[str, Any]]:
     """Count the intruders of every matrix of ``base`` with a random rank-one term of every size, one row each.
 

@@ -4,8 +4,6 @@ Runs are of one setting if they differ in the seed alone. Settings are compared 
 Student's, over seeds; with one seed there is none.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -101,7 +99,7 @@ def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
     return json.dumps(chosen, sort_keys=True, default=str)
 
 
-def settings_in(runs: pd.DataFrame, without: Sequence[str] = ()) -> pd.Series[str]:
+def settings_in(runs: pd.DataFrame, without: Sequence[str] = ()) -> "pd.Series[str]":
     return pd.Series([setting_of(row, without) for row in rows_in(runs)], index=runs.index, dtype=object)
 
 

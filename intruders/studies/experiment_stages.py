@@ -1,7 +1,5 @@
 """The stages of a run that are experiments with its model: where the rise of a loss sits, and what gives it back."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

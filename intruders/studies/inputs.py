@@ -1,7 +1,5 @@
 """The local files and folders that runs read: a check that they exist, and digests that tell whether they changed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path

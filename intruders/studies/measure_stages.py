@@ -1,7 +1,5 @@
 """The stages of a run that measure its model beside its base: losses, scores, outputs, and the KL divergence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +61,8 @@ def _evaluate(at: RunAtWork) -> None:
 
 
 def base_losses(
-    base: str, settings: LossSettings, corpora: Corpora, bases: Path, loading: Loading
-) -> Mapping[str, list[DocumentLosses]]:
+    base: str, settings: LossSettings, corpora: "Corpora", bases: Path, loading: Loading
+) -> "Mapping[str, list[DocumentLosses]]":
     """Return the base's losses by corpus and part, measured once for its weights, documents and type of numbers."""
     from ..data.corpora import digests_of
     from ..measures.losses import DocumentLosses
@@ -90,8 +88,8 @@ def base_losses(
 
 
 def losses_of(
-    source: str, base: str | None, settings: LossSettings, corpora: Corpora, loading: Loading
-) -> dict[str, list[DocumentLosses]]:
+    source: str, base: str | None, settings: LossSettings, corpora: "Corpora", loading: Loading
+) -> "dict[str, list[DocumentLosses]]":
     """Measure the losses of one model, by corpus. IntrudersError for a model without a language-model head."""
     from ..measures.corpus_loss import losses_by_corpus
     from ..models.tuned_model import open_language_model

@@ -1,7 +1,5 @@
 """The tables of a study as the claims read them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

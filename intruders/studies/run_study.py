@@ -1,7 +1,5 @@
 """Running a study: missing runs are done here, in several processes, or on a cluster, and tables are written."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing

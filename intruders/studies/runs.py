@@ -5,8 +5,6 @@ that is not its default. It depends on that run alone, so that a study that grow
 measured is no part of it, so that a new measure trains nothing again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

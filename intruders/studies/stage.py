@@ -1,7 +1,5 @@
 """A stage of a run as a value: its work, its files, its columns of the tables, and its line of the plan."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -64,12 +62,12 @@ class RunAtWork:
     def loading(self) -> Loading:
         return self.run.measure.part(Loading)
 
-    def task(self) -> Task:
+    def task(self) -> "Task":
         from ..data.load_task import load_task
 
         return load_task(self.config.task, self.config, self.config.data_seed)
 
-    def corpora(self) -> Corpora:
+    def corpora(self) -> "Corpora":
         """Load the documents of every corpus, by name: one entry per part of a mixture."""
         from ..data.corpora import load_all
 

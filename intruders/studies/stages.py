@@ -1,7 +1,5 @@
 """The stages of a run, in the order in which they are done, and the plan of a study by them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

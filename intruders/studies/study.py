@@ -1,7 +1,5 @@
 """A study as its YAML file says it, read and checked before anything runs. The keys are in docs/reference/study.md."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any

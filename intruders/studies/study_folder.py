@@ -7,8 +7,6 @@ bases/HASH/    losses of a base, measured once
 *.parquet      the tables; findings.json the verdicts of the analyses
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,7 +122,7 @@ class StudyFolder:
         """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""
         return locked_folder(self.path)
 
-    def require_same_inputs(self, inputs: Mapping[str, str], seen: StudyFolder | None = None) -> None:
+    def require_same_inputs(self, inputs: Mapping[str, str], seen: "StudyFolder | None" = None) -> None:
         """Raise SettingError if runs, also ``seen`` ones of other machines, were begun on other data or bases."""
         if not any((seen or self).path.glob("runs/*/run.json")):
             return

@@ -1,7 +1,5 @@
 """The study's tables: their columns, and their Parquet files, which are made from the runs' folders."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

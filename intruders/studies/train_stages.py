@@ -1,7 +1,5 @@
 """The stages of a run that train: one fine-tuning, or several in sequence."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

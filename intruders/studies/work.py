@@ -4,8 +4,6 @@ Runs always work in a folder of this machine. To a store at a URL each finished 
 last. The files that a record lists therefore exist in the store, and a run can resume from them on another machine.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import time
@@ -36,7 +34,7 @@ class Workplace:
     precision: str | None = None  # of trainings whose own is auto, as the finished ones have it
 
     @classmethod
-    def of(cls, out: str) -> Workplace:
+    def of(cls, out: str) -> "Workplace":
         """Return the workplace that ``out`` names: a folder, or a URL."""
         return cls(Store.at(out, "studies"))
 

@@ -1,7 +1,5 @@
 """Work that neither depends on how the caller's process is set up nor leaves it otherwise."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random

@@ -1,7 +1,5 @@
 """Shell lines of this command: their words, options of values and settings, and how a line is broken."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 

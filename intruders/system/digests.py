@@ -1,7 +1,5 @@
 """Hashes of files and of JSON values: by them a finished part of a work knows that what it depends on is the same."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Documents of ours as JSON: read by their schema, and null for what is no number."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

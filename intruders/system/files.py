@@ -1,7 +1,5 @@
 """Result files: found writable before the work starts, written whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """Folders that appear whole or not at all, whatever kills the process that writes them."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl

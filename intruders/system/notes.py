@@ -1,7 +1,5 @@
 """What a terminal is told besides results: warnings as one plain line, and no log of another library."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Iterator

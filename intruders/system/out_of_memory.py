@@ -1,7 +1,5 @@
 """Memory that ran out, whatever raises it, as one line with what to pass."""
 
-from __future__ import annotations
-
 import gc
 import warnings
 from collections.abc import Callable, Sequence

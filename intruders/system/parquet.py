@@ -1,7 +1,5 @@
 """Tables as Parquet files, with JSON documents in the metadata of their schema."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ _NONE: Mapping[bytes, object] = MappingProxyType({})
 
 
 def parquet_bytes(
-    table: pa.Table,
+    table: "pa.Table",
     documents: Mapping[bytes, object] = _NONE,
     *,
     only_texts: bool = False,
@@ -53,6 +51,6 @@ def parquet_bytes(
     return content.getvalue()
 
 
-def document_in(schema: pa.Schema, key: bytes) -> Any:
+def document_in(schema: "pa.Schema", key: bytes) -> Any:
     """Return the JSON document under a key of a schema's metadata; KeyError if there is none."""
     return json.loads((schema.metadata or {})[key])

@@ -1,7 +1,5 @@
 """Dataclasses as plain JSON values, and back by the types of their fields."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

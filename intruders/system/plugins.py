@@ -1,7 +1,5 @@
 """What other packages add through entry points: the groups, and how their objects are loaded."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace

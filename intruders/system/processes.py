@@ -1,7 +1,5 @@
 """Work side by side on one machine: processes that take one item after another, and are replaced when killed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Callback for progress: how far long work is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)

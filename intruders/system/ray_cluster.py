@@ -1,7 +1,5 @@
 """Work on a Ray cluster: one task per item, with the resources that it asks for."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence

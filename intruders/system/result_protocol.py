@@ -1,7 +1,5 @@
 """What the result of every public function can do: become plain JSON values, be saved, and be loaded again."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping

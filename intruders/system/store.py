@@ -1,7 +1,5 @@
 """Where finished work is kept: files of a folder, which may be under a URL too, and values by what they depend on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -40,7 +38,7 @@ class Store:
     url: str | None = None
 
     @classmethod
-    def at(cls, out: str, kind: str) -> Store:
+    def at(cls, out: str, kind: str) -> "Store":
         """Return the store of a folder, or of any URL that fsspec knows (s3://, gs://, sftp://, ...).
 
         Files of a URL are worked on in the user's cache folder of that ``kind``. SettingError if no installed package

@@ -4,8 +4,6 @@ By default glibc gives a large block back to the system as soon as it is freed, 
 the next one as they are touched. A step of a training on a processor frees and takes hundreds of megabytes.
 """
 
-from __future__ import annotations
-
 import os
 from enum import IntEnum
 

@@ -1,7 +1,5 @@
 """Who works on what: reading ahead in one thread, small stacks side by side in several, large ones one by one."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

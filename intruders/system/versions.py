@@ -3,8 +3,6 @@
 Two threads of torch that share a core with another process wait for each other at every product.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import time
@@ -79,7 +77,7 @@ def machine() -> dict[str, str | int]:
     return described
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str) -> "torch.device":
     """Return the device of that name; SettingError if no tensor can be made there."""
     import torch
 

@@ -1,7 +1,5 @@
 """The settings of a run as transformers' TrainingArguments, and the precision that it computes in."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One fine-tuning run from settings to a model on disk, by transformers' Trainer and PEFT."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The settings of one fine-tuning run, and their checks before any work starts: what they mean, and go together."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,7 +97,7 @@ class FinetuneConfig(Limits, Text, Meanwhile, Columns, Training):
             )
         return target
 
-    def loading(self, kind: Kind) -> Loading:
+    def loading(self, kind: "Kind") -> Loading:
         """Return how the base is loaded for this kind of task; SettingError if a head would not be in float32."""
         if self.changes_base_weights:
             return IN_SINGLE

@@ -1,7 +1,5 @@
 """How far a model's predictions have moved from the base's, as a term of the training loss."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -28,7 +26,7 @@ class KLToBase:
         self._sum, self._count = 0.0, 0
 
     @classmethod
-    def of(cls, config: FinetuneConfig, base: nn.Module) -> KLToBase | None:
+    def of(cls, config: FinetuneConfig, base: nn.Module) -> "KLToBase | None":
         """Return the term that a run asks for, or None. ``base`` is the model before preparation for training."""
         if config.kl_to_base == 0:
             return None

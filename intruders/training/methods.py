@@ -1,7 +1,5 @@
 """Full fine-tuning and the LoRA family: what is trained, from where it starts, and by which optimizer."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Sequence
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 _OF_SCALE = ("lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 
 
-def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
+def prepare(model: nn.Module, config: "FinetuneConfig", kind: "Kind") -> nn.Module:
     """Make only the parameters of ``config.method`` trainable; PEFT wraps the model unless the method is full."""
     if config.method != "full":
         return _adapted(model, config, kind)
@@ -45,7 +43,7 @@ def prepare(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
     return model
 
 
-def plugins_for(config: FinetuneConfig) -> list[Any]:
+def plugins_for(config: "FinetuneConfig") -> list[Any]:
     """Return the plugins that the method and its budget ask for; SettingError if one of them is not installed."""
     asked = {"method": config.method} if config.kind_of_method.is_plugin else {}
     if config.method != "full":  # which ignores all settings of adapters
@@ -102,7 +100,7 @@ def go_on_from(model: Any, adapter: str, base: str) -> None:
     set_peft_model_state_dict(model, state | saved)
 
 
-def make_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.Optimizer | None:
+def make_optimizer(model: nn.Module, config: "FinetuneConfig") -> torch.optim.Optimizer | None:
     """Return the optimizer of the methods with one of their own; None leaves Trainer's AdamW."""
     if config.method not in ("lora+", "lora-fa"):
         return None
@@ -151,7 +149,7 @@ def linear_modules(model: Any) -> dict[str, nn.Linear]:
     }
 
 
-def _adapted(model: nn.Module, config: FinetuneConfig, kind: Kind) -> nn.Module:
+def _adapted(model: nn.Module, config: "FinetuneConfig", kind: "Kind") -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     targets, alpha = _targets(config.target_modules), config.lora_alpha

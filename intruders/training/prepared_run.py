@@ -1,7 +1,5 @@
 """What a run trains from: its rows, and the model prepared by its method, with the attention that is quickest."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass, replace

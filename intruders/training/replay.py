@@ -1,7 +1,5 @@
 """Replay: a share of every batch is text of a corpus, of which every token is learned, in one loss with the task's."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass

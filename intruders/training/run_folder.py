@@ -3,8 +3,6 @@
 While the run goes on, a file ``complete.json`` marks the checkpoints that can be resumed from.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -86,7 +84,7 @@ class RunFolder:
             shutil.copytree(self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> RunFolder:
+    def load(cls, path: str | os.PathLike[str]) -> "RunFolder":
         """Open the folder of a run; SettingError if it is not one, ResultFileError if its record cannot be read."""
         run = cls(user_path(path))
         run.to_document()

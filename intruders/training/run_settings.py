@@ -1,7 +1,5 @@
 """The methods of fine-tuning, each with what sets it apart; and what can be set of a training and meanwhile."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The progress of a training: by a function such as that of a bar, or in occasional lines."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The models of a sequence's stages: bodies without heads, heads in files and trained again, scores of the two."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Several tasks one after another: what is forgotten, and how intruders add up."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace

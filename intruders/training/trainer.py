@@ -1,7 +1,5 @@
 """The Trainer of a run, and what ends a run early: a loss that is not a number, or the accuracy that was asked for."""
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Iterator

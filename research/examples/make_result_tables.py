@@ -8,8 +8,6 @@ A table or list is found by how it begins, and what surrounds it stays. What eac
 page where only rounding differs stays: the sums before it depend on the processor that adds.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence

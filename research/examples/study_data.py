@@ -12,8 +12,6 @@ The loss of the completions is the difference of their sums. Where an answer is 
 two texts of every item in the same order, and the more probable text is the model's answer.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import random

@@ -1,7 +1,5 @@
 """The claims of the paper that a study can test, in the order in which a report tells the story."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 

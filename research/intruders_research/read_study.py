@@ -1,7 +1,5 @@
 """A study's file with what it says of claims: which are answered, and what was planned for each in advance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings of the whole suite, as those of the package's own tests, and the models and studies that tests share."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.conftest import bert, browser, llama, what_is_loaded_is_not_collected, without_pictures

@@ -1,7 +1,5 @@
 """Checks that a study which takes runs over trains nothing and has the same tables, and tables cut to one run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

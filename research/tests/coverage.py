@@ -5,8 +5,6 @@
 A share of 2,000 has a standard error of 0.005 at 0.95.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

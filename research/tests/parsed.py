@@ -1,7 +1,5 @@
 """Studies as research reads them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Rows of made-up studies in which the truth is planted, for tests of the analyses."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The paper's studies, on tiny random models of the same architectures: the same file, the same code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

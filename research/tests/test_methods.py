@@ -1,7 +1,5 @@
 """Methods that act while training: what they promise of the weights, and that PEFT's merge is the trained model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The distribution: what is in its wheel, and that its commands are found where it is installed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile

@@ -1,7 +1,5 @@
 """A claim of another package."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

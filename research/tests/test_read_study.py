@@ -1,7 +1,5 @@
 """What a study's file says of claims."""
 
-from __future__ import annotations
-
 import pytest
 import yaml
 

@@ -1,7 +1,5 @@
 """What the commands print and write with research installed is what was recorded before it was a package of its own."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from pathlib import Path

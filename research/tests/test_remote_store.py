@@ -1,7 +1,5 @@
 """The verdicts of a study in a store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

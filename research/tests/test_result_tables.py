@@ -1,7 +1,5 @@
 """The tables of runs on result pages are those of the published data."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.docs.pages import DOCS

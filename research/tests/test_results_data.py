@@ -1,7 +1,5 @@
 """The studies whose data are in the documentation: complete, and what their tables say is what was published."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A study that is continued on a machine where ``auto`` is another precision trains as its finished runs did."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The audit of a model in memory: what is examined, in which order and units, and what is refused."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The real models that install from PyPI, audited against themselves and against copies that were tampered with."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Counts against a base in half precision are those of the few lines of numpy that the published code comes to."""
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is kept of bases: found by content alone, and by nothing else."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import tempfile

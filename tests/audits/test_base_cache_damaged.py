@@ -1,7 +1,5 @@
 """Entries that are broken, written by several processes at once, or find no room: the answer stays the same."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import multiprocessing

@@ -1,7 +1,5 @@
 """How matrices are read for an audit: what is refused, and what they are divided by."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

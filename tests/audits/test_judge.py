@@ -1,7 +1,5 @@
 """One matrix of a base and many models of it, against two full decompositions in double precision."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Bases decomposed ahead of their audits: kept, gone on with, made again where damaged, and used."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

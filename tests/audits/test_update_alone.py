@@ -1,7 +1,5 @@
 """An update without its base: every number beside that of a dense SVD of B A, and PEFT's reading of the patterns."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files of figures: each has its own, whatever the figures are called; what comes in an order keeps it."""
 
-from __future__ import annotations
-
 import warnings
 from itertools import pairwise
 from pathlib import Path

@@ -4,8 +4,6 @@ What a combination must give comes from PEFT and torch alone: the weights after 
 model, and two full decompositions in double precision.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import re

@@ -1,7 +1,5 @@
 """Tiny GGUF files as llama.cpp's converter would lay them out, with random numbers in them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """A base, an adapter and what PEFT merges them to, for the tests of verify."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tiny models and adapters for the readers' tests: random, seeded, and made by the libraries themselves."""
 
-from __future__ import annotations
-
 import copy
 import errno
 import json

@@ -1,7 +1,5 @@
 """An adapter that PEFT saved, in the files of other programs as these write them; PEFT's merge is the truth."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

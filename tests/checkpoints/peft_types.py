@@ -1,7 +1,5 @@
 """Configs of every PEFT type that PEFT's own code makes the weights of, with the options that change how."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

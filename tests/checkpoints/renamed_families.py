@@ -1,7 +1,5 @@
 """Tiny random models of families whose tensors transformers names otherwise in memory than in a file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

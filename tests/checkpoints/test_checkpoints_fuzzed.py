@@ -3,8 +3,6 @@
 Each tries 150 files, of PEFT's 50; the environment variable FUZZ_TRIES asks for more.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """A tiny base with an adapter that has intruders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """``intruders audit`` as a person types it: what it prints and writes, and what it refuses in one line."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

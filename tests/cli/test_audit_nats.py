@@ -1,7 +1,5 @@
 """`intruders prepare --loss-on`, and what `intruders audit` then says, writes and exits with."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

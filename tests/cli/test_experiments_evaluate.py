@@ -1,7 +1,5 @@
 """`intruders evaluate` as a person types it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

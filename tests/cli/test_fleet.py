@@ -1,7 +1,5 @@
 """``intruders fleet`` as a person types it: tables, exit statuses, and what it refuses in one line."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

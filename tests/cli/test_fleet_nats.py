@@ -1,7 +1,5 @@
 """`intruders fleet` of a base that is prepared on a text: its table, its page, and the gate in nats."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

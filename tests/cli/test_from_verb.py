@@ -1,7 +1,5 @@
 """Commands from what their verbs take: what is typed reaches the verb as a value, checked as anywhere else."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``intruders verify`` as a person types it: what it prints, its exit status, and what it refuses in one line."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

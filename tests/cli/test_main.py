@@ -1,7 +1,5 @@
 """How an error reaches a person: one line, and exit status 2."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """The help of every command: nothing without a word, nothing cut, and examples that can be typed."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`intruders mitigate` as a person types it, and the commands that an audit ends with."""
 
-from __future__ import annotations
-
 import json
 import random
 import shlex

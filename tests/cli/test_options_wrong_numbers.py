@@ -1,7 +1,5 @@
 """Every number that a command takes: a wrong one is refused in one line that quotes it, before a weight is read."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any, get_type_hints

@@ -1,7 +1,5 @@
 """What the commands share to refuse options, and to write and print results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

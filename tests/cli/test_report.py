@@ -1,7 +1,5 @@
 """`intruders report` and `intruders card` as a person types them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

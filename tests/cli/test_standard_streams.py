@@ -1,7 +1,5 @@
 """Terminals, pipes and encodings as people have them: narrow, closed early, not UTF-8; and completion in a shell."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """`intruders finetune` and `intruders sequence` as a person types them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

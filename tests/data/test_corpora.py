@@ -1,7 +1,5 @@
 """Documents from every kind of source, and mixtures."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import re

@@ -1,7 +1,5 @@
 """The tasks: generated, of the installed documentation, and from local files in every format."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Data files that people really have, and that were read as something else or not at all."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import json

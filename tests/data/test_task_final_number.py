@@ -1,7 +1,5 @@
 """The last number of an answer, by hand."""
 
-from __future__ import annotations
-
 import pytest
 
 from intruders.data.task import final_number

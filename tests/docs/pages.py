@@ -1,7 +1,5 @@
 """The pages of the documentation, cut into what the tests look at."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

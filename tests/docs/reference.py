@@ -1,7 +1,5 @@
 """The scripts that write pages, as modules: they are in no package."""
 
-from __future__ import annotations
-
 import sys
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location

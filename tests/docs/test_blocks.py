@@ -4,8 +4,6 @@ The blocks of a page run in order, in one folder, and the Python ones share thei
 not compared, and a line of dots stands for any number of lines.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -1,7 +1,5 @@
 """Every heading of docs/how-to/errors.md is a message of the package, word for word."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter

@@ -3,8 +3,6 @@
 A table is read by the header of its first column. What it names are the words in backticks of one or all columns.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re

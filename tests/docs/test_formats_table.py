@@ -1,7 +1,5 @@
 """The pages of formats and adapters name a test for every row, and every test that they name exists."""
 
-from __future__ import annotations
-
 import re
 
 from tests.docs.pages import ROOT

@@ -1,7 +1,5 @@
 """Every option that a page or a docstring names exists, and a command that a page names takes the option beside it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

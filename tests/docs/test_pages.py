@@ -1,7 +1,5 @@
 """Pages of the documentation: short, runnable on the first screen, linked to what exists, and to what comes next."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

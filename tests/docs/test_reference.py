@@ -1,7 +1,5 @@
 """The pages of commands and settings say what the code says: all of it, and nothing of an earlier version."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The notebook examples/tour.ipynb runs offline, from top to bottom."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

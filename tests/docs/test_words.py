@@ -1,7 +1,5 @@
 """The docs, the help and the messages avoid the words that the glossary drops."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

@@ -1,7 +1,5 @@
 """Which vectors are computed more closely until a decision is safe: cases by hand, with angles in degrees."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

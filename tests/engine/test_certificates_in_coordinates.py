@@ -1,7 +1,5 @@
 """Decisions in the coordinates of bases that are known whole, compared with dense double-precision decompositions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

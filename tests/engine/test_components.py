@@ -1,7 +1,5 @@
 """Singular triplets of ugly matrices against dense decompositions in double precision."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The projection in a base's coordinates: when it holds all of an update, and that it is finite."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

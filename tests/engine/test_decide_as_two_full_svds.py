@@ -4,8 +4,6 @@ Sizes are such that the default takes the Krylov path where that is the point (`
 compare the dense path with itself.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

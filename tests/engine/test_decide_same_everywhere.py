@@ -1,7 +1,5 @@
 """What a count does not depend on: settings of the process, threads, and what a matrix is decided with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 

@@ -4,8 +4,6 @@ Counted without a GPU. A wait is what hands a number of a tensor to Python (``it
 or makes a shape depend on numbers (``nonzero``, a mask as index, ``unique``).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

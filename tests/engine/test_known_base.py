@@ -1,7 +1,5 @@
 """What is kept of a base matrix, against its dense decomposition in double precision."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

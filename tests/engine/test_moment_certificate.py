@@ -1,7 +1,5 @@
 """The moment certificate of tuned vectors beside computed base vectors that are not exact."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Nats predicted from kept rows: against formulas by hand in double precision."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The first scale with an intruder on a projection, compared with a walk in small steps."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """How leading subspaces move, against numpy's dense decompositions in double precision."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

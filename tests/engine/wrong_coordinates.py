@@ -11,8 +11,6 @@ tried::
     python -m tests.engine.wrong_coordinates 100000 --seed 1
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 

@@ -10,8 +10,6 @@ vectors were tried::
     python -m tests.engine.wrong_decisions 60 --seed 1
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections import Counter

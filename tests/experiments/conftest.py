@@ -1,7 +1,5 @@
 """Tiny models that no experiment changes, and a text that they are healed on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

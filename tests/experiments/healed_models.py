@@ -1,7 +1,5 @@
 """Tiny models and adapters that a healing can be tried on, made by code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Parts of a rise against a path integral in double precision, and against the rise itself."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

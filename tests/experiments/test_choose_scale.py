@@ -1,7 +1,5 @@
 """One scale for the whole update: measured beside the weights, against weights that are scaled."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

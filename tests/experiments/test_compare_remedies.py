@@ -1,7 +1,5 @@
 """A comparison on a tiny model in which one remedy truly wins, stopped and gone on with."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

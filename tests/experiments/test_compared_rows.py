@@ -3,8 +3,6 @@
 And the remedy ``surgery``: measured once, held against drawn weights, or a row with its reason.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace

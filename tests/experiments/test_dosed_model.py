@@ -1,7 +1,5 @@
 """Doses beside a model's weights, against the weights themselves and autograd on them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A healing from end to end on tiny models: what is written is what was measured, and a kill loses nothing."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """Prompts alone: how they are read, and the answers that the tuned model gives to them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """An adapter on a base whose linear layers bitsandbytes quantized while loading: PEFT's own model is the truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

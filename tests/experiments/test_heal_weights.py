@@ -1,7 +1,5 @@
 """Healings that learn weights: their form and rank stay, what was measured is written, and a kill loses nothing."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

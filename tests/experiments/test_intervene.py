@@ -3,8 +3,6 @@
 Gains over interpolation at equal task loss are against arithmetic by hand.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

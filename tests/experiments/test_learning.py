@@ -1,7 +1,5 @@
 """Learning of doses where the best ones are known: two matrices, of which one forgets and the other knows the task."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The objective of a healing, its gradient, what it keeps of models that stay, and the turns of documents."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path

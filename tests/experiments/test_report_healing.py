@@ -1,7 +1,5 @@
 """The interpolation that a healing is compared with, on task losses by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The folder beside a healing's own, in which it keeps what is finished."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

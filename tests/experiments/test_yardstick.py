@@ -1,7 +1,5 @@
 """Gains, shares and intervals on planted losses, by hand."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

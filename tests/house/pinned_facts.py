@@ -1,7 +1,5 @@
 """What must not change unseen, as text; ``python -m tests.house.pinned_facts`` writes it anew."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -3,8 +3,6 @@
 The script only lowers a number; what grew is raised by hand, with its reason beside it.
 """
 
-from __future__ import annotations
-
 import ast
 import tomllib
 from collections import Counter

@@ -1,7 +1,5 @@
 """Every public function that loads or takes a model leaves the process that calls it as it was."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -1,7 +1,5 @@
 """Results as a contract: files of this version are read, newer ones refused, and all fit their schemas."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

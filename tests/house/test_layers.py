@@ -1,7 +1,5 @@
 """The house: each room knows only the rooms beneath it, no files go round in circles, and looking in costs nothing."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Names that say nothing are refused, room by room, and no two classes share a name."""
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from collections.abc import Iterator

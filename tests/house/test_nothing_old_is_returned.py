@@ -4,8 +4,6 @@ Each change keeps names, sizes and times of files, so that only their content ca
 change equals what it returns where nothing was kept; what it returns without a change is what was kept.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

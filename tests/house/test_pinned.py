@@ -1,7 +1,5 @@
 """Options, columns, keys and ids that files and scripts of users rest on stay as they are written down."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.house.pinned_facts import FACTS, HERE

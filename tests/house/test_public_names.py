@@ -1,7 +1,5 @@
 """What can be imported from the package: every command's verb, and the values that verbs take and give."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect

@@ -1,7 +1,5 @@
 """What commands print and write is what was recorded; a change that is meant is recorded anew, and read as a diff."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

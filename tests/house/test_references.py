@@ -1,7 +1,5 @@
 """What docstrings and comments refer to exists: functions, classes and modules by their roles, pages by their paths."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

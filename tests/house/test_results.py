@@ -1,7 +1,5 @@
 """One protocol for results: what every public function returns is public, becomes plain values, is saved and loaded."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

@@ -1,7 +1,5 @@
 """The house does not grow unseen: no size is above its bound in ``sizes.toml``, and no bound far above its size."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.house.size import counted, slack, written

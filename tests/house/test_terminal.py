@@ -1,7 +1,5 @@
 """What reports print passes one guard: names come from files, and may hold what a terminal obeys."""
 
-from __future__ import annotations
-
 import ast
 
 import pytest

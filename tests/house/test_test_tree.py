@@ -7,8 +7,6 @@ package, tests mirror the repository: ``action``, ``examples``, ``docs``, whose 
 What no room owns alone is in the folder of this file. Modules that only help have other names, and no tests.
 """
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

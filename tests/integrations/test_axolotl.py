@@ -1,7 +1,5 @@
 """The plugin under the hooks that axolotl publishes: axolotl pins CUDA packages, so that its BasePlugin is imitated."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Iterator

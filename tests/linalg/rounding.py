@@ -7,8 +7,6 @@ sum of the norms of all four. Run as a program, it prints them for sizes of real
     python -m tests.linalg.rounding
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

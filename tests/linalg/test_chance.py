@@ -1,7 +1,5 @@
 """The values that random directions give, against draws of them."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

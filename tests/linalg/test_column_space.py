@@ -1,7 +1,5 @@
 """Projections on column spaces against dense double-precision decompositions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

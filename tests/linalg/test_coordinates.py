@@ -1,7 +1,5 @@
 """Tuned matrices in their base's coordinates, compared with numpy's dense decompositions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The dense path against numpy, and by hand where the matrix leaves a choice of vectors."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The process's settings of reduced precision: off inside, and put back after, however they were set."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 

@@ -4,8 +4,6 @@ Tested through what the engine uses: a space from a random block, and ``converge
 about the true vectors, and the certificates rest on it; that it is honest is what matters most here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Low-rank products through their factors, against numpy's decomposition of the product."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -4,8 +4,6 @@ The truth is known by construction, for every matrix is made from its singular v
 mass of one eigenvalue; what counts is its square root, a cosine, which the engine compares at a margin of 1e-4.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass

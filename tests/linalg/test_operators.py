@@ -1,7 +1,5 @@
 """Operators against dense products in double precision."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

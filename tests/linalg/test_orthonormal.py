@@ -1,7 +1,5 @@
 """Orthonormal rows by two Cholesky factorizations against Householder QR, on blocks that spoil the first pass."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -3,8 +3,6 @@
 The claim: if every computed vector is within its angle of the true one, the max cosine lies in the interval.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pairs of both kinds against dense sums in double precision."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Thin products against double precision, in every layout that a caller may bring; and batches of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Random directions: the package's own numbers, the values by chance, and sketches, against random draws and sums."""
 
-from __future__ import annotations
-
 import torch
 
 from intruders.linalg.low_rank import LowRank

@@ -1,7 +1,5 @@
 """Spearman's correlation against SciPy's own, with ties, many at once, and where it is undefined."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Where a vector's largest coordinate passes a number, compared with dense decompositions there."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

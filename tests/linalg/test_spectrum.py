@@ -1,7 +1,5 @@
 """Numbers about a spectrum: by formula, by hand, and the estimate against the decomposition."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The spiked threshold against theory where it is known, and against planted spikes."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The dense decomposition and clusters, against numpy and by hand; and where small decompositions run."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

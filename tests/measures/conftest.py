@@ -1,7 +1,5 @@
 """Bases, runs of them, and texts and tasks to measure them on; no test changes these."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A multiple-choice task of one's own for lm-evaluation-harness."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small OpenAI-compatible server over a real tiny model, by transformers and PEFT alone."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Losses of an adapter whose tokenizer has tokens of its own, beside those of its base."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -4,8 +4,6 @@ Models that TRL taught to chat are against TRL's own loss and transformers' gree
 measured as the same files in a folder.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """A model is scored as what it was trained for, what can be known first is checked first, and nothing is lost."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

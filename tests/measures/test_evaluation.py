@@ -1,7 +1,5 @@
 """The folder of an evaluation: losses of documents and examples of tasks as tables, and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Intervals against simulation and closed forms."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The KL to the base on a task, against torch's own divergence of the logits of two models, row by row."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Losses against the same sums written out by hand, token by token."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The output energy of an update, against a difference of two forward passes of the same layer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

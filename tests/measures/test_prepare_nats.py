@@ -3,8 +3,6 @@
 And the rows of its layers: against finite differences, and the KL that a small update really makes.
 """
 
-from __future__ import annotations
-
 import copy
 import errno
 import shutil

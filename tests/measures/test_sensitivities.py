@@ -1,7 +1,5 @@
 """What the loss feels of an update's directions, against central differences in double precision."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

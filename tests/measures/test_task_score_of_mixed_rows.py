@@ -1,7 +1,5 @@
 """A row is scored as it is alone, whatever shares its batch: every way of scoring, on every kind of tiny model."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Adapters behind a small server over real tiny models, whose own merges are PEFT's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

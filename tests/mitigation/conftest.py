@@ -1,7 +1,5 @@
 """A base with the spectra of trained weights, and an adapter of it whose leading directions are intruders."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

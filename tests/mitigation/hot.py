@@ -1,7 +1,5 @@
 """Fine-tuned models with intruders, made by code, and the paper's formula by dense decompositions."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path

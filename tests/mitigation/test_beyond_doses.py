@@ -1,7 +1,5 @@
 """Adapters that change more than matrices: measured in doses they would be other models."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Interventions in a model in memory whose base stores experts one by one, against whole weights written by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

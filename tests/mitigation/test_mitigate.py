@@ -3,8 +3,6 @@
 With ``which="top"`` too, which scales one intruder of each matrix, and the audit of what was written.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

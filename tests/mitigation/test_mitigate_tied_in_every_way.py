@@ -1,7 +1,5 @@
 """Every way of PEFT to change an embedding that is the head: what is written has the logits of the live adapter."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """An audit that is given must be of the weights that are changed, whatever the remedy reads of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

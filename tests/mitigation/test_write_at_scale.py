@@ -1,7 +1,5 @@
 """The complete update at one scale: PEFT's own merge of what was written, and tensors scaled by hand."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Answers as the model writes them, and whether they are right."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

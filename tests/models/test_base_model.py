@@ -1,7 +1,5 @@
 """Where a base model is found, and the real ones that install from PyPI; digests of models that commands run."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Conversations as tokens, against TRL's own labels for the templates of published models; what ends an answer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

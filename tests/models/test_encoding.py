@@ -1,7 +1,5 @@
 """Tokens, batches and contexts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

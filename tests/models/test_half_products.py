@@ -1,7 +1,5 @@
 """Products with weights in half precision, against the same numbers multiplied in double precision."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

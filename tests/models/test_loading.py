@@ -1,7 +1,5 @@
 """The type that models are loaded in, and what is kept of their measurements."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

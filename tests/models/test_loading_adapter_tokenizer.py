@@ -1,7 +1,5 @@
 """The tokenizer of an adapter: its chat template and tokens, against what transformers makes of the same messages."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Families of models that the auto classes load, each trained a few steps in full and by LoRA, and read back."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

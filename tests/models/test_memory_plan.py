@@ -1,7 +1,5 @@
 """What the weights of a model need in memory, and what there is."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

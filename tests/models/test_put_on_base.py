@@ -1,7 +1,5 @@
 """Adapters that PEFT would put on a base as another model than the file's."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is quiet while a model is loaded is afterwards as the caller had set it; a transformers too old is refused."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterator

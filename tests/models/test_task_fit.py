@@ -1,7 +1,5 @@
 """What a configuration tells of a model, and a configuration that is damaged."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Losses from parts of the logits, against the libraries' own logits of everything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 A command may read what an earlier one of its chain wrote. The tests run chain by chain, in several processes.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass

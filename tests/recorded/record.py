@@ -5,8 +5,6 @@ document, the schema and rows of every Parquet file, and the text of every page.
 versions, digests) has a word in its place. Numbers are compared within a tolerance, everything else to the letter.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import os

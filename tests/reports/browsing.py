@@ -1,7 +1,5 @@
 """A page in Debian's (or any) Chromium with the network off, which notes whatever goes wrong in it."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Iterator

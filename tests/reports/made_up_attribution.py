@@ -1,7 +1,5 @@
 """An attribution that is made up, of matrices alone or with tuned norms beside them."""
 
-from __future__ import annotations
-
 import math
 
 from intruders.experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share

@@ -1,7 +1,5 @@
 """A comparison of remedies with made-up numbers: one that wins, one that does not, one that could not run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

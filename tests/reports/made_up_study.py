@@ -3,8 +3,6 @@
 Nothing here is measured.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a report prints, as text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """The maps of an attribution: shares of both signs, one of which outweighs all others."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

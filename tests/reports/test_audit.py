@@ -1,7 +1,5 @@
 """What a person reads in the terminal: 80 columns, the audit's own numbers, safe with any name."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import os

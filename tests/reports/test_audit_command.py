@@ -1,7 +1,5 @@
 """The command that makes an audit again: the commits that were audited, also of a sum's parts."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import replace
 

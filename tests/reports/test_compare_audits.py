@@ -1,7 +1,5 @@
 """Audits are compared on what they have in common."""
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from functools import cache

@@ -1,7 +1,5 @@
 """Opinions on adapters: distances by the standard library's medians, and what servers refuse, case by case."""
 
-from __future__ import annotations
-
 import base64
 import math
 import struct

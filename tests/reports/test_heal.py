@@ -1,7 +1,5 @@
 """What is said of a healing, from a record with task losses by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shlex

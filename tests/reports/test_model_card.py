@@ -1,7 +1,5 @@
 """A model card keeps what a person wrote, and has what the audit found once."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

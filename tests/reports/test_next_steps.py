@@ -1,7 +1,5 @@
 """What an audit says at its end, and a report at its beginning: the words of every case, with commands that exist."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

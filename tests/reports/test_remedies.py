@@ -1,7 +1,5 @@
 """What a comparison of remedies says: the sentence and its command, the table, the figures and the page."""
 
-from __future__ import annotations
-
 import math
 import re
 import shlex

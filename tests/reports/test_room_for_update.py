@@ -1,7 +1,5 @@
 """How large a random term may be before it is an intruder, by the base alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """SARIF: against the published schema, GitHub's limits, and the gates that it reports."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """A page of text in a terminal: names from files neither steer it nor are read as markup, in prose and in tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

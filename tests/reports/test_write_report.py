@@ -1,7 +1,5 @@
 """From saved audits to a report: what is found, what is written, what is refused before any work."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

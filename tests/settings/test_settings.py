@@ -1,7 +1,5 @@
 """Settings as values: read, checked and said the same way whoever gives them."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A finished study that the tests of studies share, and a cache of their own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Made-up studies in which the truth is planted, for tests of the analyses."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from pathlib import Path

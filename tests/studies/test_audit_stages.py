@@ -1,7 +1,5 @@
 """A random rank-one term on a base matrix, against the dense decomposition."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

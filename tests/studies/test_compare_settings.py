@@ -1,7 +1,5 @@
 """Settings side by side: means and paired differences by hand, with Student's quantile from scipy."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

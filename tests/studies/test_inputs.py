@@ -1,7 +1,5 @@
 """The hashes by which a finished stage knows that what it was made of is still the same."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A base's losses count for its weights and their documents: others under the same name are measured again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Studies of tiny models, run, stopped, broken and gone on with."""
 
-from __future__ import annotations
-
 import errno
 import json
 import multiprocessing

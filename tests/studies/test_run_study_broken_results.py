@@ -1,7 +1,5 @@
 """A result of a run that is cut off or is something else: what is said of it, and that nothing else is lost."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A study whose process is killed at some moment: the next call goes on, and nothing is lost or done twice."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

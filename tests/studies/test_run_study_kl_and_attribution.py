@@ -1,7 +1,5 @@
 """A study that measures the KL to the base and the parts of its loss rise: what is in its tables, and its plan."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A study on a Ray of this machine: a worker is killed in the middle, and nothing is lost."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """The comparison of remedies as a measure of a study: run, stopped, resumed, and in the tables."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

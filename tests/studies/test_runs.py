@@ -1,7 +1,5 @@
 """From a study to its runs: the grid, the order, and ids that stay as they are."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from pathlib import Path

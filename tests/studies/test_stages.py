@@ -1,7 +1,5 @@
 """All that a study knows of a stage is one value."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any

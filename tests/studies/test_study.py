@@ -1,7 +1,5 @@
 """The study's file: what is read, and what is refused in one line that says what to do."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The tables: types, what is refused, and that a kill leaves the old or the new."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """Runs in a store: put whole, fetched on another machine, gone on with there."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

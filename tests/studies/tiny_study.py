@@ -1,7 +1,5 @@
 """A study of seconds on tiny models, as the text of its file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace

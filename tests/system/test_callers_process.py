@@ -3,8 +3,6 @@
 Generators of random numbers go on as if the block between had drawn nothing.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import subprocess

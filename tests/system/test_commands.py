@@ -1,7 +1,5 @@
 """Options of a shell line: those that the command line takes for the same settings."""
 
-from __future__ import annotations
-
 from intruders.measures.measure_settings import ScoreSettings
 from intruders.system.commands import changed_options
 

@@ -1,7 +1,5 @@
 """What is hashed of files and of JSON values: against one hash of the bytes that it is said to be of."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

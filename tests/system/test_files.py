@@ -1,7 +1,5 @@
 """Files are written completely or not at all, and what cannot be written is found out before the work."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folders that are made for work."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

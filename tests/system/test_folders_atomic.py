@@ -1,7 +1,5 @@
 """Folders that appear whole or not at all: against errors, other processes and kills."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """What a kill leaves unfinished in a folder is no work of somebody else, and is removed by the next process there."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a person sees of a warning: one plain line on standard error, from the command and its workers; and of a log."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings

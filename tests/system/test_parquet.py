@@ -1,7 +1,5 @@
 """Parquet files against what pyarrow itself reads of them."""
 
-from __future__ import annotations
-
 import io
 import json
 

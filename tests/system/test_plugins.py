@@ -1,7 +1,5 @@
 """Plugins of another package: the example is installed and used, and a broken one is named and never fatal."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

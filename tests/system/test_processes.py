@@ -1,7 +1,5 @@
 """Processes take one item after another: all are done, one that is killed costs its item, and none is left."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

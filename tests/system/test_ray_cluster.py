@@ -1,7 +1,5 @@
 """Work on a Ray cluster, by one made up here: what is lost, raised and ended. The slow tests start a real one."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace

@@ -1,7 +1,5 @@
 """What is kept is found again, here and under a URL, and nothing that is cut off or of other settings."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Memory that tensors leave is kept for the next ones, by processes that run models and by no others."""
 
-from __future__ import annotations
-
 import json
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """Who works on what changes nothing but the time: order, answers, errors and interrupts are those of one thread."""
 
-from __future__ import annotations
-
 import itertools
 import signal
 import subprocess

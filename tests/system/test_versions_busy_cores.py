@@ -1,7 +1,5 @@
 """How many threads torch takes beside busy processes; every number of the machine is written by hand."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from pathlib import Path

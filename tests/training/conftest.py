@@ -1,7 +1,5 @@
 """A run that nothing disturbed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

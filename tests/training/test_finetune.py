@@ -1,7 +1,5 @@
 """Whole runs on tiny models: what the folder holds, the same again, and what the model is that it holds."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

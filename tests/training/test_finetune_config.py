@@ -1,7 +1,5 @@
 """Settings by short and long names, from YAML, and every way in which they can be wrong."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs that are stopped, killed or without room on the disk: the next call ends as if nothing had happened."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shlex

@@ -1,7 +1,5 @@
 """What a run refuses: other settings, data or a base than before, and what it would never come to."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """KL to the base in the loss, against differences, sums by hand, and the base's own logits; and the weight decay."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

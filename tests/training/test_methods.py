@@ -1,7 +1,5 @@
 """What each method trains and starts from, against the libraries' own models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

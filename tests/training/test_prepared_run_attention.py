@@ -1,7 +1,5 @@
 """Which attention a training computes, and that both are the same function."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Replay: what the batches hold, the loss of a mixed batch by hand, an exact resume, and what is refused."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

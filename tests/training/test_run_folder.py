@@ -1,7 +1,5 @@
 """Which settings and contents a folder of a run is resumed with."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Tasks in turn: accuracies and what follows from them, heads that stay, audits against the first base."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

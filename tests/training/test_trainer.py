@@ -1,7 +1,5 @@
 """The loss of a step: the mean over the targets of all its batches, from the logits that are learned alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs of seconds on tiny models, and whether two of them came to the same model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

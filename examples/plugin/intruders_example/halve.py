@@ -1,7 +1,5 @@
 """A remedy that keeps a share of every update."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from intruders.mitigation.remedies.remedy import Position, ShareRemedy

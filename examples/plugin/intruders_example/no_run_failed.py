@@ -1,7 +1,5 @@
 """A claim about a study itself: that none of its runs failed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

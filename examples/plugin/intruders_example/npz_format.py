@@ -1,7 +1,5 @@
 """Checkpoints and adapters in NumPy's .npz files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

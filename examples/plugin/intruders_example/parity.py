@@ -1,7 +1,5 @@
 """A task and a corpus about small numbers."""
 
-from __future__ import annotations
-
 import random
 
 from intruders.data.task import Example, Task

@@ -1,7 +1,5 @@
 """The audit of many adapters of one base in one pass: each matrix of the base is read once for all of them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

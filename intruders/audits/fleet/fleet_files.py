@@ -7,8 +7,6 @@ adapters that a call does not list, and of other settings, wait in the folder ``
 whole is the table of the call.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
@@ -78,7 +76,7 @@ class AdapterFile:
     sketch: str | None = None  # of all its updates, by :func:`sketch_text`
 
     @classmethod
-    def read(cls, path: Path, key: str) -> AdapterFile | None:
+    def read(cls, path: Path, key: str) -> "AdapterFile | None":
         """Read the metadata of a file; None if it is broken or of another key."""
         try:
             record = document_in(pq.read_schema(path), _OF_FLEET)

@@ -1,7 +1,5 @@
 """The tuned models of a fleet, each opened and paired with the base, or with the reason why that cannot be."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The result of a fleet's audit: its tables, and the audit of each of its models."""
 
-from __future__ import annotations
-
 import operator
 import os
 import shutil
@@ -249,7 +247,7 @@ class FleetAudit:
         write_atomically(folder / ADAPTERS, parquet_bytes(as_arrow(self.adapters), {METADATA_KEY: header}))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FleetAudit:
+    def load(cls, path: str | os.PathLike[str]) -> "FleetAudit":
         """Read the folder that ``save`` or ``intruders fleet --out`` wrote; ResultFileError for anything else."""
         folder = user_path(path)
         file = folder / ADAPTERS

@@ -1,7 +1,5 @@
 """The table of a fleet: one row per model, from what its config says and what the audit found."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

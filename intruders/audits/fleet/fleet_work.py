@@ -1,7 +1,5 @@
 """Find the missing units of a fleet and audit them, block by block of the base's matrices; then finish the adapters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The result of an audit, as plain records that can be counted, tabulated, saved and loaded."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import os
@@ -151,14 +149,14 @@ class Audit:
         at_least = decisions.count(True)
         return at_least, at_least + decisions.count(None)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """Return one row per vector, with the name and shape of its matrix."""
         from .vector_table import VECTOR_COLUMNS, vector_table
 
         frame: pd.DataFrame = vector_table(self.matrices, VECTOR_COLUMNS).to_pandas()
         return frame
 
-    def matrices_to_pandas(self) -> pd.DataFrame:
+    def matrices_to_pandas(self) -> "pd.DataFrame":
         """Return one row per matrix: shape, rank, intruders, energy share, update size, certificates."""
         from .vector_table import COUNTED, MATRIX_COLUMNS, matrices_of_rows, vector_table
 
@@ -169,7 +167,7 @@ class Audit:
         return {**header(self), "matrices": [matrix_to_record(matrix) for matrix in self.matrices]}
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Audit:
+    def from_document(cls, document: Mapping[str, Any]) -> "Audit":
         """Make it from its document; an error of a missing or wrong value where it is another one's."""
         return _from_header(document, [matrix_from_record(record) for record in document["matrices"]])
 
@@ -195,7 +193,7 @@ class Audit:
         write_atomically(path, json_bytes(self.to_document()) if is_json else self.to_parquet())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Audit:
+    def load(cls, path: str | os.PathLike[str]) -> "Audit":
         """Read an audit that `save` wrote; ResultFileError if the file is broken or too new."""
         is_json = check_suffix(path) == ".json"
         content = read_bytes(path)
@@ -217,14 +215,14 @@ class Audit:
         except (ValueError, OverflowError, RecursionError) as error:
             raise ResultFileError(f"'{path}' cannot be read as a saved audit: {all_lines(error)}") from error
 
-    def plot_similarity(self, name: str) -> Figure:
+    def plot_similarity(self, name: str) -> "Figure":
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
         from ...charts.drawing import draw
         from .figures import similarity
 
         return draw(similarity(self.matrix(name))).figure
 
-    def plot_layers(self) -> Figure:
+    def plot_layers(self) -> "Figure":
         """Draw the number of intruders by layer and module type as a matplotlib figure."""
         from ...charts.drawing import draw
         from .figures import intruders_by_layer

@@ -1,7 +1,5 @@
 """The figures of audited matrices as charts and grids: layers, counts, cosines, singular values, similarities."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

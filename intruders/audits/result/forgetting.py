@@ -1,7 +1,5 @@
 """The nats that an audit predicts: how much a fine-tuning made its base forget, and where."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -122,7 +120,7 @@ class Forgetting:
         return f"{words}; not counted: {self.not_counted}" if self.left_out else words
 
 
-def median_rank(matrices: Iterable[AuditedMatrix]) -> float:
+def median_rank(matrices: "Iterable[AuditedMatrix]") -> float:
     return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
 
 

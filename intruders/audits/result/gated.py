@@ -1,7 +1,5 @@
 """What the gates of ``--fail-above`` and ``--fail-above-nats`` ask of an audited model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +22,7 @@ class Gated:
     forgetting: Forgetting | None
 
     @classmethod
-    def of(cls, audit: Audit) -> Gated:
+    def of(cls, audit: Audit) -> "Gated":
         settings, names = audit.settings, [matrix.name for matrix in audit.matrices]
         selection = Selection(
             include=tuple(settings.get("include", ())), exclude=tuple(settings.get("exclude", ()))

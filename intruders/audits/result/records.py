@@ -1,7 +1,5 @@
 """The rows of an audit: one matrix, its examined vectors and the size of its update, each with its plain form."""
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +78,7 @@ class Subspaces:
         k: int,
         update_norm: float,
         base_norm: float,
-    ) -> Subspaces:
+    ) -> "Subspaces":
         """Build from the numbers of a SpectralChange, with the norms of the update and of the base's leading values."""
         m, n = shape
         left_share, right_share = chance_share(k, m), chance_share(k, n)

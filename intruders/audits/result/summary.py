@@ -1,7 +1,5 @@
 """The numbers that every report of an audit shows, by module kind, layer and reason, and what they leave out."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -4,8 +4,6 @@ The first is the content of an audit's Parquet file, with the rest of the audit 
 or polars answer questions without this package. Repeated values cost almost nothing after dictionary encoding.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby

@@ -1,7 +1,5 @@
 """The critical scale of every matrix of a model: the smallest update scale at which it has an intruder."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time
@@ -155,7 +153,7 @@ class _Group:
     followed: Followed
 
     @classmethod
-    def joined(cls, parts: Sequence[_Group]) -> _Group:
+    def joined(cls, parts: "Sequence[_Group]") -> "_Group":
         """Join groups of one kind: small problems cost less in one call."""
         names = [name for part in parts for name in part.names]
         projections = [projection for part in parts for projection in part.projections]

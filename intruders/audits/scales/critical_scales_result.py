@@ -1,7 +1,5 @@
 """Critical scales as a result: counted, saved, and read back in one place."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping
@@ -71,7 +69,7 @@ class CriticalScales(JsonResult):
     tuned_hub: tuple[HubOrigin, ...] = ()
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> CriticalScales:
+    def from_document(cls, document: Mapping[str, Any]) -> "CriticalScales":
         """Make it from its document."""
         base, tuned, largest = document["base"], document["tuned"], document["largest_scale"]
 

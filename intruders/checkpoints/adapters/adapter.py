@@ -3,8 +3,6 @@
 The fields of an ``adapter_config.json`` decide what its tensors mean; their types are checked when they are asked for.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -151,18 +149,18 @@ class AdaptedWeight:
     rank: int | None  # of the update, when it comes as factors
     scale: float | None  # that PEFT puts on B A; None where there is none
     method: str  # "lora", "dora", "replaced", ...
-    change: Callable[[Tensor, int | None], LowRank | Tensor] = field(repr=False)
+    change: "Callable[[Tensor, int | None], LowRank | Tensor]" = field(repr=False)
     experts: int | None = None  # when the weight is a stack of this many matrices
     component: str = ""  # the part of a pipeline it is for ("unet", "te1"), where one file has several
     factor_rank: int | None = None  # of the factors inside an update that is dense itself, as DoRA's
     # Whether it can be made for a linear layer alone, no convolution and no embedding.
     needs_linear: bool = False
     # Of a weight that PEFT makes: as a merge by PEFT leaves it in the type of the base's weight that it is given.
-    merged: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    merged: "Callable[[Tensor], Tensor] | None" = field(default=None, repr=False)
     # Of a method that changes the module's bias with its weight: the same update of a module that has this bias.
-    with_bias: Callable[[StoredTensor], AdaptedWeight] | None = field(default=None, repr=False)
+    with_bias: "Callable[[StoredTensor], AdaptedWeight] | None" = field(default=None, repr=False)
     # The bias as the adapter leaves it, from the base's weight (m, n); None where it changes none.
-    bias: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    bias: "Callable[[Tensor], Tensor] | None" = field(default=None, repr=False)
 
     @property
     def full_shape(self) -> tuple[int, ...]:

@@ -3,8 +3,6 @@
 They give factors where there are some, serve files of LyCORIS that have no config, and need nothing but the file.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping

@@ -6,8 +6,6 @@ each are made one by one, in a module tree that holds that weight alone. Types t
 of all their modules, whose weights take no memory until each one's turn comes.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import threading

@@ -7,8 +7,6 @@
 The scale is alpha / r, and 1 where no alpha is stored. diffusers keeps PEFT's configs in the file's metadata.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -15,8 +15,6 @@ those of a Llama's q and k by its heads, whose number is in no adapter.
     blk.0.attn_q.weight.lora_a (r, in), .lora_b (out, r); token_embd.weight.lora_a (tokens, r), .lora_b (dim, r)
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -149,7 +147,7 @@ _HEADS = ("num_attention_heads", "num_key_value_heads")
 
 
 def gguf_adapter(
-    path: Path, layout: GgufLayout, source: str, base: Mapping[str, Any] | None
+    path: Path, layout: "GgufLayout", source: str, base: Mapping[str, Any] | None
 ) -> StoredAdapter:
     """The adapter in a GGUF file; ``base`` is the config of its base, by which q and k of a Llama are ordered."""
     parts: dict[str, dict[str, GgufTensor]] = {}

@@ -1,7 +1,5 @@
 """PEFT adapters: a folder, those inside a model in memory, and in PEFT's form those of other programs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Every PEFT type: how its weights are made, what that needs of a base, or why it has none; and starts of LoRA."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ PEFT gives both the same names, and adapts the parameter p of a module M where a
 the model has M.p; the tensors of every other module are for its weight.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

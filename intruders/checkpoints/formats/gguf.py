@@ -6,8 +6,6 @@ finds its names by building the model, which takes longer than importing torch. 
 tables say the same at once; tests compare them with what transformers finds.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import inspect
@@ -83,7 +81,7 @@ _TOKENS = "tokenizer.ggml.tokens"
 _STAND_INS = 2
 
 
-def layout_of_gguf(path: Path) -> GgufLayout:
+def layout_of_gguf(path: Path) -> "GgufLayout":
     """The layout of a whole GGUF file, by :func:`read_whole_layout`; raises as :func:`gguf_file`."""
     for package in ("gguf", "transformers"):
         if importlib.util.find_spec(package) is None:
@@ -134,7 +132,7 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list
     return tensors, config, unnamed
 
 
-def _config(path: Path, layout: GgufLayout) -> dict[str, Any]:
+def _config(path: Path, layout: "GgufLayout") -> dict[str, Any]:
     """The model's config as transformers makes it of the metadata, which it does not read again."""
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -197,7 +195,7 @@ def _names_of_the_model(
     return renamed, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _shape(parts: list[GgufTensor], expected: tuple[int, ...]) -> tuple[int, ...]:
+def _shape(parts: "list[GgufTensor]", expected: tuple[int, ...]) -> tuple[int, ...]:
     """The skeleton's shape, unless the file's numbers are more or fewer: transformers' config lacks some sizes."""
     if prod(expected) == sum(prod(part.shape) for part in parts):
         return expected
@@ -209,7 +207,7 @@ def stored_tensor(
     path: Path,
     name: str,
     shape: tuple[int, ...],
-    parts: list[GgufTensor],
+    parts: "list[GgufTensor]",
     processor: Any,
     renamed: Mapping[str, str],
 ) -> StoredTensor:

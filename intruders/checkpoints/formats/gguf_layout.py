@@ -4,8 +4,6 @@ That reader trusts what it reads: an array that claims 2^60 entries keeps it bus
 vocabulary takes half a minute. (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Models that are already in memory: an nn.Module, a PeftModel's own base, a state dict."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -4,8 +4,6 @@ The format (https://huggingface.co/docs/safetensors): 8 bytes with the header's 
 object from tensor names to ``{"dtype", "shape", "data_offsets"}``; then the data, without holes or overlaps.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Its unpickler runs nothing of a pickle but the rebuilding of tensors. Files are 
 tensor. Those from before PyTorch 1.6 cannot be mapped: their tensors are loaded once and kept.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """A merged matrix beside the base and the update that it should hold, and the ways in which merges round."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -161,7 +159,7 @@ class MergedMatrix:
         return not torch.equal(base.to(self.dtype).to(base.dtype), base)
 
     @property
-    def transposed(self) -> MergedMatrix:
+    def transposed(self) -> "MergedMatrix":
         """The same with D^T in the place of D; of a square matrix."""
         base, tuned = self.pair.base, self.pair.tuned
         if isinstance(tuned, LowRank):
@@ -170,7 +168,7 @@ class MergedMatrix:
             turned = base + (tuned - base).mT
         return MergedMatrix(Pair(base, turned), self.merged, self.stored)
 
-    def with_factors_in(self, dtype: torch.dtype, scaling: float) -> MergedMatrix | None:
+    def with_factors_in(self, dtype: torch.dtype, scaling: float) -> "MergedMatrix | None":
         """The same with an adapter that was rounded to ``dtype`` before it was merged; None without factors."""
         if not isinstance(self.pair.tuned, LowRank) or scaling == 0:
             return None

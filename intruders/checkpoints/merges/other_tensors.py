@@ -1,7 +1,5 @@
 """What a merged model has otherwise than its base, apart from the matrices that the adapter changes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

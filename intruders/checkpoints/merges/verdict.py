@@ -3,8 +3,6 @@
 Proved bounds on the scale follow from the rounding of every number; least squares estimate it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Whether a merged model is what its base and its adapter give, matrix by matrix: the verdicts, counted and as JSON."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter
@@ -58,7 +56,7 @@ class VerifiedMatrix:
         return {"name": self.name, "shape": list(self.shape), **plain(self.found)}
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> VerifiedMatrix:
+    def from_dict(cls, record: Mapping[str, Any]) -> "VerifiedMatrix":
         rows, columns = record["shape"]
         verdict = from_plain(Verdict, record)
         if verdict.scale is not None:  # JSON has no infinity
@@ -158,7 +156,7 @@ class Verification(JsonResult):
         }
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Verification:
+    def from_document(cls, document: Mapping[str, Any]) -> "Verification":
         """Make it from its document."""
         sources = {f"{side}_source": document[side]["source"] for side in ("base", "adapter", "merged")}
         return super().from_document({**document, **sources})

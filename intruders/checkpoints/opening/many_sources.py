@@ -1,7 +1,5 @@
 """Many models by few words: a glob, a file with a list, a folder of adapters, a collection of the hub."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterable, Iterator

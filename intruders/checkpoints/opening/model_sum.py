@@ -1,7 +1,5 @@
 """Several tuned models with weights, ``A@0.7+B@0.3``, or one adapter at another scale, ``A@0.5``."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

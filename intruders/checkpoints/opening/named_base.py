@@ -1,7 +1,5 @@
 """What is known of the base that an adapter names, as notes: another one than was given, or a quantized one."""
 
-from __future__ import annotations
-
 import os
 import re
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """One door: a path, hub id, demo alias, module or state dict -> a lazy checkpoint or an adapter."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

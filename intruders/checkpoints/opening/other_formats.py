@@ -1,7 +1,5 @@
 """Weights of other programs, which are not read or fit no language model: their formats by name, and what helps."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

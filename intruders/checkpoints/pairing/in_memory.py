@@ -3,8 +3,6 @@
 The two differ where transformers holds experts in stacks that the base stores one by one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -41,7 +39,7 @@ class BaseInMemory:
     _otherwise: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, base: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> BaseInMemory:
+    def of(cls, base: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> "BaseInMemory":
         """Match the base with the tensors of a model, of which name and shape are given."""
         stored = with_experts_as(shapes, base)
         matching = match_names(stored.shapes(), shapes)

@@ -1,7 +1,5 @@
 """What a path is read as: format, tensors, modules, ranks and scales, and what an audit would look at."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod

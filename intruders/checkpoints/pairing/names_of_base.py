@@ -6,8 +6,6 @@ transformers holds the experts of Mixtral, Qwen MoE and others as ``experts.gate
 without a gate (Nemotron-H) are ``experts.up_proj`` (e, i, h) and ``experts.down_proj``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Both sides of a comparison opened, and the base found where it is left out."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Base and tuned, matched matrix by matrix, as a stream that holds one matrix at a time."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

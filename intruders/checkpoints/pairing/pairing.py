@@ -1,7 +1,5 @@
 """What pairing a base with a tuned model gives: matrices to load one by one, and what was left out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -44,10 +42,10 @@ class PairedMatrix:
     name: str
     shape: tuple[int, int]
     rank: int | None  # of the update, when it is stored as factors
-    load: Callable[[], Pair | None] = field(repr=False)
+    load: "Callable[[], Pair | None]" = field(repr=False)
     scale: float | None = None  # inside the update, such as alpha / r of an adapter's factors
     # W as a merge by PEFT leaves it in a type, of a matrix that PEFT makes.
-    merged: Callable[[torch.dtype], Tensor] | None = field(default=None, repr=False)
+    merged: "Callable[[torch.dtype], Tensor] | None" = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,4 +62,4 @@ class Pairing:
     # The commits that the sides were read from, where they are from the hub.
     base_hub: tuple[HubOrigin, ...] = ()
     tuned_hub: tuple[HubOrigin, ...] = ()
-    sides: tuple[Checkpoint, Opened] | None = field(default=None, repr=False)  # as they were opened
+    sides: "tuple[Checkpoint, Opened] | None" = field(default=None, repr=False)  # as they were opened

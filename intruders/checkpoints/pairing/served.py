@@ -14,8 +14,6 @@ has by default. Both are from the code of the runtimes:
 - transformers 5.24.0 with PEFT 0.21.2: ``PeftModel.from_pretrained`` (src/peft/peft_model.py).
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

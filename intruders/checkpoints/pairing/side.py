@@ -4,8 +4,6 @@ An adapter acts on the base or, in a sum with full checkpoints, on the base as t
 training such a checkpoint belongs to that, and one whose start changed its base to what the start left.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,7 +30,7 @@ from ..stored.tied import ties
 from .pairing import SkipKind, Skipped
 
 
-def sides_of(base: Checkpoint, parts: Sequence[Part]) -> list[Side]:
+def sides_of(base: Checkpoint, parts: Sequence[Part]) -> "list[Side]":
     """Match each part with what it acts on, under common names; PairingError if one does not belong to the base."""
     checkpoints = [part for part in parts if isinstance(part, Checkpoint)]
     changed = _with_checkpoints(base, checkpoints) if 0 < len(checkpoints) < len(parts) else base

@@ -4,8 +4,6 @@
 restored here, numbers with scales in ``scaled.py``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace

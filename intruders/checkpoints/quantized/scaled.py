@@ -3,8 +3,6 @@
 W = (q - zero) * scale. There is a scale for the tensor, a row, a group of columns or inputs, or a block.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from math import ceil, prod

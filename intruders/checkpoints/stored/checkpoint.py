@@ -1,7 +1,5 @@
 """A checkpoint as a lazy map from tensor names to tensors, whatever the format behind it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,13 +17,13 @@ class StoredTensor:
     """One tensor of a file; nothing is read until ``read`` is called."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype  # of what read() gives
+    dtype: "torch.dtype"  # of what read() gives
     stored_as: str  # the format's own word for the numbers in the file: "BF16", "Q4_1", ...
-    read: Callable[[], Tensor] = field(repr=False)
+    read: "Callable[[], Tensor]" = field(repr=False)
     # Reads one index of the first dimension alone.
-    read_one: Callable[[int], Tensor] | None = field(default=None, repr=False)
+    read_one: "Callable[[int], Tensor] | None" = field(default=None, repr=False)
 
-    def read_slice(self, index: int) -> Tensor:
+    def read_slice(self, index: int) -> "Tensor":
         """``read()[index]``, without reading the rest where the format can do that."""
         return self.read()[index] if self.read_one is None else self.read_one(index)
 
@@ -59,10 +57,10 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._tensor(name).shape
 
-    def dtype(self, name: str) -> torch.dtype:
+    def dtype(self, name: str) -> "torch.dtype":
         return self._tensor(name).dtype
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> "Tensor":
         """The tensor itself, in its own dtype. Nothing is kept: every call reads again."""
         return self._tensor(name).read()
 
@@ -79,7 +77,7 @@ def read_once(checkpoint: Checkpoint) -> Checkpoint:
     """The same checkpoint, which keeps the tensor that was read last until another one is read; for one thread."""
     last: dict[tuple[str, int | None], Tensor] = {}
 
-    def kept(name: str, index: int | None, read: Callable[[], Tensor]) -> Tensor:
+    def kept(name: str, index: int | None, read: "Callable[[], Tensor]") -> "Tensor":
         if (name, index) not in last:
             last.clear()  # its memory is free before the next one takes some
             last[name, index] = read()

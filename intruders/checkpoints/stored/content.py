@@ -1,7 +1,5 @@
 """What the numbers of a checkpoint are, as hashes: results kept for a base count for these numbers alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """JSON that came with a download: read with limits, and believed only where its types are right."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ loads but refuses to train or save; training de-quantizes it once into the user'
 copy from then on.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import re

@@ -1,7 +1,5 @@
 """The matrices in a tensor: how it holds them, which a selection takes, cut out of it, and put back into it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Names of tensors: their order, embeddings, layer and kind, and which of a tuned model's are which of its base's."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -208,7 +206,7 @@ class _Names:
         """One name for all layers and experts, also ``layers_12``; the shapes say only how many sides a tensor has."""
         return {_DIGITS.sub("0", name): (-1,) * len(shape) for name, shape in self.shapes.items()}
 
-    def renamed(self, renames: Renames) -> _Names:
+    def renamed(self, renames: Renames) -> "_Names":
         """The same tensors under their names in memory."""
         new = in_memory(self.names, renames, self.side)
         return _Names({new[called]: own for called, own in self.names.items()}, self.side)

@@ -4,8 +4,6 @@ The tables are those of transformers (``conversion_mapping.py``) as far as they 
 models and the encoders of images beside them. A tensor that is cut or joined on loading has no entry.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Which matrices of a base the caller wants to see."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """What a tied tensor is: the embedding of tokens that is the output head too, one tensor under two names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The model card of what is written: its source's, or front matter of its own; with a section of what was done."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

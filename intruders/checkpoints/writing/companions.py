@@ -1,7 +1,5 @@
 """What lies beside a model's weights: its config and tokenizer, copied, and the recipe that makes it again."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """A PEFT LoRA adapter with some of its modules' factors replaced, at whatever ranks they need."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping

@@ -4,8 +4,6 @@ Experts that a file has one by one are paired, and changed, as stacks where the 
 its own names and shapes: each of its tensors takes its rows of the matrix.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace

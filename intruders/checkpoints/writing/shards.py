@@ -4,8 +4,6 @@ The layout is that of transformers: ``model.safetensors``, or ``model-00001-of-0
 behind ``model.safetensors.index.json``. No number that is not one goes into a model that is written.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 A run of ``intruders finetune`` has it in ``run.json``; a model made from a run in a file of its own, which is no run.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +52,7 @@ class FinetunedFolder:
     max_length: int | None = None  # tokens of a row that the training read
 
     @classmethod
-    def of(cls, source: str | Path) -> FinetunedFolder | None:
+    def of(cls, source: str | Path) -> "FinetunedFolder | None":
         """Read the record in a folder; None for a sum of models, and for a model that no run of ours trained."""
         record = None if is_sum(str(source)) else training_record(locate(str(source)))
         if record is None:

@@ -1,7 +1,5 @@
 """What is changed in a tuned model: its intruders, a control in their place, or what another remedy changes."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -5,8 +5,6 @@ entries, terms or directions, or the same weights and factors on others. ``inter
 directions of all matrices alike, and ``drop`` is a draw itself.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

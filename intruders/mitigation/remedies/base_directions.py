@@ -1,7 +1,5 @@
 """Leading directions of the base: rewound to, or taken off the updates."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What a remedy does to a matrix, as little of it as can wait in memory until the matrix is written."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable
@@ -86,14 +84,14 @@ class Change:
             )
         return math.sqrt(max(0.0, squared))
 
-    def formed(self, update: Update, base: Tensor | None) -> tuple[Change, Update]:
+    def formed(self, update: Update, base: Tensor | None) -> "tuple[Change, Update]":
         """Return what it leaves of single entries as an update that is kept, which is as large as W, or itself."""
         if self.entries is None:
             return self, update
         assert base is not None
         return Change(), Dense(self.entries(base.double(), update.dense().double()))
 
-    def times(self, factor: float) -> Change:
+    def times(self, factor: float) -> "Change":
         """The change that leaves ``factor`` times as much of the update: ``W'' - W0 = factor (W' - W0)``."""
         entries = self.entries
         return Change(

@@ -5,8 +5,6 @@ the same scale, to the same matrices, and to as many directions. A matched contr
 its directions, or its directions without the dose.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """Every update in a dose of its own, learned so that the task is kept and the base comes back."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

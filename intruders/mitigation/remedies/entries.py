@@ -1,7 +1,5 @@
 """Single entries of every update: TIES' trimming (arXiv 2306.01708), DARE (2311.03099) and FAPM (2509.08255)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Every remedy, by name."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from ...errors import SettingError

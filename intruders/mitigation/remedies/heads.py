@@ -1,7 +1,5 @@
 """Attention heads taken back to the base (Diffract, ICML 2026)."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -66,7 +64,7 @@ class Heads(PublishedRemedy):
     # By matrix.
     blocks: Mapping[str, Sequence[HeadBlock]] = field(default_factory=dict, repr=False, compare=False)
 
-    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Heads:
+    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> "Heads":
         heads: dict[Head, list[HeadBlock]] = {}
         squares: dict[Head, list[list[float]]] = {}
         for pair in pairs:

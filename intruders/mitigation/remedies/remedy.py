@@ -1,7 +1,5 @@
 """What a remedy is: a value that says what it reads of a tuned matrix, and what it changes there."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +34,7 @@ class WantedTriplets:
     indices: tuple[int, ...]  # in the descending order of the singular values
 
     @classmethod
-    def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> WantedTriplets:
+    def leading(cls, of: Literal["base", "tuned", "update"], count: int) -> "WantedTriplets":
         return cls(of, tuple(range(count)))
 
 
@@ -115,7 +113,7 @@ class Remedy(ABC):
     def strength_value(self) -> float:
         return float(getattr(self, self.strength))
 
-    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Remedy:
+    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> "Remedy":
         """The remedy with what it must know of all tuned matrices together, and of the base's config."""
         return self
 

@@ -1,7 +1,5 @@
 """Every remedy by name, with the module and class that it lives in; light, so that settings and help can list them."""
 
-from __future__ import annotations
-
 INTRUDERS = "intruders"
 
 # Published remedies, in the order of every table and help text.

@@ -3,8 +3,6 @@
 One for all (WiSE-FT, arXiv 2109.01903), growing with depth (LiNeS, 2410.17146), none in early layers (2508.16546).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

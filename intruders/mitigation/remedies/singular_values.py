@@ -1,7 +1,5 @@
 """The singular values of updates: made equal, cut to some of them, or held below the size of an intruder."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The singular values of every update weighed anew by how the task's loss feels them (arXiv 2603.03995)."""
 
-from __future__ import annotations
-
 import fnmatch
 import zlib
 from collections.abc import Mapping, Sequence
@@ -68,7 +66,7 @@ class Surgery(SpectralRemedy):
     def reaches(self, name: str) -> bool:
         return any(fnmatch.fnmatch(name.removesuffix(".weight"), pattern) for pattern in self.modules)
 
-    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> Surgery:
+    def fitted(self, pairs: Sequence[PairedMatrix], config: Mapping[str, Any] | None) -> "Surgery":
         if not any(self.reaches(pair.name) for pair in pairs):
             raise SettingError(
                 f"remedy 'surgery' found no tuned matrix named {', '.join(self.modules)}; choose another remedy"

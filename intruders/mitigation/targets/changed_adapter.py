@@ -1,7 +1,5 @@
 """A LoRA adapter in a folder, with new factors where it changes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,13 +55,13 @@ class LoraContent:
     beside: Path | None = None  # the adapter's folder, which may have a tokenizer
 
     @classmethod
-    def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> LoraContent:
+    def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> "LoraContent":
         """Build the target; raise PairingError if the adapter is of other modules than the base's."""
         base = with_experts_as(adapter.rest, base)
         return cls(base, adapter, *modules_and_tensors(base, adapter), rank)
 
     @classmethod
-    def read(cls, base: Checkpoint, path: Path, source: str, rank: Rank) -> LoraContent:
+    def read(cls, base: Checkpoint, path: Path, source: str, rank: Rank) -> "LoraContent":
         beside = None if path.suffix == ".gguf" else folder_of(path)
         return replace(cls.of(base, read_lora(path, source, base), rank), beside=beside)
 
@@ -168,7 +166,7 @@ class ModelTarget:
     @classmethod
     def of(
         cls, base: Checkpoint, model: nn.Module, name: str, rank: Rank, sides: tuple[Source | None, Source]
-    ) -> ModelTarget:
+    ) -> "ModelTarget":
         """Build the target; raise SettingError for a name that is taken, CheckpointError for other than plain LoRA."""
         peft: Any = model
         if name in peft.peft_config:

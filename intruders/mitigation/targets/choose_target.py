@@ -1,7 +1,5 @@
 """The folder or model that a mitigation writes to: refused now, whatever could not be written later."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,7 +55,7 @@ class CheckpointContent:
     adapter: Path | None = None  # its folder, which may have another tokenizer
 
     @classmethod
-    def of(cls, base: Checkpoint, tuned: Opened, sources: Sources, shard_bytes: int) -> CheckpointContent:
+    def of(cls, base: Checkpoint, tuned: Opened, sources: Sources, shard_bytes: int) -> "CheckpointContent":
         """Build the target; raise CheckpointError if the tuned side cannot be written as a complete model."""
         planned_checkpoint(base, tuned, {})
         companions = companion_folder(base, tuned, *sources)

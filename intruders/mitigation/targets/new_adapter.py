@@ -4,8 +4,6 @@ Updates that come as factors are kept exactly, or cut to a rank; of dense ones t
 taken, and how much of each update it leaves out is stated.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,7 +51,7 @@ class NewLoraContent:
     task_type: str | None  # as PEFT names it
 
     @classmethod
-    def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> NewLoraContent:
+    def of(cls, base: Checkpoint, tuned: Opened, rank: Rank) -> "NewLoraContent":
         """Build the target; raise SettingError if it needs a rank, CheckpointError for other than linear modules."""
         # Of adapters everything is written or refused. Of a fine-tuning of all weights, the matrices that are audited.
         of_adapters = not isinstance(tuned, Checkpoint)

@@ -1,7 +1,5 @@
 """Where a remedy's result goes, and what writing did to it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The file contains plotly.js completely (4.8 MB, as the installed plotly package 
 to be kept here and updated) and its data as JSON. The scripts in `page/` draw and recount them in the browser.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -75,7 +73,7 @@ def render_figures(template: str, figures: Sequence[Chart | Grid], **values: obj
     )
 
 
-def _environment(own: Path = PAGE) -> Environment:
+def _environment(own: Path = PAGE) -> "Environment":
     try:
         import jinja2
         import plotly  # noqa: F401  (asked for here, so that both are missed in one message)
@@ -89,12 +87,12 @@ def _environment(own: Path = PAGE) -> Environment:
     )
     from markupsafe import Markup, escape
 
-    def prose(text: str) -> Markup:
+    def prose(text: str) -> "Markup":
         """Turn text in `backticks` into code, and keep each number and its % on one line."""
         escaped = str(escape(text)).replace(" %", "\u00a0%")
         return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped))
 
-    def shell(line: str) -> Markup:
+    def shell(line: str) -> "Markup":
         """Keep the name of every option in a shell line on one line."""
         nowrap = r'<span class="nowrap">\1</span>'
         return Markup(re.sub(r"(?<= )(--?[a-z][a-z-]*)", nowrap, str(escape(line))))

@@ -1,7 +1,5 @@
 """The audit while training goes on, for any transformers Trainer (TRL's too): when do intruders appear?"""
 
-from __future__ import annotations
-
 import copy
 import math
 import os

@@ -1,7 +1,5 @@
 """When a training is audited and ended, and the last checkpoint below limits: the Trainer writes and loads it."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

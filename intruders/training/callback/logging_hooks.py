@@ -1,7 +1,5 @@
 """What the callback logs and warns of: as the Trainer logs, also where no Trainer is at hand."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from contextlib import suppress

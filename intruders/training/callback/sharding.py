@@ -1,7 +1,5 @@
 """Trainings in several processes: what the first one decides, and tensors split over them, put together on it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """The loss of a model in training on a few fixed documents, and its rise over the base."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress

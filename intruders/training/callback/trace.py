@@ -1,7 +1,5 @@
 """The trace of a training: one Parquet file with one row per examined vector of every audit."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import warnings

@@ -1,7 +1,5 @@
 """What the audits of a training count from: the base, the factors A that an adapter began with, and digests of both."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -54,7 +52,7 @@ class StartOfA:
         }
 
     @classmethod
-    def of(cls, model: nn.Module) -> StartOfA:
+    def of(cls, model: nn.Module) -> "StartOfA":
         """Keep the factors of the active adapters of a model that is not split: training moves no other."""
         layers = [module for module in model.modules() if hasattr(module, "lora_A")]
         active = {adapter for layer in layers for adapter in getattr(layer, "active_adapters", ())}
@@ -126,7 +124,7 @@ class TrainingStart:
         is_first: bool,
         is_resumed: bool,
         has_trace: bool,
-    ) -> TrainingStart:
+    ) -> "TrainingStart":
         """Take the start, by default from the model's own weights, and raise what the first audit would raise."""
         # The model itself, or its state dict, changes as it trains: it stands for the weights that it has now.
         places = addresses_of_matrices(given)

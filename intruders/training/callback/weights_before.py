@@ -1,7 +1,5 @@
 """The model before a training, with which its audits compare: taken while it is available, and opened once."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Every draw is counted once: `replay-or-heal` has the draws of `which-remedy-agai
 them on more documents, and is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -148,7 +146,7 @@ def _words(name: str) -> str:
     return ", ".join(OF_MODELS[part] for part in name.split("-"))
 
 
-def _spread(values: pd.Series[float]) -> tuple[float, float, float]:
+def _spread(values: "pd.Series[float]") -> tuple[float, float, float]:
     return float(values.mean()), float(values.min()), float(values.max())
 
 
@@ -174,7 +172,7 @@ def remedy_chart(theme: Theme) -> Drawing:
     return Drawing(f"remedies-{theme.name}", figure, pd.DataFrame(numbers, columns=columns))
 
 
-def _draw(axes: Axes, drawn: list[Row], theme: Theme) -> None:
+def _draw(axes: "Axes", drawn: list[Row], theme: Theme) -> None:
     is_dark = theme.name == "dark"
     labels = axes.get_yaxis_transform()
     for at, row in enumerate(drawn):

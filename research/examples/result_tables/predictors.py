@@ -1,7 +1,5 @@
 """The tables of what predicts forgetting."""
 
-from __future__ import annotations
-
 import math
 
 from .published_data import finding_of, runs_by_setting

@@ -1,7 +1,5 @@
 """What the tables read: findings and tables of published studies, by setting."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +35,7 @@ def settings_in(runs: pd.DataFrame) -> list[tuple[str, float, float]]:
     return sorted(known, key=lambda each: (each[0] == "full", methods.index(each[0]), each[1], each[2]))
 
 
-def is_setting(runs: pd.DataFrame, method: str, rank: float, rate: float) -> pd.Series[bool]:
+def is_setting(runs: pd.DataFrame, method: str, rank: float, rate: float) -> "pd.Series[bool]":
     return (
         (runs["method"] == method)
         & (runs["lr"] == rate)

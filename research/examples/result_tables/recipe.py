@@ -1,7 +1,5 @@
 """The tables of the usual recipe."""
 
-from __future__ import annotations
-
 from .published_data import finding_of, runs_by_setting
 from .words import forgotten_by_seed, intruders_by_seed, lacking_of, markdown, with_ends
 

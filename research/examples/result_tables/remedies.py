@@ -1,7 +1,5 @@
 """What remedies gain at equal task loss, and at which accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

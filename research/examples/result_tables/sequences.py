@@ -1,7 +1,5 @@
 """The table of tasks in sequence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from .published_data import finding_of

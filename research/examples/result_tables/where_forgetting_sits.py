@@ -1,7 +1,5 @@
 """The table of where forgetting sits."""
 
-from __future__ import annotations
-
 from intruders.studies.results import load_results
 from intruders_research.claims import places
 from intruders_research.claims.every_claim import analyse_all

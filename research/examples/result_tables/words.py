@@ -1,7 +1,5 @@
 """Numbers and verdicts in the words of the pages, and Markdown tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

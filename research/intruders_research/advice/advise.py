@@ -1,7 +1,5 @@
 """Advice from a study: the findings that are clear over its seeds, turned into what to change."""
 
-from __future__ import annotations
-
 import math
 import os
 import textwrap

@@ -1,7 +1,5 @@
 """Which settings raise the number of intruders, and which lower it?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

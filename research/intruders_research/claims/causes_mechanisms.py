@@ -4,8 +4,6 @@ The former are compared at equal Frobenius norm of the update, from the audits d
 real base matrices, at growing sizes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

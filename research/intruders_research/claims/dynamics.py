@@ -1,7 +1,5 @@
 """When in training do intruders appear, and how do their singular values grow?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """All claims: analyzed on a study's tables, written down, and drawn."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Do intruders predict the loss on pre-training text at equal task score?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Do the intruders cause the forgetting?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

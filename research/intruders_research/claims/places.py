@@ -1,7 +1,5 @@
 """Do intruders sit in the matrices in which forgetting sits?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Which number of a run predicts what it forgot?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

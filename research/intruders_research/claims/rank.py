@@ -1,7 +1,5 @@
 """How do intruders, the update's effective rank and pre-training loss move with the rank?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

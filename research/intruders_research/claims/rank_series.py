@@ -1,7 +1,5 @@
 """Runs that differ in the rank alone, by the rule that sets alpha; and the rank of the least loss."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

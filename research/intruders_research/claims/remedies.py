@@ -1,7 +1,5 @@
 """What saves forgetting, and what does it cost in task score?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -153,7 +151,7 @@ def _baseline(runs: pd.DataFrame) -> pd.DataFrame | None:
     return max(settings, key=lambda setting: setting[:2])[2] if settings else None
 
 
-def _kind(row: pd.Series[Any], baseline: pd.Series[Any]) -> str | None:
+def _kind(row: "pd.Series[Any]", baseline: "pd.Series[Any]") -> str | None:
     """Return a setting's kind of remedy against the baseline; None for another setting, such as a higher rate."""
     method = str(row["method"])
     if method == "full":

@@ -4,8 +4,6 @@ Nearly every remedy makes the update smaller, which alone saves forgetting. Whet
 update shows at equal task loss alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ remedy can be turned down as well: the same is reported of the share of its upda
 documents and examples than these.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -104,7 +102,7 @@ def _gain(points: pd.DataFrame, before: str, after: str) -> dict[str, float | bo
         return None
     losses, task_losses = (curve[name].to_numpy(np.float64) for name in ("loss", "task_loss"))
 
-    def over_the_curve(point: pd.Series[Any]) -> float:
+    def over_the_curve(point: "pd.Series[Any]") -> float:
         on_curve = loss_at_task_loss(losses, task_losses, np.array(point["task_loss"]))
         return float(on_curve - point["loss"]) + between_bases
 

@@ -1,7 +1,5 @@
 """Do low ranks forget earlier tasks more, and do intruders accumulate over a sequence of tasks?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

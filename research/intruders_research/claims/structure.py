@@ -1,7 +1,5 @@
 """Do LoRA and full fine-tuning at equal score leave different spectra?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd

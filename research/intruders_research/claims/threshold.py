@@ -1,7 +1,5 @@
 """Does the predicted critical scale separate matrices with and without intruders?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

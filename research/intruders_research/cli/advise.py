@@ -1,7 +1,5 @@
 """``intruders advise``: what to change, by a study."""
 
-from __future__ import annotations
-
 from intruders.cli import options
 from intruders.cli.from_verb import argument, command
 from intruders.cli.output import Outputs, put_json, say

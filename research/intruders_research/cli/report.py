@@ -1,7 +1,5 @@
 """``intruders report``, with the page of a study by claims, and what else is made of published studies."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from intruders.cli.from_verb import argument, command, option

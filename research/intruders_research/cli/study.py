@@ -1,7 +1,5 @@
 """``intruders study``, with verdicts on claims, runs from published tables, and the time that a study takes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

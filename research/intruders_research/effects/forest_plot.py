@@ -1,7 +1,5 @@
 """A forest plot: every effect with its interval, in panels of one unit each, with its verdict at the right."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +82,7 @@ def _height(effect: StudyEffect) -> float:
     return 1 + _FURTHER_LINE * (len(_lines(effect)) - 1)
 
 
-def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
+def _draw(axes: "Axes", panel: Sequence[StudyEffect], theme: Theme) -> None:
     heights = [_height(effect) for effect in panel]
     *tops, end = accumulate(heights, initial=0.0)
     for index, (effect, top, height) in enumerate(zip(panel, tops, heights, strict=True)):
@@ -120,12 +118,12 @@ def _draw(axes: Axes, panel: Sequence[StudyEffect], theme: Theme) -> None:
     axes.set_xlabel(panel[0].unit, color=theme.text, fontsize=7.5, labelpad=1)
 
 
-def _text(axes: Axes, x: float, row: float, text: str, color: str, weight: str = "normal") -> None:
+def _text(axes: "Axes", x: float, row: float, text: str, color: str, weight: str = "normal") -> None:
     beside = axes.get_yaxis_transform()
     axes.text(x, row, text, transform=beside, va="center", color=color, fontsize=7, weight=weight)
 
 
-def _legend(figure: Figure, theme: Theme, y: float) -> None:
+def _legend(figure: "Figure", theme: Theme, y: float) -> None:
     """Name the columns; the plot itself has the words of the verdicts."""
     for x, text, side in (
         (0.005, "claim, model and task, effect", "left"),

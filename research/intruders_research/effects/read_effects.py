@@ -1,7 +1,5 @@
 """Effects from a folder: those of effects.csv, and those of the studies published in its subfolders."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """One effect of a study with what a reader must know to weigh it, and the verdict that follows."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The forest plot and the table of all effects in a folder: what `intruders report FOLDER --forest` does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

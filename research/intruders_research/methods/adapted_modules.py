@@ -1,7 +1,5 @@
 """The modules of a PEFT model that have a plain LoRA: its factors, its scaling, and the base weight beneath them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ theta is the spiked threshold of the base's matrix at the audit's k and epsilon,
 update has grown beyond its budget, or each matrix has its own alpha, from the sizes that a pilot run reached.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

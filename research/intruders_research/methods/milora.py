@@ -1,7 +1,5 @@
 """MiLoRA: a LoRA that starts from the smallest singular triplets of the base's matrices."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ training as with the projections in the model (the optimizer sees the same gradi
 makes of them), but B and A are at all times those of a plain LoRA: checkpoints and the saved adapter need no folding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

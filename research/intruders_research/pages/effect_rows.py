@@ -1,7 +1,5 @@
 """The effects of a finding as text."""
 
-from __future__ import annotations
-
 from intruders.system.words import number
 
 from ..claims.shared.claim import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Finding

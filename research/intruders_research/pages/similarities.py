@@ -1,7 +1,5 @@
 """Similarity matrices of a study's settings in a row: one run of each, from the audits that the study kept."""
 
-from __future__ import annotations
-
 import dataclasses
 from contextlib import suppress
 from dataclasses import dataclass

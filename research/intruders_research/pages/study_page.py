@@ -1,7 +1,5 @@
 """The report of a study, by the paper's claims, as one HTML file and as figures."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import replace

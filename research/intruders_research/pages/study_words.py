@@ -1,7 +1,5 @@
 """A study in two sentences: one for a person who decides, one for a person who wants the numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +88,7 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
     return f"{said}." + (f" Effects with 95 % intervals: {effects}." if effects else "")
 
 
-def _values(noun: str, column: pd.Series[Any], singular: str = "", several: str = "") -> str:
+def _values(noun: str, column: "pd.Series[Any]", singular: str = "", several: str = "") -> str:
     """Return the different values of a setting with its name: bases smollm2-135m and minilm-l6."""
     texts = [_text(value) for value in sorted(column.dropna().unique())]
     if not texts:

@@ -1,7 +1,5 @@
 """The verdicts of several studies as one Markdown table, with the runs that are missing."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ equation 1), 34 bytes per token, layer and unit of width in half precision, with
 torch's fused kernels do not keep.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The time of a study from earlier runs: seconds per row of training, and seconds of every measure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +110,7 @@ def _setting_of(row: dict[str, Any]) -> str:
     return f"{row['base']} {row['task']} {setting_of(_DEFAULTS | known)}"
 
 
-def _medians(known: pd.DataFrame) -> dict[tuple[str, ...], pd.Series[float]]:
+def _medians(known: pd.DataFrame) -> "dict[tuple[str, ...], pd.Series[float]]":
     """Return the medians of the earlier runs of every base, of its every task, and of that by every method."""
     seconds = ["per_row", *(name for name in known if str(name).startswith(_MEASURE))]
     return {
@@ -123,7 +121,7 @@ def _medians(known: pd.DataFrame) -> dict[tuple[str, ...], pd.Series[float]]:
 
 
 def _seconds(
-    run: Run, medians: Mapping[tuple[str, ...], pd.Series[float]], steps_by_setting: pd.Series[float]
+    run: Run, medians: "Mapping[tuple[str, ...], pd.Series[float]]", steps_by_setting: "pd.Series[float]"
 ) -> float | None:
     """Estimate a run's seconds by medians over the most similar earlier runs. None if none has its base."""
     assert run.config is not None

@@ -1,7 +1,5 @@
 """Sizes of models and data sets that a plan is made from, so that nothing is loaded to make one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +39,7 @@ class ModelSize:
         return self.linear + self.vocabulary * self.width * (2 if self.is_causal else 1)
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> ModelSize | None:
+    def of_config(cls, config: Mapping[str, Any]) -> "ModelSize | None":
         """Read the shape of a config.json of BERT's or Llama's form; None for another."""
         try:
             width, heads = config["hidden_size"], config["num_attention_heads"]

@@ -1,7 +1,5 @@
 """The number of seeds that planned intervals need, from a given spread over seeds or an earlier study's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 that it names: task, method, rank, alpha and learning rate.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -164,7 +162,7 @@ def _alike(runs: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
     return alike.sort_values("epochs").drop_duplicates(["seed"], keep="last")
 
 
-def _over_seeds(values: pd.Series[float]) -> Interval:
+def _over_seeds(values: "pd.Series[float]") -> Interval:
     known = values.dropna()
     return mean_interval(known) if len(known) else NOTHING
 

@@ -1,7 +1,5 @@
 """The tables of a study, written for others: without models, with what it takes to check and to continue them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

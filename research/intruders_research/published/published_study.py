@@ -7,8 +7,6 @@ findings.json    the verdicts
 deviations.md    what people wrote on deviations, where they did
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,7 +49,7 @@ class PublishedStudy:
     runs: list[PublishedRun]  # those that are finished
 
     @classmethod
-    def load(cls, folder: Path) -> PublishedStudy:
+    def load(cls, folder: Path) -> "PublishedStudy":
         """Read the folder and check every file in it.
 
         Raises:
@@ -69,7 +67,7 @@ class PublishedStudy:
         return published
 
     @classmethod
-    def read_record(cls, folder: Path) -> PublishedStudy:
+    def read_record(cls, folder: Path) -> "PublishedStudy":
         """Read published.json alone: it names the study and its runs, whatever became of the other files.
 
         Raises:

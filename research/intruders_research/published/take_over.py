@@ -1,7 +1,5 @@
 """Finished runs of published tables, taken over into a study of one's own: only where every setting is the same."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field

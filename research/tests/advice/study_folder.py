@@ -1,7 +1,5 @@
 """The folder of a study from made-up tables."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

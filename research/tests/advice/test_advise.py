@@ -1,7 +1,5 @@
 """Advice on a study: given where its effects are clear, and with the reason where they are not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

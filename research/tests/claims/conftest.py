@@ -1,7 +1,5 @@
 """What every analysis finds where the claims are planted, absent or reversed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import pytest

@@ -1,7 +1,5 @@
 """The claim on causes: what is compared, and at which norm."""
 
-from __future__ import annotations
-
 import pytest
 
 from intruders_research.claims.causes_mechanisms import mechanisms

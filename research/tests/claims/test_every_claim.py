@@ -1,7 +1,5 @@
 """The analyses on made-up studies: the effect planted, absent or reversed, one seed, gaps, failures, nothing at all."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping

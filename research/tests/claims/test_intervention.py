@@ -1,7 +1,5 @@
 """The claim that intruders cause forgetting, against controls and at equal norm."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

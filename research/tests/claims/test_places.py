@@ -1,7 +1,5 @@
 """Whether intruders sit where forgetting sits, on made-up models in which they do, do not, or are not there."""
 
-from __future__ import annotations
-
 import math
 from statistics import mean, stdev
 from typing import Any

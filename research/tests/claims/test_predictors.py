@@ -1,7 +1,5 @@
 """What predicts forgetting, on made-up studies in which one number does; against scipy and a fit by hand."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The claim on rank: a valley of the loss, whatever the rule of alpha."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The claim on remedies: what saves forgetting at what cost."""
 
-from __future__ import annotations
-
 import pytest
 
 from intruders_research.claims.every_claim import analyse_all, charts_of

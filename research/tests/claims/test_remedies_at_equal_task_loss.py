@@ -1,7 +1,5 @@
 """What the claim on remedies says of comparisons with a planted gain."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from statistics import mean, stdev

@@ -1,7 +1,5 @@
 """Gains of replay and of lower rates over interpolation at equal task loss, on curves drawn by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The claim on tasks in sequence: which sequences are compared."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

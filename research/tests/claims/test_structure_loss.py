@@ -1,7 +1,5 @@
 """What LoRA forgot more than full fine-tuning at one score: listed, and decided only where it is named in advance."""
 
-from __future__ import annotations
-
 from statistics import mean
 
 import pytest

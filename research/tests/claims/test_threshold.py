@@ -1,7 +1,5 @@
 """The claim on the threshold of a random term."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

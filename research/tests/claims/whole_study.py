@@ -1,7 +1,5 @@
 """A made-up study with something for every analysis."""
 
-from __future__ import annotations
-
 import random
 from functools import cache
 from typing import Any

@@ -1,7 +1,5 @@
 """`intruders report` as a person types it, with what is made of studies."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """intruders study as a person types it, with verdicts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

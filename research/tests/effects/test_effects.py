@@ -1,7 +1,5 @@
 """Effects of many studies: their verdicts, the forest plot and the table."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A made-up study with its findings, which take seconds to analyse."""
 
-from __future__ import annotations
-
 import pytest
 
 from intruders.studies.results import Results

@@ -1,7 +1,5 @@
 """The report of a study: its figures hold the tables' numbers, its words the verdicts, and gaps do not stop it."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import math

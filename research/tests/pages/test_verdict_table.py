@@ -1,7 +1,5 @@
 """One table of several studies' verdicts: every answer a row, and what failed or was not run listed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Costs of a study against torch's own count of operations and PEFT's count of weights."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Seeds and hours of a study that has not run, from what an earlier one measured."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

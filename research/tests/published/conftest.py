@@ -1,7 +1,5 @@
 """A finished study of two runs, published, and two others that took runs of it over."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The paper's figures beside a study's own: matched by settings, with intervals, and as printed in the paper."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

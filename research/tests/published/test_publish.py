@@ -1,7 +1,5 @@
 """Studies published without their models, made into a page again, and published again when they have grown."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Published runs taken over by a study elsewhere: checked, and not trained again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

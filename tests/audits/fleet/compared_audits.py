@@ -1,7 +1,5 @@
 """An audit beside another one of the same adapter, and a base with other numbers."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A base and adapters of many kinds, audited together and alone."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Many adapters of one base in one pass: each is what an audit of its own finds, and the base is read once."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import os

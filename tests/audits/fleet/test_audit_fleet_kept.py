@@ -1,7 +1,5 @@
 """What a fleet keeps in its folder: gone on with, grown, moved, broken, on a full disk, and of another base."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """The nats that a fleet predicts, against the audit of each adapter alone; and what is kept of them."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from collections import Counter

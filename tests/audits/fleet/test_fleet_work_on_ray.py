@@ -1,7 +1,5 @@
 """A fleet on a Ray of this machine: two workers give what one process gives."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

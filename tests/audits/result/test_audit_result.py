@@ -1,7 +1,5 @@
 """Audits are counted from their intervals, and come back from a file as they went in."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -1,7 +1,5 @@
 """The figures of an audit: they have its numbers, in the files and in a notebook."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import sys

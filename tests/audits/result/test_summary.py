@@ -1,7 +1,5 @@
 """What reports say of several matrices at once, and which matrices leave a gate open."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Critical scales against dense decompositions at many scales."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,7 +1,5 @@
 """Critical scales beside an audit: what `intruders scale --json` writes, shown where it is of the same update."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -9,8 +9,6 @@ scales were tried::
     python -m tests.audits.scales.wrong_scales 500 --seed 1
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections import Counter

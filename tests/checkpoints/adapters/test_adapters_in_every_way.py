@@ -9,8 +9,6 @@ writes the same kinds of files and is given in one way each, in turn, the callba
 these. Which starts and variants of the installed PEFT write to the base's weights is run, and looked at.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

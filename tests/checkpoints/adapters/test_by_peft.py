@@ -3,8 +3,6 @@
 The truth is PEFT's ``merge_and_unload`` of the whole model, bit for bit.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 import re

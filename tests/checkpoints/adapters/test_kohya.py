@@ -1,7 +1,5 @@
 """LoRA files without a config: diffusers' fused weights are the truth, and PEFT's for LyCORIS formulas."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Adapters of MLX and llama.cpp against PEFT's merge of the same factors, and against the formulas of their code."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

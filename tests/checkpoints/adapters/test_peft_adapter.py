@@ -1,7 +1,5 @@
 """Every PEFT method that is read, on modules and parameters, against PEFT's own merge; and those that are refused."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable

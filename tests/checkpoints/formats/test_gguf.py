@@ -1,7 +1,5 @@
 """The GGUF reader against transformers' own loading of the same file, and against files that lie or are split."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Callable

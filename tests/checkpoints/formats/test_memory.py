@@ -1,7 +1,5 @@
 """Models in memory under wrappers: the names are those that the model has without them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The safetensors reader against files of the safetensors package, and against files that lie."""
 
-from __future__ import annotations
-
 import json
 import os
 import struct

@@ -1,7 +1,5 @@
 """PyTorch's own files: what torch.save wrote is read, and nothing in them is run."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

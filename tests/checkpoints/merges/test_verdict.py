@@ -1,7 +1,5 @@
 """Bounds on the scale of a merged update, against brute force in double precision and exact rational arithmetic."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

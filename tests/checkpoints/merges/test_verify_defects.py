@@ -1,7 +1,5 @@
 """Merges that went wrong in every way that people know: verify says which, and never calls one of them right."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Merges that are right, by PEFT and in every type and format: verify proves that the adapter is in them."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What paths and ids are opened as, which models a list or a folder stands for, and what is said of other programs'."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

@@ -1,7 +1,5 @@
 """A base beside a model in memory, and experts one by one and stacked: what transformers loads is the truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

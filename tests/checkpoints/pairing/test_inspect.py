@@ -1,7 +1,5 @@
 """What inspect says of checkpoints, adapters and sums."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

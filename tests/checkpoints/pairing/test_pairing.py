@@ -1,7 +1,5 @@
 """Pairing of checkpoints, modules, state dicts and LoRA adapters; PEFT's merged weights are the truth."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Matrix after matrix of a base with what parts make of it, against formulas by hand and PEFT's merges."""
 
-from __future__ import annotations
-
 import copy
 import re
 from pathlib import Path

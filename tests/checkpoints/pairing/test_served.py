@@ -5,8 +5,6 @@ PEFT loads every one of them here. What the other runtimes do is written down: t
 the layers of a GPU replaced. llama.cpp is its whole converter.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Quantized bases: against the library that wrote them, or against packing done by hand in this file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

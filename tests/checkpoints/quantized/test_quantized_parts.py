@@ -1,7 +1,5 @@
 """Parts of quantized weights: integers in words, scales under other names, bytes that nobody scaled, settings."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 from typing import Any

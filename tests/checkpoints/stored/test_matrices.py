@@ -1,7 +1,5 @@
 """Weights that are not simply (out, in): Conv1D, convolutions, experts, fused and resized ones; sums."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

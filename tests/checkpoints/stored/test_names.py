@@ -1,7 +1,5 @@
 """Kinds and order of names, and which name of one side is which of the other."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

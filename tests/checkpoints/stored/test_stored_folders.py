@@ -1,7 +1,5 @@
 """Where models lie: paths, ids, aliases, and the names in their folders."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

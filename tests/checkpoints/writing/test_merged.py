@@ -1,7 +1,5 @@
 """Whole models with changed matrices, biases and heads, against PEFT and formulas by hand."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Written checkpoints against safetensors' and transformers' own readers, and rewritten adapters as PEFT loads them."""
 
-from __future__ import annotations
-
 import json
 import warnings
 import weakref

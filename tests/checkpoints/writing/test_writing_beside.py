@@ -1,7 +1,5 @@
 """What is written beside weights: card, tokenizer, recipe, and the record of the training."""
 
-from __future__ import annotations
-
 import copy
 import json
 import sys

@@ -1,7 +1,5 @@
 """A model of four layers with a rank-3 adapter and with a full fine-tuning, to apply every remedy to."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from pathlib import Path

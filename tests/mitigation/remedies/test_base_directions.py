@@ -1,7 +1,5 @@
 """Directions of the base that are rewound to, or that updates are taken off, by dense decompositions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

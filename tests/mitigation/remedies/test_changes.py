@@ -1,7 +1,5 @@
 """What is done to a matrix, against W + change in double precision."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

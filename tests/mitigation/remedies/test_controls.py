@@ -1,7 +1,5 @@
 """Controls change what they claim to, by as much as they claim: by their formulas in dense arithmetic."""
 
-from __future__ import annotations
-
 import copy
 import math
 from functools import cache

@@ -1,7 +1,5 @@
 """A dose for every direction of an update, by a dense decomposition; doses of another update are refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Remedies that keep single entries, against PEFT's own functions on the dense update."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What all remedies have in common: names, strengths, refusals, the record."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Heads that return to the base, against the attention of models put together by hand."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Shares of updates by position are arithmetic on the two state dicts."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

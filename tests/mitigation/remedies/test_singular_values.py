@@ -1,7 +1,5 @@
 """Singular values made equal, cut to the leading ones, or to those above noise, against dense decompositions."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

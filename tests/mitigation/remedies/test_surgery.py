@@ -1,7 +1,5 @@
 """Surgery weighs singular values as its mode says, keeps their sum, and refuses what it cannot know."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Mitigated adapters in folders: tensors that they store in full, and what the folder holds beside the weights."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import partial

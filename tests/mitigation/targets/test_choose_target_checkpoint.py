@@ -1,7 +1,5 @@
 """Mitigated checkpoints against the formula by dense decompositions, loaded by transformers."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

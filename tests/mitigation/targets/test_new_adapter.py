@@ -1,7 +1,5 @@
 """New adapters, loaded by PEFT itself: on bases whose files name tensors otherwise, and what they cannot hold."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable

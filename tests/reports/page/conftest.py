@@ -1,7 +1,5 @@
 """The page that a test file gives as ``report``, opened once for the file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The report of an attribution, used in a browser: what is folded on the screen and open on paper."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

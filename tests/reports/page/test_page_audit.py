@@ -1,7 +1,5 @@
 """The report of one audit, used in a browser as a person would."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The report of several audits side by side, used in a browser."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The report of a fleet, used in a browser: the table, the scatter, and one adapter at a time."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

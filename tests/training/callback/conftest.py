@@ -1,7 +1,5 @@
 """Texts that a tiny model can be taught, and forgets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

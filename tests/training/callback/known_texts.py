@@ -1,7 +1,5 @@
 """The loss on texts that a model once knew, by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

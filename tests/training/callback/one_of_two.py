@@ -4,8 +4,6 @@ What it saw of each case is written to ``FOLDER/CASE/RANK.json`` as soon as the 
 ``test_callback_processes``, with the environment that torchrun would give it.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

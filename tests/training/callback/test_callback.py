@@ -1,7 +1,5 @@
 """Audits during training: the right base, logged where the Trainer reports to, kept as a trace."""
 
-from __future__ import annotations
-
 import re
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The nats that audits during training predict, against the audit of what the training saved."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

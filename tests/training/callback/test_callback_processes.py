@@ -4,8 +4,6 @@ A process that waits for another one does so until the group's timeout, half an 
 wait into a failure; it is many times what the cases take, and says nothing of speed.
 """
 
-from __future__ import annotations
-
 import json
 import socket
 from pathlib import Path

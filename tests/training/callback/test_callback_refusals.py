@@ -1,7 +1,5 @@
 """What cannot be audited, kept or told is refused before the first step, by the same words as later."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace

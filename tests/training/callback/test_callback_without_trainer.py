@@ -1,7 +1,5 @@
 """The callback as tools that name no Trainer make it: the model and the reporters are found in the events."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import sys

@@ -1,7 +1,5 @@
 """A limit while training: the last state below it is what the model has, and what is saved, at the end."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import cache, partial

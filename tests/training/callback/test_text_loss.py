@@ -1,7 +1,5 @@
 """The loss on text at each audit: by hand, over the right base, and without a trace in the training."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A script that is resumed makes its model anew: what its audits count from is compared with the first start."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

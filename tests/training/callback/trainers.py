@@ -1,7 +1,5 @@
 """A Trainer of a tiny model, as the tests of the callback need it, and the definition of what an audit counts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

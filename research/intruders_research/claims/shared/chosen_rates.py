@@ -4,8 +4,6 @@ Methods are compared at their own *fastest* rate (fewest steps to the score) and
 forgetting among the rates that reach the score in the budget).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -60,7 +58,7 @@ def choices(equal: Stratum, select: Sequence[str]) -> Iterator[Choice]:
         yield Choice(equal.on.narrowed(f"each method at its {name} rate"), pd.concat(kept), (note,), name)
 
 
-def chosen_in(runs: pd.DataFrame, chosen: Sequence[Choice]) -> pd.Series[str]:
+def chosen_in(runs: pd.DataFrame, chosen: Sequence[Choice]) -> "pd.Series[str]":
     """List for each run the choices that include it, comma-separated, for the tables and figures of all points."""
     named = [choice for choice in chosen if choice.name]
     return pd.Series(

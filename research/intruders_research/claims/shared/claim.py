@@ -1,7 +1,5 @@
 """A claim of the paper, and the finding that answers it: a verdict in words, with the effects that it rests on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -36,7 +34,7 @@ class Where:
         """The base and the task as cells of a table."""
         return {"base": self.base, "task": self.task}
 
-    def narrowed(self, part: str) -> Where:
+    def narrowed(self, part: str) -> "Where":
         """Return the part that ``part`` names, or all of it if that is empty."""
         return replace(self, part=", ".join(filter(None, (self.part, part))))
 
@@ -148,7 +146,7 @@ class Finding:
     effects: list[Effect] = field(default_factory=list)  # that were measured, the one of the verdict first
     seeds: int = 0
     runs: int = 0
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by title; the figures draw these
+    tables: "dict[str, pd.DataFrame]" = field(default_factory=dict)  # by title; the figures draw these
     notes: list[str] = field(default_factory=list)  # what these data cannot show
     # Every effect that the claim speaks of, also unmeasured.
     answers: list[Effect] = field(default_factory=list)

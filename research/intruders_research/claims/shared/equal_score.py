@@ -1,7 +1,5 @@
 """The runs of a stratum at equal task score."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from .strata import Stratum

@@ -1,7 +1,5 @@
 """The evidence on one claim: effects with their intervals, from which verdict, answers and seeds follow."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace

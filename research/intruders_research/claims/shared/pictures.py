@@ -1,7 +1,5 @@
 """Shared parts of the charts: one color per setting, and one chart per base and task."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
@@ -79,7 +77,7 @@ def slug(label: str) -> str:
     return f"{name.rstrip('-')}-{hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def values(column: pd.Series[float]) -> list[float]:
+def values(column: "pd.Series[float]") -> list[float]:
     """Return a column as numbers, NaN for missing ones."""
     return [float(value) for value in pd.to_numeric(column, errors="coerce")]
 

@@ -1,7 +1,5 @@
 """How well one number of a run predicts another: differences of rank correlations, and errors on held-out settings."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace

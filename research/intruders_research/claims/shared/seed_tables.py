@@ -1,7 +1,5 @@
 """Tables of seeds by settings without gaps, so that no seed is compared by other settings than the next."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Every interval is at 95 %. Where there is nothing to take an interval over (one 
 ends are infinite: the estimate stands, and says nothing of what another seed would give.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace

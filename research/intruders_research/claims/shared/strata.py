@@ -1,7 +1,5 @@
 """Strata: runs of one base and one task that were measured in one way. Only these are compared."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -129,7 +127,7 @@ def largest_alike(group: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return max(of_each_way, key=lambda part: (bool(part[list(by)].notna().all(axis=None)), len(part)))
 
 
-def _same_documents(losses: pd.Series[float]) -> pd.Series[float]:
+def _same_documents(losses: "pd.Series[float]") -> "pd.Series[float]":
     """Return for every loss of a base the smallest one of those that are of the same documents."""
     known = sorted(losses.dropna().unique())
     smallest: dict[float, float] = {}

@@ -1,7 +1,5 @@
 """Verdicts in words: numbers as people read them, always with their interval and the number of seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Comparisons at each method's fastest and mildest rate, where which is which is planted."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

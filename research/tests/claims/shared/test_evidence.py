@@ -1,7 +1,5 @@
 """The evidence on a claim: what one effect decides, alone and among several, and on how many seeds."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

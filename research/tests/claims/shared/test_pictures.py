@@ -1,7 +1,5 @@
 """The points of runs in a chart, by the names that a legend can tell apart."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from intruders_research.claims.shared.pictures import Palette, by_method_and_rank, run_points

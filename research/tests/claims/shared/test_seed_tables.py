@@ -1,7 +1,5 @@
 """Which runs a claim compares: of one base and task, at one score, measured alike, with every seed in every setting."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

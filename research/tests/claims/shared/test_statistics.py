@@ -1,7 +1,5 @@
 """The statistics against formulas by hand, scipy, and simulations in which the truth is known."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Which runs are compared: those on the same documents, whatever machine measured them."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

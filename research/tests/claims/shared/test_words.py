@@ -1,7 +1,5 @@
 """The words of verdicts, on made-up studies whose numbers the other tests of claims check."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from statistics import mean
