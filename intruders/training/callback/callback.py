@@ -56,18 +56,14 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
       trainer: the Trainer, before it trains: its model's matrices now are the base, without its adapters, unless
         ``base`` is given. Where an adapter's start took a part of them (PiSSA, ...), that part counts as theirs.
         Without it the model is the one that the Trainer names to its callbacks.
-      watch: when the training is audited, and what ends it or warns.
-      text: the text on which each audit measures the loss too.
-      limits: the last state below them is kept.
       settings: settings of the audits.
       trace: the Parquet file, or False or None for none. A training that begins keeps the trace of an earlier one under
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
       tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
-      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``) by their
-        names, in the place of these objects: ``every``, ``stop_above``, ``alert_above``; ``loss_on``,
-        ``loss_documents``, ``loss_tokens``; ``keep_forgetting_below``, ``keep_intruders_below``,
-        ``go_on_over_limit``.
+      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``): ``every``,
+        ``stop_above``, ``alert_above``; ``loss_on``, ``loss_documents``, ``loss_tokens``;
+        ``keep_forgetting_below``, ``keep_intruders_below``, ``go_on_over_limit``.
 
     A model that has become NaN or infinite is below no limit; without a limit or a kept state that ends the training
     with a NonFiniteError.
@@ -84,9 +80,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self,
         trainer: Any = None,
         *,
-        watch: Watch | None = None,
-        text: Text | None = None,
-        limits: Limits | None = None,
         settings: AuditSettings = AS_USUAL,
         trace: str | os.PathLike[str] | bool | None = True,
         base: Source | None = None,
@@ -94,8 +87,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         **named: Unpack[Named],
     ) -> None:
         rest: dict[str, Any] = {**named}
-        self._watch, self._limits = taken(Watch, watch, rest), taken(Limits, limits, rest)
-        text = taken(Text, text, rest)
+        self._watch, text, self._limits = taken(Watch, rest), taken(Text, rest), taken(Limits, rest)
         if rest:
             raise TypeError(f"IntruderCallback got an unexpected keyword argument {next(iter(rest))!r}")
         require_loss(self._limits, text)

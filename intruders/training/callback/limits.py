@@ -127,17 +127,9 @@ class Named(TypedDict, total=False):
 Group = TypeVar("Group", Watch, Text, Limits)
 
 
-def taken(kind: type[Group], given: Group | None, named: dict[str, Any]) -> Group:
-    """Return the values that are given as one object, or by their names, which are taken out of ``named``."""
-    own = {field.name: named.pop(field.name) for field in fields(kind) if field.name in named}
-    if given is None:
-        return kind(**own)
-    if own:
-        raise SettingError(
-            f"{', '.join(own)} and a {kind.__name__} are given; expected one of the two; put them into the "
-            f"{kind.__name__}"
-        )
-    return given
+def taken(kind: type[Group], named: dict[str, Any]) -> Group:
+    """Return the fields of one of the three, which are taken out of ``named``."""
+    return kind(**{field.name: named.pop(field.name) for field in fields(kind) if field.name in named})
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from intruders.checkpoints.stored.matrices import MatrixView
 from intruders.errors import CheckpointError, PairingError, ResultFileError, SettingError
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from intruders.training.callback.limits import Limits, Text, Watch
 from intruders.training.callback.trace import read_trace
 from tests.training.callback.trainers import audited, prepared, tiny_trainer
 
@@ -55,9 +54,6 @@ def test_settings(method: str, settings: dict[str, Any], told: str, llama: Path,
         ({"keep_forgetting_below": 0.2}, "keep_forgetting_below is 0.2, but no loss is measured"),
         ({"every": 2.5}, r"every is 2\.5; expected a whole number of steps"),
         ({"every": True}, "every is True"),
-        ({"every": 2, "watch": Watch(every=3)}, "^every and a Watch are given; expected one of the two"),
-        ({"loss_tokens": 2, "text": Text("pydoc")}, "^loss_tokens and a Text are given"),
-        ({"keep_intruders_below": 2, "limits": Limits()}, "^keep_intruders_below and a Limits are given"),
     ],
 )
 def test_values_of_its_own(given: dict[str, Any], told: str, trainer: Any) -> None:
