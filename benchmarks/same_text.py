@@ -82,7 +82,7 @@ def report(healings: Mapping[Any, Healing], rivals: Sequence[str] = RIVALS) -> N
             )
             rows.append(f"{shares}  {accuracy.estimate:.3f}")
         print(f"  {name:<8} " + "   ".join(rows))
-    for rival in rivals:
+    for rival in (TUNED, *rivals):
         losses, accuracies = [], []
         for healing in healings.values():
             one, other = healing.healed_point, healing.point(rival)

@@ -21,6 +21,11 @@ at commit b8161c4d, weights met the criterion on the model of SST-2 of the first
 
 word-problems --rank 64 --alpha 64 --lr 5e-4 --steps 100; --rank 8 --alpha 16 --lr 1e-3 --steps 100; --rank 1 --alpha 8
 --lr 5e-3 --steps 100; and AG News --rank 16 --alpha 32 --lr 1e-3 --steps 80 ("Article: ", 250 characters, "Topic:").
+
+The fourth round is of further seeds of these five settings (SST-2: --rank 8 --alpha 16 --lr 1e-3 --steps 60), by
+weights alone, which --alone asks for. Its question, written before any of them was healed: over all models of the third
+and the fourth round, does healing give back 95 % of the forgetting on the base's own text and 85 % on WikiText-2, and
+is the accuracy at most one point below the tuned models', in the mean over the models?
 """
 
 import sys
@@ -29,13 +34,13 @@ from pathlib import Path
 
 import intruders
 from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, report
+from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import SELF
 from intruders.experiments.healing import Healing
+from intruders.measures.intervals import mean_interval
 
-RIVALS = ("doses",)
 
-
-def main(folder: Path, models: dict[str, str]) -> None:
+def main(folder: Path, models: dict[str, str], rivals: tuple[str, ...]) -> None:
     healings = {}
     for name, given in models.items():
         model, _, task = given.partition("@")
@@ -53,14 +58,22 @@ def main(folder: Path, models: dict[str, str]) -> None:
                 task=task,
                 columns=columns,
                 loss_on=[SELF, CHOSEN, REPORTED],
-                settings=replace(SETTINGS, rivals=RIVALS, report_examples=200),
+                settings=replace(SETTINGS, rivals=rivals, report_examples=200),
                 loading=intruders.Loading(dtype="bfloat16"),
                 out=out,
                 progress=lambda what, done, n: print(what, done, n, flush=True) if done % 5 == 0 else None,
             )
         healings[name] = Healing.load(out)
-    report(healings, RIVALS)
+    report(healings, rivals)
+    for corpus in (SELF, CHOSEN, REPORTED):
+        shares = [healing.healed_point.corpora[corpus].healed for healing in healings.values()]
+        print(f"  healed on {corpus}: {said(mean_interval([share.estimate for share in shares if share]))}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), dict(model.split("=", 1) for model in sys.argv[2:]))
+    given = [argument for argument in sys.argv[2:] if argument != "--alone"]
+    main(
+        Path(sys.argv[1]),
+        dict(model.split("=", 1) for model in given),
+        () if "--alone" in sys.argv else ("doses",),
+    )
