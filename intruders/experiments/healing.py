@@ -124,7 +124,7 @@ class Healing(JsonResult):
         return None if share is None else share.estimate
 
     def gaps(self) -> list[str]:
-        """Name the corpora on which clearly less was healed than on the one that the doses were learned on."""
+        """Name the corpora on which clearly less was healed than on the one that it was learned on."""
         own = self.healed
         if own is None:
             return []
@@ -138,8 +138,12 @@ class Healing(JsonResult):
     def in_card(self) -> list[str]:
         """Return its lines of the model card: the doses, and the losses of base, tuned and healed model."""
         doses = [dose for own in self.doses.values() for dose in own]
-        what = "Weights were learned" if self.learn != DOSES else f"A dose per {self.per} was learned"
-        ends = f", from {min(doses):.2f} to {max(doses):.2f} (median {median(doses):.2f})" if doses else ""
+        what, ends = "Weights were learned", ""
+        if self.step == 0:
+            what = f"Interpolation with the dose {self.start:.2f} was chosen"
+        elif self.learn == DOSES:
+            what = f"A dose per {self.per} was learned"
+            ends = f", from {min(doses):.2f} to {max(doses):.2f} (median {median(doses):.2f})"
         models = (self.base_point, self.tuned_point, self.healed_point)
         rows = {f"loss on {name}": [p.corpora[name].loss for p in models] for name in self.documents}
         rows |= {f"task loss of {name}": [p.tasks[name].loss for p in models] for name in self.examples}

@@ -226,9 +226,9 @@ def render_healing(healing: Healing) -> str:
 
 
 def healing_charts(healing: Healing) -> list[Chart | Grid]:
-    """Return one chart for every corpus, then the doses, if nothing else was learned, and the intruders by layer."""
+    """Return one chart for every corpus, then the doses, if they were learned, and the intruders by layer."""
     charts: list[Chart | Grid] = [_trade(healing, corpus) for corpus in healing.healed_point.corpora]
-    if healing.learn == ways.DOSES:
+    if healing.learn == ways.DOSES and healing.step:
         doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}
         caption = "Each cell is the (mean) dose of one matrix: 1 is the tuned model, 0 the base."
         charts.append(layer_grid("doses", "Doses", Axis("dose", "dose"), doses, caption))
