@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 from transformers import TrainerCallback
 
-from intruders.training import prepared_run
+from intruders.models import loading
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 
@@ -76,7 +76,7 @@ class _Seconds(TrainerCallback):  # type: ignore[misc]
 def trained(settings: dict[str, Any], longest: int) -> _Seconds:
     """Train once, with attention by products for rows of up to ``longest`` tokens."""
     seen = _Seconds()
-    with tempfile.TemporaryDirectory() as folder, patch.object(prepared_run, "_LONGEST", longest):
+    with tempfile.TemporaryDirectory() as folder, patch.object(loading, "_SHORT", longest):
         config = FinetuneConfig(out=str(Path(folder) / "run"), logging_steps=_STEPS, **_SHORT, **settings)
         finetune(config, [seen])
     return seen
@@ -85,7 +85,7 @@ def trained(settings: dict[str, Any], longest: int) -> _Seconds:
 def main(pairs: int) -> None:
     torch.set_num_threads(1)
     print(f"{this_machine()}; processor seconds of a step, one thread, medians of {pairs} trainings each way")
-    own = prepared_run._LONGEST
+    own = loading._SHORT
     for name, settings in _TRAININGS.items():
         ways = {"fused": 0, "by products": own}
         seconds: dict[str, list[float]] = {way: [] for way in ways}

@@ -241,10 +241,13 @@ def put_in_doses(
 
 
 def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
-    """Return ``a (x D^T)`` for inputs x (..., n), in single precision."""
+    """Return ``a (x D^T)`` for inputs x (..., n); products are in bfloat16 where x is, or else in single precision."""
     if update.left is None:
         return linear(inputs, update.right.to(inputs.dtype)).float() * dose
-    return linear(linear(inputs.float(), update.right) * dose, update.left)
+    # As the model's own: in single precision they would take most of a step. float16 could overflow.
+    dtype = torch.bfloat16 if inputs.dtype is torch.bfloat16 else torch.float32
+    inner = linear(inputs.to(dtype), update.right.to(dtype)) * dose
+    return linear(inner.to(dtype), update.left.to(dtype))
 
 
 def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def heal(
       force: replace ``out`` if it is a model or adapter.
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       seed: seed of halves, samples, the order of learning and the bootstrap.
-      loading: how the models are loaded. Doses and their gradients are in single precision whatever the type.
+      loading: how the models are loaded. What is learned is in single precision whatever the type.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
       told: called with lines that a person should know before learning starts.

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.corpora import documents_in
 from ..measures.task_score import encoded_examples
+from ..models.loading import attend_by_products_if_short
 from ..system.words import plural
+from .bench import distinct_models
 from .data_shares import HealData
 from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, with_parameters
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
@@ -55,6 +58,11 @@ def learn(
     It begins at the smallest interpolation that is allowed. An interrupted learning in ``work`` resumes.
     """
     data, progress = bench.data, bench.question.progress
+    model, labels = bench.scored[data.task]
+    rows = encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples, labels)
+    longest = max([settings.max_tokens, *(len(row["input_ids"]) for row in rows)])
+    for each in distinct_models(bench.language, bench.scored):
+        attend_by_products_if_short(each, longest, in_bf16=bench.language.dtype is torch.bfloat16)
     steps = 4 + _HALVINGS
     progress("measure the base", 0, steps)
     base = _measured(bench, bench.everywhere(0.0))
@@ -71,7 +79,8 @@ def learn(
         task = bench.on_task(bench.everywhere(dose), data.choice)
         return allowance.allows(task.losses.mean, sum(task.reproduced))
 
-    learner = _Learner(bench, settings, allowance, least_dose(is_allowed, _HALVINGS), told, work, matrices)
+    start = least_dose(is_allowed, _HALVINGS)
+    learner = _Learner(bench, settings, rows, allowance, start, told, work, matrices)
     learned = learner.learned(settings.learn)
     quiet = replace(learner, told=untold)
     rivals = {name: learned if name == settings.learn else quiet.learned(name) for name in settings.rivals}
@@ -84,6 +93,7 @@ class _Learner:
 
     bench: HealBench
     settings: HealSettings
+    rows: Sequence[dict[str, Any]]  # the examples that are learned, encoded
     allowance: Allowance
     start: float
     told: Told
@@ -123,14 +133,13 @@ class _Learner:
 
     def _objective(self, data: HealData, *, replays: bool) -> Objective:
         bench = self.bench
-        model, labels = bench.scored[data.task]
         return Objective(
             bench.language,
-            model,
+            bench.scored[data.task][0],
             bench.doses,
             [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.learned_text],
             [part.weight for part in data.learned_text],
-            encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples, labels),
+            self.rows,
             bench.question.seed,
             replays=replays,
         )

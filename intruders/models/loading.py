@@ -1,5 +1,6 @@
 """Models and tokenizers through transformers' auto classes, the tokenizer of an adapter among them."""
 
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -113,6 +114,24 @@ def _placed(model: Any, loading: Loading) -> nn.Module:
     loaded: nn.Module = model
     speed_up_half(loaded)
     return loaded
+
+
+# Tokens of a row, up to which attention by products is quicker (``python -m benchmarks.attention_of_short_rows``).
+_SHORT = 128
+
+
+def attend_by_products_if_short(model: Any, longest: int, *, in_bf16: bool) -> None:
+    """Let a model compute attention by products and a softmax (transformers' ``eager``) where that is quicker.
+
+    The fused kernel keeps no scores, and its gradient computes them again in small tiles. In bf16 on a processor that
+    takes longer than the products where rows are short. ``longest`` is the number of tokens of the longest row.
+    """
+    is_fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    if is_fused and in_bf16 and longest <= _SHORT and model.device.type == "cpu":
+        with warnings.catch_warnings():
+            # transformers 5.24 reads a property that it deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            model.set_attn_implementation("eager")
 
 
 _HEADS = ("classifier", "score")

@@ -1,7 +1,6 @@
 """What a run trains from: its rows, and the model prepared by its method, with the attention that is quickest."""
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from ..data.corpora import Corpus, is_here
 from ..data.task import Task
 from ..models.encoding import context_length, encode_classification, encode_completions, fitting
-from ..models.loading import load_model, load_tokenizer, refuse_unknown_tokens
+from ..models.loading import attend_by_products_if_short, load_model, load_tokenizer, refuse_unknown_tokens
 from ..models.task_fit import refuse_masked
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .callback.text_loss import TextLoss
@@ -55,7 +54,7 @@ def prepare_run(
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)
     longest = max(len(row["input_ids"]) for row in rows)
-    attend_by_products_if_short(base, longest, precision)
+    attend_by_products_if_short(base, longest, in_bf16=precision == "bf16")
     measured = _measured_text(config)
     batch = arguments.train_batch_size
     replay = read_replay(config, tokenizer, longest, batch, measured)
@@ -120,18 +119,3 @@ def _measured_text(config: FinetuneConfig) -> Corpus | None:
         return None
     text = TextLoss(config.loss_on, config.loss_documents, config.loss_tokens)
     return Corpus(config.loss_on, text.documents)
-
-
-def attend_by_products_if_short(model: Any, longest: int, precision: str) -> None:
-    """Let a model compute attention by products and a softmax (transformers' ``eager``) where that is quicker.
-
-    The fused kernel keeps no scores, and its gradient computes them again in small tiles. In bf16 on a processor that
-    takes longer than the products where rows are short (``python -m benchmarks.attention_of_short_rows``). ``longest``
-    is the number of tokens of the longest row.
-    """
-    is_fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
-    if is_fused and precision == "bf16" and longest <= 128 and model.device.type == "cpu":
-        with warnings.catch_warnings():
-            # transformers 5.24 reads a property that it deprecated.
-            warnings.simplefilter("ignore", FutureWarning)
-            model.set_attn_implementation("eager")

@@ -102,23 +102,30 @@ def test_matrices_share_a_dose_by_layer_or_kind(per: str, count: int) -> None:
     assert same == (per == "layer")
 
 
-def test_in_half_precision_the_branch_of_a_dose_is_in_single(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_the_branch_of_a_dose_is_rounded_as_a_layer_is(dtype: str, tmp_path: Path) -> None:
+    """Against double precision: in bfloat16 factors, inner products and branch are rounded; float16 would overflow."""
     models = llama_and_adapter(tmp_path)
     before, updates, groups = read_sides(models)
-    opened = open_language_model(models[0], loading=Loading(dtype="bfloat16"))
+    opened = open_language_model(models[0], loading=Loading(dtype=dtype))
     opened.model.requires_grad_(False).eval()
     values = torch.full((len(groups.names),), 0.3, requires_grad=True)
     name = next(iter(updates))
     layer: Any = opened.model.get_submodule(name.removesuffix(".weight"))
-    inputs = torch.randn(5, layer.in_features).to(torch.bfloat16)
+    inputs = torch.randn(5, layer.in_features).to(opened.dtype)
     own = layer(inputs)
     put_in_doses(opened.model, before, updates, groups, DoseVector(values))
     given = layer(inputs)
-    update = updates[name]
-    branch = 0.3 * (inputs.float() @ update.right.mT) @ update.left.mT
-    assert given.dtype == torch.bfloat16
-    # The factor 0.3 is multiplied in another order, so a sum may be rounded to the neighbor: 2^-8 of it.
-    assert torch.allclose(given.float(), (own + branch).to(torch.bfloat16).float(), rtol=2**-7, atol=0)
+    left, right, x = updates[name].left.double(), updates[name].right.double(), inputs.double()
+    sum_of_both = own.double() + 0.3 * (x @ right.mT) @ left.mT
+    size = 0.3 * (x.abs() @ right.abs().mT) @ left.abs().mT
+    unit = torch.finfo(opened.dtype).eps / 2
+    roundings = (
+        4.01 if dtype == "bfloat16" else 0.01
+    )  # of both factors, of what is between them, of the branch
+    bound = unit * sum_of_both.abs() + roundings * unit * size * (1 + 3 * unit)
+    assert given.dtype == opened.dtype
+    assert bool(((given.double() - sum_of_both).abs() <= bound * (1 + unit)).all())
     loss_of(opened.model).backward()
     assert values.grad.dtype == torch.float32
 

@@ -1,4 +1,4 @@
-"""Which attention a training computes, and that both are the same function."""
+"""Which attention is computed where a gradient is taken, and that both are the same function."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from intruders.training.prepared_run import attend_by_products_if_short
+from intruders.models.loading import attend_by_products_if_short
 
 
 @pytest.fixture
@@ -16,17 +16,17 @@ def model(llama: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("longest", "precision", "expected"),
-    [(128, "bf16", "eager"), (129, "bf16", "sdpa"), (20, "fp32", "sdpa"), (20, "fp16", "sdpa")],
+    ("longest", "in_bf16", "expected"),
+    [(128, True, "eager"), (129, True, "sdpa"), (20, False, "sdpa")],
 )
-def test_short_rows_in_bf16_take_products(model: Any, longest: int, precision: str, expected: str) -> None:
-    attend_by_products_if_short(model, longest, precision)
+def test_short_rows_in_bf16_take_products(model: Any, longest: int, in_bf16: bool, expected: str) -> None:
+    attend_by_products_if_short(model, longest, in_bf16=in_bf16)
     assert model.config._attn_implementation == expected
 
 
 def test_an_attention_that_was_chosen_is_left(model: Any) -> None:
     model.set_attn_implementation("flex_attention")
-    attend_by_products_if_short(model, 20, "bf16")
+    attend_by_products_if_short(model, 20, in_bf16=True)
     assert model.config._attn_implementation == "flex_attention"
 
 
