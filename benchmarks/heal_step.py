@@ -2,10 +2,10 @@
 
     python -m benchmarks.heal_step [--quick]
 
-Both steps see the same 8 documents and 8 examples of word problems on SmolLM2-135M under a rank-1 adapter of every
-linear layer. The training step has the gradient of all factors and takes the same two losses forward and backward; the
-step of healing has a dose for every matrix, and compares with what base and tuned model predicted, which the first step
-keeps for the others. It runs in float32 and in bfloat16, each in a process of its own.
+All steps see 4 documents and 16 examples of word problems on SmolLM2-135M under a rank-1 adapter of every linear layer,
+as a step of `intruders heal` does. The training step has the gradient of all factors and takes the same two losses
+forward and backward. The steps of healing learn a dose for every matrix, and the factors besides; they compare with
+what base and tuned model predicted, which the first step keeps for the others. Each runs in a process of its own.
 """
 
 import json
@@ -17,62 +17,80 @@ from typing import Any
 
 import torch
 
-HEAL, TRAIN = "heal", "train"
-_TOKENS, _QUICK_TOKENS, _STEPS = 192, 32, 3
+TRAIN, DOSES, WEIGHTS = "train", "doses", "weights"
+_TOKENS, _QUICK_TOKENS, _STEPS = 96, 32, 3
 
 
 def main() -> None:
     tokens = _QUICK_TOKENS if "--quick" in sys.argv else _TOKENS
-    for kind, dtype in ((TRAIN, "float32"), (HEAL, "float32"), (HEAL, "bfloat16")):
-        command = [sys.executable, "-m", "benchmarks.heal_step", kind, str(tokens), dtype]
-        found = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        )
-        print(
-            f"{kind:>6} step in {dtype}: {found['seconds']:.2f} s, peak {found['peak'] / 2**30:.2f} GiB, "
-            f"{found['loaded'] / 2**30:.2f} GiB before the first step"
-        )
+    for dtype in ("float32", "bfloat16"):
+        for kind in (TRAIN, DOSES, WEIGHTS):
+            command = [sys.executable, "-m", "benchmarks.heal_step", kind, str(tokens), dtype]
+            found = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
+            print(
+                f"{kind:>7} step in {dtype}: {found['seconds']:.2f} s, peak {found['peak'] / 2**30:.2f} GiB, "
+                f"{found['loaded'] / 2**30:.2f} GiB before the first step",
+                flush=True,
+            )
 
 
 def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     """The median time of a step, and the peak of the process."""
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
-    from intruders.experiments.experiment_settings import HealSettings
+    from intruders.experiments.dosed_model import parameters_of, with_parameters
+    from intruders.experiments.experiment_settings import DOCUMENTS, EXAMPLES, HealSettings
     from intruders.experiments.objective import Objective
     from intruders.experiments.open_dosed import encoded_texts, open_to_heal
+    from intruders.experiments.question import Question
     from intruders.measures.task_score import encoded_examples
+    from intruders.models.loading import attend_by_products_if_short
+    from intruders.models.loading_settings import Loading
 
-    settings = HealSettings(max_documents=8, max_tokens=tokens)
-    (corpus,) = load_corpora("pydoc", max_documents=8)
+    loading = Loading(dtype=dtype)
+    (corpus,) = load_corpora("pydoc", max_documents=2 * DOCUMENTS)
     task = load_task("word-problems")
-    if kind == HEAL:
-        from intruders.experiments.question import Question
-        from intruders.models.loading_settings import Loading
+    rows = task.train[: EXAMPLES * (_STEPS + 1)]
+    if kind == TRAIN:
+        return _training(tokens, loading, corpus, task, rows)
+    settings = HealSettings(max_documents=2 * DOCUMENTS, max_tokens=tokens)
+    question = Question.about("smollm2-135m", "smollm2-135m-lora", loading=loading)
+    bench = open_to_heal(question, {"pydoc": [corpus]}, {task.name: task}, settings)
+    values, learned = torch.ones_like(bench.doses.values, requires_grad=True), None
+    if kind == WEIGHTS:
+        own = [tensor.float().clone().requires_grad_() for tensor in parameters_of(bench.updates)]
+        learned = with_parameters(bench.updates, own)
+    opened = bench.language
+    attend_by_products_if_short(opened.model, tokens, in_bf16=opened.dtype is torch.bfloat16)
+    texts, encoded = encoded_texts(opened, corpus, tokens), encoded_examples(opened, task, rows, [])
+    with bench.doses.at(values, learned):
+        objective = Objective(opened, opened, bench.doses, [texts], [1.0], encoded, 0)
+        return timed(lambda number: objective.gradient(number, 12.0))
 
-        question = Question.about("smollm2-135m", "smollm2-135m-lora", loading=Loading(dtype=dtype))
-        bench = open_to_heal(question, {"pydoc": [corpus]}, {task.name: task}, settings)
-        bench.doses.values = torch.ones_like(bench.doses.values, requires_grad=True)
-        opened = bench.language
-        texts = encoded_texts(opened, corpus, tokens)
-        rows = encoded_examples(opened, task, task.train[:8], [])
-        objective = Objective(opened, opened, bench.doses, [texts], [1.0], rows, 0)
-        return timed(lambda number: objective.gradient(number, 3.0))
+
+def _training(tokens: int, loading: Any, corpus: Any, task: Any, rows: Any) -> dict[str, float]:
     from peft import PeftModel
 
     from intruders.checkpoints.stored.locate import locate
+    from intruders.experiments.experiment_settings import DOCUMENTS, EXAMPLES
+    from intruders.experiments.open_dosed import encoded_texts
+    from intruders.measures.task_score import encoded_examples
     from intruders.models.encoding import PadRight, pad_token_id
+    from intruders.models.loading import attend_by_products_if_short
     from intruders.models.tuned_model import open_language_model
 
-    opened = open_language_model("smollm2-135m")
+    opened = open_language_model("smollm2-135m", loading=loading)
+    attend_by_products_if_short(opened.model, tokens, in_bf16=opened.dtype is torch.bfloat16)
     model: Any = PeftModel.from_pretrained(opened.model, locate("smollm2-135m-lora"), is_trainable=True)
     pad = PadRight(pad_token_id(opened.tokenizer))
-    texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpus, tokens)]
-    batches = [pad(texts), pad(encoded_examples(opened, task, task.train[:8], []))]
+    texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpus, tokens)[:DOCUMENTS]]
+    encoded = encoded_examples(opened, task, rows, [])
 
     def train(number: int) -> None:
-        for batch in batches:
-            model(**batch).loss.backward()
+        for batch in (texts, encoded[EXAMPLES * number : EXAMPLES * (number + 1)]):
+            model(**pad(batch)).loss.backward()
 
     return timed(train)
 

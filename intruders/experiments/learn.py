@@ -118,7 +118,16 @@ class _Learner:
             learnables += map(Learnable, tensors, parameters_of(tuned), rates)
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
         with bench.doses.at(values, learned):
-            objective = self._objective(data, replays=name == REPLAY)
+            objective = Objective(
+                bench.language,
+                bench.scored[data.task][0],
+                bench.doses,
+                [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.learned_text],
+                [part.weight for part in data.learned_text],
+                self.rows,
+                bench.question.seed,
+                replays=name == REPLAY,
+            )
 
             def gradient(step: int, weight: float) -> StepLosses:
                 losses = objective.gradient(step, weight)
@@ -130,19 +139,6 @@ class _Learner:
                 return losses
 
             return self._run(name, learnables, gradient, lambda: TunedState(values.tolist(), learned), data)
-
-    def _objective(self, data: HealData, *, replays: bool) -> Objective:
-        bench = self.bench
-        return Objective(
-            bench.language,
-            bench.scored[data.task][0],
-            bench.doses,
-            [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.learned_text],
-            [part.weight for part in data.learned_text],
-            self.rows,
-            bench.question.seed,
-            replays=replays,
-        )
 
     def _run(
         self,

@@ -63,20 +63,16 @@ def read_updates(
                 "model"
             )
         if per == "direction" and isinstance(whole, LowRank):
-            whole = _in_directions(whole)
+            # A column for every singular direction, strongest first: (m, r) and (r, n).
+            svd = whole.svd()
+            count = max(1, significant(svd.values))
+            whole = LowRank((svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT, svd.right[:count])
         elif per == "direction" and not dense_in_one:
             raise SettingError(
                 f"per is 'direction', and the update of '{pair.name}' has no low rank; pass --per matrix"
             )
         updates[pair.name] = DosedUpdate.of(whole, device, dense_dtype)
     return updates
-
-
-def _in_directions(update: LowRank) -> LowRank:
-    """Return the update with a column for every singular direction, strongest first, (m, r) and (r, n)."""
-    svd = update.svd()
-    count = max(1, significant(svd.values))
-    return LowRank((svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT, svd.right[:count])
 
 
 def encoded_texts(opened: OpenedModel, corpus: Corpus, max_tokens: int) -> list[list[int]]:
