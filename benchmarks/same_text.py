@@ -12,6 +12,7 @@ import intruders
 from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import HEALED, TUNED, Healing
+from intruders.experiments.point import HealedPoint
 from intruders.measures.intervals import mean_interval
 from intruders.studies.results import load_results
 
@@ -83,18 +84,22 @@ def report(healings: Mapping[Any, Healing], rivals: Sequence[str] = RIVALS) -> N
             rows.append(f"{shares}  {accuracy.estimate:.3f}")
         print(f"  {name:<8} " + "   ".join(rows))
     for rival in (TUNED, *rivals):
-        losses, accuracies = [], []
-        for healing in healings.values():
-            one, other = healing.healed_point, healing.point(rival)
-            assert other is not None
-            losses.append(one.corpora[REPORTED].loss.estimate - other.corpora[REPORTED].loss.estimate)
-            own, of_rival = one.tasks[healing.task].accuracy, other.tasks[healing.task].accuracy
-            assert own is not None
-            assert of_rival is not None
-            accuracies.append(100 * (own.estimate - of_rival.estimate))
-        print(
-            f"  weights minus {rival}: {said(mean_interval(losses))}; points {said(mean_interval(accuracies))}"
-        )
+        others = {name: healing.point(rival) for name, healing in healings.items()}
+        print(f"  weights minus {rival}: {difference(healings, others)}")
+
+
+def difference(healings: Mapping[Any, Healing], others: Mapping[Any, HealedPoint | None]) -> str:
+    """Say the healed models' loss and accuracy minus those of another model each, with their means."""
+    losses, accuracies = [], []
+    for name, healing in healings.items():
+        one, other = healing.healed_point, others[name]
+        assert other is not None
+        losses.append(one.corpora[REPORTED].loss.estimate - other.corpora[REPORTED].loss.estimate)
+        own, of_other = one.tasks[healing.task].accuracy, other.tasks[healing.task].accuracy
+        assert own is not None
+        assert of_other is not None
+        accuracies.append(100 * (own.estimate - of_other.estimate))
+    return f"{said(mean_interval(losses))}; points {said(mean_interval(accuracies))}"
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import intruders
-from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, report
+from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, difference, report
 from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import SELF
 from intruders.experiments.healing import Healing
@@ -78,17 +78,9 @@ def main(
     for corpus in (SELF, CHOSEN, REPORTED):
         shares = [healing.healed_point.corpora[corpus].healed for healing in healings.values()]
         print(f"  healed on {corpus}: {said(mean_interval([share.estimate for share in shares if share]))}")
-    if beside is None:
-        return
-    losses, accuracies = [], []
-    for name, healing in healings.items():
-        own, other = healing.healed_point, Healing.load(beside / name).healed_point
-        losses.append(own.corpora[REPORTED].loss.estimate - other.corpora[REPORTED].loss.estimate)
-        scores = [point.tasks[healing.task].accuracy for point in (own, other)]
-        accuracies.append(100 * (scores[0].estimate - scores[1].estimate))
-    print(
-        f"  minus those of {beside}: {said(mean_interval(losses))}; points {said(mean_interval(accuracies))}"
-    )
+    if beside is not None:
+        others = {name: Healing.load(beside / name).healed_point for name in healings}
+        print(f"  minus those of {beside}: {difference(healings, others)}")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def attribute(
       data_seed: seed of the task's rows, as in fine-tuning; by default that of the run.
       seed: seed of samples, masked tokens and the bootstrap.
       keep: folder in which finished passes are kept, so that a killed attribution resumes.
-      loading: how the models are loaded. Parts and gradients are in single precision whatever the type.
+      loading: how the models are loaded. Parts are summed in single precision whatever the type.
       compute: where the audit is computed.
       progress: called with (what is being done, done, in all).
 
