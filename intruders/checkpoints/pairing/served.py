@@ -64,34 +64,9 @@ class Part:
 
 
 _ALIEN = "only factors have a place, and this is a weight of its own"
-_START = "training began on weights that {start} had changed, and the served base has the original ones"
 _CONVERT = "convert it to a plain LoRA with PEFT's path_initial_model_for_weight_conversion"
-_NEW_ALPHA = "write lora_alpha {alpha:.6g} and use_rslora false into adapter_config.json"
 _NEW_B = "multiply each B of the pattern by its alpha / lora_alpha, and empty alpha_pattern"
 _LIST = "write the names of the modules as a list into adapter_config.json"
-# Of every setting: what RUNTIMES do, in order ((a)pplied, (i)gnored or (r)efused), the reason and the way out.
-_SETTINGS = {
-    "file": ("rrrr", "it has no adapter_config.json", MERGE),
-    "PEFT type": ("rrra", "it is not LORA", MERGE),
-    "DoRA": ("rrra", "the magnitudes beside the factors are not read", MERGE),
-    "BD-LoRA": ("rrra", "factors in blocks have other shapes", MERGE),
-    "KaSA": ("rrra", "the diagonals beside the factors are not read", MERGE),
-    "aLoRA": ("riaa", "every token is adapted", "use llama.cpp"),
-    "rsLoRA": ("aiia", "the scale is alpha / r, {root:.3g} times less", _NEW_ALPHA),
-    "rsLoRA of several ranks": ("aiia", "the scale is alpha / rank", MERGE),
-    "alpha_pattern": ("aiia", "lora_alpha scales every module", _NEW_B),
-    "rank_pattern": ("araa", "every factor needs rank {r}", MERGE),
-    "PiSSA or OLoRA start": ("riia", _START, _CONVERT),
-    "CorDA or LoftQ start": ("riii", _START, _CONVERT),
-    "LoRA-GA start": ("iiii", _START, _CONVERT),
-    "target_modules": ("araa", "the pattern '{targets}' is not read", _LIST),
-    "biases": ("rira", _ALIEN, MERGE),
-    "trained tokens": ("rira", _ALIEN, MERGE),
-    "saved class head": ("aira", _ALIEN, MERGE),
-    "saved embeddings or head": ("rira", _ALIEN, WRITE_BASE),
-    "saved norms": ("rria", _ALIEN, MERGE),
-    "saved modules": ("rrra", _ALIEN, MERGE),
-}
 _MOST_RANK = 16  # of vLLM's max_lora_rank, by default
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -101,39 +76,48 @@ def settings_in(runtime: str, adapter: Adapter) -> Iterator[Part]:
     config, start = adapter.config, (adapter.start or "").lower()
     saved = [name for name in adapter.replaced.tensors if name.endswith(".weight")]
     tokens = [name for name in saved if is_embedding_or_head(name) and not scores_classes(name)]
+    norms = [name for name in saved if "norm" in name]
+    modules = [name for name in saved if name not in norms and not is_embedding_or_head(name)]
     listed = " ".join(why for _, why in adapter.ignored)
-    has = {
-        "file": adapter.family != "PEFT",
-        "PEFT type": adapter.family == "PEFT" and adapter.peft_type != "LORA",
-        "DoRA": config.get("use_dora"),
-        "BD-LoRA": config.get("use_bdlora"),
-        "KaSA": start == "kasa",
-        "aLoRA": config.get("alora_invocation_tokens"),
-        "rsLoRA": config.get("use_rslora") and not config.get("rank_pattern"),
-        "rsLoRA of several ranks": config.get("use_rslora") and config.get("rank_pattern"),
-        "alpha_pattern": config.get("alpha_pattern"),
-        "rank_pattern": config.get("rank_pattern"),
-        "PiSSA or OLoRA start": start.startswith(("pissa", "olora")),
-        "CorDA or LoftQ start": start.startswith(("corda", "loftq")),
-        "LoRA-GA start": start.startswith("lora_ga"),
-        "target_modules": isinstance(config.get("target_modules"), str),
-        "biases": "a bias" in listed or config.get("bias", "none") != "none",
-        "trained tokens": "tokens" in listed,
-        "saved class head": any(map(scores_classes, saved)),
-        "saved embeddings or head": tokens,
-        "saved norms": any("norm" in name for name in saved),
-        "saved modules": any("norm" not in name and not is_embedding_or_head(name) for name in saved),
-    }
+    has_bias = "a bias" in listed or config.get("bias", "none") != "none"
+    is_other_type = adapter.family == "PEFT" and adapter.peft_type != "LORA"
+    ranks, targets = config.get("rank_pattern"), config.get("target_modules")
+    is_rslora = bool(config.get("use_rslora"))
     r = int(config.get("r") or 1)
     alpha, root = float(config.get("lora_alpha") or r), math.sqrt(r)
-    values = {"r": r, "root": root, "alpha": alpha * root, "start": start}
-    values["targets"] = str(config.get("target_modules"))[:30]
-    for what, (outcomes, reason, way_out) in _SETTINGS.items():
+    usual_scale = f"the scale is alpha / r, {root:.3g} times less"
+    new_alpha = f"write lora_alpha {alpha * root:.6g} and use_rslora false into adapter_config.json"
+    changed = f"training began on weights that {start} had changed, and the served base has the original ones"
+    not_read = f"the pattern '{str(targets)[:30]}' is not read"
+    # Of every setting: whether the adapter has it, what RUNTIMES do, in order ((a)pplied, (i)gnored or (r)efused), the
+    # reason and the way out.
+    for what, has, outcomes, reason, way_out in (
+        ("file", adapter.family != "PEFT", "rrrr", "it has no adapter_config.json", MERGE),
+        ("PEFT type", is_other_type, "rrra", "it is not LORA", MERGE),
+        ("DoRA", config.get("use_dora"), "rrra", "the magnitudes beside the factors are not read", MERGE),
+        ("BD-LoRA", config.get("use_bdlora"), "rrra", "factors in blocks have other shapes", MERGE),
+        ("KaSA", start == "kasa", "rrra", "the diagonals beside the factors are not read", MERGE),
+        ("aLoRA", config.get("alora_invocation_tokens"), "riaa", "every token is adapted", "use llama.cpp"),
+        ("rsLoRA", is_rslora and not ranks, "aiia", usual_scale, new_alpha),
+        ("rsLoRA of several ranks", is_rslora and ranks, "aiia", "the scale is alpha / rank", MERGE),
+        ("alpha_pattern", config.get("alpha_pattern"), "aiia", "lora_alpha scales every module", _NEW_B),
+        ("rank_pattern", ranks, "araa", f"every factor needs rank {r}", MERGE),
+        ("PiSSA or OLoRA start", start.startswith(("pissa", "olora")), "riia", changed, _CONVERT),
+        ("CorDA or LoftQ start", start.startswith(("corda", "loftq")), "riii", changed, _CONVERT),
+        ("LoRA-GA start", start.startswith("lora_ga"), "iiii", changed, _CONVERT),
+        ("target_modules", isinstance(targets, str), "araa", not_read, _LIST),
+        ("biases", has_bias, "rira", _ALIEN, MERGE),
+        ("trained tokens", "tokens" in listed, "rira", _ALIEN, MERGE),
+        ("saved class head", any(map(scores_classes, saved)), "aira", _ALIEN, MERGE),
+        ("saved embeddings or head", tokens, "rira", _ALIEN, WRITE_BASE),
+        ("saved norms", norms, "rria", _ALIEN, MERGE),
+        ("saved modules", modules, "rrra", _ALIEN, MERGE),
+    ):
         outcome = _OUTCOMES[outcomes[list(RUNTIMES).index(runtime)]]
-        if has[what] and outcome == APPLIED:
+        if has and outcome == APPLIED:
             yield Part(what, APPLIED)
-        elif has[what]:
-            yield Part(what, outcome, reason.format(**values), way_out.format(**values))
+        elif has:
+            yield Part(what, outcome, reason, way_out)
     rank = max([r, *(update.rank or r for update in adapter.updates)])
     if runtime == "vllm" and rank > _MOST_RANK:
         enough = next((most for most in _VLLM_RANKS if most >= rank), None)
