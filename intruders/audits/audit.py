@@ -134,8 +134,7 @@ def audit_pairing(
     started = time.perf_counter()
     device, cache = compute.torch_device(), compute.base_cache()
     store = None if settings.exact else cache
-    assert pairing.sides is not None
-    kept = kept or KeptNats.at(cache, pairing.sides[0])
+    kept = kept or KeptNats.at(cache, pairing.base)
     pairing = with_rounded_base(pairing, settings.base_dtype)
     results: dict[str, AuditedMatrix] = {}
     responses: dict[str, Tensor | None] = {}
@@ -176,11 +175,11 @@ def audit_of(
 ) -> Audit:
     """Return the audit of a pairing, with what it takes to make it again."""
     return Audit(
-        base_source=pairing.base_source,
-        tuned_source=pairing.tuned_source,
-        tuned_kind=pairing.tuned_kind,
-        base_hub=pairing.base_hub,
-        tuned_hub=pairing.tuned_hub,
+        base_source=pairing.base.source,
+        tuned_source=pairing.tuned.source,
+        tuned_kind=pairing.tuned.kind,
+        base_hub=pairing.base.hub,
+        tuned_hub=pairing.tuned.hub,
         k=settings.k,
         epsilon=settings.epsilon,
         exact=settings.exact,

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.opening.model_sum import parts_of
-from ..checkpoints.opening.open import Opened
 from ..checkpoints.pairing.pairing import Pairing
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
@@ -200,15 +199,13 @@ class KeptNats:
         if text is None or not of_rows:  # damage is found where rows are read
             return None
         kl, shares = predict(of_rows, text.scored, text.documents)
-        assert pairing.sides is not None
         return Forgetting(
             text=text.text,
             tokens=text.scored * len(text.documents),
             kl=Between(*kl),
             by_matrix=shares,
             affected=[name for name in of_rows if name in affected],
-            left_out=[name for name in ranks if name not in of_rows]
-            + changed_beside(*pairing.sides, pairing),
+            left_out=[name for name in ranks if name not in of_rows] + changed_beside(pairing),
         )
 
     def rows(self, name: str, base: Tensor) -> KeptRows | None:
@@ -261,16 +258,16 @@ def of_bytes(content: bytes | None, labels: int) -> Tensor | None:
     return torch.from_numpy(np.frombuffer(content, "<f4").astype(float)).view(-1, labels)
 
 
-def changed_beside(base: Checkpoint, tuned: Opened, pairing: Pairing) -> list[str]:
+def changed_beside(pairing: Pairing) -> list[str]:
     """Return what the tuned side changes beside the paired matrices, by equal names: embeddings, norms, biases."""
     paired = {tensor_of(pair.name) for pair in pairing.pairs}
     changed = dict.fromkeys(pairing.biases)
-    for part, _ in parts_of(tuned):
+    for part, _ in parts_of(pairing.tuned):
         held = part.replaced if isinstance(part, Adapter) else part
-        for name in base.names():
+        for name in pairing.base.names():
             if name in paired or name not in held.tensors:
                 continue
-            ours, theirs = base.tensors[name], held.tensors[name]
+            ours, theirs = pairing.base.tensors[name], held.tensors[name]
             if ours.shape != theirs.shape or not torch.equal(ours.read().float(), theirs.read().float()):
                 changed[name] = None
     return list(changed)

@@ -139,7 +139,7 @@ def compare_remedies(
         return RemedyComparison(
             base=question.base_source,
             tuned=question.tuned,
-            tuned_kind=question.audited.pairing.tuned_kind,
+            tuned_kind=question.audited.pairing.tuned.kind,
             target=target,
             settings={
                 **comparison.recorded(),

@@ -141,8 +141,8 @@ def write_at_scale(
                 rounding.add(both, share(pair.name), is_full=isinstance(sides[1], Checkpoint))
         rounding.warn()
         result = WrittenScale(
-            base=pairing.base_source,
-            tuned=pairing.tuned_source,
+            base=pairing.base.source,
+            tuned=pairing.tuned.source,
             out=str(out),
             form=target.form,
             scale=float(scale),

@@ -132,8 +132,8 @@ def critical_scales(
     while (count := search.count(largest)) > target:
         largest *= 1 - SLACK
     return CriticalScales(
-        base_source=pairing.base_source,
-        tuned_source=pairing.tuned_source,
+        base_source=pairing.base.source,
+        tuned_source=pairing.tuned.source,
         k=audit.k,
         epsilon=audit.epsilon,
         target=target,
@@ -141,8 +141,8 @@ def critical_scales(
         intruders_at_largest=count,
         matrices=matrices,
         seconds=time.perf_counter() - started,
-        base_hub=pairing.base_hub,
-        tuned_hub=pairing.tuned_hub,
+        base_hub=pairing.base.hub,
+        tuned_hub=pairing.tuned.hub,
     )
 
 

@@ -31,25 +31,15 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITE
     that match none.
     """
     require_selection(base, selection)
-    opened, weighted = (base, tuned), parts_of(tuned)
+    weighted = parts_of(tuned)
     trained = [note for part, _ in weighted for note in notes_on_trained_base(base, part)]
-    base, parts, notes = under_common_names(base, [part for part, _ in weighted])
-    sides = sides_of(base, parts)
+    named, parts, notes = under_common_names(base, [part for part, _ in weighted])
+    sides = sides_of(named, parts)
     weights = [weight for _, weight in weighted]
-    rows = paired_rows(base, list(zip(sides, weights, strict=True)), selection, isinstance(tuned, ModelSum))
+    rows = paired_rows(named, list(zip(sides, weights, strict=True)), selection, isinstance(tuned, ModelSum))
     notes = [*trained, *notes, *(note for side in sides for note in side.notes), *rows.notes]
-    return Pairing(
-        base.source,
-        tuned.source,
-        tuned.kind,
-        rows.pairs,
-        rows.skipped,
-        list(dict.fromkeys(notes)),
-        [bias for side in sides for bias in side.biases],
-        base_hub=base.hub,
-        tuned_hub=tuned.hub,
-        sides=opened,
-    )
+    biases = [bias for side in sides for bias in side.biases]
+    return Pairing(base, tuned, rows.pairs, rows.skipped, list(dict.fromkeys(notes)), biases)
 
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ..stored.locate import HubOrigin
-
 if TYPE_CHECKING:  # what reads a saved result, such as a model card, needs the records here and no torch
     import torch
     from torch import Tensor
@@ -52,14 +50,9 @@ class PairedMatrix:
 class Pairing:
     """The matrices to audit, in the base's order, and the tensors left out."""
 
-    base_source: str
-    tuned_source: str
-    tuned_kind: str  # "checkpoint", "adapter", "module", "state dict"
+    base: "Checkpoint" = field(repr=False)  # the two sides as they were opened
+    tuned: "Opened" = field(repr=False)
     pairs: list[PairedMatrix]
     skipped: list[Skipped]
     matched: list[str] = field(default_factory=list)  # what was matched other than by equal names, in words
     biases: list[str] = field(default_factory=list)  # of the base, that an adapter changes with its matrices
-    # The commits that the sides were read from, where they are from the hub.
-    base_hub: tuple[HubOrigin, ...] = ()
-    tuned_hub: tuple[HubOrigin, ...] = ()
-    sides: "tuple[Checkpoint, Opened] | None" = field(default=None, repr=False)  # as they were opened

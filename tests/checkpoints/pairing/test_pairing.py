@@ -48,7 +48,7 @@ def test_two_checkpoints_on_disk(tmp_path: Path) -> None:
     with torch.no_grad():
         tuned.model.layers[1].mlp.up_proj.weight += 0.5
     pairing = paired(saved(base, tmp_path / "base"), str(saved(tuned, tmp_path / "tuned")))
-    assert pairing.tuned_kind == "checkpoint"
+    assert pairing.tuned.kind == "checkpoint"
     assert len(pairing.pairs) == INNER
     different = loaded(pairing)
     assert list(different) == ["model.layers.1.mlp.up_proj.weight"]

@@ -250,7 +250,7 @@ def test_sums_of_models(tmp_path: Path) -> None:
         for name, both in different.items():
             expected = base[name] + sum(weight * update[source][name] for source, weight in weights.items())
             torch.testing.assert_close(tuned_of(both), expected)
-        assert pairing.tuned_source == text
+        assert pairing.tuned.source == text
     both = paired(tiny_llama(), f"{a}@0.7+{b}@0.3")
     assert [item.rank for item in both.pairs] == [5, 5, 3, 3]
     assert reasons(pairing)["model.norm.weight"] == "one-dimensional"
@@ -278,7 +278,7 @@ def test_dora_beside_a_full_checkpoint_acts_on_it(tmp_path: Path, method: str) -
             expected = base[name] + of_full * (on[name] - base[name]) + of_adapter * (after[name] - on[name])
             torch.testing.assert_close(tuned_of(both), expected)
             assert torch.equal(both.base, base[name])
-        assert pairing.base_source == str(tmp_path / "base")
+        assert pairing.base.source == str(tmp_path / "base")
         assert f"'{adapter}' acts on '{full}'" in pairing.matched
     two = differing(tmp_path / "base", f"{full}+{other}+{adapter}")
     for name, both in two.items():

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.browser
 def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
     """So many adapters with intruders of every frequency, the last of them refused."""
     key, settings = "0" * 64, AuditSettings()
+    base = Checkpoint("base", "checkpoint", "memory", {})
     files = FleetFiles(Store(folder), key)
     members, matrices, digests, units = [], [], [], {}
     # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
@@ -49,12 +50,11 @@ def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
         matrices += [Judged(i, matrix, torch.zeros(0)) for matrix in audit.matrices]
         units[digest] = Unit([], None)
         pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
-        pairing = Pairing("base", audit.tuned_source, "adapter", pairs, [])
+        pairing = Pairing(base, Checkpoint(audit.tuned_source, "adapter", "memory", {}), pairs, [])
         facts = {"method": "lora", "rank_min": 8, "rank_max": 8, "scale_min": 1.0, "scale_max": 1.0}
         members.append(Member(audit.tuned_source, digest, facts, pairing))
     files.keep("layers", units, rows_of(digests, matrices))
     members.append(Member("<b>odd & refused</b>", "refused", {}, None, "it is for another base"))
-    base = Checkpoint("base", "checkpoint", "memory", {})
     written = FleetWork(base, members, settings, Compute(), files, KeptNats()).finish({}, {}, 1.0)
     return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
 
