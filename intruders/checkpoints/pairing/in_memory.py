@@ -33,7 +33,7 @@ class BaseInMemory:
     base: Checkpoint  # under its own names
     views: Mapping[str, MatrixView]  # of the base's matrices, by name: how they are cut out of ``stored``
     stored: Checkpoint  # the base's tensors in the form that they have in memory
-    _positions: Mapping[str, InStacks]  # empty where no expert is in a stack
+    _positions: Mapping[str, InStacks]
     _key_of: Mapping[str, str]  # a name in ``stored`` -> the model's
     # Of ``stored``, those that the model may have under names not known here.
     _otherwise: frozenset[str] = frozenset()
@@ -43,20 +43,16 @@ class BaseInMemory:
         """Match the base with the tensors of a model, of which name and shape are given."""
         stored = with_experts_as(shapes, base)
         matching = match_names(stored.shapes(), shapes)
-        key_of = matching.tuned_of
         otherwise = frozenset(matching.named_otherwise(stored.shapes(), shapes))
         views = every_matrix(base)
-        if stored is base:
-            return cls(base, views, stored, {}, key_of, otherwise)
-        positions = positions_in_stacks(base)
+        positions = positions_in_stacks(base, stored)
         for name, view in views.items():
             position = positions[view.tensor]
-            moved = replace(view, tensor=position.tensor)
             if position.expert is not None:
                 rows = torch.arange(stored.shape(position.tensor)[1])[position.rows]
-                moved = replace(moved, expert=position.expert, rows=rows)
-            views[name] = moved
-        return cls(base, views, stored, positions, key_of, otherwise)
+                view = replace(view, expert=position.expert, rows=rows)
+            views[name] = replace(view, tensor=position.tensor)
+        return cls(base, views, stored, positions, matching.tuned_of, otherwise)
 
     def key(self, name: str) -> str | None:
         """The model's name of the tensor that has this tensor of the base; None if it has none."""

@@ -81,8 +81,10 @@ def with_stacked_experts(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def positions_in_stacks(checkpoint: Checkpoint) -> dict[str, InStacks]:
-    """Each tensor of a checkpoint -> its position in :func:`with_stacked_experts` of it."""
+def positions_in_stacks(checkpoint: Checkpoint, paired: Checkpoint) -> dict[str, InStacks]:
+    """Each tensor of a checkpoint -> its position in what it was paired as: itself, or with stacked experts."""
+    if paired.tensors is checkpoint.tensors:
+        return {name: InStacks(name) for name in checkpoint.tensors}
     complete = _complete_blocks(checkpoint)
     positions = {}
     for name in checkpoint.tensors:

@@ -41,13 +41,6 @@ def everywhere_as_tuned(name: str) -> float:
     return 1.0
 
 
-def _positions(own: Checkpoint, paired: Checkpoint) -> dict[str, InStacks]:
-    """Each tensor of a checkpoint as it is stored -> its position under the names that it was paired by."""
-    if paired.tensors is own.tensors:
-        return {name: InStacks(name) for name in own.tensors}
-    return positions_in_stacks(own)
-
-
 def _put(matrix: MatrixView, position: InStacks, tensor: Tensor, values: Tensor) -> None:
     """Write a matrix (m, n), or the part of it that the tensor contains, into the tensor at the position."""
     if position.expert is None:
@@ -94,9 +87,9 @@ def _changed_checkpoint(
 ) -> list[PlannedTensor]:
     before, (after,), _ = under_common_names(base, [tuned])
     assert isinstance(after, Checkpoint)
-    positions = _positions(tuned, after)
+    positions = positions_in_stacks(tuned, after)
     # Of tensors that were joined to one, the first.
-    own_of = {position.tensor: own for own, position in reversed(_positions(base, before).items())}
+    own_of = {position.tensor: own for own, position in reversed(positions_in_stacks(base, before).items())}
     matching = match_names(before.shapes(), after.shapes())
     _warn_of_other_names(before, after, matching, lambda name: elsewhere(own_of.get(name, name)))
     base_of = matching.base_of
@@ -189,7 +182,7 @@ def _merged_checkpoint(
 ) -> list[PlannedTensor]:
     parts, weights = [part for part, _ in parts_of(tuned)], [weight for _, weight in parts_of(tuned)]
     before, _, _ = under_common_names(base, parts)
-    positions = _positions(base, before)
+    positions = positions_in_stacks(base, before)
     for part in parts:
         _require_mergeable(part, tuned.source)
     sides = sides_of(before, parts)
