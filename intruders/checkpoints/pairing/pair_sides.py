@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial, reduce
 
 import torch
@@ -36,10 +36,11 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITE
     named, parts, notes = under_common_names(base, [part for part, _ in weighted])
     sides = sides_of(named, parts)
     weights = [weight for _, weight in weighted]
-    rows = paired_rows(named, list(zip(sides, weights, strict=True)), selection, isinstance(tuned, ModelSum))
-    notes = [*trained, *notes, *(note for side in sides for note in side.notes), *rows.notes]
+    weighted_sides, is_sum = list(zip(sides, weights, strict=True)), isinstance(tuned, ModelSum)
+    pairs, skipped, remarks = _paired_matrices(named, weighted_sides, selection, is_sum)
+    notes = [*trained, *notes, *(note for side in sides for note in side.notes), *remarks]
     biases = [bias for side in sides for bias in side.biases]
-    return Pairing(base, tuned, rows.pairs, rows.skipped, list(dict.fromkeys(notes)), biases)
+    return Pairing(base, tuned, pairs, skipped, list(dict.fromkeys(notes)), biases)
 
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -153,26 +154,21 @@ def summed(pairs: list[tuple[PairedMatrix, float]]) -> PairedMatrix:
     return PairedMatrix(pairs[0][0].name, pairs[0][0].shape, rank, load)
 
 
-@dataclass
-class Rows:
-    """The audited matrices in the base's order (of a sum, part after part), and the tensors left out."""
-
-    pairs: list[PairedMatrix] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def paired_rows(
+def _paired_matrices(
     base: Checkpoint, sides: Sequence[tuple[Side, float]], selection: Selection, is_sum: bool
-) -> Rows:
-    """Every matrix of the base that a side holds; with ``is_sum`` W0 + sum_i w_i (W_i - W0), also over one part."""
-    rows = Rows()
+) -> tuple[list[PairedMatrix], list[Skipped], list[str]]:
+    """The matrices of the base that a side holds, in its order (of a sum, part after part); the rest; and notes.
+
+    With ``is_sum`` each is W0 + sum_i w_i (W_i - W0), also over one part.
+    """
+    left_out: list[Skipped] = []
+    notes: list[str] = []
     pairs_of_side: list[list[PairedMatrix]] = [[] for _ in sides]
     by_first_side: list[list[PairedMatrix]] = [[] for _ in sides]
     for name in (*base.names(), *base.tied):
         skipped = _left_out(base, name, sides, selection)
         if skipped is not None:
-            rows.skipped.append(skipped)
+            left_out.append(skipped)
             continue
         by_matrix: dict[str, list[tuple[PairedMatrix, float]]] = {}
         other_shape = ""
@@ -188,28 +184,27 @@ def paired_rows(
             for pair in made:
                 by_matrix.setdefault(pair.name, []).append((pair, weight))
         if not by_matrix:
-            rows.skipped.append(Skipped(name, other_shape, SkipKind.OTHER_SHAPE))
+            left_out.append(Skipped(name, other_shape, SkipKind.OTHER_SHAPE))
         for matrix_name, weighted in list(by_matrix.items()):
             shapes = dict.fromkeys(pair.shape for pair, _ in weighted)
             if len(shapes) > 1:  # parts of a sum, on other numbers of tokens: their updates have no sum
                 reason = f"other shape in parts of the sum: {' and '.join(map(str, shapes))}"
-                rows.skipped.append(Skipped(matrix_name, reason, SkipKind.OTHER_SHAPE))
+                left_out.append(Skipped(matrix_name, reason, SkipKind.OTHER_SHAPE))
                 del by_matrix[matrix_name]
-        rows.notes += remarks if by_matrix else []
+        notes += remarks if by_matrix else []
         first = next((number for number, (side, _) in enumerate(sides) if side.holds(name)), 0)
         by_first_side[first] += [
             summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()
         ]
-    rows.skipped += [Skipped(name, reason) for name, reason in base.ignored]
-    rows.pairs = [pair for pairs in by_first_side for pair in pairs]
+    left_out += [Skipped(name, reason) for name, reason in base.ignored]
     for (side, _), pairs in zip(sides, pairs_of_side, strict=True):
-        known = {skipped.name for skipped in rows.skipped} if is_sum else set()
-        rows.skipped += [skipped for skipped in side.skipped if skipped.name not in known]
+        known = {skipped.name for skipped in left_out} if is_sum else set()
+        left_out += [skipped for skipped in side.skipped if skipped.name not in known]
         if isinstance(side.part, Adapter) and side.part.decomposes:
             _warn_of_decompositions(side.part, pairs)
         if side.made_by and any(pair.rank is None for pair in pairs):
-            rows.notes.insert(0, f"'{side.part.source}' acts on {some_of(list(side.made_by))}")
-    return rows
+            notes.insert(0, f"'{side.part.source}' acts on {some_of(list(side.made_by))}")
+    return [pair for pairs in by_first_side for pair in pairs], left_out, notes
 
 
 def _left_out(
