@@ -38,6 +38,7 @@ class AdapterConfig:
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self.values, self.source = values, source
+        self.scales: dict[str, float] = {}  # by module, where a model in memory has its own
         self.steps = 0.0  # that matching patterns may have taken so far, at worst
 
     @property

@@ -19,7 +19,6 @@ from ..stored.checkpoint import StoredTensor
 from .adapter import AdaptedWeight, AdapterConfig
 
 Tensors = Mapping[str, StoredTensor]
-Scales = Mapping[str, float]
 
 
 def factors(down: StoredTensor, up: StoredTensor, scale: float, transposed: bool = False) -> LowRank:
@@ -173,6 +172,8 @@ def _by_module(tensors: Tensors, pattern: re.Pattern[str], source: str) -> dict[
 
 def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
     """PEFT's scale of a module's B A, alpha / r or alpha / sqrt(r); CheckpointError for a rank not of the config."""
+    if module in config.scales:
+        return config.scales[module]
     expected = config.pattern_value("rank_pattern", module, config.number("r"))
     if rank != expected:
         raise CheckpointError(
@@ -183,10 +184,10 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
     return alpha / math.sqrt(rank) if config.flag("use_rslora") else alpha / rank
 
 
-def module_update(module: LoraFactors, config: AdapterConfig, scales: Scales) -> AdaptedWeight:
-    """The update of a module's weight; ``scales`` are by module, where a model in memory has its own."""
+def module_update(module: LoraFactors, config: AdapterConfig) -> AdaptedWeight:
+    """The update of a module's weight."""
     name, magnitude, outputs = module.module, module.magnitude, module.up.shape[0]
-    scale = scales[name] if name in scales else lora_scale(name, module.rank, config)
+    scale = lora_scale(name, module.rank, config)
     if (magnitude is None) == config.flag("use_dora"):
         raise CheckpointError(
             f"'{config.source}' has use_dora = {config.flag('use_dora')} and "
@@ -206,11 +207,11 @@ _LYCORIS_PART = re.compile(
 )
 
 
-def lycoris_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
+def lycoris_updates(tensors: Tensors, config: AdapterConfig) -> list[AdaptedWeight]:
     """Those of PEFT's LoHa and LoKr, scaled by alpha / r with the config's r, which whole factors of LoKr have too."""
     updates = []
     for module, parts in _by_module(tensors, _LYCORIS_PART, config.source).items():
-        scale = scales.get(module)
+        scale = config.scales.get(module)
         if scale is None:
             rank = config.pattern_value("rank_pattern", module, config.number("r"))
             scale = config.pattern_value("alpha_pattern", module, config.number("alpha"))
@@ -225,13 +226,13 @@ def _fixed(scale: float, rank: int | None) -> float:
     return scale
 
 
-def adalora_updates(tensors: Tensors, config: AdapterConfig, scales: Scales) -> list[AdaptedWeight]:
+def adalora_updates(tensors: Tensors, config: AdapterConfig) -> list[AdaptedWeight]:
     """D = alpha / (init_r + 1e-5) * B (E * A), of which pruning leaves some rows."""
     alpha, rank = config.number("lora_alpha"), config.number("init_r")
     # PEFT's own 1e-5, which keeps a rank of zero from dividing.
     usual = (alpha if alpha > 0 else rank) / (rank + 1e-5)
     modules = lora_modules(tensors, config.source)
-    return [_adalora(module, config.source, scales.get(module.name, usual)) for module in modules]
+    return [_adalora(module, config.source, config.scales.get(module.name, usual)) for module in modules]
 
 
 def _adalora(module: LoraFactors, source: str, scale: float) -> AdaptedWeight:

@@ -99,7 +99,6 @@ def _require_proportion(values: Mapping[str, Any], config: AdapterConfig, larges
 Tensors = Mapping[str, StoredTensor]
 # The weight that PEFT makes of the base's; in single precision at least, or in the base's own type.
 Make = Callable[[Tensor, bool], Tensor]
-NO_SCALES: Mapping[str, float] = {}
 
 _NAME = "default"  # of the adapter inside PEFT's layers
 _ROOT = "base_model"  # under which PEFT keeps what modules share
@@ -119,10 +118,8 @@ def modules_of(tensors: Tensors, config: AdapterConfig) -> dict[str, dict[str, S
     return modules
 
 
-def updates_one_by_one(
-    tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float] = NO_SCALES
-) -> list[AdaptedWeight]:
-    """One update a module, made by PEFT from its tensors and its weight; ``scales`` by module, of a model in memory."""
+def updates_one_by_one(tensors: Tensors, config: AdapterConfig) -> list[AdaptedWeight]:
+    """One update a module, made by PEFT from its tensors and its weight."""
     modules = modules_of(tensors, config)
     if config.peft_type == "LN_TUNING":  # made for norms, which are no matrices
         modules = {
@@ -130,7 +127,7 @@ def updates_one_by_one(
             for module, own in modules.items()
             if any(len(tensor.shape) == 2 for tensor in own.values())
         }
-    return [_single(module, own, config, scales) for module, own in modules.items()]
+    return [_single(module, own, config) for module, own in modules.items()]
 
 
 def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWeight]:
@@ -143,10 +140,7 @@ def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWe
 
 
 def shared_updates(
-    tensors: Tensors,
-    config: AdapterConfig,
-    modules: Mapping[str, Tensor],
-    scales: Mapping[str, float] = NO_SCALES,
+    tensors: Tensors, config: AdapterConfig, modules: Mapping[str, Tensor]
 ) -> list[AdaptedWeight]:
     """One update for each of ``modules`` (meta tensors in the model's order), all made in one skeleton."""
     own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
@@ -167,7 +161,7 @@ def shared_updates(
     def merged(module: str, base: Tensor, is_widened: bool) -> Tensor:
         with peft_at_work(module, config.source, _room(of_method, shapes)):
             settings, model = skeleton()
-            layer = _layer(model, module, scales)
+            layer = _layer(model, module, config)
             weight = layer.get_base_layer().weight
             hollow, weight.data = weight.data, base.contiguous().clone()
             try:
@@ -205,11 +199,7 @@ def _weight(module: str, config: AdapterConfig, make: Make) -> AdaptedWeight:
 
 
 def _single(
-    module: str,
-    own: Mapping[str, StoredTensor],
-    config: AdapterConfig,
-    scales: Mapping[str, float],
-    bias: StoredTensor | None = None,
+    module: str, own: Tensors, config: AdapterConfig, bias: StoredTensor | None = None
 ) -> AdaptedWeight:
     # IA3 scales the input of feed-forward modules.
     is_on_input = any(name.endswith(".ia3_l") and tensor.shape[:-1] == (1,) for name, tensor in own.items())
@@ -223,13 +213,13 @@ def _single(
                 own_bias = bias.read().to(base.device, base.dtype, copy=True)
                 tree.get_submodule(module).bias = nn.Parameter(own_bias, requires_grad=False)
             settings = peft_settings(config, [module], _largest(own, [base.shape]), feedforward)
-            return _merged(_layer(_with_adapter(tree, settings, own), module, scales), is_widened)
+            return _merged(_layer(_with_adapter(tree, settings, own), module, config), is_widened)
 
     made = _weight(module, config, lambda base, is_widened: layer(base, is_widened).weight.detach())
     if config.peft_type not in WITH_BIAS or feedforward:
         return made
     if bias is None:
-        return replace(made, with_bias=lambda base: _single(module, own, config, scales, base))
+        return replace(made, with_bias=lambda base: _single(module, own, config, base))
     return replace(made, bias=lambda base: layer(base, True).bias.detach())
 
 
@@ -264,10 +254,10 @@ def _with_adapter(tree: nn.Module, settings: Any, tensors: Tensors) -> nn.Module
     return model.eval()
 
 
-def _layer(model: nn.Module, module: str, scales: Mapping[str, float]) -> Any:
+def _layer(model: nn.Module, module: str, config: AdapterConfig) -> Any:
     layer: Any = model.get_submodule(f"{_ROOT}.model.{module}")
-    if module in scales:
-        layer.scaling[_NAME] = scales[module]
+    if module in config.scales:
+        layer.scaling[_NAME] = config.scales[module]
     return layer
 
 

@@ -62,13 +62,13 @@ def adapter_at(path: Path, source: str) -> Adapter | None:
     if config.peft_type == FULL:
         whole = Checkpoint(source, "adapter", "saved in full", tensors)
         return Adapter(source, FULL, config.base_source, whole, [], family=stored.family)
-    made = _adapter(tensors, config, {})
+    made = _adapter(tensors, config)
     made = replace(made, family=stored.family, ignored=[*made.ignored, *stored.ignored])
 
     def in_order(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
         known = stored_adapter(path, source, base.config or {})
         assert known is not None
-        return _adapter(known.open(), config, {}).updates
+        return _adapter(known.open(), config).updates
 
     return replace(made, named_for=in_order) if stored.lacks_heads else made
 
@@ -122,7 +122,7 @@ def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None
     names = [name for name in dict.fromkeys(named) if name in configs]
     if not names:
         raise CheckpointError(f"{source} has no active adapter; set_adapter makes one active")
-    return [_adapter_in(model, name, source, state) for name in names]
+    return [_adapter(*adapter_in(model, name, source, state)) for name in names]
 
 
 def start_that_changed(model: nn.Module) -> str | None:
@@ -137,7 +137,10 @@ def _configs(model: nn.Module) -> Mapping[str, Any]:
     return dict(configs)
 
 
-def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str, Tensor] | None) -> Adapter:
+def adapter_in(
+    model: nn.Module, name: str, source: str, gathered: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, StoredTensor], AdapterConfig, list[str]]:
+    """The tensors of an adapter in a model in memory, its config, and the modules that have it, in order."""
     from peft import get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -150,7 +153,6 @@ def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str,
         given = {f"{own_names.get(parent, parent)}{dot}{leaf}": tensor for parent, dot, leaf, tensor in split}
     collected = get_peft_model_state_dict(model, given, adapter_name=name, save_embedding_layers=False)
     state = {tensor_name.replace(FSDP_1_WRAPPER, ""): tensor for tensor_name, tensor in collected.items()}
-    scales: dict[str, float] = {}
     modules: list[str] = []
     for path, named in own_names.items():
         module = model.get_submodule(named)
@@ -161,46 +163,42 @@ def _adapter_in(model: nn.Module, name: str, source: str, gathered: Mapping[str,
             scale = float(module.scaling[name])
             if config.peft_type == "ADALORA":
                 scale /= float(module.ranknum[name]) + 1e-5
-            scales[modules[-1]] = scale
-    return _adapter(tensors_of_adapter(state), config, scales, modules)
+            config.scales[modules[-1]] = scale
+    return tensors_of_adapter(state), config, modules
 
 
-def _adapter(
-    stored: Mapping[str, StoredTensor],
-    config: AdapterConfig,
-    scales: Mapping[str, float],
-    modules: Sequence[str] = (),
-) -> Adapter:
+def _adapter(stored: Tensors, config: AdapterConfig, modules: Sequence[str] = ()) -> Adapter:
     """``modules`` are those with an adapter, in their model's order, where there is a model."""
     require_read(config)
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
     if config.peft_type == "LORA":
-        made = _lora(tensors, config, scales)
+        made = _lora(tensors, config)
     elif config.peft_type in _OTHER_FORMULAS:
-        made = _with_updates(tensors, config, _OTHER_FORMULAS[config.peft_type](tensors, config, scales))
+        made = _with_updates(tensors, config, _OTHER_FORMULAS[config.peft_type](tensors, config))
     else:
-        made = _by_peft(tensors, config, scales, modules)
+        made = _by_peft(tensors, config, modules)
     if not made.updates and made.named_for is None:
         raise CheckpointError(f"'{config.source}' contains no tensors of a {config.peft_type} adapter")
     return made
 
 
-def _lora(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) -> Adapter:
+def _lora(tensors: Tensors, config: AdapterConfig) -> Adapter:
     for key, reason in REFUSED_SETTINGS.items():
         if config.values.get(key):
             raise CheckpointError(f"the adapter '{config.source}' uses {key}, and {reason}")
     updates: list[AdaptedWeight] = []
     undecided: list[UndecidedModule] = []
     if any(config.values.get(key) for key in LORA_BY_PEFT):
-        updates = updates_one_by_one(tensors, config, scales)
+        updates = updates_one_by_one(tensors, config)
     else:
         for module in lora_modules(tensors, config.source):
             if parameters_meant(module.module, config):
-                undecided.append(undecided_module(module, config, scales))
+                undecided.append(undecided_module(module, config))
             else:
-                updates.append(module_update(module, config, scales))
+                updates.append(module_update(module, config))
     start = _changes_its_base(config)
     # As PEFT does when it loads the adapter; other starts need data, or draw numbers.
+    as_stored = AdapterConfig(config.values, config.source)
     repeats = start is not None and start.lower() in ("pissa", "olora", KASA) and not undecided
 
     def with_parameters(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
@@ -210,19 +208,17 @@ def _lora(tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float]) 
         _with_updates(tensors, config, updates + [module.likeliest() for module in undecided]),
         named_for=with_parameters if undecided else None,
         start=start,
-        repeated=updates_one_by_one(tensors, config) if repeats else None,
+        repeated=updates_one_by_one(tensors, as_stored) if repeats else None,
         decomposes=start == KASA,
         notes=[_ALORA.format(config.source)] if config.values.get("alora_invocation_tokens") else [],
     )
 
 
-def _by_peft(
-    tensors: Tensors, config: AdapterConfig, scales: Mapping[str, float], in_memory: Sequence[str]
-) -> Adapter:
+def _by_peft(tensors: Tensors, config: AdapterConfig, in_memory: Sequence[str]) -> Adapter:
     kind = config.peft_type
     require_settings(config, tensors)
     if kind in ONE_BY_ONE:
-        updates = updates_one_by_one(tensors, config, scales)
+        updates = updates_one_by_one(tensors, config)
         if kind == "LN_TUNING" and not updates:  # of norms
             raise CheckpointError(f"the adapter '{config.source}' is of type {kind}, which {NO_MATRIX}")
         return _with_updates(tensors, config, updates)
@@ -257,7 +253,7 @@ def _by_peft(
                 "known; pass the model after PEFT's merge_and_unload"
             )
         order = changed if in_memory else [name for name in modules if name in set(changed)]
-        return shared_updates(tensors, config, {name: modules[name] for name in order}, scales)
+        return shared_updates(tensors, config, {name: modules[name] for name in order})
 
     return replace(made, named_for=bound)
 

@@ -50,17 +50,15 @@ def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
     return list(dict.fromkeys(name for target, name in names.items() if f".{name}".endswith(f".{target}")))
 
 
-def undecided_module(
-    factors: LoraFactors, config: AdapterConfig, scales: Mapping[str, float]
-) -> UndecidedModule:
+def undecided_module(factors: LoraFactors, config: AdapterConfig) -> UndecidedModule:
     """The updates that the factors of a module may be, where a target means one of its parameters."""
     name = factors.module
     parameters = parameters_meant(name, config)
-    made = [_parameter_update(factors, parameter, config, scales) for parameter in parameters]
+    made = [_parameter_update(factors, parameter, config) for parameter in parameters]
     updates = [update for update in made if update is not None]
     rank = config.pattern_value("rank_pattern", name, config.number("r"))
     is_of_module = factors.rank == rank or not updates
-    without = module_update(factors, config, scales) if is_of_module else updates[0]
+    without = module_update(factors, config) if is_of_module else updates[0]
     return UndecidedModule(name, parameters, updates, without)
 
 
@@ -143,16 +141,14 @@ def _output_first(
     return replace(update, shape=update.shape[::-1], change=change)
 
 
-def _parameter_update(
-    factors: LoraFactors, name: str, config: AdapterConfig, scales: Mapping[str, float]
-) -> AdaptedWeight | None:
+def _parameter_update(factors: LoraFactors, name: str, config: AdapterConfig) -> AdaptedWeight | None:
     """The update of a parameter, if the rank allows it: A (e r, in), B (out, r e), the expert as the faster index."""
     down, up = factors.down, factors.up
     rank = int(config.pattern_value("rank_pattern", name, config.number("r")))
     experts, rest = divmod(down.shape[0], max(rank, 1))
     if rest or rank < 1:
         return None
-    scale = scales.get(factors.name, lora_scale(name, rank, config))
+    scale = config.scales.get(factors.name, lora_scale(name, rank, config))
     if experts == 1:
         return low_rank(name, down, up, scale)
 

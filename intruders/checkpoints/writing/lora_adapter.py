@@ -101,18 +101,12 @@ def read_lora(path: Path, source: str, base: Checkpoint) -> LoraAdapter:
             f"'{source}' is not an adapter with a config; expected one of PEFT, MLX or llama.cpp"
         )
     named = {} if stored.config.get("base_model_name_or_path") else fields_of_base(base.source)
-    return lora_adapter(stored.open(), stored.config | named, source)
+    return lora_adapter(stored.open(), AdapterConfig(stored.config | named, source))
 
 
-def lora_adapter(
-    tensors: Mapping[str, StoredTensor],
-    config: Mapping[str, Any],
-    source: str,
-    scales: Mapping[str, float] = _NONE,
-) -> LoraAdapter:
-    """The adapter of these tensors (PEFT's names) and config; ``scales`` by module, where a model has its own."""
-    checked = AdapterConfig(config, source)
-    unfit = _not_plain(checked)
+def lora_adapter(tensors: Mapping[str, StoredTensor], config: AdapterConfig) -> LoraAdapter:
+    """The adapter of these tensors (PEFT's names) and config."""
+    source, unfit = config.source, _not_plain(config)
     if unfit is not None:
         raise CheckpointError(
             f"'{source}' {unfit}, so that no LoRA adapter is the same; merge it, and mitigate the merged model"
@@ -121,13 +115,11 @@ def lora_adapter(
     modules: dict[str, LoraModule] = {}
     taken: set[int] = set()
     for module in lora_modules(inner, source):
-        scale = scales.get(module.name)
-        if scale is None:
-            scale = lora_scale(module.module, module.rank, checked)
+        scale = lora_scale(module.module, module.rank, config)
         modules[module.name] = LoraModule(**vars(module), scale=scale)
         taken |= {id(module.down), id(module.up)}
     rest = {name: stored for name, stored in tensors.items() if id(stored) not in taken}
-    return LoraAdapter(source, dict(config), modules, rest)
+    return LoraAdapter(source, dict(config.values), modules, rest)
 
 
 def modules_and_tensors(base: Checkpoint, adapter: LoraAdapter) -> tuple[dict[str, str], dict[str, str]]:

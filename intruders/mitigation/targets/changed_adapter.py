@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checkpoints.formats.memory import describe_module, tensors_of_adapter
+from ...checkpoints.adapters.peft_adapter import adapter_in
+from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.names_of_base import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
@@ -37,7 +38,6 @@ from ...system.progress import Progress
 from ..remedies.changes import Change
 from .target import Changes, Cut, Written, write_adapter
 
-_PREFIX = "base_model.model."
 _MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
 
 
@@ -203,20 +203,11 @@ class ModelTarget:
 
 def active_lora(model: nn.Module) -> tuple[str, LoraAdapter]:
     """Name and content of the one active adapter of a PeftModel; CheckpointError if there are several."""
-    from peft import get_peft_model_state_dict
-    from peft.tuners.lora import LoraLayer
-
     source = describe_module(model)
     peft: Any = model
     active = [peft.active_adapters] if isinstance(peft.active_adapters, str) else list(peft.active_adapters)
     if len(active) != 1:
         raise CheckpointError(f"{source} has {len(active)} active adapters; make one active with set_adapter")
     name = active[0]
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    scales = {
-        path.removeprefix(_PREFIX): float(module.scaling[name])
-        for path, module in model.named_modules()
-        if isinstance(module, LoraLayer) and name in module.scaling
-    }
-    config = peft.peft_config[name].to_dict()
-    return name, lora_adapter(tensors_of_adapter(state), config, f"{source}, adapter '{name}'", scales)
+    tensors, config, _ = adapter_in(model, name, source)
+    return name, lora_adapter(tensors, config)
