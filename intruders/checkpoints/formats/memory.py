@@ -1,7 +1,7 @@
 """Models that are already in memory: an nn.Module, a PeftModel's own base, a state dict."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeGuard
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
 from ..quantized.restore import restored
-from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor, tensor_in_memory
 from ..stored.matrices import stored_input_first
 from ..stored.names import scores_tokens
 
@@ -61,10 +61,7 @@ def adapter_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, 
 
 def with_copies(checkpoint: Checkpoint, copies: Mapping[str, Tensor]) -> Checkpoint:
     """The same checkpoint with these tensors alone; how its weights are stored stays known from all of them."""
-    tensors = {
-        name: replace(checkpoint.tensors[name], dtype=copy.dtype, read=_reader(copy), read_one=None)
-        for name, copy in copies.items()
-    }
+    tensors = {name: tensor_in_memory(copy) for name, copy in copies.items()}
     return replace(checkpoint, tensors=tensors, tied={})
 
 
@@ -137,17 +134,10 @@ def _in_memory(
             tied[name] = first[identity]
             continue
         first[identity] = name
-        tensors[name] = StoredTensor(
-            tuple(tensor.shape), tensor.dtype, str(tensor.dtype).removeprefix("torch."), _reader(tensor)
-        )
+        tensors[name] = tensor_in_memory(tensor)
     whole = restored(tensors, config, source)
     shapes = {name: stored.shape for name, stored in whole.items()}
     return Checkpoint(source, kind, "memory", whole, config, tied, stored_input_first(shapes))
-
-
-def _reader(tensor: Tensor) -> Callable[[], Tensor]:
-    # To the CPU, where files are read too, so that a model on a GPU and a file go together.
-    return lambda: tensor.detach().cpu()
 
 
 def _without_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, first_line, os_reason, some_of
-from ..stored.checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor, tensor_in_memory
 from .memory import is_state_dict
 from .safetensors import require_unchanged
 
@@ -48,9 +49,8 @@ def pickle_file(path: Path) -> dict[str, StoredTensor]:
                 f"'{name}' in '{path}' claims the shape {tuple(tensor.shape)}, more than a file of {stamp.st_size:,} "
                 "bytes can contain"
             )
-        read = tensor.detach if is_old else partial(_read_again, path, name, stamp)
-        stored_as = str(tensor.dtype).removeprefix("torch.")
-        result[name] = StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, read)
+        stored = tensor_in_memory(tensor)
+        result[name] = stored if is_old else replace(stored, read=partial(_read_again, path, name, stamp))
     return result
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CheckpointError
@@ -26,6 +27,16 @@ class StoredTensor:
     def read_slice(self, index: int) -> "Tensor":
         """``read()[index]``, without reading the rest where the format can do that."""
         return self.read()[index] if self.read_one is None else self.read_one(index)
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def tensor_in_memory(tensor: "Tensor") -> StoredTensor:
+    """A tensor, read to the CPU, where files are read too, so that a model on a GPU and a file go together."""
+    stored_as = str(tensor.dtype).removeprefix("torch.")
+    return StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, lambda: tensor.detach().cpu())
 
 
 @dataclass(frozen=True)

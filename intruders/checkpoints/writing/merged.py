@@ -28,7 +28,7 @@ from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_ma
 from ..stored.names import Matching, match_names, may_be_same
 from ..stored.selection import EVERY_MATRIX
 from ..stored.tied import HEADS, is_separated, tied_uses
-from .shards import PlannedTensor, require_finite
+from .shards import require_finite
 
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
 Changed = Callable[[Pair, torch.dtype], Tensor]
@@ -64,7 +64,7 @@ def planned_checkpoint(
     tuned: Opened,
     changes: Mapping[str, Changed],
     elsewhere: Elsewhere = everywhere_as_tuned,
-) -> list[PlannedTensor]:
+) -> dict[str, StoredTensor]:
     """Every tensor of the tuned model, with the changed matrices in their new form.
 
     Each is of the type that holds the numbers of base and tuned checkpoint; of adapters, of the base's, with everything
@@ -84,7 +84,7 @@ def planned_checkpoint(
 
 def _changed_checkpoint(
     base: Checkpoint, tuned: Checkpoint, changes: Mapping[str, Changed], elsewhere: Elsewhere
-) -> list[PlannedTensor]:
+) -> dict[str, StoredTensor]:
     before, (after,), _ = under_common_names(base, [tuned])
     assert isinstance(after, Checkpoint)
     positions = positions_in_stacks(tuned, after)
@@ -96,13 +96,13 @@ def _changed_checkpoint(
     views = {name: _matrices(before, name, after.shape(other)) for name, other in matching.tuned_of.items()}
     written: set[str] = set()
 
-    def planned(own: str) -> PlannedTensor:
+    def planned(own: str) -> StoredTensor:
         stored, position = tuned.tensors[own], positions[own]
         name = base_of.get(position.tensor)
         if position.expert is not None and name is not None and not views[name]:
             name = None  # another number of experts, or of another size: there are no common ones
         if name is None:
-            return PlannedTensor(own, stored.shape, stored.dtype, stored.read)
+            return stored
         first, second = before.tensors[name], after.tensors[position.tensor]
         dtype = first.dtype
         if dtype.is_floating_point and stored.dtype.is_floating_point:
@@ -118,9 +118,9 @@ def _changed_checkpoint(
                 return _with_share(stored.read(), position.cut(first), name, share, dtype)
             return _with_changes(stored, position, wanted, first, second, dtype)
 
-        return PlannedTensor(own, stored.shape, dtype, read)
+        return replace(stored, dtype=dtype, read=read, read_one=None)
 
-    tensors = [planned(own) for own in tuned.tensors]
+    tensors = {own: planned(own) for own in tuned.tensors}
     _require_written(changes, written, tuned.source)
     return tensors
 
@@ -179,7 +179,7 @@ def _matrices(base: Checkpoint, name: str, theirs: tuple[int, ...]) -> list[Matr
 
 def _merged_checkpoint(
     base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed], elsewhere: Elsewhere
-) -> list[PlannedTensor]:
+) -> dict[str, StoredTensor]:
     parts, weights = [part for part, _ in parts_of(tuned)], [weight for _, weight in parts_of(tuned)]
     before, _, _ = under_common_names(base, parts)
     positions = positions_in_stacks(base, before)
@@ -191,7 +191,7 @@ def _merged_checkpoint(
     views = {name: _matrices(before, name, before.shape(name)) for name in before.tensors}
     written: set[str] = set()
 
-    def planned(own: str) -> PlannedTensor:
+    def planned(own: str) -> StoredTensor:
         stored, position = base.tensors[own], positions[own]
         matrices = [view for view in views[position.tensor] if position.expert in (None, view.expert)]
         written.update(matrix.name for matrix in matrices)
@@ -211,15 +211,15 @@ def _merged_checkpoint(
                 _put(matrix, position, tensor, require_finite(change(both, stored.dtype), matrix.name))
             return tensor
 
-        return PlannedTensor(own, stored.shape, stored.dtype, read)
+        return replace(stored, read=read, read_one=None)
 
     _require_can_be_separated(before, tuned)
-    tensors = [planned(own) for own in base.tensors]
+    tensors = {own: planned(own) for own in base.tensors}
     _require_written([*pairs, *changes, *whole], written, tuned.source)
     # What an adapter stores in full and the base has no tensor for, such as a new classification head: as tuned.
     for name, stored in (item for side in sides for item in side.added.items()):
         _require_alone(tuned, f"store '{name}' in full")
-        tensors.append(PlannedTensor(name, stored.shape, stored.dtype, stored.read))
+        tensors[name] = stored
     return tensors
 
 

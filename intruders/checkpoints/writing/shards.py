@@ -6,19 +6,17 @@ behind ``model.safetensors.index.json``. No number that is not one goes into a m
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, NonFiniteError, os_reason
 from ..formats.safetensors import DTYPES, INDEX_SUFFIX
+from ..stored.checkpoint import StoredTensor
 
 
 def require_finite(tensor: Tensor, name: str) -> Tensor:
@@ -41,23 +39,9 @@ NO_METADATA: Mapping[str, str] = MappingProxyType({})  # beside what transformer
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if dtype is not None}
 
 
-@dataclass(frozen=True)
-class PlannedTensor:
-    """A tensor that will be written: what the header must say, and how to get it when its turn comes."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    read: Callable[[], Tensor] = field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
-
-
 def write_checkpoint(
     folder: Path,
-    tensors: Sequence[PlannedTensor],
+    tensors: Mapping[str, StoredTensor],
     *,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
@@ -70,9 +54,8 @@ def write_checkpoint(
     """
     from huggingface_hub import split_state_dict_into_shards_factory
 
-    by_name: Any = {tensor.name: tensor for tensor in tensors}
     split = split_state_dict_into_shards_factory(
-        by_name,
+        dict(tensors),
         get_storage_size=attrgetter("nbytes"),
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=shard_bytes,
@@ -80,7 +63,7 @@ def write_checkpoint(
     done = itertools.count(1)
     after_each = None if progress is None else lambda: progress(next(done), len(tensors))
     for file, names in split.filename_to_tensors.items():
-        write_safetensors(folder / file, [by_name[name] for name in names], after_each, metadata)
+        write_safetensors(folder / file, {name: tensors[name] for name in names}, after_each, metadata)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / f"model{INDEX_SUFFIX}").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -88,7 +71,7 @@ def write_checkpoint(
 
 def write_safetensors(
     path: Path,
-    tensors: Sequence[PlannedTensor],
+    tensors: Mapping[str, StoredTensor],
     after_each: Callable[[], None] | None = None,
     metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
@@ -96,11 +79,11 @@ def write_safetensors(
     try:
         with path.open("xb") as file:
             file.write(_header(tensors, metadata))
-            for planned in tensors:
+            for name, planned in tensors.items():
                 tensor = planned.read()
                 if tuple(tensor.shape) != planned.shape:
                     raise CheckpointError(
-                        f"'{planned.name}' came as {tuple(tensor.shape)} and was planned as {planned.shape}; "
+                        f"'{name}' came as {tuple(tensor.shape)} and was planned as {planned.shape}; "
                         "a file changed while it was being read"
                     )
                 flat = tensor.detach().to("cpu", planned.dtype).contiguous().reshape(-1)
@@ -111,18 +94,18 @@ def write_safetensors(
         raise CheckpointError(f"cannot write '{path}': {os_reason(error)}") from error
 
 
-def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> bytes:
     """The length of the header in 8 bytes, little-endian, and the header, padded to a multiple of 8."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     begin = 0
-    for tensor in tensors:
+    for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
             raise CheckpointError(
-                f"'{tensor.name}' has the dtype {tensor.dtype}, which is not written here; expected one of "
+                f"'{name}' has the dtype {tensor.dtype}, which is not written here; expected one of "
                 f"{', '.join(_NAMES.values())}; convert the tensor"
             )
         end = begin + tensor.nbytes
-        entries[tensor.name] = {
+        entries[name] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
@@ -131,8 +114,3 @@ def _header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> by
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def planned(name: str, tensor: Tensor) -> PlannedTensor:
-    tensor = tensor.contiguous()
-    return PlannedTensor(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)

@@ -67,7 +67,7 @@ class CheckpointContent:
         changed, elsewhere = changes.matrices, changes.elsewhere
         applied = {name: change.applied_to for name, change in changed.items()}
         tensors = planned_checkpoint(self.base, self.tuned, applied, elsewhere)
-        largest = max(tensors, key=lambda tensor: tensor.nbytes)
+        largest = max(tensors.values(), key=lambda tensor: tensor.nbytes)
         of_whole = {"is_gguf": whole.format == "gguf", "has_own_head": is_separated(whole)}
         write_companions(self.companions, folder, largest.dtype, **of_whole)
         if self.adapter is not None:

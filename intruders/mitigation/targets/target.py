@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.open import Source
+from ...checkpoints.stored.checkpoint import tensor_in_memory
 from ...checkpoints.writing.merged import Elsewhere
-from ...checkpoints.writing.shards import NO_METADATA, planned, write_safetensors
+from ...checkpoints.writing.shards import NO_METADATA, write_safetensors
 from ...system.result_protocol import JsonResult
 from ..remedies.changes import Change
 
@@ -55,7 +56,7 @@ def write_adapter(
     config: Mapping[str, Any],
     metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
-    weights = [planned(name, tensor) for name, tensor in tensors.items()]
+    weights = {name: tensor_in_memory(tensor) for name, tensor in tensors.items()}
     write_safetensors(folder / "adapter_model.safetensors", weights, metadata=metadata)
     text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
     (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")

@@ -53,8 +53,8 @@ STACKS = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_pr
 
 def written(base: Source, tuned: Source, **settings: Any) -> dict[str, Tensor]:
     plan = planned_checkpoint(*open_sides(base, tuned), settings.pop("changes", {}), **settings)
-    assert all(tuple(planned.read().shape) == planned.shape for planned in plan)
-    return {planned.name: planned.read().to(planned.dtype) for planned in plan}
+    assert all(tuple(planned.read().shape) == planned.shape for planned in plan.values())
+    return {name: planned.read().to(planned.dtype) for name, planned in plan.items()}
 
 
 def assert_close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

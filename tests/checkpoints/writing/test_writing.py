@@ -3,6 +3,8 @@
 import json
 import warnings
 import weakref
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -13,18 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from intruders.checkpoints.opening.open import open_checkpoint
+from intruders.checkpoints.stored.checkpoint import StoredTensor, tensor_in_memory
 from intruders.checkpoints.writing.companions import copy_companions, write_companions
 from intruders.checkpoints.writing.lora_adapter import read_lora, rewritten
-from intruders.checkpoints.writing.shards import (
-    PlannedTensor,
-    planned,
-    require_finite,
-    write_checkpoint,
-    write_safetensors,
-)
+from intruders.checkpoints.writing.shards import require_finite, write_checkpoint, write_safetensors
 from intruders.errors import NonFiniteError
 from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import merged_weights, refused, saved, tiny_llama, with_lora
+
+
+def in_memory(tensors: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
+    return {name: tensor_in_memory(tensor) for name, tensor in tensors.items()}
 
 
 def test_every_dtype_and_shape_reads_back(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_every_dtype_and_shape_reads_back(tmp_path: Path) -> None:
         for shape in ((), (0,), (3,), (2, 3), (2, 0, 3), (2, 3, 4))
     }
     tensors["turned"] = torch.arange(6.0).reshape(2, 3).mT
-    write_safetensors(tmp_path / "a.safetensors", [planned(name, value) for name, value in tensors.items()])
+    write_safetensors(tmp_path / "a.safetensors", in_memory(tensors))
     found = load_file(tmp_path / "a.safetensors")
     assert found.keys() == tensors.keys()
     assert all(
@@ -55,7 +56,7 @@ def test_shards_load_in_transformers(tmp_path: Path, shard_bytes: int) -> None:
     counts: list[tuple[int, int]] = []
     write_checkpoint(
         tmp_path,
-        [planned(name, value) for name, value in state.items()],
+        in_memory(state),
         shard_bytes=shard_bytes,
         progress=lambda done, total: counts.append((done, total)),
     )
@@ -79,23 +80,22 @@ def test_dtype_is_the_planned_one_and_tensors_are_let_go(tmp_path: Path) -> None
         most = max(most, len(alive))
         return tensor
 
-    tensors = [PlannedTensor(name, (4, 4), torch.bfloat16, read) for name in "abcdefgh"]
+    tensors = dict.fromkeys("abcdefgh", StoredTensor((4, 4), torch.bfloat16, "BF16", read))
     write_safetensors(tmp_path / "a.safetensors", tensors)
     assert most <= 2  # the one being written, and the one read after it
     assert torch.equal(load_file(tmp_path / "a.safetensors")["h"], torch.full((4, 4), 1 / 3).bfloat16())
 
 
 def test_a_dtype_that_is_not_written_is_named(tmp_path: Path) -> None:
-    wrong = planned("a", torch.zeros(2, dtype=torch.complex128))
+    wrong = in_memory({"a": torch.zeros(2, dtype=torch.complex128)})
     with refused(r"'a' has the dtype torch\.complex128, .*F64, .*; convert"):
-        write_safetensors(tmp_path / "a.safetensors", [wrong])
+        write_safetensors(tmp_path / "a.safetensors", wrong)
 
 
 def test_a_tensor_of_another_shape_than_planned_is_an_error(tmp_path: Path) -> None:
+    planned = tensor_in_memory(torch.zeros(3))
     with refused("planned as"):
-        write_safetensors(
-            tmp_path / "a.safetensors", [PlannedTensor("a", (2,), torch.float32, lambda: torch.zeros(3))]
-        )
+        write_safetensors(tmp_path / "a.safetensors", {"a": replace(planned, shape=(2,))})
 
 
 def two_folders(place: Path) -> tuple[Path, Path]:
