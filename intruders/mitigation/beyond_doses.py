@@ -7,7 +7,6 @@ import torch
 from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.opening.model_sum import parts_of
 from ..checkpoints.opening.open import Opened
-from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.side import Side, sides_of
 from ..checkpoints.stored.checkpoint import Checkpoint
@@ -97,8 +96,8 @@ def require_same_vocabulary(sides: tuple[Checkpoint, Opened]) -> None:
 
 def _adapters(base: Checkpoint, tuned: Opened) -> Iterator[tuple[Adapter, Side, Checkpoint]]:
     """Yield each adapter of a tuned model, its tensors by the names of the base, and the base under these names."""
-    before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
-    for side in sides_of(before, parts):
+    before, sides, _ = sides_of(base, tuned)
+    for side, _ in sides:
         if isinstance(side.part, Adapter):
             yield side.part, side, before
 

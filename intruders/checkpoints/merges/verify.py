@@ -211,7 +211,7 @@ def verify(
             "pass BASE ADAPTER MERGED in this order"
         )
     parts = [part for part, _ in parts_of(opened)]
-    before, (*parts, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
+    before, (*_, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
     assert isinstance(after, Checkpoint)
     still_one = _said_of_one_tensor(before, after)
     before, is_sum = read_once(with_own_head(before, after)), isinstance(opened, ModelSum)
@@ -219,7 +219,7 @@ def verify(
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(before.shapes(), after.shapes()).tuned_of
     touched = {_stored_tensor_of(pair.name, before) for pair in wanted.pairs}
-    sides = sides_of(before, parts)
+    sides = [side for side, _ in sides_of(before, opened)[1]]
     unchecked = tensors_not_compared(before, sides, is_sum)
     rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
     total = len(wanted.pairs) + len(rest)
@@ -237,8 +237,8 @@ def verify(
         progress("verify", len(matrices), total)
 
     others: list[OtherTensor] = []
-    added = {} if is_sum else sides[0].added
-    compared = differences(before, {} if is_sum else sides[0].tensors, after, rest, merged_name, added)
+    saved, added = ({}, {}) if is_sum else (sides[0].tensors, sides[0].added)
+    compared = differences(before, saved, after, rest, merged_name, added)
     for done, (other, unknown) in enumerate(compared, len(matrices) + 1):
         if other is not None:
             others.append(replace(other, reason=still_one.get(other.name, other.reason)))

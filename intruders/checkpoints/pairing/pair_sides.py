@@ -19,7 +19,6 @@ from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, reason_to_skip, require_selection
 from ..stored.selection import AS_AUDITED, Selection
-from .names_of_base import under_common_names
 from .pairing import PairedMatrix, Pairing, SkipKind, Skipped
 from .side import Side, sides_of
 
@@ -31,15 +30,11 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITE
     that match none.
     """
     require_selection(base, selection)
-    weighted = parts_of(tuned)
-    trained = [note for part, _ in weighted for note in notes_on_trained_base(base, part)]
-    named, parts, notes = under_common_names(base, [part for part, _ in weighted])
-    sides = sides_of(named, parts)
-    weights = [weight for _, weight in weighted]
-    weighted_sides, is_sum = list(zip(sides, weights, strict=True)), isinstance(tuned, ModelSum)
-    pairs, skipped, remarks = _paired_matrices(named, weighted_sides, selection, is_sum)
-    notes = [*trained, *notes, *(note for side in sides for note in side.notes), *remarks]
-    biases = [bias for side in sides for bias in side.biases]
+    trained = [note for part, _ in parts_of(tuned) for note in notes_on_trained_base(base, part)]
+    named, sides, renamed = sides_of(base, tuned)
+    pairs, skipped, remarks = _paired_matrices(named, sides, selection, isinstance(tuned, ModelSum))
+    notes = [*trained, *renamed, *(note for side, _ in sides for note in side.notes), *remarks]
+    biases = [bias for side, _ in sides for bias in side.biases]
     return Pairing(base, tuned, pairs, skipped, list(dict.fromkeys(notes)), biases)
 
 

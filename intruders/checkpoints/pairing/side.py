@@ -14,7 +14,8 @@ from ...errors import PairingError, some_of
 from ..adapters.adapter import AdaptedWeight, Adapter, Shape
 from ..adapters.by_formula import widened
 from ..adapters.peft_types import require_linear
-from ..opening.model_sum import Part
+from ..opening.model_sum import Part, parts_of
+from ..opening.open import Opened
 from ..opening.other_formats import format_of_names
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matrices import not_a_matrix, shapes_for_adapters
@@ -27,11 +28,13 @@ from ..stored.names import (
     scores_tokens,
 )
 from ..stored.tied import ties
+from .names_of_base import under_common_names
 from .pairing import SkipKind, Skipped
 
 
-def sides_of(base: Checkpoint, parts: Sequence[Part]) -> "list[Side]":
-    """Match each part with what it acts on, under common names; PairingError if one does not belong to the base."""
+def sides_of(base: Checkpoint, tuned: Opened) -> "tuple[Checkpoint, list[tuple[Side, float]], list[str]]":
+    """The base under common names, a side and weight of each part, and notes; PairingError if one is for another."""
+    base, parts, notes = under_common_names(base, [part for part, _ in parts_of(tuned)])
     checkpoints = [part for part in parts if isinstance(part, Checkpoint)]
     changed = _with_checkpoints(base, checkpoints) if 0 < len(checkpoints) < len(parts) else base
     sides = []
@@ -41,7 +44,8 @@ def sides_of(base: Checkpoint, parts: Sequence[Part]) -> "list[Side]":
         else:
             adapter = replace(part, start=None) if checkpoints else _on_original(part)
             sides.append(_adapter_side(adapter, changed, tuple(own.source for own in checkpoints)))
-    return sides
+    weights = [weight for _, weight in parts_of(tuned)]
+    return base, list(zip(sides, weights, strict=True)), notes
 
 
 def _with_checkpoints(base: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Checkpoint:

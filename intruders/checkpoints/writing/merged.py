@@ -180,13 +180,11 @@ def _matrices(base: Checkpoint, name: str, theirs: tuple[int, ...]) -> list[Matr
 def _merged_checkpoint(
     base: Checkpoint, tuned: Adapter | ModelSum, changes: Mapping[str, Changed], elsewhere: Elsewhere
 ) -> dict[str, StoredTensor]:
-    parts, weights = [part for part, _ in parts_of(tuned)], [weight for _, weight in parts_of(tuned)]
-    before, _, _ = under_common_names(base, parts)
-    positions = positions_in_stacks(base, before)
-    for part in parts:
+    for part, _ in parts_of(tuned):
         _require_mergeable(part, tuned.source)
-    sides = sides_of(before, parts)
-    whole = _replaced_whole(before, tuned, list(zip(sides, weights, strict=True)))
+    before, sides, _ = sides_of(base, tuned)
+    positions = positions_in_stacks(base, before)
+    whole = _replaced_whole(before, tuned, sides)
     pairs = {pair.name: pair for pair in pair_sides(base, tuned, EVERY_MATRIX).pairs}
     views = {name: _matrices(before, name, before.shape(name)) for name in before.tensors}
     written: set[str] = set()
@@ -217,7 +215,7 @@ def _merged_checkpoint(
     tensors = {own: planned(own) for own in base.tensors}
     _require_written([*pairs, *changes, *whole], written, tuned.source)
     # What an adapter stores in full and the base has no tensor for, such as a new classification head: as tuned.
-    for name, stored in (item for side in sides for item in side.added.items()):
+    for name, stored in (item for side, _ in sides for item in side.added.items()):
         _require_alone(tuned, f"store '{name}' in full")
         tensors[name] = stored
     return tensors

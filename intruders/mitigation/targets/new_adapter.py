@@ -177,10 +177,10 @@ def names_for_peft(base: Checkpoint, tuned: Opened, weights: Iterable[str]) -> d
     those of the class that the tuned model's config names, or the base's. Without such a class they stay as the tuned
     model has them. A weight is left out that is not known to be one of the class.
     """
-    before, parts, _ = under_common_names(base, [part for part, _ in parts_of(tuned)])
+    before, sides, _ = sides_of(base, tuned)
     names: dict[str, str] = {}
     models: list[tuple[Checkpoint, Mapping[str, str]]] = []
-    for side in sides_of(before, parts):
+    for side, _ in sides:
         part = side.part
         if isinstance(part, Checkpoint):
             models.append((part, side.own_names))
