@@ -155,7 +155,7 @@ class FleetFiles:
         path = file.path if source == file.source else self.path(source, file.digest)
         renamed = replace(file, path=path, source=source)
         header["tuned"]["source"] = source
-        header["base"] = {"source": base.source, "hub": [origin.as_dict() for origin in base.hub]}
+        header["base"] = {"source": base.source, "hub": plain(base.hub)}
         self.write(renamed, header, pq.read_table(file.path))
         return renamed
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ...errors import CheckpointError, first_line
-from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.locate import DEMO_MODELS, HubOrigin, split_revision
+from ..stored.names import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,9 +135,6 @@ def steps_at_worst(pattern: str, name: str) -> float:
     return float(max(len(name), 1)) ** (repeats + 1) * 2.0**optional
 
 
-Shape = tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class AdaptedWeight:
     """The update of one weight of the base by an adapter.
@@ -188,7 +186,7 @@ class Adapter:
     )
     ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
     # The weights beneath the updates that it stores, by the updates' names: PEFT puts them in the base's place.
-    beneath: Mapping[str, StoredTensor] = field(default_factory=dict, repr=False)
+    beneath: Tensors = field(default_factory=dict, repr=False)
     # An initialization that took something out of the base that the adapter belongs to, as PiSSA does.
     start: str | None = None
     # What it makes of the base as it was before the start; None where the start cannot be repeated.

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...linalg.low_rank import LowRank
-from ..stored.checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor, Tensors
 from .adapter import AdaptedWeight, AdapterConfig
-
-Tensors = Mapping[str, StoredTensor]
 
 
 def factors(down: StoredTensor, up: StoredTensor, scale: float, transposed: bool = False) -> LowRank:

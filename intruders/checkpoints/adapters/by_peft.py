@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import CheckpointError, IntrudersError, all_lines, missing_extra, some_of
 from ...system.callers_process import random_state_kept
-from ..stored.checkpoint import StoredTensor
-from .adapter import AdaptedWeight, AdapterConfig, Shape
+from ..stored.checkpoint import StoredTensor, Tensors
+from ..stored.names import Shape
+from .adapter import AdaptedWeight, AdapterConfig
 from .peft_types import SHARED_AND_DECOMPOSED, WITH_BIAS
 
 # Choose modules, say how to train or where to run. The modules are given by name here.
@@ -96,7 +97,6 @@ def _require_proportion(values: Mapping[str, Any], config: AdapterConfig, larges
             )
 
 
-Tensors = Mapping[str, StoredTensor]
 # The weight that PEFT makes of the base's; in single precision at least, or in the base's own type.
 Make = Callable[[Tensor, bool], Tensor]
 

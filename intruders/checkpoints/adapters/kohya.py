@@ -16,9 +16,9 @@ from math import isfinite, prod
 from typing import Any
 
 from ...errors import CheckpointError
-from ..stored.checkpoint import Checkpoint, StoredTensor
-from ..stored.names import same_shape
-from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape
+from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
+from ..stored.names import Shape, same_shape
+from .adapter import AdaptedWeight, Adapter, AdapterConfig
 from .by_formula import dense, lora_scale, low_rank, lycoris_update, require_factors, unfit, widened
 
 
@@ -31,7 +31,7 @@ def _scales_inputs(scale: Shape, inputs: int, outputs: int) -> bool | None:
     return None if inputs == outputs > 1 else False
 
 
-def _told_by_others(modules: Iterable[Mapping[str, StoredTensor]]) -> bool | None:
+def _told_by_others(modules: Iterable[Tensors]) -> bool | None:
     """Return whether the file's ``dora_scale`` are over inputs, by those modules that tell; None if none does."""
     told: set[bool | None] = set()
     for parts in modules:
@@ -150,9 +150,7 @@ def looks_like_adapter(names: Iterable[str]) -> bool:
     return any(_TELLING.search(name) for name in names)
 
 
-def single_file_adapter(
-    stored: Mapping[str, StoredTensor], metadata: Mapping[str, str], source: str
-) -> Adapter:
+def single_file_adapter(stored: Tensors, metadata: Mapping[str, str], source: str) -> Adapter:
     """The adapter in one file, in whose ``metadata`` diffusers keeps PEFT's configs."""
     modules: dict[str, dict[str, StoredTensor]] = {}
     strange, ignored = [], []
@@ -199,7 +197,7 @@ def single_file_adapter(
 
 def _update(
     module: str,
-    parts: Mapping[str, StoredTensor],
+    parts: Tensors,
     configs: Mapping[str, AdapterConfig],
     source: str,
     per_input: bool | None,
@@ -243,7 +241,7 @@ def _update(
 
 
 def _scale(
-    module: str, parts: Mapping[str, StoredTensor], configs: Mapping[str, AdapterConfig], source: str
+    module: str, parts: Tensors, configs: Mapping[str, AdapterConfig], source: str
 ) -> Callable[[int | None], float]:
     """alpha / r with the file's alpha, or by diffusers' config; 1 without them, or without a rank, as in LyCORIS."""
     stored = parts.get("alpha")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import CheckpointError, some_of
 from ..formats.gguf import known_names, stored_tensor
 from ..formats.safetensors import safetensors_file
-from ..stored.checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor, Tensors
 from ..stored.names import looks_up_tokens
 from .adapter import AdapterConfig
 
@@ -42,14 +42,14 @@ class StoredAdapter:
     """An adapter at a path, of which no tensor is read yet."""
 
     config: dict[str, Any]  # as PEFT's adapter_config.json
-    open: Callable[[], Mapping[str, StoredTensor]] = field(repr=False)  # its tensors, under PEFT's names
+    open: Callable[[], Tensors] = field(repr=False)  # its tensors, under PEFT's names
     family: str = "PEFT"  # whose files it comes in
     ignored: tuple[tuple[str, str], ...] = ()  # (tensor of its files, why it is none here)
     lacks_heads: bool = False  # the base's number of heads decides in which order rows of q and k are
 
 
 def _lora(
-    modules: Mapping[str, Mapping[str, StoredTensor]],
+    modules: Mapping[str, Tensors],
     alpha: Callable[[int], float],
     base: object,
     source: str,

@@ -15,10 +15,10 @@ from ..formats.gguf import layout_of_gguf
 from ..formats.memory import FSDP_1_WRAPPER, describe_module, tensors_of_adapter
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
-from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.json_file import read_json_object
-from ..stored.names import match_names
-from .adapter import AdaptedWeight, Adapter, AdapterConfig, Shape
+from ..stored.names import Shape, match_names
+from .adapter import AdaptedWeight, Adapter, AdapterConfig
 from .by_formula import BY_PEFT as LORA_BY_PEFT
 from .by_formula import REFUSED_SETTINGS, adalora_updates, lora_modules, lycoris_updates, module_update
 from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
@@ -39,8 +39,6 @@ from .peft_types import (
     require_settings,
 )
 from .target_parameters import UndecidedModule, decided_by_base, parameters_meant, undecided_module
-
-Tensors = Mapping[str, StoredTensor]
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"

@@ -13,8 +13,8 @@ from ...errors import CheckpointError, PairingError, some_of
 from ...linalg.low_rank import LowRank
 from ..stored.checkpoint import Checkpoint
 from ..stored.matrices import text_config
-from ..stored.names import match_names, plain
-from .adapter import AdaptedWeight, AdapterConfig, Shape
+from ..stored.names import Shape, match_names, plain
+from .adapter import AdaptedWeight, AdapterConfig
 from .by_formula import LoraFactors, lora_scale, low_rank, module_update, widened
 
 # The models whose stacks of experts PEFT knows to be stored input side first (``is_transposed`` of their modules).

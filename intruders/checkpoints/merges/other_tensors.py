@@ -9,7 +9,7 @@ import torch
 from ..adapters.adapter import Adapter
 from ..opening.model_sum import ModelSum
 from ..pairing.side import Side
-from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.matrices import is_class_token, not_a_matrix
 from ..stored.names import may_be_same, plain
 from ..stored.tied import stored_twice
@@ -62,7 +62,7 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
 
 def differences(
     base: Checkpoint,
-    saved: Mapping[str, StoredTensor],
+    saved: Tensors,
     merged: Checkpoint,
     names: Collection[str],
     merged_name: Mapping[str, str],
@@ -103,21 +103,20 @@ def differences(
             yield _difference(name, expected, stored, name in saved), None
 
 
-def added_differences(added: Mapping[str, StoredTensor], merged: Checkpoint) -> list[OtherTensor]:
+def added_differences(added: Tensors, merged: Checkpoint) -> list[OtherTensor]:
     """What the adapter stores in full and the base lacks, where the merged model has not the same."""
     own_name = {plain(name): name for name in merged.names()}
-    differ = []
-    for name, expected in added.items():
-        stored = merged.tensors.get(own_name.get(plain(name), ""))
-        other = OtherTensor(name, "missing in the merged model")
-        differ += [other if stored is None else _difference(name, expected, stored, is_saved=True)]
+    found = {name: merged.tensors.get(own_name.get(plain(name), "")) for name in added}
+    differ = [_difference(name, expected, found[name], is_saved=True) for name, expected in added.items()]
     return [other for other in differ if other is not None]
 
 
 def _difference(
-    name: str, expected: StoredTensor, stored: StoredTensor, is_saved: bool
+    name: str, expected: StoredTensor, stored: StoredTensor | None, is_saved: bool
 ) -> OtherTensor | None:
     """Return in what a tensor of the merged model is another; None if it is the expected one, or a rounding of it."""
+    if stored is None:
+        return OtherTensor(name, "missing in the merged model")
     if expected.shape != stored.shape:
         return OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}")
     before, after = expected.read(), stored.read()

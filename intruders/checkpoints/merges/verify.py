@@ -41,8 +41,6 @@ from .verdict import (
     judge,
 )
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class VerifiedMatrix:
@@ -81,7 +79,7 @@ class Verification(JsonResult):
       seconds: the time it took.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the verification of a merge"
     written_by = "intruders verify --json"
 
@@ -139,7 +137,7 @@ class Verification(JsonResult):
     def to_document(self, allow_other: bool = False) -> dict[str, Any]:
         """Plain JSON values; null for what is not known."""
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "intruders_version": __version__,
             "base": {"source": self.base_source},
             "adapter": {"source": self.adapter_source},

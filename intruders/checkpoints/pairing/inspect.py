@@ -13,8 +13,6 @@ from ..stored.matrices import reason_to_skip, selected_matrices
 from ..stored.selection import AS_AUDITED
 from .pair_sides import pair_sides
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class Row:
@@ -48,7 +46,7 @@ class Inspection(JsonResult):
       matched: in words, what was matched other than by equal names.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the inspection of a path"
     written_by = "Inspection.save"
 

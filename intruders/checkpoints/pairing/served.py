@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import CheckpointError, SettingError
 from ...system.result_protocol import JsonResult
-from ..adapters.adapter import Adapter, AdapterConfig, Shape
+from ..adapters.adapter import Adapter, AdapterConfig
 from ..adapters.by_peft import modules_by_target
 from ..adapters.peft_types import shapes_of_class
 from ..opening.model_sum import Part as Model
@@ -173,7 +173,7 @@ class _Modules:
     tied: bool
     modules: Collection[str]  # as on disk
     leaves: Collection[str]  # the last parts of these
-    in_memory: Mapping[str, Shape]  # the weights as transformers names them
+    in_memory: Mapping[str, tuple[int, ...]]  # the weights as transformers names them
     changed: Collection[str]  # by the adapter
     stacked: Collection[str]  # among the changed, stacks of experts
 
@@ -186,7 +186,7 @@ def weights_in(runtime: str, adapter: Adapter, base: Checkpoint | None) -> list[
         unknown = (NOT_KNOWN, "only the base tells whether it has modules of these names", "pass --base BASE")
         return _together(dict.fromkeys(short.values(), unknown))
     config, there = base.config or {}, base.shapes()
-    in_memory: Mapping[str, Shape] = {}  # where transformers has no class for a base
+    in_memory: Mapping[str, tuple[int, ...]] = {}  # where transformers has no class for a base
     if runtime == "transformers":
         with suppress(Exception):  # it raises what it likes
             in_memory = shapes_of_class(base.config)

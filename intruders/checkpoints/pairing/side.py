@@ -11,16 +11,17 @@ from functools import partial
 from torch import Tensor
 
 from ...errors import PairingError, some_of
-from ..adapters.adapter import AdaptedWeight, Adapter, Shape
+from ..adapters.adapter import AdaptedWeight, Adapter
 from ..adapters.by_formula import widened
 from ..adapters.peft_types import require_linear
 from ..opening.model_sum import Part, parts_of
 from ..opening.open import Opened
 from ..opening.other_formats import format_of_names
-from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.matrices import not_a_matrix, shapes_for_adapters
 from ..stored.names import (
     Matching,
+    Shape,
     is_embedding_or_head,
     looks_up_tokens,
     match_names,
@@ -88,12 +89,6 @@ def _on_original(adapter: Adapter) -> Adapter:
     )
 
 
-_NAMED_OTHERWISE = (
-    "; transformers may name its tensors otherwise in memory than the file does; merge the adapter with PEFT "
-    "(merge_and_unload, save_pretrained), and pass the merged model"
-)
-
-
 @dataclass(frozen=True)
 class Side:
     """A part of the tuned side by the base's names."""
@@ -101,7 +96,7 @@ class Side:
     part: Part
     base: Checkpoint  # what it acts on, with what its own shapes tell of how weights are stored
     updates: Mapping[str, AdaptedWeight] = field(repr=False)
-    tensors: Mapping[str, StoredTensor] = field(repr=False)  # that it holds in full
+    tensors: Tensors = field(repr=False)  # that it holds in full
     lacking: tuple[str, SkipKind]  # why a tensor of the base that it does not hold is not audited
     skipped: list[Skipped]  # of its own tensors, those that no matrix of the base is for
     notes: list[str]
@@ -264,15 +259,15 @@ def _require_modules(
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
         are_there = all(any(same_shape(size, update.full_shape) for size in sizes) for update in lost)
         names = some_of(list(dict.fromkeys(update.name for update in lost)))
-        if other:
-            raise PairingError(
-                f"the adapter '{adapter.source}' {other}; '{base.source}' lacks {len(lost)} of the {len(updates)} "
-                f"weights it changes: {names}"
+        reason, what_to_do = f"{other};" if other else "is for another base:", ""
+        if not other and (are_there or matching.renamed):
+            what_to_do = (
+                "; transformers may name its tensors otherwise in memory than the file does; merge the adapter with "
+                "PEFT (merge_and_unload, save_pretrained), and pass the merged model"
             )
         raise PairingError(
-            f"the adapter '{adapter.source}' is for another base: '{base.source}' lacks {len(lost)} of the "
-            f"{len(updates)} weights it changes: {names}"
-            + (_NAMED_OTHERWISE if are_there or matching.renamed else "")
+            f"the adapter '{adapter.source}' {reason} '{base.source}' lacks {len(lost)} of the {len(updates)} weights "
+            f"it changes: {names}{what_to_do}"
         )
     wrong = [
         f"{base_of[update.name]} is {shapes[base_of[update.name]]} and the adapter's is {update.full_shape}"

@@ -5,7 +5,7 @@ restored here, numbers with scales in ``scaled.py``.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..stored.checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor, Tensors
 from ..stored.json_file import parse_json_object
 from .scaled import (
+    EXPONENT_BIAS,
     Restored,
-    Tensors,
     awq_weights,
     compressed_weights,
     gptq_weights,
@@ -94,6 +94,7 @@ def refuse_packed(tensors: Tensors, source: str) -> None:
 
 
 _STATE = ".quant_state.bitsandbytes__"
+_PARTS = ("", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually about a hundred
 
 
@@ -101,14 +102,9 @@ def four_bit_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """``w.weight`` = table[4 bits] * absmax of its block; doubly, absmax = table[8 bits] * absmax + offset."""
     for key in tensors:
         name, mark, kind = key.partition(_STATE)
-        if not mark:
-            continue
-        parts = {
-            part: tensors.get(f"{name}{part}")
-            for part in ("", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
-        }
-        used = {key, *(f"{name}{part}" for part in parts)}
-        yield name, _four_bit(name, parts, tensors[key], kind), used
+        if mark:
+            used = [f"{name}{part}" for part in _PARTS]
+            yield name, _four_bit(name, map(tensors.get, used), tensors[key], kind), {key, *used}
 
 
 def int8_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
@@ -130,9 +126,9 @@ def _of_int8(weight: StoredTensor, scale: StoredTensor) -> Tensor:
 
 
 def _four_bit(
-    name: str, parts: Mapping[str, StoredTensor | None], state: StoredTensor, kind: str
+    name: str, parts: Iterable[StoredTensor | None], state: StoredTensor, kind: str
 ) -> StoredTensor:
-    packed, absmax, table, nested, nested_table = parts.values()
+    packed, absmax, table, nested, nested_table = parts
     require(name, prod(state.shape) <= _LARGEST_STATE, "quant_state")
     values = parse_json_object(
         bytes(state.read().to(torch.uint8).flatten().tolist()), f"the quant_state of '{name}'"
@@ -170,7 +166,6 @@ def _is_size(value: object) -> bool:
 
 
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-_BIAS = 127  # of the scales' exponents
 
 
 def mxfp4_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
@@ -193,7 +188,7 @@ def _weight(blocks: StoredTensor, scales: StoredTensor) -> StoredTensor:
     def read_one(index: int) -> Tensor:
         pairs = blocks.read_slice(index).long()  # (out, blocks, 16), the first number in the low bits
         codes = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(2)  # (out, blocks, 32)
-        power = scales.read_slice(index).to(torch.int32).unsqueeze(-1) - _BIAS
+        power = scales.read_slice(index).to(torch.int32).unsqueeze(-1) - EXPONENT_BIAS
         return torch.ldexp(torch.tensor(_VALUES)[codes], power).reshape(outputs, inputs).mT
 
     def read() -> Tensor:

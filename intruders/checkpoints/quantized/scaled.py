@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..stored.checkpoint import StoredTensor
+from ..stored.checkpoint import StoredTensor, Tensors
 
-Tensors = Mapping[str, StoredTensor]
 # What the reader of a format finds: name and tensor of each restored weight, and the names of the parts it is made of.
 Restored = Iterator[tuple[str, StoredTensor, set[str]]]
 
@@ -23,7 +22,7 @@ _DEFAULT_BLOCK = (128, 128)  # DeepSeek's, where a config does not say
 _OF_MODULE = {"scale", "scale_weight", "qscale_weight"}
 # Parts beside a weight that say nothing about its numbers.
 _OF_INPUTS = ("input_scale", "activation_scale", "scale_input", "qscale_act", "comfy_quant")
-_EXPONENT_BIAS = 127
+EXPONENT_BIAS = 127
 
 
 def scaled_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
@@ -99,7 +98,7 @@ def _scaled(name: str, key: str, tensors: Tensors, blocks: set[tuple[int, int]])
         if zero is not None:
             values = values - spread(zero.read().to(torch.float32), weight.shape, zero_block)
         if factors.dtype == torch.uint8:
-            factors = torch.ldexp(torch.ones(factors.shape), factors.to(torch.int32) - _EXPONENT_BIAS)
+            factors = torch.ldexp(torch.ones(factors.shape), factors.to(torch.int32) - EXPONENT_BIAS)
         return values * spread(factors.to(torch.float32), weight.shape, block)
 
     return StoredTensor(weight.shape, torch.float32, f"{weight.stored_as} with scales", read)

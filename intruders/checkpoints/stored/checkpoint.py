@@ -39,6 +39,9 @@ def tensor_in_memory(tensor: "Tensor") -> StoredTensor:
     return StoredTensor(tuple(tensor.shape), tensor.dtype, stored_as, lambda: tensor.detach().cpu())
 
 
+Tensors = Mapping[str, StoredTensor]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model's tensors by name, read one at a time."""
@@ -47,7 +50,7 @@ class Checkpoint:
     kind: str  # "checkpoint", "module" or "state dict"
     format: str  # "safetensors", "gguf", "pytorch", "memory": what it was read as
     # In the order of the model or, where the format has none, in natural name order.
-    tensors: Mapping[str, StoredTensor] = field(repr=False)
+    tensors: Tensors = field(repr=False)
     # Its config.json, or what stands for it.
     config: Mapping[str, Any] | None = field(default=None, repr=False)
     # A name that is the same tensor as another one -> the name under which that is listed in ``tensors``.
@@ -55,9 +58,8 @@ class Checkpoint:
     # Weights that are stored (in, out), as transformers' Conv1D and some experts are.
     input_first: frozenset[str] = field(default=frozenset(), repr=False)
     hub: tuple[HubOrigin, ...] = ()  # the commit that it was read from, if it lies in the hub's cache
-    ignored: tuple[tuple[str, str], ...] = field(
-        default=(), repr=False
-    )  # (tensor of its files, why not here)
+    # (tensor of its files, why not here)
+    ignored: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def names(self) -> list[str]:
         return list(self.tensors)

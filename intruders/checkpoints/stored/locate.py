@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,6 @@ class HubOrigin:
     repository: str
     revision: str | None
     commit: str
-
-    def as_dict(self) -> dict[str, str | None]:
-        return asdict(self)
 
 
 def origins_in(side: Mapping[str, Any]) -> tuple[HubOrigin, ...]:

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, StoredTensor
-from .names import is_embedding_or_head
+from .names import Shape, is_embedding_or_head
 from .selection import Selection
-
-Shape = tuple[int, ...]
 
 _CONV1D = re.compile(r"(?:^|\.)(?:c_attn|c_fc|c_proj|q_attn)\.weight$")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .checkpoint import Checkpoint, StoredTensor
+from .checkpoint import Checkpoint, Tensors
 from .names import scores_tokens
 
 _INPUT_EMBEDDING = re.compile(
@@ -60,7 +60,7 @@ def has_head(config: Mapping[str, Any] | None) -> bool:
     return any(str(name).endswith(_WITH_HEAD) for name in architectures)
 
 
-def stored_twice(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any] | None) -> dict[str, str]:
+def stored_twice(tensors: Tensors, config: Mapping[str, Any] | None) -> dict[str, str]:
     """The head that a file stores beside the equal embedding, to that; transformers loads one that differs as it is."""
     head = next((name for name in HEADS if name in tensors), None)
     embedding = None if head is None or config is None or ties(config) is False else _embedding(tensors)

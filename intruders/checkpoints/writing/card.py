@@ -20,9 +20,8 @@ CARD = "README.md"
 BEGIN = "<!-- intruders: begin -->"
 END = "<!-- intruders: end -->"
 _BEGIN, _END = "<!-- intruders, written: begin -->", "<!-- intruders, written: end -->"
-_TEMPLATE = (
-    "# Model Card for Model ID"  # of a card that PEFT wrote and nobody filled in: its front matter is kept
-)
+# Of a card that PEFT wrote and nobody filled in: its front matter is kept.
+_TEMPLATE = "# Model Card for Model ID"
 _OF_A_MODULE = re.compile(r"(\w+ \()(.+)(\).*)")  # "LlamaForCausalLM (PATH), adapter 'default'"
 
 

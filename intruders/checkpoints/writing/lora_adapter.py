@@ -18,7 +18,7 @@ from ..adapters.adapter import AdapterConfig, fields_of_base
 from ..adapters.by_formula import BY_PEFT, LoraFactors, factors, lora_modules, lora_scale
 from ..adapters.peft_adapter import stored_adapter
 from ..adapters.peft_types import changes_the_base
-from ..stored.checkpoint import Checkpoint, StoredTensor
+from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.matrices import shapes_for_adapters
 from ..stored.names import match_names
 from .shards import require_finite
@@ -104,7 +104,7 @@ def read_lora(path: Path, source: str, base: Checkpoint) -> LoraAdapter:
     return lora_adapter(stored.open(), AdapterConfig(stored.config | named, source))
 
 
-def lora_adapter(tensors: Mapping[str, StoredTensor], config: AdapterConfig) -> LoraAdapter:
+def lora_adapter(tensors: Tensors, config: AdapterConfig) -> LoraAdapter:
     """The adapter of these tensors (PEFT's names) and config."""
     source, unfit = config.source, _not_plain(config)
     if unfit is not None:

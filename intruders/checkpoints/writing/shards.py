@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, NonFiniteError, os_reason
 from ..formats.safetensors import DTYPES, INDEX_SUFFIX
-from ..stored.checkpoint import StoredTensor
+from ..stored.checkpoint import Tensors
 
 
 def require_finite(tensor: Tensor, name: str) -> Tensor:
@@ -41,7 +41,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items() if dtype is not None}
 
 def write_checkpoint(
     folder: Path,
-    tensors: Mapping[str, StoredTensor],
+    tensors: Tensors,
     *,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
@@ -71,7 +71,7 @@ def write_checkpoint(
 
 def write_safetensors(
     path: Path,
-    tensors: Mapping[str, StoredTensor],
+    tensors: Tensors,
     after_each: Callable[[], None] | None = None,
     metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
@@ -94,7 +94,7 @@ def write_safetensors(
         raise CheckpointError(f"cannot write '{path}': {os_reason(error)}") from error
 
 
-def _header(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
     """The length of the header in 8 bytes, little-endian, and the header, padded to a multiple of 8."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     begin = 0
