@@ -134,7 +134,6 @@ _ROLES = {
     **dict.fromkeys(("lora_up", "lora_B", "lora.up", "lora_linear_layer.up"), "up"),
     "lora_magnitude_vector": "magnitude",
 }
-_FLAT = re.compile(r"^(?:lora|lycoris)_")
 # Which part of a pipeline a module is of: "lora_te1_text_model_...", "text_encoder_2.text_model...."
 _COMPONENT = re.compile(
     r"^(?:(?:lora|lycoris)_)?(?P<part>unet|te\d?|transformer|text_encoder(?:_\d)?|prior)[_.]"
@@ -189,7 +188,7 @@ def single_file_adapter(stored: Tensors, metadata: Mapping[str, str], source: st
     bare = [module for module, parts in modules.items() if "alpha" not in parts and "diff" not in parts]
     notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
     made = Adapter(source, "LORA", None, replaced, updates, ignored=ignored, notes=notes)
-    if not all(_FLAT.match(module) for module in modules):
+    if not all(module.startswith(("lora_", "lycoris_")) for module in modules):
         return made
     named_for = partial(_unflattened, updates)
     return replace(made, named_for=named_for, family="kohya")

@@ -26,7 +26,7 @@ from ..pairing.side import sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor, read_once
 from ..stored.names import match_names, tensor_of
 from ..stored.selection import Selection
-from ..stored.tied import is_separated, tied_uses
+from ..stored.tied import separated_uses
 from .merged_matrix import MergedMatrix, stored_type, type_name
 from .other_tensors import OtherTensor, added_differences, differences, tensors_not_compared, tensors_only_in
 from .verdict import (
@@ -256,7 +256,7 @@ def verify(
 
 def _said_of_one_tensor(base: Checkpoint, merged: Checkpoint) -> dict[str, str]:
     """What is wrong with each use of a tied tensor that a merge left as one and that had to become two, by name."""
-    uses = tied_uses(base) if is_separated(base) else None
+    uses = separated_uses(base)
     if uses is None or not {uses.embedding, uses.head} <= merged.tensors.keys():
         return {}
     if not torch.equal(merged.read(uses.embedding), merged.read(uses.head)):

@@ -199,14 +199,13 @@ def _weights_in(folder: Path) -> Path:
     adapters = sorted((file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")), key=natural_order)
     if adapters:
         said = f"contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
-        raise CheckpointError(f"'{folder}' {said}")
-    if other := other_format(folder):
-        raise CheckpointError(f"'{folder}' {other}")
-    raise CheckpointError(
-        f"'{folder}' contains no weights; "
-        "expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
-        + (_how_to_merge_shards(folder) or where_training_stopped(folder))
-    )
+    else:
+        nothing = (
+            "contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
+        )
+        what_to_do = _how_to_merge_shards(folder) or where_training_stopped(folder)
+        said = other_format(folder) or f"{nothing}{what_to_do}"
+    raise CheckpointError(f"'{folder}' {said}")
 
 
 def _how_to_merge_shards(folder: Path) -> str:

@@ -65,11 +65,11 @@ class BaseInMemory:
 
     def required_key(self, name: str) -> str:
         """The model's name of the tensor that has this matrix of the base; PairingError if it has none."""
-        key, view = self.key_of_matrix(name), self.views.get(name)
+        key = self.key_of_matrix(name)
         if key is not None:
             return key
-        if view is not None and view.tensor in self._otherwise:
-            raise self._not_known(name)
+        if name in self.views:
+            self._require_known(name, self.views[name].tensor)
         raise PairingError(f"the model that is measured has no weight '{name}'; pass the base it was made of")
 
     def modules_of(self, names: Iterable[str]) -> dict[str, str]:
@@ -81,12 +81,13 @@ class BaseInMemory:
             if key is not None and key.endswith(".weight") and self.views[name].expert is None
         }
 
-    def _not_known(self, name: str) -> PairingError:
-        return PairingError(
-            f"the model that is measured has '{name}' of '{self.base.source}' under another name, which transformers "
-            "gave it on loading and which is not known here; write the changed model (intruders scale, intruders "
-            "mitigate), and measure that (intruders evaluate)"
-        )
+    def _require_known(self, name: str, tensor: str) -> None:
+        if tensor in self._otherwise:
+            raise PairingError(
+                f"the model that is measured has '{name}' of '{self.base.source}' under another name, which "
+                "transformers gave it on loading and which is not known here; write the changed model (intruders "
+                "scale, intruders mitigate), and measure that (intruders evaluate)"
+            )
 
     def part(self, name: str, tensor: Tensor) -> Tensor:
         """The part of the model's tensor that is this tensor of the base; what is written to it is in the model."""
@@ -102,9 +103,8 @@ class BaseInMemory:
         """Yield those of these tensors that the model has with other values; PairingError for an unknown name."""
         for name in names:
             key = self.key(name)
-            if key is None and self._position(name).tensor in self._otherwise:
-                raise self._not_known(name)
             if key is None:
+                self._require_known(name, self._position(name).tensor)
                 continue
             part = self.part(name, state[key].data)
             if not part.is_floating_point() or tuple(part.shape) != self.base.shape(name):

@@ -19,7 +19,7 @@ from ..opening.model_sum import ModelSum, Part, parts_of
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.names import may_be_same, scores_classes
-from ..stored.tied import HEADS, Tied, has_head, is_separated, separated, tied_uses
+from ..stored.tied import HEADS, Tied, has_head, separated, separated_uses, tied_uses
 
 _SEPARATE = re.compile(
     r"(?P<parent>.+)\.experts\.(?P<number>\d{1,6})\.(?P<part>w1|w2|w3|gate_proj|up_proj|down_proj)\.weight"
@@ -55,14 +55,12 @@ class InStacks:
 
 
 def with_experts_as(names: Iterable[str], checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with stacked experts, where these names of the other side have stacks and its own do not."""
+    """The checkpoint with each block's experts as two stacks, where these names of the other side have stacks.
+
+    The same one, if it has stacks itself, or no complete set of experts.
+    """
     if not _any_stacked(names) or _any_stacked(checkpoint.names()):
         return checkpoint
-    return with_stacked_experts(checkpoint)
-
-
-def with_stacked_experts(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with each block's experts as two stacks; the same one, if it has no complete set of experts."""
     complete = _complete_blocks(checkpoint)
     if not complete:
         return checkpoint
@@ -152,7 +150,7 @@ def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
     (``modules_to_save``) takes the place of one use. Only where both are changed alike, as ``ensure_weight_tying``
     has it, do they stay one tensor, under the name of the embedding.
     """
-    uses = None if is_separated(base) else tied_uses(base)
+    uses = tied_uses(base) if separated_uses(base) is None else None
     adapters = [part for part, _ in parts_of(tuned) if isinstance(part, Adapter)]
     if uses is None or not adapters:
         return base
@@ -233,7 +231,7 @@ def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpo
     are_stacked = False
     for part in parts:
         if isinstance(part, Checkpoint):
-            uses = tied_uses(part) if is_separated(base) else None
+            uses = None if separated_uses(base) is None else tied_uses(part)
             part = part if uses is None else separated(part, uses)
             in_stacks = with_experts_as(stacked.names(), part)
             are_stacked = are_stacked or in_stacks is not part

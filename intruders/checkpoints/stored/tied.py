@@ -38,9 +38,9 @@ def tied_uses(model: Checkpoint) -> Tied | None:
     A head that the file lacks is the embedding unless the config unties them.
     """
     known = [Tied(other, head) for head, other in model.tied.items() if _is_head(head)]
-    known += [Tied(other, head) for head, other in _separated(model)]
-    if known:
-        return known[0]
+    uses = known[0] if known else separated_uses(model)
+    if uses is not None:
+        return uses
     has_head = any(name in HEADS or name.endswith(f".{HEADS[0]}") for name in model.tensors)
     embedding = None if has_head or ties(model.config) is False else _embedding(model.tensors)
     return None if embedding is None else Tied(embedding, HEADS[0])
@@ -77,9 +77,13 @@ def separated(model: Checkpoint, uses: Tied) -> Checkpoint:
     return replace(model, tensors={**model.tensors, uses.head: model.tensors[uses.embedding]}, tied=tied)
 
 
-def is_separated(model: Checkpoint) -> bool:
-    """Whether a model has the two uses of one tensor apart, so that its config has to untie them when written."""
-    return bool(_separated(model))
+def separated_uses(model: Checkpoint) -> Tied | None:
+    """The two uses of one tensor that a model has apart, so that its config has to untie them; None without such."""
+    heads = {id(model.tensors[name]): name for name in model.tensors if _is_head(name)}
+    for name, stored in model.tensors.items():
+        if heads.get(id(stored), name) != name:
+            return Tied(name, heads[id(stored)])
+    return None
 
 
 def untie(config: dict[str, Any]) -> None:
@@ -92,15 +96,6 @@ def untie(config: dict[str, Any]) -> None:
 
 def _is_head(name: str) -> bool:
     return name in HEADS or scores_tokens(name)
-
-
-def _separated(model: Checkpoint) -> list[tuple[str, str]]:
-    heads = {id(model.tensors[name]): name for name in model.tensors if _is_head(name)}
-    return [
-        (heads[id(stored)], name)
-        for name, stored in model.tensors.items()
-        if heads.get(id(stored), name) != name
-    ]
 
 
 def _embedding(names: Collection[str]) -> str | None:

@@ -29,7 +29,7 @@ from .training_record import RUN, TRAINING, training_record
 _COMPANIONS = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm")
 
 # Of these, what belongs to a tokenizer; an adapter's folder has it and no config of a model.
-_TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "chat_template", "vocab", "merges", "spiece")
+TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "chat_template", "vocab", "merges", "spiece")
 
 
 _NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "README.md")
@@ -38,22 +38,13 @@ _NOT_COMPANIONS = (".index.json", "trainer_state.json", "adapter_config.json", "
 _RECORDS = {TRAINING, RUN, "heal.json", "intruders.json", "kept.json", "written.json", *SAVED_RESULTS}
 
 
-def copy_companions(source: Path, folder: Path) -> list[str]:
-    """Copy what lies beside a model's weights (config, tokenizer, ...) from ``source``; the names copied."""
-    return copy_files(_companions(source, ("",)), folder)
-
-
-def copy_tokenizer(source: Path, folder: Path) -> list[str]:
-    """Copy the files of a tokenizer, with its chat template, from ``source``; the names copied."""
-    return copy_files(_companions(source, _TOKENIZER), folder)
-
-
 def copy_files(files: Iterable[Path], folder: Path) -> list[str]:
     """Copy files into ``folder`` under their names; the names."""
     return [Path(shutil.copyfile(file, folder / file.name)).name for file in files]
 
 
-def _companions(folder: Path, starts: tuple[str, ...]) -> list[Path]:
+def companions(folder: Path, starts: tuple[str, ...] = ("",)) -> list[Path]:
+    """The files that lie beside a model's weights (config, tokenizer, ...), or those of a ``TOKENIZER`` alone."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name not in _RECORDS)
     wanted = [name for name in names if name.startswith(starts) and name.endswith(_COMPANIONS)]
     return [
@@ -89,7 +80,7 @@ def write_companions(
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     else:
         beside = folder_of(source)
-        if "config.json" not in copy_companions(beside, folder):
+        if "config.json" not in copy_files(companions(beside), folder):
             raise CheckpointError(
                 f"'{beside}' has no config.json beside its weights; pass a folder that has one"
             )
@@ -110,7 +101,7 @@ def own_tokenizer_files(source: str | Path) -> list[Path]:
         return []
     if not (folder / ADAPTER_CONFIG).is_file() or training_record(folder) is not None:
         return []
-    return _companions(folder, _TOKENIZER)
+    return companions(folder, TOKENIZER)
 
 
 def copy_own_tokenizer(source: str | Path, folder: Path, rows: int) -> None:

@@ -27,7 +27,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.matrices import MatrixView, common_matrices, matrices_of, not_a_matrix, put_back, reason_to_skip
 from ..stored.names import Matching, match_names, may_be_same
 from ..stored.selection import EVERY_MATRIX
-from ..stored.tied import HEADS, is_separated, tied_uses
+from ..stored.tied import HEADS, separated_uses
 from .shards import require_finite
 
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
@@ -235,7 +235,7 @@ def _require_mergeable(part: Part, source: str) -> None:
 
 def _require_can_be_separated(base: Checkpoint, tuned: Opened) -> None:
     """Raise where embedding and head become two: not in an encoder-decoder, nor beside a head with a tied bias."""
-    uses = tied_uses(base) if is_separated(base) else None
+    uses = separated_uses(base)
     has_encoder = any(name.startswith(("encoder.", "model.encoder.")) for name in base.tensors)
     if uses is not None and (uses.head not in HEADS or has_encoder):
         raise CheckpointError(

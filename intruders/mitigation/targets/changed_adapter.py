@@ -17,7 +17,7 @@ from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import folder_of
 from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
 from ...checkpoints.stored.tied import HEADS
-from ...checkpoints.writing.companions import copy_tokenizer
+from ...checkpoints.writing.companions import TOKENIZER, companions, copy_files
 from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
     Rank,
@@ -147,7 +147,7 @@ class LoraContent:
         content, cut = self.rewritten(changes)
         write_adapter(folder, content.tensors, content.config, metadata)
         if self.beside is not None:
-            copy_tokenizer(self.beside, folder)
+            copy_files(companions(self.beside, TOKENIZER), folder)
         return cut
 
 

@@ -11,7 +11,6 @@ from intruders.checkpoints.pairing.in_memory import BaseInMemory
 from intruders.checkpoints.pairing.names_of_base import (
     positions_in_stacks,
     with_experts_as,
-    with_stacked_experts,
 )
 from intruders.checkpoints.stored.matrices import every_matrix, put_back
 from intruders.checkpoints.stored.names import match_names
@@ -144,7 +143,7 @@ def one_by_one(names: dict[str, str]) -> dict[str, torch.Tensor]:
 def test_every_tensor_is_found_in_the_stacks(names: dict[str, str]) -> None:
     tensors = one_by_one(names)
     checkpoint = open_checkpoint(tensors)
-    stacked = with_stacked_experts(checkpoint)
+    stacked = with_experts_as(["h.0.mlp.experts.down_proj"], checkpoint)
     assert set(stacked.names()) == {
         "h.0.mlp.experts.gate_up_proj", "h.0.mlp.experts.down_proj", "h.0.mlp.gate.weight"
     }  # fmt: skip
@@ -163,6 +162,6 @@ def test_an_incomplete_set_of_experts_stays_as_it_is() -> None:
     tensors = one_by_one(MIXTRAL)
     del tensors["h.0.block_sparse_moe.experts.1.w2.weight"]
     checkpoint = open_checkpoint(tensors)
-    assert with_stacked_experts(checkpoint) is checkpoint
+    assert with_experts_as(["h.0.mlp.experts.down_proj"], checkpoint) is checkpoint
     positions = positions_in_stacks(checkpoint, checkpoint)
     assert {name: position.tensor for name, position in positions.items()} == {name: name for name in tensors}

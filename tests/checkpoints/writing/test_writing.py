@@ -16,7 +16,7 @@ from torch import Tensor
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.stored.checkpoint import StoredTensor, tensor_in_memory
-from intruders.checkpoints.writing.companions import copy_companions, write_companions
+from intruders.checkpoints.writing.companions import companions, copy_files, write_companions
 from intruders.checkpoints.writing.lora_adapter import read_lora, rewritten
 from intruders.checkpoints.writing.shards import require_finite, write_checkpoint, write_safetensors
 from intruders.errors import NonFiniteError
@@ -119,7 +119,7 @@ def test_companions_are_configs_and_tokenizers_and_no_weights(tmp_path: Path) ->
     for name in [*wanted, *others, *records, ".hidden.json"]:
         (source / name).write_text(name)
     (source / "folder.json").mkdir()
-    assert copy_companions(source, folder) == wanted
+    assert copy_files(companions(source), folder) == wanted
     assert sorted(path.name for path in folder.iterdir()) == wanted
 
 
