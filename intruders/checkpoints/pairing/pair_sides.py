@@ -213,7 +213,9 @@ def _left_out(
         return Skipped(name, f"the same tensor as '{holder}'")
     if any(side.holds(name) for side, _ in sides):
         return None
-    return Skipped(name, *sides[0][0].lacking)
+    if isinstance(sides[0][0].part, Adapter):
+        return Skipped(name, "unchanged", SkipKind.UNCHANGED)
+    return Skipped(name, "missing in tuned", SkipKind.NO_COUNTERPART)
 
 
 # A full decomposition of 4096 x 4096 takes about 11 seconds on two cores.

@@ -97,7 +97,6 @@ class Side:
     base: Checkpoint  # what it acts on, with what its own shapes tell of how weights are stored
     updates: Mapping[str, AdaptedWeight] = field(repr=False)
     tensors: Tensors = field(repr=False)  # that it holds in full
-    lacking: tuple[str, SkipKind]  # why a tensor of the base that it does not hold is not audited
     skipped: list[Skipped]  # of its own tensors, those that no matrix of the base is for
     notes: list[str]
     # The base's name -> the part's own.
@@ -148,7 +147,6 @@ def _checkpoint_side(tuned: Checkpoint, base: Checkpoint) -> Side:
         replace(base, input_first=base.input_first | input_first),
         {},
         {name: tuned.tensors[other] for name, other in tuned_of.items()},
-        ("missing in tuned", SkipKind.NO_COUNTERPART),
         [Skipped(name, "missing in base", SkipKind.NO_COUNTERPART) for name in lacking]
         + [Skipped(*entry) for entry in tuned.ignored if entry not in base.ignored],
         matching.in_words(),
@@ -178,7 +176,6 @@ def _adapter_side(adapter: Adapter, base: Checkpoint, made_by: tuple[str, ...]) 
         base,
         made,
         in_full,
-        ("unchanged", SkipKind.UNCHANGED),
         [Skipped(name, "missing in base", SkipKind.NO_COUNTERPART) for name in lacking]
         + elsewhere
         + [Skipped(name, reason) for name, reason in adapter.ignored],
