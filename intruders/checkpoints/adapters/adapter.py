@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -32,6 +33,14 @@ def fields_of_base(source: str) -> dict[str, str]:
     if revision is None or os.path.exists(source):
         return {"base_model_name_or_path": source}
     return {"base_model_name_or_path": repository, "revision": revision}
+
+
+def usual_and_pattern(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What most modules have, and a pattern for each other one: readers compare every pattern with every module."""
+    usual = Counter(values.values()).most_common(1)[0][0]
+    # PEFT takes keys as regular expressions that any path may precede.
+    others = {name: value for name, value in values.items() if value != usual}
+    return usual, {f"^{re.escape(name.replace('.base_layer', ''))}": value for name, value in others.items()}
 
 
 class AdapterConfig:

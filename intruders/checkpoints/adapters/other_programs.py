@@ -16,7 +16,6 @@ those of a Llama's q and k by its heads, whose number is in no adapter.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +27,7 @@ from ..formats.gguf import known_names, stored_tensor
 from ..formats.safetensors import safetensors_file
 from ..stored.checkpoint import StoredTensor, Tensors
 from ..stored.names import looks_up_tokens
-from .adapter import AdapterConfig
+from .adapter import AdapterConfig, usual_and_pattern
 
 if TYPE_CHECKING:  # it needs gguf
     from ..formats.gguf_layout import GgufLayout, GgufTensor
@@ -64,8 +63,7 @@ def _lora(
                 "adapter again"
             )
         ranks[module] = next(parts[part].shape[0] for part in parts if part.endswith("_A"))
-    usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
-    others = {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != usual}
+    usual, others = usual_and_pattern(ranks) if ranks else (1, {})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -1,7 +1,6 @@
 """A PEFT LoRA adapter with some of its modules' factors replaced, at whatever ranks they need."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, SettingError
 from ...linalg.low_rank import LowRank
-from ..adapters.adapter import AdapterConfig, fields_of_base
+from ..adapters.adapter import AdapterConfig, fields_of_base, usual_and_pattern
 from ..adapters.by_formula import BY_PEFT, LoraFactors, factors, lora_modules, lora_scale
 from ..adapters.peft_adapter import stored_adapter
 from ..adapters.peft_types import changes_the_base
@@ -220,19 +219,8 @@ def _config(adapter: LoraAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
         # 16 rather than 16.000000000000004: alphas are whole numbers nearly always.
         is_whole = abs(alpha - round(alpha)) < 1e-9 * max(1.0, abs(alpha))
         alphas[name] = round(alpha) if is_whole else alpha
-    values: list[tuple[str, str, Mapping[str, float]]] = [
-        ("r", "rank_pattern", ranks),
-        ("lora_alpha", "alpha_pattern", alphas),
-    ]
-    for key, pattern, of_modules in values:
-        # What most modules have, so that the patterns, which every reader compares with every module, are short.
-        usual = config[key] = Counter(of_modules.values()).most_common(1)[0][0]
-        # PEFT takes keys as regular expressions that any path may precede.
-        config[pattern] = {
-            "^" + re.escape(name.replace(".base_layer", "")): value
-            for name, value in of_modules.items()
-            if value != usual
-        }
+    config["r"], config["rank_pattern"] = usual_and_pattern(ranks)
+    config["lora_alpha"], config["alpha_pattern"] = usual_and_pattern(alphas)
     # PEFT runs the start when it loads the adapter, before the stored factors replace what it made: an orthogonal one
     # fails at odd ranks, and others cost a decomposition of every matrix.
     config["init_lora_weights"] = True

@@ -4,7 +4,6 @@ Updates that come as factors are kept exactly, or cut to a rank; of dense ones t
 taken, and how much of each update it leaves out is stated.
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checkpoints.adapters.adapter import Adapter, fields_of_base
+from ...checkpoints.adapters.adapter import Adapter, fields_of_base, usual_and_pattern
 from ...checkpoints.adapters.peft_types import shapes_of_class
 from ...checkpoints.opening.model_sum import parts_of
 from ...checkpoints.opening.open import Opened
@@ -114,8 +113,7 @@ class NewLoraContent:
     def _config(self, ranks: Mapping[str, int]) -> dict[str, Any]:
         """Every scale is 1: alpha is the rank."""
         modules = {self._module(name): rank for name, rank in ranks.items()}
-        usual = max(set(modules.values()), key=list(modules.values()).count)
-        pattern = {f"^{re.escape(name)}": rank for name, rank in modules.items() if rank != usual}
+        usual, pattern = usual_and_pattern(modules)
         return {
             "peft_type": "LORA",
             **fields_of_base(self.base.source),
