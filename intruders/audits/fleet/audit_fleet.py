@@ -19,7 +19,6 @@ from ...checkpoints.stored.checkpoint import Checkpoint, read_once
 from ...checkpoints.stored.content import Digests, content_digests, require_content
 from ...errors import SettingError, os_reason
 from ...system.callers_process import usual_settings
-from ...system.files import as_utf8
 from ...system.folders import locked_folder, make_folder, require_ours
 from ...system.progress import Progress, silent
 from ...system.store import Store, is_url
@@ -117,12 +116,14 @@ def audit_fleet(
     compute = Compute(device, workers, cache)
     started = time.perf_counter()
     compute.torch_device()
-    sources, passed_over = _sources(
+    sources, passed_over = each_source(
         # One model may be iterated too, such as a state dict.
-        [adapters]
-        if isinstance(adapters, str | os.PathLike | nn.Module | Mapping | Checkpoint)
-        else list(adapters)
+        [adapters] if isinstance(adapters, str | os.PathLike | nn.Module | Mapping | Checkpoint) else adapters
     )
+    if not sources:
+        raise SettingError(
+            "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
+        )
     if out is None and ray is not False:
         raise SettingError("Ray was asked for without a folder for its workers' results; pass out too")
     for source in [base, *sources] if out is not None else []:
@@ -229,22 +230,3 @@ def _fleet_folder(
     make_folder(store.path)
     with locked_folder(store.path):
         yield replace(store, path=store.path.absolute()), None
-
-
-def _sources(adapters: Sequence[Source]) -> tuple[list[Source], dict[str, str]]:
-    sources: list[Source] = []
-    passed_over: dict[str, str] = {}
-    for given in adapters:
-        if isinstance(given, str | os.PathLike):
-            meant = each_source([os.fspath(given)])
-            sources += meant.models
-            passed_over |= {as_utf8(path): what for path, what in meant.passed_over.items()}
-        else:
-            sources.append(given)
-    if all(isinstance(source, str) for source in sources):
-        sources = list(dict.fromkeys(sources))
-    if not sources:
-        raise SettingError(
-            "no adapter was given; expected paths, hub ids, globs or @list.txt; pass one or more"
-        )
-    return sources, passed_over

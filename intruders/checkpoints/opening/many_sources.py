@@ -3,21 +3,20 @@
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
 from ...errors import CheckpointError, SettingError, first_line, os_reason
 from ...system.digests import add_files
-from ...system.files import user_path
+from ...system.files import as_utf8, user_path
 from ..adapters.other_programs import MLX_WEIGHTS
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.json_file import read_json_object
 from ..stored.locate import DEMO_ADAPTERS, DEMO_MODELS, SAVED_RESULTS, index_of_shard, locate, split_names
 from ..stored.names import natural_order
 from .model_sum import each_part, is_sum, split_sum
-from .open import suffixes_of_plugins
+from .open import Source, suffixes_of_plugins
 
 _COLLECTION = "collection:"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
@@ -31,27 +30,23 @@ MODEL, NO_CONFIG, DEEPER = (
 _BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the tokenizer of a model that is run
 
 
-@dataclass
-class Sources:
-    """Models by their sources, and what was passed over in folders."""
-
-    models: list[str] = field(default_factory=list)
-    passed_over: dict[str, str] = field(default_factory=dict)  # path to what it is
-
-
-def each_source(given: Iterable[str]) -> Sources:
-    """Every model that is meant, once, in the order given.
+def each_source(given: Iterable[Source]) -> tuple[list[Source], dict[str, str]]:
+    """Every model that is meant, once, in the order given; and by path what was passed over in folders.
 
     A glob stands for what it matches, ``@list.txt`` for its lines, ``collection:owner/slug`` for the models of a
     collection of the hub, and a folder that is no model for the adapters in its folders and the files of weights beside
     them. SettingError for a glob or list of nothing, CheckpointError for a collection that cannot be had.
     """
-    sources = Sources()
-    models = [source for text in given for source in _meant_by(text, sources.passed_over)]
-    sources.models = list(dict.fromkeys(models))
-    for given_too in sources.passed_over.keys() & set(sources.models):
-        del sources.passed_over[given_too]
-    return sources
+    passed_over: dict[str, str] = {}
+    sources: list[Source] = []
+    for source in given:
+        if isinstance(source, str | os.PathLike):
+            sources += _meant_by(os.fspath(source), passed_over)
+        else:
+            sources.append(source)
+    if all(isinstance(source, str) for source in sources):
+        sources = list(dict.fromkeys(sources))
+    return sources, {as_utf8(path): what for path, what in passed_over.items() if path not in sources}
 
 
 def _meant_by(text: str, passed_over: dict[str, str]) -> Iterator[str]:

@@ -225,7 +225,7 @@ def test_models_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
         SimpleNamespace(item_id="org/data", item_type="dataset"),
     ]
     monkeypatch.setattr(huggingface_hub, "get_collection", lambda slug: SimpleNamespace(items=items))
-    assert each_source(["collection:org/some-123"]).models == ["org/one"]
+    assert each_source(["collection:org/some-123"])[0] == ["org/one"]
 
     monkeypatch.setattr(huggingface_hub, "get_collection", Mock(side_effect=ValueError("no such collection")))
     with refused("'org/some-123' cannot be fetched"):
@@ -236,7 +236,7 @@ def test_a_list_with_a_byte_order_mark_names_its_first_adapter(tmp_path: Path) -
     """As an editor of Windows saves it."""
     listed = tmp_path / "list.txt"
     listed.write_bytes("\ufeffone\r\ntwo\r\n".encode())
-    assert each_source([f"@{listed}"]).models == ["one", "two"]
+    assert each_source([f"@{listed}"])[0] == ["one", "two"]
 
 
 def test_states_of_a_training_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
@@ -244,8 +244,8 @@ def test_states_of_a_training_are_in_the_order_of_their_steps(tmp_path: Path) ->
     names = [*(f"checkpoint-{step}" for step in (50, 200, 1000, 10000)), "checkpoint-\u00b2"]
     write_adapters(*(tmp_path / name for name in reversed(names)))
     expected = [str(tmp_path / name) for name in names]
-    assert each_source([str(tmp_path)]).models == expected
-    assert each_source([str(tmp_path / "checkpoint-*")]).models == expected
+    assert each_source([str(tmp_path)])[0] == expected
+    assert each_source([str(tmp_path / "checkpoint-*")])[0] == expected
 
 
 def test_the_steps_beside_a_final_adapter_are_named(tmp_path: Path) -> None:
@@ -255,10 +255,9 @@ def test_the_steps_beside_a_final_adapter_are_named(tmp_path: Path) -> None:
     (run / "runs").mkdir()  # of TensorBoard
     steps = [str(run / f"checkpoint-{step}") for step in (100, 200)]
     alone = each_source([str(run)])
-    assert (alone.models, list(alone.passed_over)) == ([str(run)], steps)
-    assert set(alone.passed_over.values()) == {"also an adapter; pass it too"}
+    assert alone == ([str(run)], dict.fromkeys(steps, "also an adapter; pass it too"))
     every = each_source([str(run), str(run / "checkpoint-*")])
-    assert (every.models, every.passed_over) == ([str(run), *steps], {})
+    assert every == ([str(run), *steps], {})
 
 
 def test_a_folder_that_may_not_be_read_is_passed_over_or_a_model_of_its_own(
@@ -268,17 +267,16 @@ def test_a_folder_that_may_not_be_read_is_passed_over_or_a_model_of_its_own(
     write_adapters(tmp_path / "one", tmp_path / "two")
     not_to_be_read(tmp_path / "two", monkeypatch)
     found = each_source([str(tmp_path)])
-    assert found.models == [str(tmp_path / "one")]
-    assert found.passed_over == {str(tmp_path / "two"): "cannot be read (Permission denied)"}
+    assert found == ([str(tmp_path / "one")], {str(tmp_path / "two"): "cannot be read (Permission denied)"})
     inside = str(tmp_path / "two" / "deeper")
-    assert each_source([str(tmp_path / "two"), inside]).models == [str(tmp_path / "two"), inside]
+    assert each_source([str(tmp_path / "two"), inside])[0] == [str(tmp_path / "two"), inside]
     with refused("Permission denied"):
         digest_of(inside)
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/a", "a" * 300])
 def test_what_cannot_be_a_path_is_a_model_that_is_refused_when_it_is_opened(name: str) -> None:
-    assert each_source([name]).models == [name]
+    assert each_source([name])[0] == [name]
     assert wherever_it_is(name) == name
     with refused(r"does not exist|cannot be a path"):
         digest_of(name)
