@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ...errors import CheckpointError, first_line
 from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.locate import DEMO_MODELS, HubOrigin, split_revision
-from ..stored.names import Shape
+from ..stored.names import Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,9 +188,7 @@ class Adapter:
     replaced: Checkpoint = field(repr=False)  # weights trained and stored in full (``modules_to_save``)
     # Of a weight that only a base's shapes decide, the first that it may be.
     updates: list[AdaptedWeight] = field(repr=False)
-    named_for: Callable[[Checkpoint, Mapping[str, Shape]], list[AdaptedWeight]] | None = field(
-        default=None, repr=False
-    )
+    named_for: Callable[[Checkpoint, Shapes], list[AdaptedWeight]] | None = field(default=None, repr=False)
     ignored: list[tuple[str, str]] = field(default_factory=list, repr=False)  # (tensor, why)
     # The weights beneath the updates that it stores, by the updates' names: PEFT puts them in the base's place.
     beneath: Tensors = field(default_factory=dict, repr=False)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
-from ..stored.names import Shape, same_shape
+from ..stored.names import Shape, Shapes, same_shape
 from .adapter import AdaptedWeight, Adapter, AdapterConfig
 from .by_formula import dense, lora_scale, low_rank, lycoris_update, require_factors, unfit, widened
 
@@ -58,9 +58,7 @@ _RESNET = {
 }
 
 
-def _unflattened(
-    updates: list[AdaptedWeight], base: Checkpoint, shapes: Mapping[str, Shape]
-) -> list[AdaptedWeight]:
+def _unflattened(updates: list[AdaptedWeight], base: Checkpoint, shapes: Shapes) -> list[AdaptedWeight]:
     """The updates, which have flat names, under the base's: of the same path, or the only one whose path ends alike.
 
     Not those of a part of a pipeline whose modules are called as those of the part that the base is by its shapes: both

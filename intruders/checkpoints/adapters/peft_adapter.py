@@ -17,7 +17,7 @@ from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.json_file import read_json_object
-from ..stored.names import Shape, match_names
+from ..stored.names import Shapes, match_names
 from .adapter import AdaptedWeight, Adapter, AdapterConfig
 from .by_formula import BY_PEFT as LORA_BY_PEFT
 from .by_formula import REFUSED_SETTINGS, adalora_updates, lora_modules, lycoris_updates, module_update
@@ -63,7 +63,7 @@ def adapter_at(path: Path, source: str) -> Adapter | None:
     made = _adapter(tensors, config)
     made = replace(made, family=stored.family, ignored=[*made.ignored, *stored.ignored])
 
-    def in_order(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+    def in_order(base: Checkpoint, shapes: Shapes) -> list[AdaptedWeight]:
         known = stored_adapter(path, source, base.config or {})
         assert known is not None
         return _adapter(known.open(), config).updates
@@ -199,7 +199,7 @@ def _lora(tensors: Tensors, config: AdapterConfig) -> Adapter:
     as_stored = AdapterConfig(config.values, config.source)
     repeats = start is not None and start.lower() in ("pissa", "olora", KASA) and not undecided
 
-    def with_parameters(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+    def with_parameters(base: Checkpoint, shapes: Shapes) -> list[AdaptedWeight]:
         return updates + decided_by_base(undecided, config.source, base, shapes)
 
     return replace(
@@ -226,7 +226,7 @@ def _by_peft(tensors: Tensors, config: AdapterConfig, in_memory: Sequence[str]) 
     if not named and SHARED_VECTOR not in tensors:
         return made
 
-    def bound(base: Checkpoint, shapes: Mapping[str, Shape]) -> list[AdaptedWeight]:
+    def bound(base: Checkpoint, shapes: Shapes) -> list[AdaptedWeight]:
         """Once the modules of the base and their order are known; the names alone where the base lacks one of them."""
         matching = match_names(shapes, {update.name: update.full_shape for update in made.updates})
         tuned_of, base_of = matching.tuned_of, matching.base_of

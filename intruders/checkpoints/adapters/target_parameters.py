@@ -13,7 +13,7 @@ from ...errors import CheckpointError, PairingError, some_of
 from ...linalg.low_rank import LowRank
 from ..stored.checkpoint import Checkpoint
 from ..stored.matrices import text_config
-from ..stored.names import Shape, match_names, plain
+from ..stored.names import Shape, Shapes, match_names, plain
 from .adapter import AdaptedWeight, AdapterConfig
 from .by_formula import LoraFactors, lora_scale, low_rank, module_update, widened
 
@@ -63,7 +63,7 @@ def undecided_module(factors: LoraFactors, config: AdapterConfig) -> UndecidedMo
 
 
 def decided_by_base(
-    undecided: list[UndecidedModule], source: str, base: Checkpoint, shapes: Mapping[str, Shape]
+    undecided: list[UndecidedModule], source: str, base: Checkpoint, shapes: Shapes
 ) -> list[AdaptedWeight]:
     """The update of each module on a base, whose ``shapes`` are those that an adapter sees.
 
@@ -106,7 +106,7 @@ def decided_by_base(
     return decided
 
 
-def _base_names(choices: list[list[AdaptedWeight]], shapes: Mapping[str, Shape]) -> Mapping[str, str]:
+def _base_names(choices: list[list[AdaptedWeight]], shapes: Shapes) -> Mapping[str, str]:
     """The base's name by an update's, whose own shape cannot tell: how a parameter is stored depends on the base."""
     possible = {update.name: (-1,) * len(update.full_shape) for updates in choices for update in updates}
     return match_names(shapes, possible).base_of

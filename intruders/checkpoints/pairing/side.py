@@ -21,7 +21,7 @@ from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.matrices import not_a_matrix, shapes_for_adapters
 from ..stored.names import (
     Matching,
-    Shape,
+    Shapes,
     is_embedding_or_head,
     looks_up_tokens,
     match_names,
@@ -234,7 +234,7 @@ def _require_modules(
     base: Checkpoint,
     adapter: Adapter,
     updates: list[AdaptedWeight],
-    shapes: Mapping[str, Shape],
+    shapes: Shapes,
     matching: Matching,
 ) -> list[Skipped]:
     """Raise unless the base has every weight; whole parts of a pipeline may be elsewhere."""

@@ -162,7 +162,7 @@ def not_a_matrix(stored: StoredTensor) -> str | None:
     return "empty" if prod(stored.shape) == 0 else None
 
 
-def is_class_token(shape: tuple[int, ...]) -> bool:
+def is_class_token(shape: Shape) -> bool:
     """Return whether a tensor is a vector kept as (1, 1, n), as a token that stands for a class is."""
     return len(shape) == 3 and shape[:2] == (1, 1)
 
@@ -199,7 +199,7 @@ def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) ->
     ]
 
 
-def matrix_shape(shape: tuple[int, ...], input_first: bool) -> tuple[int, int]:
+def matrix_shape(shape: Shape, input_first: bool) -> tuple[int, int]:
     """(out, in), a convolution's kernel counted to its input."""
     rows, columns = shape[0], prod(shape[1:])
     return (columns, rows) if input_first else (rows, columns)
@@ -218,16 +218,14 @@ def shapes_for_adapters(base: Checkpoint) -> dict[str, Shape]:
     return shapes
 
 
-def holds_experts(name: str, shape: tuple[int, ...]) -> bool:
+def holds_experts(name: str, shape: Shape) -> bool:
     """Return whether a three-dimensional tensor is a stack of matrices, and not a convolution over one dimension."""
     if len(shape) != 3 or _DIRECTION.search(name):
         return False
     return "expert" in name or "moe" in name or not name.endswith(".weight")
 
 
-def common_matrices(
-    matrices: list[MatrixView], ours: tuple[int, ...], theirs: tuple[int, ...]
-) -> list[MatrixView]:
+def common_matrices(matrices: list[MatrixView], ours: Shape, theirs: Shape) -> list[MatrixView]:
     """The matrices of a tensor that a tuned one has too; of another vocabulary the first rows (tokens, width)."""
     if ours == theirs or not matrices:
         return matrices

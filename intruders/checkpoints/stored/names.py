@@ -126,6 +126,8 @@ def _split(name: str) -> tuple[str, int | None, tuple[str, ...]]:
 
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+_Rule = tuple[str, str]  # prefixes of base and tuned, before which names are alike
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -136,7 +138,7 @@ class Matching:
 
     tuned_of: dict[str, str]
     # Tensors that are named alike but for these prefixes of base and tuned -> how many of them.
-    rules: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    rules: Mapping[_Rule, int] = field(default_factory=dict)
     renamed: int = 0  # tensors matched by the names that transformers gives them in memory
 
     @property
@@ -144,7 +146,7 @@ class Matching:
         """Tuned name -> base name."""
         return {other: name for name, other in self.tuned_of.items()}
 
-    def named_otherwise(self, base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> list[str]:
+    def named_otherwise(self, base: Shapes, tuned: Shapes) -> list[str]:
         """Return the base's tensors of layers that the other side may have under an unknown name, by shape."""
         matched = set(self.tuned_of.values())
         left = {shape for name, shape in tuned.items() if name not in matched and _NUMBER.search(name)}
@@ -164,7 +166,7 @@ class Matching:
         return words
 
 
-def match_names(base: Mapping[str, Shape], tuned: Mapping[str, Shape]) -> Matching:
+def match_names(base: Shapes, tuned: Shapes) -> Matching:
     """Match tensors by equal names first, then by their names in memory, then by prefixes.
 
     What is left after equal names is compared under the names that transformers gives the tensors of a file in memory
@@ -195,7 +197,7 @@ class _Names:
     """The tensors of one side that have no equal on the other, by the names under which they are compared."""
 
     names: dict[str, str]  # the name under which a tensor is compared -> its own
-    side: Mapping[str, Shape]  # every tensor of the side, by its own name
+    side: Shapes  # every tensor of the side, by its own name
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -245,14 +247,12 @@ def _alike(sides: list[_Names], some_match: bool) -> tuple[int, int]:
     return len(same), sum(name not in same and _NUMBER.search(name) is not None for name in matched)
 
 
-def _matched(
-    base: Mapping[str, Shape], tuned: Mapping[str, Shape], some_match: bool
-) -> tuple[dict[str, str], dict[tuple[str, str], int]]:
+def _matched(base: Shapes, tuned: Shapes, some_match: bool) -> tuple[dict[str, str], dict[_Rule, int]]:
     """Match by equal names and by prefixes; ``some_match`` says whether others of the two models do already."""
     tuned_of = {name: name for name in base if name in tuned}
     ours = {name: shape for name, shape in base.items() if name not in tuned_of}
     theirs = {name: shape for name, shape in tuned.items() if name not in tuned_of}
-    rules: dict[tuple[str, str], int] = {}
+    rules: dict[_Rule, int] = {}
     while ours and theirs:
         rule, votes = _chosen_rule(ours, theirs)
         if rule is None:
@@ -275,9 +275,7 @@ def _matched(
     return tuned_of, rules
 
 
-def _chosen_rule(
-    ours: Mapping[str, Shape], theirs: Mapping[str, Shape]
-) -> tuple[tuple[str, str] | None, int]:
+def _chosen_rule(ours: Shapes, theirs: Shapes) -> tuple[_Rule | None, int]:
     """The pair of prefixes with the most votes, and these; None where equally good ones want the same tensors.
 
     A vision and a text tower of one shape are no ground for choosing, if both could be the one tower of the other side.
@@ -288,7 +286,7 @@ def _chosen_rule(
     for name, shape in ours.items():
         for prefix, rest in _splits(plain(name)):
             endings.setdefault(rest, []).append((prefix, shape))
-    votes: Counter[tuple[str, str]] = Counter()
+    votes: Counter[_Rule] = Counter()
     for name, shape in theirs.items():
         for tuned_prefix, rest in _splits(plain(name)) if len(shape) >= 2 else []:
             prefixes = [prefix for prefix, other in endings.get(rest, []) if same_shape(other, shape)]
@@ -306,9 +304,7 @@ def _chosen_rule(
     return (best[0] if best else None), most
 
 
-def _explained(
-    ours: Mapping[str, Shape], theirs: Mapping[str, Shape], rule: tuple[str, str]
-) -> dict[str, str]:
+def _explained(ours: Shapes, theirs: Shapes, rule: _Rule) -> dict[str, str]:
     other_of = _rests(theirs, rule[1])
     return {name: other_of[rest] for rest, name in _rests(ours, rule[0]).items() if rest in other_of}
 
