@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoints.pairing.pairing import Skipped
-from ...checkpoints.stored.locate import HubOrigin, origins_in
+from ...checkpoints.stored.locate import HubOrigin
 from ...errors import ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
 from ...system.documents import json_number, of_schema
@@ -249,11 +249,11 @@ def header(audit: Audit) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "intruders_version": audit.versions.get("intruders", "unknown"),
-        "base": {"source": audit.base_source, "hub": [origin.as_dict() for origin in audit.base_hub]},
+        "base": {"source": audit.base_source, "hub": plain(audit.base_hub)},
         "tuned": {
             "source": audit.tuned_source,
             "kind": audit.tuned_kind,
-            "hub": [origin.as_dict() for origin in audit.tuned_hub],
+            "hub": plain(audit.tuned_hub),
         },
         "settings": {**audit.settings, "k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact},
         "totals": {
@@ -284,8 +284,8 @@ def _from_header(document: Mapping[str, Any], matrices: list[AuditedMatrix]) -> 
         skipped=from_plain(list[Skipped], document["skipped"]),
         settings=settings,
         versions=from_plain(dict[str, str], document["versions"]),
-        base_hub=origins_in(base),
-        tuned_hub=origins_in(tuned),
+        base_hub=from_plain(tuple[HubOrigin, ...], base.get("hub", [])),
+        tuned_hub=from_plain(tuple[HubOrigin, ...], tuned.get("hub", [])),
         forgetting=from_plain(Forgetting | None, document.get("forgetting")),
     )
     counted = {"matrices": len(matrices), "vectors": audit.vectors, "intruders": audit.intruders}

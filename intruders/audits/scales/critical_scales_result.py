@@ -133,8 +133,8 @@ class CriticalScales(JsonResult):
         return {
             "schema": SCHEMA,
             "intruders_version": __version__,
-            "base": {"source": self.base_source, "hub": [origin.as_dict() for origin in self.base_hub]},
-            "tuned": {"source": self.tuned_source, "hub": [origin.as_dict() for origin in self.tuned_hub]},
+            "base": {"source": self.base_source, "hub": plain(self.base_hub)},
+            "tuned": {"source": self.tuned_source, "hub": plain(self.tuned_hub)},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
             "largest_scale": json_number(self.largest),
             "intruders_at_largest_scale": self.intruders_at_largest,

@@ -93,9 +93,11 @@ class AdapterConfig:
     def pattern_value(self, key: str, module: str, default: float, *, anywhere: bool = False) -> float:
         """The value that a pattern such as ``rank_pattern`` gives a module by its path; OSF's match ``anywhere``."""
         patterns = self.values.get(key) or {}
-        if not isinstance(patterns, Mapping) or not all(map(_is_number, patterns.values())):
+        if not isinstance(patterns, Mapping):
             raise self.wrong(key, "an object of module names and numbers")
         for pattern, value in patterns.items():
+            if not _is_number(value):
+                raise self.wrong(key, "an object of module names and numbers")
             whole = rf".*?({pattern})" if anywhere else rf"(.*\.)?({pattern})$"
             if self._matches(whole, str(pattern), module, key):
                 return value

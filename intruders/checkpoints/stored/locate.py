@@ -9,16 +9,14 @@ copy from then on.
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ...errors import CheckpointError, MissingDependencyError, some_of
 from ...system.files import as_utf8, is_utf8, user_path
 from ...system.folders import user_cache
-from ...system.plain_values import from_plain
 from ...system.store import is_url
 from .names import natural_order
 
@@ -87,12 +85,6 @@ class HubOrigin:
     repository: str
     revision: str | None
     commit: str
-
-
-def origins_in(side: Mapping[str, Any]) -> tuple[HubOrigin, ...]:
-    """The commits that a saved result names under ``hub``; raises as :func:`from_plain` does."""
-    origins: tuple[HubOrigin, ...] = from_plain(tuple[HubOrigin, ...], side.get("hub", []))
-    return origins
 
 
 def split_revision(source: str) -> tuple[str, str | None] | None:
