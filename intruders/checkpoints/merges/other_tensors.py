@@ -12,7 +12,7 @@ from ..pairing.side import Side
 from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.matrices import is_class_token, not_a_matrix
 from ..stored.names import may_be_same, plain
-from ..stored.tied import stored_twice
+from ..stored.tied import classes_of, stored_twice
 from .merged_matrix import stored_type
 
 # Tensors of an adapter that change one of the base which is no matrix, or a few rows of it.
@@ -73,10 +73,8 @@ def differences(
     ``saved`` are those that the adapter stores in full, by the base's names, ``added`` those of a head that it brings,
     beside which the base's own is not needed.
     """
-    architectures = (merged.config or {}).get("architectures")
-    architecture = (
-        str(architectures[0]) if isinstance(architectures, list) and len(architectures) == 1 else ""
-    )
+    classes = classes_of(merged.config)
+    architecture = classes[0] if len(classes) == 1 else ""
     # The head of RoBERTa has a dense layer of its own; BERT's works on what the pooler makes.
     old_head = _OLD_HEAD_AND_POOLER if any(".dense." in new for new in added) else _OLD_HEAD
     without = [parts for ending, parts in _NOT_IN_CLASS.items() if architecture.endswith(ending)]

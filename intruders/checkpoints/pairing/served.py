@@ -31,6 +31,7 @@ from ..opening.named_base import known_here
 from ..opening.open import Source, open_checkpoint
 from ..stored.checkpoint import Checkpoint
 from ..stored.names import is_embedding_or_head, match_names, module_paths, scores_classes, scores_tokens
+from ..stored.tied import classes_of
 
 RUNTIMES = {
     "vllm": "vLLM 0.33.0",
@@ -192,7 +193,7 @@ def weights_in(runtime: str, adapter: Adapter, base: Checkpoint | None) -> list[
             in_memory = shapes_of_class(base.config)
     modules = {name.removesuffix(".weight") for name, shape in there.items() if len(shape) > 1}
     served = _Modules(
-        architecture=architecture_of(base) or "the base",
+        architecture=next(iter(classes_of(base.config)), "the base"),
         of_text=not config.keys() & {"text_config", "vision_config", "audio_config"},
         tied=bool(config.get("tie_word_embeddings")),
         modules=modules,
@@ -224,12 +225,6 @@ def weights_in(runtime: str, adapter: Adapter, base: Checkpoint | None) -> list[
             way_out = f"call resize_token_embeddings({kept.shape[0]}) on the model first"
             verdicts[name] = REFUSED, f"saved in the shape {kept.shape}, and in the base {size}", way_out
     return _together(verdicts)
-
-
-def architecture_of(base: Checkpoint) -> str | None:
-    """Return the class that the base's config names."""
-    named = (base.config or {}).get("architectures") or [None]
-    return named[0] if isinstance(named, list) and isinstance(named[0], str) else None
 
 
 def _together(verdicts: dict[str, Verdict]) -> list[Part]:
@@ -396,6 +391,6 @@ def served_by(runtime: str, models: Sequence[tuple[Model, float]], base: Source 
         source=adapter.source,
         runtime=RUNTIMES[runtime],
         base=None if opened is None else opened.source,
-        architecture=None if opened is None else architecture_of(opened),
+        architecture=None if opened is None else next(iter(classes_of(opened.config)), None),
         parts=parts,
     )

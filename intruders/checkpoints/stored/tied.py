@@ -54,10 +54,15 @@ def ties(config: Mapping[str, Any] | None) -> bool | None:
     return True if True in said else False if False in said else None
 
 
+def classes_of(config: Mapping[str, Any] | None) -> list[str]:
+    """The classes of transformers that a config names."""
+    named = (config or {}).get("architectures")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
 def has_head(config: Mapping[str, Any] | None) -> bool:
     """Whether a config is of a class of models with an output head over tokens."""
-    architectures = (config or {}).get("architectures") or []
-    return any(str(name).endswith(_WITH_HEAD) for name in architectures)
+    return any(name.endswith(_WITH_HEAD) for name in classes_of(config))
 
 
 def stored_twice(tensors: Tensors, config: Mapping[str, Any] | None) -> dict[str, str]:

@@ -25,6 +25,7 @@ from ...checkpoints.pairing.side import sides_of
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.names import looks_up_tokens, match_names, may_be_same, tensor_of
 from ...checkpoints.stored.selection import Selection
+from ...checkpoints.stored.tied import classes_of
 from ...checkpoints.writing.lora_adapter import Rank
 from ...checkpoints.writing.shards import require_finite
 from ...engine.components import leading_components
@@ -136,9 +137,8 @@ def _task_type(tuned: Opened) -> str | None:
 
     Of a classifier, whose head is not in the adapter, it is None.
     """
-    names = (tuned.config or {}).get("architectures") if isinstance(tuned, Checkpoint) else None
-    causal = ("ForCausalLM", "LMHeadModel")
-    is_causal = isinstance(names, list) and any(str(name).endswith(causal) for name in names)
+    classes = classes_of(tuned.config) if isinstance(tuned, Checkpoint) else []
+    is_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
     return "CAUSAL_LM" if is_causal else None
 
 

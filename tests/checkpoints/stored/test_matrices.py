@@ -20,6 +20,7 @@ from intruders.checkpoints.stored.matrices import (
     stored_input_first,
 )
 from intruders.checkpoints.stored.selection import Selection
+from intruders.checkpoints.stored.tied import has_head
 from intruders.errors import SettingError
 from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import (
@@ -358,3 +359,8 @@ def test_a_tensor_is_taken_or_left_out_for_a_reason() -> None:
         with refused(r"include '\*", SettingError):
             require_selection(checkpoint, Selection(include=(pattern,)))
     require_selection(checkpoint, Selection(include=("*q_proj*", "*layernorm*")))
+
+
+@pytest.mark.parametrize("named", [5, "LlamaForCausalLM", [5], None])
+def test_a_damaged_config_names_no_class(named: object) -> None:
+    assert not has_head({"architectures": named})
