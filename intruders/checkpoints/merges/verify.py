@@ -216,7 +216,7 @@ def verify(
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(before.shapes(), after.shapes()).tuned_of
-    touched = {_stored_tensor_of(pair.name, before) for pair in wanted.pairs}
+    touched = {tensor_of(pair.name) for pair in wanted.pairs}
     sides = [side for side, _ in sides_of(before, opened)[1]]
     unchecked = tensors_not_compared(before, sides, is_sum)
     rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
@@ -225,10 +225,8 @@ def verify(
     found_of = {pair.name: pair for pair in in_merged.pairs}
     matrices: list[VerifiedMatrix] = []
     for pair in wanted.pairs:
-        tensor = _stored_tensor_of(pair.name, before)
-        stored = after.tensors.get(merged_name.get(tensor, ""))
-        counterpart = found_of.get(tensor + pair.name.removeprefix(tensor_of(pair.name)))
-        verdict = _verdict(pair, counterpart, stored, is_sum)
+        stored = after.tensors.get(merged_name.get(tensor_of(pair.name), ""))
+        verdict = _verdict(pair, found_of.get(pair.name), stored, is_sum)
         if verdict.verdict in WRONG and pair.name in still_one:
             verdict = replace(verdict, words=still_one[pair.name])
         matrices.append(VerifiedMatrix(pair.name, pair.shape, verdict))
@@ -302,8 +300,3 @@ def _verdict(
             words = f"PEFT's own merge in {type_name(dtype)}, bit for bit"
             return Verdict(APPLIED, precision=words, outside=0)
     return judge(matrix, pair.scale, is_sum or pair.rank is None)
-
-
-def _stored_tensor_of(matrix: str, base: Checkpoint) -> str:
-    name = tensor_of(matrix)
-    return base.tied.get(name, name)

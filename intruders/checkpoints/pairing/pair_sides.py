@@ -187,7 +187,7 @@ def _paired_matrices(
                 left_out.append(Skipped(matrix_name, reason, SkipKind.OTHER_SHAPE))
                 del by_matrix[matrix_name]
         notes += remarks if by_matrix else []
-        first = next((number for number, (side, _) in enumerate(sides) if side.holds(name)), 0)
+        first = next(number for number, (side, _) in enumerate(sides) if side.holds(name))
         by_first_side[first] += [
             summed(weighted) if is_sum else weighted[0][0] for weighted in by_matrix.values()
         ]

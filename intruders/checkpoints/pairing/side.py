@@ -110,8 +110,7 @@ class Side:
     @property
     def added(self) -> dict[str, StoredTensor]:
         """What an adapter stores in full and its base has no tensor for: a new head, and none that is the embedding."""
-        if not isinstance(self.part, Adapter):
-            return {}
+        assert isinstance(self.part, Adapter)
         stored = self.part.replaced.tensors
         lacking = {skipped.name for skipped in self.skipped if skipped.kind == SkipKind.NO_COUNTERPART}
         added = {name: tensor for name, tensor in stored.items() if name in lacking}
