@@ -1,6 +1,7 @@
 """Several tuned models with weights, ``A@0.7+B@0.3``, or one adapter at another scale, ``A@0.5``."""
 
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,10 +49,7 @@ def is_sum(text: str) -> bool:
     match = _WEIGHTED.fullmatch(text)
     if "+" not in text and (match is None or match["weight"] is None):
         return False
-    try:
-        return not user_path(text).exists()
-    except OSError:  # too long a name: no path
-        return True
+    return not os.path.exists(user_path(text))  # which takes too long a name for no path
 
 
 def split_sum(text: str) -> list[tuple[str, float]]:

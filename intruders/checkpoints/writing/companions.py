@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 
-from ...errors import CheckpointError, missing_extra
+from ...errors import CheckpointError
 from ...system.files import user_path
 from ..adapters.adapter import Adapter
 from ..adapters.peft_adapter import ADAPTER_CONFIG
@@ -68,10 +68,8 @@ def write_companions(
 ) -> None:
     """Write config and tokenizer, which say what is written, or those of a GGUF file; CheckpointError without."""
     if is_gguf:
-        try:
-            from transformers import AutoConfig, AutoTokenizer
-        except ImportError as error:
-            raise missing_extra("the config of a GGUF file", "transformers", "train") from error
+        from transformers import AutoConfig, AutoTokenizer  # which reading the weights needed
+
         file = source if source.is_file() else next(iter(sorted(source.glob("*.gguf"))))
         file = file.with_name(split_names(file.name)[0])  # which alone has the metadata
         made = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)

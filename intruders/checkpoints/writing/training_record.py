@@ -4,6 +4,7 @@ A run of ``intruders finetune`` has it in ``run.json``; a model made from a run 
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,7 @@ SCHEMA = 1
 def training_record(folder: Path) -> dict[str, Any] | None:
     """Return the record of the run that trained the model in a folder; None if the folder has none."""
     for name in (RUN, TRAINING):
-        try:
-            is_file = (folder / name).is_file()
-        except (OSError, ValueError):  # a hub id, or no path at all
-            return None
-        if is_file:
+        if os.path.isfile(folder / name):
             return read_document(folder / name, "the record of a run", SCHEMA)
     return None
 
