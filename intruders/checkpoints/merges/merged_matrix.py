@@ -26,13 +26,9 @@ def stored_type(stored_as: str) -> torch.dtype | None:
     return dtype if dtype in _FLOATING.values() else None
 
 
-def is_half(dtype: torch.dtype) -> bool:
-    return dtype in HALF_TYPES
-
-
 def coarsest_type(tensor: Tensor) -> torch.dtype:
     """The coarsest type that holds every number of ``tensor``: of weights in float32, what they were rounded to."""
-    if is_half(tensor.dtype):
+    if tensor.dtype in HALF_TYPES:
         return tensor.dtype
     for dtype in HALF_TYPES:
         if _fits(tensor[:1], dtype) and _fits(tensor, dtype):
@@ -88,7 +84,7 @@ def ways_to_round(merged: torch.dtype, update: torch.dtype | None, of_base: bool
     ``merged`` is the type of M's numbers, ``update`` that of the adapter's, where they show it; ``of_base`` says
     whether W0 may have been rounded, because it has numbers that M's type lacks.
     """
-    types = [dtype for dtype in dict.fromkeys([update, merged]) if dtype is not None and is_half(dtype)]
+    types = [dtype for dtype in dict.fromkeys([update, merged]) if dtype is not None and dtype in HALF_TYPES]
     ways = [Rounding("one rounding")]
     ways += [Rounding(f"update rounded to {type_name(dtype)} first", (dtype,)) for dtype in types]
     if len(types) == 2:

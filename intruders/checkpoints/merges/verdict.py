@@ -19,7 +19,6 @@ from .merged_matrix import (
     MergedMatrix,
     Rounding,
     half_spacing,
-    is_half,
     type_name,
     ways_to_round,
 )
@@ -127,7 +126,7 @@ def _allowance(block: Block, difference: Tensor, matrix: MergedMatrix, rounding:
     """Bound the distance of M_i - W0_i from s D_i: the rounding of the sum, and that of the difference here."""
     allowance = half_spacing(block.merged, matrix.dtype, matrix.least)
     size = block.merged.abs()
-    if is_half(matrix.dtype):  # the sum in single precision, before it was rounded
+    if matrix.dtype in HALF_TYPES:  # the sum in single precision, before it was rounded
         allowance += size * SINGLE
     allowance += difference.abs() * SINGLE
     if rounding.of_sum > 1:
@@ -289,7 +288,7 @@ def _of_rounded_adapter(
     matrix: MergedMatrix, scaling: float, is_refused: Callable[[ScaleBounds], bool]
 ) -> Verdict | None:
     """The verdict if the adapter was loaded in half precision; None where that does not explain M either."""
-    for dtype in (matrix.dtype,) if is_half(matrix.dtype) else HALF_TYPES:
+    for dtype in (matrix.dtype,) if matrix.dtype in HALF_TYPES else HALF_TYPES:
         rounded = matrix.with_factors_in(dtype, scaling)
         fitting = None if rounded is None else _first_to_fit(rounded, is_refused)
         if fitting is not None:

@@ -29,7 +29,6 @@ _PREFIX = "base_model.model."
 _VARIANTS = (*BY_PEFT, "monteclora_config")
 # Of tensors that are none of the base's: biases of B, rows of embeddings.
 _OF_UPDATES = re.compile(r"\.(?:lora_B|token_adapter)\.")
-_NONE: Mapping[str, float] = MappingProxyType({})
 
 
 def check_rank(rank: object) -> None:
@@ -176,7 +175,7 @@ def rewritten(
     adapter: LoraAdapter,
     changes: Mapping[str, Callable[[LowRank], LowRank]],
     rank: Rank = None,
-    shares: Mapping[str, float] = _NONE,
+    shares: Mapping[str, float] = MappingProxyType({}),
     in_full: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Rewritten:
     """The adapter with the updates of some modules changed (every scale folded in), or scaled by a share.
