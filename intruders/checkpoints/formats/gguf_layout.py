@@ -63,11 +63,6 @@ class GgufLayout:
         value = self.value(key)
         return value if isinstance(value, str) and value and value.isprintable() else None
 
-    @property
-    def is_adapter(self) -> bool:
-        """Whether the file says that it is an adapter, and no model."""
-        return self.text("general.type") == "adapter"
-
 
 class _Reader(GGUFReader):  # type: ignore[misc]
     """gguf's reader, which refuses to read past the end of the file and passes over long arrays."""

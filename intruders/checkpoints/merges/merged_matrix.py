@@ -78,28 +78,6 @@ SUM_TWICE = Rounding("sum rounded twice", of_sum=2)
 EVERY_STEP = Rounding("every step rounded to half precision", HALF_TYPES * 4, of_sum=5)
 
 
-def ways_to_round(merged: torch.dtype, update: torch.dtype | None, of_base: bool) -> list[Rounding]:
-    """The ways in which one sum W0 + s D may have been rounded, the strictest first.
-
-    ``merged`` is the type of M's numbers, ``update`` that of the adapter's, where they show it; ``of_base`` says
-    whether W0 may have been rounded, because it has numbers that M's type lacks.
-    """
-    types = [dtype for dtype in dict.fromkeys([update, merged]) if dtype is not None and dtype in HALF_TYPES]
-    ways = [Rounding("one rounding")]
-    ways += [Rounding(f"update rounded to {type_name(dtype)} first", (dtype,)) for dtype in types]
-    if len(types) == 2:
-        words = f"update rounded to {type_name(types[0])} and {type_name(types[1])} first"
-        ways.append(Rounding(words, tuple(types)))
-    # A product in half precision on a GPU is rounded, and rounded again when it is scaled. The first rounding is scaled
-    # too, and may then be two halves of the spacing of the result.
-    ways += [Rounding(f"update rounded to {type_name(dtype)} twice", (dtype,) * 3) for dtype in types]
-    if not of_base:
-        return ways
-    words = f"base rounded to {type_name(merged)}"
-    rounded = [replace(way, words=f"{way.words}, {words}", of_base=True) for way in ways]
-    return [way for both in zip(ways, rounded, strict=True) for way in both]
-
-
 def type_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -140,19 +118,29 @@ class MergedMatrix:
         return 0.0 if self.stored is None else least_spacing(self.stored)
 
     @cached_property
-    def adapter_dtype(self) -> torch.dtype | None:
-        """The type that the adapter's numbers show, where it has factors; one of them may be scaled."""
-        if not isinstance(self.pair.tuned, LowRank):
-            return None
-        # A factor in bfloat16 that was scaled may fit into float16: the coarser of the two is the type.
-        shown = [coarsest_type(factor) for factor in (self.pair.tuned.left, self.pair.tuned.right)]
-        return max(shown, key=lambda dtype: torch.finfo(dtype).eps)
-
-    @cached_property
-    def base_needs_rounding(self) -> bool:
-        """Whether W0 has numbers that M's type lacks."""
+    def ways_to_round(self) -> list[Rounding]:
+        """The ways in which the sum W0 + s D may have been rounded, the strictest first."""
+        shown = []  # the type that the adapter's numbers show, where it has factors; one of them may be scaled
+        if isinstance(self.pair.tuned, LowRank):
+            # A factor in bfloat16 that was scaled may fit into float16: the coarser of the two is the type.
+            of_factors = [coarsest_type(factor) for factor in (self.pair.tuned.left, self.pair.tuned.right)]
+            shown = [max(of_factors, key=lambda dtype: torch.finfo(dtype).eps)]
+        types = [dtype for dtype in dict.fromkeys([*shown, self.dtype]) if dtype in HALF_TYPES]
+        ways = [Rounding("one rounding")]
+        ways += [Rounding(f"update rounded to {type_name(dtype)} first", (dtype,)) for dtype in types]
+        if len(types) == 2:
+            words = f"update rounded to {type_name(types[0])} and {type_name(types[1])} first"
+            ways.append(Rounding(words, tuple(types)))
+        # A product in half precision on a GPU is rounded, and rounded again when it is scaled. The first rounding is
+        # scaled too, and may then be two halves of the spacing of the result.
+        ways += [Rounding(f"update rounded to {type_name(dtype)} twice", (dtype,) * 3) for dtype in types]
         base = self.pair.base
-        return not torch.equal(base.to(self.dtype).to(base.dtype), base)
+        if torch.equal(base.to(self.dtype).to(base.dtype), base):
+            return ways
+        # W0 has numbers that M's type lacks, and may have been rounded to it.
+        words = f"base rounded to {type_name(self.dtype)}"
+        rounded = [replace(way, words=f"{way.words}, {words}", of_base=True) for way in ways]
+        return [way for both in zip(ways, rounded, strict=True) for way in both]
 
     @property
     def transposed(self) -> "MergedMatrix":

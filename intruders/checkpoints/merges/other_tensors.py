@@ -104,10 +104,8 @@ def differences(
 def added_differences(added: Tensors, merged: Checkpoint) -> list[OtherTensor]:
     """What the adapter stores in full and the base lacks, where the merged model has not the same."""
     own_name = {plain(name): name for name in merged.names()}
-    counterparts = {name: merged.tensors.get(own_name.get(plain(name), "")) for name in added}
-    differ = [
-        _difference(name, expected, counterparts[name], is_saved=True) for name, expected in added.items()
-    ]
+    theirs = {name: merged.tensors.get(own_name.get(plain(name), "")) for name in added}
+    differ = [_difference(name, expected, theirs[name], is_saved=True) for name, expected in added.items()]
     return [other for other in differ if other is not None]
 
 

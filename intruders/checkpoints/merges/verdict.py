@@ -20,7 +20,6 @@ from .merged_matrix import (
     Rounding,
     half_spacing,
     type_name,
-    ways_to_round,
 )
 
 # What the roundings of the computation here may add to a bound, as a share of it.
@@ -252,7 +251,7 @@ def _first_to_fit(
     matrix: MergedMatrix, is_refused: Callable[[ScaleBounds], bool]
 ) -> tuple[ScaleBounds, Rounding] | None:
     """The bounds of the strictest way to round whose bounds are not refused."""
-    for way in ways_to_round(matrix.dtype, matrix.adapter_dtype, matrix.base_needs_rounding):
+    for way in matrix.ways_to_round:
         bounds = scale_bounds(matrix, way, stop_when=is_refused)
         if not is_refused(bounds):
             return bounds, way
