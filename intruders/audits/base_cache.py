@@ -316,7 +316,7 @@ def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: "torch.device") 
     for names in ([key.whole for key in keys], [key.leading for key in keys]):
         entries = [known for name in names if (known := store.get(name)) is not None]
         if len(entries) == len(names):
-            return KnownBase.joined(entries, device)
+            return KnownBase.together(entries).to(device)
     return None
 
 

@@ -81,19 +81,6 @@ class KnownBase(Batched):
         is_left = shape[-2] < shape[-1]
         return self.basis if is_left or self.is_complete else orthonormalize(self.products)
 
-    def select(self, index: Tensor) -> "KnownBase":
-        """Return the matrices at ``index``; for one that is there several times no copies are made."""
-        if not is_shared(self.basis):
-            return super().select(index)
-        first = KnownBase(**{name: tensor[:1] for name, tensor in self.tensors().items()})
-        return replace(first.repeated(len(index)), floor=self.floor[index])
-
-    @classmethod
-    def joined(cls, members: "list[KnownBase]", device: torch.device) -> "KnownBase":
-        """Join members of equal shapes to one batch; of a single one, which may be large, no copy is made."""
-        together = members[0] if len(members) == 1 else cls.together(members)
-        return cls(**{name: tensor.to(device) for name, tensor in together.tensors().items()})
-
 
 # Below this smaller side all base vectors are computed: their decomposition costs less than a Krylov space, which
 # would be half the matrix.

@@ -7,12 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .products import times_transpose
+from .products import Batched, times_transpose
 from .svd import DenseSVD, significant
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRank(Batched):
     """One matrix ``left @ right``, or a batch of them: an operator as those of :mod:`intruders.linalg.operators`.
 
     >>> update = LowRank(torch.ones(4, 1), torch.tensor([[3.0, 4.0]]))  # (4, 1) @ (1, 2)
@@ -51,18 +51,8 @@ class LowRank:
     def dense(self) -> Tensor:
         return self.left @ self.right
 
-    def select(self, index: Tensor | int) -> "LowRank":
-        """Return the matrices at ``index`` of a batch; for a number the one matrix, without a batch dimension."""
-        return LowRank(self.left[index], self.right[index])
-
     def rows(self, index: Tensor | slice) -> "LowRank":
         return LowRank(self.left[index], self.right)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "LowRank":
-        return LowRank(self.left.to(device, dtype), self.right.to(device, dtype))
-
-    def double(self) -> "LowRank":
-        return LowRank(self.left.double(), self.right.double())
 
     def svd(self) -> DenseSVD:
         """Thin singular value decomposition, computed once.

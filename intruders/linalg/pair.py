@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .low_rank import LowRank
 from .operators import Dense, Operator, Sum, Update
-from .products import selected
+from .products import Batched
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Batched):
     """A matrix before and after fine-tuning, or a batch of them with equal shapes.
 
     ``tuned`` is W itself, or the low-rank update D of which it is the sum with the base. A dense W stays what it is
@@ -64,22 +64,9 @@ class Pair:
         update = self.widened().update.dense()
         return Pair(base, base.to(update.dtype) + update)
 
-    def select(self, index: Tensor | int) -> "Pair":
-        """The matrices at ``index`` of a batch; of a number the one pair, without a batch dimension."""
-        base = selected(self.base, index) if isinstance(index, Tensor) else self.base[index]
-        if isinstance(self.tuned, LowRank):
-            return Pair(base, self.tuned.select(index))
-        return Pair(base, self.tuned[index])
-
     def rows(self, index: slice) -> "Pair":
         tuned = self.tuned
         return Pair(self.base[index], tuned.rows(index) if isinstance(tuned, LowRank) else tuned[index])
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Pair":
-        return Pair(self.base.to(device, dtype), self.tuned.to(device, dtype))
-
-    def double(self) -> "Pair":
-        return Pair(self.base.double(), self.tuned.double())
 
     def widened(self, device: torch.device | None = None) -> "Pair":
         """Convert to single precision, or to double where a part is double; on ``device`` if given."""

@@ -73,9 +73,11 @@ def is_shared(matrix: Tensor) -> bool:
     return matrix.ndim == 3 and len(matrix) > 1 and matrix.stride(0) == 0
 
 
-def selected(matrix: Tensor, index: Tensor) -> Tensor:
-    """Return the matrices at ``index`` of a batch, without copies of a shared one."""
-    return matrix[:1].expand(len(index), -1, -1) if is_shared(matrix) else matrix[index]
+def selected(batch: Tensor, index: Tensor | int) -> Tensor:
+    """Return what is at ``index`` of a batch, without copies of one value that is there several times."""
+    if isinstance(index, Tensor) and len(batch) > 1 and batch.stride(0) == 0:
+        return batch[:1].expand(len(index), *batch.shape[1:])
+    return batch[index]
 
 
 def _plain(rows: Tensor, matrix: Tensor) -> Tensor:
@@ -140,8 +142,15 @@ class Batched:
     def tensors(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
-    def select(self, index: Tensor) -> Self:
-        return self._changed(lambda tensor: tensor[index], lambda inner: inner.select(index))
+    def select(self, index: Tensor | int) -> Self:
+        """Return the matrices at ``index``; of a number the one matrix, without a batch dimension."""
+        return self._changed(lambda tensor: selected(tensor, index), lambda inner: inner.select(index))
+
+    def to(self, *where: torch.device | torch.dtype) -> Self:
+        return self._changed(lambda tensor: tensor.to(*where), lambda inner: inner.to(*where))
+
+    def double(self) -> Self:
+        return self.to(torch.float64)
 
     def repeated(self, count: int) -> Self:
         """Repeat a batch of one matrix ``count`` times, without copies."""
@@ -151,8 +160,10 @@ class Batched:
 
     @classmethod
     def together(cls, groups: Sequence[Self]) -> Self:
-        """Join the matrices of groups, whose values have equal shapes but for their numbers."""
+        """Join the matrices of groups, whose values have equal shapes but for their numbers; of one make no copy."""
         first, *others = groups
+        if not others:
+            return first
         return first._changed(
             lambda *parts: torch.cat(parts), lambda *parts: parts[0].together(parts), *others
         )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .products import Batched
+
 # Sides between which a batch leaves a GPU.
 _BATCHED_UP_TO, _FILLS_A_GPU = 32, 1024
 
@@ -57,7 +59,7 @@ _EQUAL = 1e-11
 
 
 @dataclass(frozen=True)
-class DenseSVD:
+class DenseSVD(Batched):
     """Thin singular value decomposition with vectors as rows, in double precision."""
 
     values: Tensor  # (*batch, p), descending, p = min(m, n)

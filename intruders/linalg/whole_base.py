@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .full_precision import full_precision
 from .products import Batched, is_shared
-from .svd import DenseSVD, dense_svd, gram_svd
+from .svd import dense_svd, gram_svd
 
 # Singular values below this share of the largest are noise in the eigenvalues of the Gram matrix, or their vectors on
 # the longer side are not orthogonal: such matrices are decomposed themselves.
@@ -59,9 +59,7 @@ class WholeBase(Batched):
         svd = gram_svd(wide)
         again = (svd.values[:, -1] <= _LEAST_OF_GRAM * svd.values[:, 0]).nonzero().squeeze(-1)
         if len(again) > 0:
-            better = dense_svd(wide[again])
-            parts = zip(vars(svd).values(), vars(better).values(), strict=True)
-            svd = DenseSVD(*(all_of.index_copy(0, again, some) for all_of, some in parts))
+            svd = svd.with_rows(again, dense_svd(wide[again]))
         first = svd.values[:, 0]
         skew = _skew(svd.left) + _skew(svd.right)
         if len(again) == 0:
