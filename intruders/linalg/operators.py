@@ -7,42 +7,12 @@ of equal-shaped matrices is one operator.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .low_rank import LowRank
 from .products import selected, times_transpose
-
-
-class Operator(Protocol):
-    """A batch of matrices ``W``, each m x n, known through its products with thin blocks of rows."""
-
-    @property
-    def shape(self) -> torch.Size: ...  # (*batch, m, n)
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def apply(self, rows: Tensor) -> Tensor:
-        """``rows @ W.mT``: ``W v`` for every row v; ``(*batch, b, n)`` to ``(*batch, b, m)``."""
-        ...
-
-    def apply_transpose(self, rows: Tensor) -> Tensor:
-        """``rows @ W``: ``W.T y`` for every row y; ``(*batch, b, m)`` to ``(*batch, b, n)``."""
-        ...
-
-    def dense(self) -> Tensor: ...
-
-    def select(self, index: Tensor) -> "Operator":
-        """The matrices at ``index`` (a vector of integers) of a batch with one batch dimension."""
-        ...
-
-    def double(self) -> "Operator": ...
 
 
 @dataclass(frozen=True)
@@ -66,9 +36,11 @@ class Dense:
         return self.matrix.device
 
     def apply(self, rows: Tensor) -> Tensor:
+        """``rows @ W.mT``: ``W v`` for every row v; ``(*batch, b, n)`` to ``(*batch, b, m)``."""
         return times_transpose(rows, self.matrix, self.places)
 
     def apply_transpose(self, rows: Tensor) -> Tensor:
+        """``rows @ W``: ``W.T y`` for every row y; ``(*batch, b, m)`` to ``(*batch, b, n)``."""
         return times_transpose(rows, self.matrix.mT, self.places)
 
     def dense(self) -> Tensor:
@@ -77,6 +49,7 @@ class Dense:
         return selected(self.matrix, torch.tensor(self.places, device=self.device))
 
     def select(self, index: Tensor) -> "Dense":
+        """The matrices at ``index`` (a vector of integers) of a batch with one batch dimension."""
         places = range(len(self.matrix)) if self.places is None else self.places
         return Dense(self.matrix, tuple(places[i] for i in index.tolist()))
 
@@ -104,8 +77,8 @@ Update = Dense | LowRank
 class Sum:
     """``base + update``, never formed: a product costs one with each, which for a low-rank update is thin."""
 
-    base: Operator
-    update: Operator
+    base: "Operator"
+    update: "Operator"
 
     @property
     def shape(self) -> torch.Size:
@@ -131,5 +104,6 @@ class Sum:
     def select(self, index: Tensor) -> "Sum":
         return Sum(self.base.select(index), self.update.select(index))
 
-    def double(self) -> "Sum":
-        return Sum(self.base.double(), self.update.double())
+
+# A batch of matrices that is known through its products with thin blocks of rows.
+Operator = Dense | LowRank | Sum
