@@ -49,10 +49,10 @@ class KrylovSpace:
         return cls(operator, none, none.new_zeros(*batch, 0, max(m, n)), none)
 
     @classmethod
-    def from_random_block(cls, operator: Operator, width: int, steps: int, seed: int = 0) -> "KrylovSpace":
+    def from_random_block(cls, operator: Operator, width: int, steps: int) -> "KrylovSpace":
         """The chain of ``width`` Gaussian rows: ``2 * steps`` passes of a block over the matrix."""
         space = cls.empty(operator)
-        space.grow_randomly(width, steps, seed)
+        space.grow_randomly(width, steps)
         return space
 
     @property
@@ -78,12 +78,10 @@ class KrylovSpace:
         for _ in range(steps):
             self.grow(self.squares[..., -width:, :])
 
-    def grow_randomly(self, width: int, steps: int, seed: int = 0) -> None:
+    def grow_randomly(self, width: int, steps: int) -> None:
         """Add a chain from ``width`` Gaussian rows: ``2 * steps`` passes."""
         shape = (width, self.basis.shape[-1])
-        block = torch.randn(shape, generator=own_generator(seed), dtype=self.basis.dtype).to(
-            self.basis.device
-        )
+        block = torch.randn(shape, generator=own_generator(), dtype=self.basis.dtype).to(self.basis.device)
         # The same block for every matrix of a batch: results must not depend on what it is batched with.
         self.grow(block.expand(*self.basis.shape[:-2], *shape))
         self.grow_chain(width, steps - 1)

@@ -8,6 +8,7 @@ import torch
 
 from intruders.linalg.krylov import KrylovSpace
 from intruders.linalg.operators import Dense
+from intruders.linalg.random_directions import own_generator
 from intruders.linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
 from tests.matrices import SPECTRA, Array, orthonormal_columns, with_values
 
@@ -43,7 +44,10 @@ def test_stable_rank_by_hand() -> None:
 def estimated(matrix: Array, seed: int = 0, steps: int = STEPS) -> tuple[float, float]:
     """Effective rank and error from a space of ``steps`` steps of 4 rows, as audits take them."""
     batch = torch.from_numpy(matrix).float().unsqueeze(0)
-    space = KrylovSpace.from_random_block(Dense(batch), PROBES, steps, seed)
+    block = torch.randn(PROBES, matrix.shape[1], generator=own_generator(seed))
+    space = KrylovSpace.empty(Dense(batch))
+    space.grow(block.unsqueeze(0))
+    space.grow_chain(PROBES, steps - 1)
     rank, error = estimate_effective_rank(space, PROBES, TRACKED, torch.linalg.matrix_norm(batch))
     return rank.item(), error.item()
 
