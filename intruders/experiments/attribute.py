@@ -1,11 +1,11 @@
 """Which matrices made a fine-tuned model forget, as parts that sum to the measured rise of its loss."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
+import pandas as pd
 import torch
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
@@ -17,7 +17,6 @@ from ..data.corpora import digests_of, load_all
 from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
-from ..linalg.rank_correlation import spearman
 from ..measures.intervals import Interval
 from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
@@ -195,10 +194,10 @@ def _correlations(
     shares = [share for share in matrices if share.name in audited]
     if len(shares) < 3:
         return {}
-    parts, own = [share.parts[text].estimate for share in shares], [audited[share.name] for share in shares]
-    correlations = {
-        "intruders": float(spearman(parts, [matrix.intruders for matrix in own])),
-        "update_norm": float(spearman(parts, [matrix.update.frobenius for matrix in own])),
+    columns = {
+        "part": [share.parts[text].estimate for share in shares],
+        "intruders": [audited[share.name].intruders for share in shares],
+        "update_norm": [audited[share.name].update.frobenius for share in shares],
     }
-    # A side may not vary.
-    return {name: value for name, value in correlations.items() if not math.isnan(value)}
+    with_part = pd.DataFrame(columns).corr("spearman")["part"].drop("part")
+    return with_part.dropna().to_dict()  # a side may not vary

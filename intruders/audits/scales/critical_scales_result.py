@@ -124,9 +124,10 @@ class CriticalScales(JsonResult):
         both = self._with_both()
         if len(both) < 2:
             return math.nan
-        from ...linalg.rank_correlation import spearman
+        import pandas as pd
 
-        return float(spearman(*zip(*((own.measured, own.predicted) for own in both), strict=True)))
+        pairs = pd.DataFrame([(own.measured, own.predicted) for own in both])
+        return float(pairs.corr("spearman").loc[0, 1])
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; null for an infinite or undefined number."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pandas as pd
 
 from intruders.charts.chart import Axis, Chart, Rule
-from intruders.linalg.rank_correlation import spearman
 from intruders.measures.intervals import mean_interval
 from intruders.studies.results import Results
 
@@ -68,7 +67,7 @@ def _rows(stratum: Stratum, attributions: pd.DataFrame) -> Iterator[dict[str, ob
             "rise": float(own["rise"].iloc[0]),
             "intruders": int(own["intruders"].sum()),
             **{
-                f"correlation_{name}": float(spearman(*own[["part", name]].dropna().to_numpy().T))
+                f"correlation_{name}": own[["part", name]].corr("spearman").loc["part", name]
                 for name in _WITH
             },
             "rise_inside": float(own["part_of_intruders"].sum(min_count=1)),

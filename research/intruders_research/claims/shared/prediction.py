@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from intruders.errors import missing_extra
-from intruders.linalg.rank_correlation import spearman
 from intruders.measures.intervals import Interval
 
+from .rank_correlation import spearman
 from .statistics import over_resamples
 
 Floats = npt.NDArray[np.float64]

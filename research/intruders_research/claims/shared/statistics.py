@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from intruders.linalg.rank_correlation import auc, average_ranks
 from intruders.measures.intervals import (
     LEVEL,
     Interval,
@@ -22,6 +21,8 @@ from intruders.measures.intervals import (
     student_p,
     student_quantile,
 )
+
+from .rank_correlation import auc, average_ranks
 
 Values = npt.ArrayLike
 POWER = 0.8  # of a plan: the share of studies that would find an effect of the planned size

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from intruders.linalg.rank_correlation import auc
 from intruders.measures.intervals import Interval, mean_interval
 from intruders_research.claims.shared.claim import Where
 from intruders_research.claims.shared.evidence import Evidence
+from intruders_research.claims.shared.rank_correlation import auc
 from intruders_research.claims.shared.statistics import (
     auc_interval,
     clipped,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
-from intruders.linalg.rank_correlation import average_ranks, spearman
+from intruders_research.claims.shared.rank_correlation import average_ranks, spearman
 
 # Few different values, so that many are equal.
 PAIRS = st.lists(st.tuples(st.integers(-3, 3), st.floats(-1e6, 1e6)), min_size=2, max_size=30)
