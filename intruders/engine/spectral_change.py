@@ -33,12 +33,12 @@ _DRIFT_SHARE, _NO_DRIFT = 0.1, 1e-4
 class SpectralChange(Batched):
     """The change of each matrix of a batch; every field is ``(batch,)``, double precision, NaN where unknown."""
 
-    left_angle: Tensor  # largest principal angle between the leading left spaces, in degrees
-    left_sine2: Tensor  # mean squared sine of the principal angles
-    right_angle: Tensor
-    right_sine2: Tensor
-    drift: Tensor
-    rho: Tensor
+    rotation_left_angle: Tensor  # largest principal angle between the leading left spaces, in degrees
+    rotation_left_sine2: Tensor  # mean squared sine of the principal angles
+    rotation_right_angle: Tensor
+    rotation_right_sine2: Tensor
+    spectral_drift: Tensor
+    rho_k: Tensor
     off_principal: Tensor
 
 

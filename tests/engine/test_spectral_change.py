@@ -29,12 +29,12 @@ def truth(pair: PlantedPair) -> dict[str, float]:
     outside = outside - (outside @ z) @ z.T
     total = np.linalg.norm(update) ** 2
     return {
-        "left_angle": np.degrees(np.arcsin(np.sqrt(left.max()))),
-        "left_sine2": left.mean(),
-        "right_angle": np.degrees(np.arcsin(np.sqrt(right.max()))),
-        "right_sine2": right.mean(),
-        "drift": np.linalg.norm(after[:K] - before[:K]) / np.linalg.norm(before[:K]),
-        "rho": np.linalg.norm(x.T @ update) ** 2 / total,
+        "rotation_left_angle": np.degrees(np.arcsin(np.sqrt(left.max()))),
+        "rotation_left_sine2": left.mean(),
+        "rotation_right_angle": np.degrees(np.arcsin(np.sqrt(right.max()))),
+        "rotation_right_sine2": right.mean(),
+        "spectral_drift": np.linalg.norm(after[:K] - before[:K]) / np.linalg.norm(before[:K]),
+        "rho_k": np.linalg.norm(x.T @ update) ** 2 / total,
         "off_principal": np.linalg.norm(outside) ** 2 / total,
     }
 
@@ -48,7 +48,9 @@ def check(pair: PlantedPair, found: SpectralChange, index: int = 0) -> int:
             continue
         said += 1
         most = np.degrees(np.arcsin(ANGLE_ERROR)) if name.endswith("angle") else SHARE_ERROR
-        assert told == pytest.approx(value, abs=0.1 * value + 1e-3 if name == "drift" else most), name
+        assert told == pytest.approx(value, abs=0.1 * value + 1e-3 if name == "spectral_drift" else most), (
+            name
+        )
     return said
 
 
@@ -78,5 +80,11 @@ def test_a_space_that_the_matrix_leaves_open_is_not_said() -> None:
     rng = np.random.default_rng(0)
     base = with_values(300, 260, SPECTRA["all equal"](260, rng), rng)
     found = decide(UPDATES["hot"](base, rng).batch(), K, 0.5).change
-    for name in ("left_angle", "left_sine2", "right_sine2", "rho", "off_principal"):
+    for name in (
+        "rotation_left_angle",
+        "rotation_left_sine2",
+        "rotation_right_sine2",
+        "rho_k",
+        "off_principal",
+    ):
         assert np.isnan(float(getattr(found, name)[0])), name

@@ -83,19 +83,13 @@ class Subspaces:
         m, n = shape
         left_share, right_share = chance_share(k, m), chance_share(k, n)
         return cls(
-            rotation_left_angle=change["left_angle"],
+            **change,
             rotation_left_angle_chance=chance_angle(k, m),
-            rotation_left_sine2=change["left_sine2"],
             rotation_left_sine2_chance=1 - left_share,
-            rotation_right_angle=change["right_angle"],
             rotation_right_angle_chance=chance_angle(k, n),
-            rotation_right_sine2=change["right_sine2"],
             rotation_right_sine2_chance=1 - right_share,
-            spectral_drift=change["drift"],
             spectral_drift_bound=update_norm / base_norm if base_norm > 0 else math.nan,
-            rho_k=change["rho"],
             rho_k_chance=left_share,
-            off_principal=change["off_principal"],
             off_principal_chance=(1 - left_share) * (1 - right_share),
             max_cosine_chance=chance_max_cosine(m, min(m, n)),
         )
