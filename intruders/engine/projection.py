@@ -75,31 +75,18 @@ class Projection:
         return cls(base, along + along.mT, update, shown, others, k, epsilon, predicted, is_complete, centre)
 
 
-@dataclass(frozen=True)
 class ProjectionGroup:
     """Projections of one size, whose cosines are computed together: decompositions of many small matrices cost far less
     in one call than one by one.
     """
 
-    base: Tensor  # (batch, a, a); as in Projection, and so are those below
-    cross: Tensor
-    update: Tensor
-    others: Tensor | None  # (batch, p - shown, a - shown)
-    shown: int
-    k: int
-
-    @classmethod
-    def of(cls, projections: Sequence[Projection]) -> "ProjectionGroup":
-        first = projections[0]
+    def __init__(self, projections: Sequence[Projection]) -> None:
+        self.shown, self.k = projections[0].shown, projections[0].k
+        self.base = torch.stack([each.base for each in projections])
+        self.cross = torch.stack([each.cross for each in projections])
+        self.update = torch.stack([each.update for each in projections])
         others = [each.others.mT for each in projections if each.others is not None]
-        return cls(
-            base=torch.stack([each.base for each in projections]),
-            cross=torch.stack([each.cross for each in projections]),
-            update=torch.stack([each.update for each in projections]),
-            others=torch.stack(others) if others else None,
-            shown=first.shown,
-            k=first.k,
-        )
+        self.others = torch.stack(others) if others else None  # (batch, p - shown, a - shown)
 
     def cosines(self, index: Tensor, scales: Tensor, is_strict: bool = False) -> Tensor:
         """Largest cosines ``(g, k)`` of the k leading vectors of projections ``index`` ``(g)``, at a scale each.
@@ -110,28 +97,21 @@ class ProjectionGroup:
         """
         _, vectors = eigh(at_scales(self.base[index], self.cross[index], self.update[index], scales))
         leading = vectors[..., -self.k :]
+        counted = leading if is_strict and self.others is None else leading[:, : self.shown]
+        largest = counted.abs().amax(-2)
         if self.others is None:
-            return _largest_cosines(leading, self.shown, None, is_strict)
+            return largest
+        beyond = leading[:, self.shown :].to(self.others)
         step = max(1, _AT_ONCE // max(1, self.others[0].numel()))
-        parts = zip(torch.split(index, step), torch.split(leading, step), strict=True)
-        return torch.cat(
-            [_largest_cosines(some, self.shown, self.others[own], is_strict) for own, some in parts]
-        )
+        parts = zip(torch.split(index, step), torch.split(beyond, step), strict=True)
+        of_others = torch.cat([(self.others[own] @ some).abs().amax(-2) for own, some in parts])
+        return torch.maximum(largest, of_others.to(largest))
 
 
 def at_scales(base: Tensor, cross: Tensor, update: Tensor, scales: Tensor) -> Tensor:
     """``base + s cross + s^2 update`` of ``(a, a)`` or ``(g, a, a)`` parts, for every scale ``(g)``."""
     s = scales.to(base)[:, None, None]
     return base + s * cross + s * s * update
-
-
-def _largest_cosines(leading: Tensor, shown: int, others: Tensor | None, is_strict: bool) -> Tensor:
-    """The largest cosines ``(g, k)`` of vectors ``(g, a, k)``; ``others`` is ``(g or none, p - shown, a - shown)``."""
-    first = leading if is_strict and others is None else leading[:, :shown]
-    largest = first.abs().amax(-2)
-    if others is None:
-        return largest
-    return torch.maximum(largest, (others @ leading[:, shown:].to(others)).abs().amax(-2).to(largest))
 
 
 @full_precision()

@@ -75,7 +75,7 @@ def _side_by_side(
     """Run searches, each on the projection of the same index, and answer what they ask for together."""
     if not projections:
         return []
-    group = ProjectionGroup.of(projections)
+    group = ProjectionGroup(projections)
     results: dict[int, Found] = {}
     answers: dict[int, list[float] | None] = dict.fromkeys(range(len(searches)))
     while answers:
@@ -109,7 +109,7 @@ def largest_scale(
         steps = first * _STEP ** torch.arange(1, _AT_ONCE + 1, dtype=torch.float64)
         counts = torch.zeros(len(steps), dtype=torch.long)
         for each in projections:
-            cosines = ProjectionGroup.of([each]).cosines(counts.new_zeros(len(steps)), steps)
+            cosines = ProjectionGroup([each]).cosines(counts.new_zeros(len(steps)), steps)
             counts += (cosines < each.epsilon).sum(-1).cpu()
         over = (counts > min(target, int(counts.max()))).nonzero()  # a tensor holds no larger whole number
         if len(over) > 0:
