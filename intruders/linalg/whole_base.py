@@ -112,16 +112,11 @@ def times_columns(rows: Tensor, columns: Tensor) -> Tensor:
         return together.view(-1, batch, r).permute(1, 0, 2)
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double() @ columns
-    step = _rows_at_once(rows.shape[-1])
-    parts = [slice(first, first + step) for first in range(0, rows.shape[-2], step)]
-    made = []
-    for own, by in zip(rows, columns, strict=True):
-        if by.shape[-1] <= _FEW:
-            turned = by.mT.contiguous()
-            made.append(torch.cat([turned @ own[part].double().mT for part in parts], -1).mT)
-        else:
-            made.append(torch.cat([own[part].double() @ by for part in parts]))
-    return torch.stack(made)
+    parts = rows.split(_rows_at_once(rows), -2)
+    if columns.shape[-1] > _FEW:
+        return torch.cat([part.double() @ columns for part in parts], -2)
+    turned = columns.mT.contiguous()
+    return torch.cat([turned @ part.double().mT for part in parts], -1).mT
 
 
 def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
@@ -132,14 +127,14 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
         return together.view(-1, batch, r).permute(1, 0, 2)
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double().mT @ coordinates
-    step = _rows_at_once(rows.shape[-1])
+    step = _rows_at_once(rows)
     turned = coordinates.mT.contiguous()
     total = coordinates.new_zeros(len(rows), coordinates.shape[-1], rows.shape[-1])
-    for first in range(0, rows.shape[-2], step):
-        part = slice(first, first + step)
-        total.baddbmm_(turned[:, :, part], rows[:, part].double())
+    for part, of_part in zip(rows.split(step, -2), turned.split(step, -1), strict=True):
+        total.baddbmm_(of_part, part.double())
     return total.mT
 
 
-def _rows_at_once(length: int) -> int:
-    return max(1, min(max(_LEAST_ROWS, _WIDENED // length), _MOST_WIDENED // length))
+def _rows_at_once(rows: Tensor) -> int:
+    across = len(rows) * rows.shape[-1]  # numbers of one row of each matrix
+    return max(1, min(max(_LEAST_ROWS, _WIDENED // across), _MOST_WIDENED // across))
