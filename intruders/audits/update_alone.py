@@ -15,7 +15,7 @@ from ..errors import CheckpointError, PairingError, SettingError
 from ..linalg.chance import chance_share
 from ..linalg.low_rank import LowRank
 from ..linalg.spectrum import effective_rank, rank_of_energy, stable_rank
-from ..linalg.svd import DenseSVD
+from ..linalg.svd import Components
 from ..settings.numbers import is_number
 from ..system.callers_process import usual_settings
 from ..system.plain_values import plain
@@ -322,7 +322,7 @@ def _updates(adapter: Adapter, not_measured: dict[str, str]) -> Iterator[tuple[s
                 yield name, weight, update
 
 
-def _overlap(name: str, inner: float, first: DenseSVD, second: DenseSVD, energy: float) -> ModuleOverlap:
+def _overlap(name: str, inner: float, first: Components, second: Components, energy: float) -> ModuleOverlap:
     i, j = (int(rank_of_energy(svd.values, energy)) for svd in (first, second))
     m, n = first.left.shape[-1], first.right.shape[-1]
 

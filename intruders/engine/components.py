@@ -6,7 +6,6 @@ own directions finds it in some ten narrow products, where the whole set of lead
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.pair import Pair
 from ..linalg.random_directions import own_generator
-from ..linalg.svd import leading_svd, settle_clusters
+from ..linalg.svd import Components, leading_svd, settle_clusters
 
 # Largest sine of the angle between a computed vector and the true one. Turned by it, a component s y v^T moves by
 # at most about this share of s times the vectors' largest entries: well below 1e-3 of the matrix's largest entry.
@@ -39,26 +38,6 @@ _KRYLOV_ROUNDS = 8
 # Up to this many times the leading triplets wanted, and two blocks more, a dense decomposition costs less than a space
 # for them, which would be much of the matrix.
 _SMALL = 8
-
-
-@dataclass(frozen=True)
-class Components:
-    """Part of a matrix: ``sum_j values_j left_j right_j^T``, double precision."""
-
-    values: Tensor  # (c,)
-    left: Tensor  # (c, m), unit rows
-    right: Tensor  # (c, n), unit rows
-
-    def first(self, count: int) -> "Components":
-        """The first ``count`` of them; all, where there are fewer."""
-        return Components(self.values[:count], self.left[:count], self.right[:count])
-
-    def with_values(self, values: Tensor) -> "Components":
-        return Components(values, self.left, self.right)
-
-    def factors(self, factor: float) -> tuple[Tensor, Tensor]:
-        """``factor`` times it, as an (m, c) and a (c, n) matrix."""
-        return (self.left * (factor * self.values).unsqueeze(-1)).mT, self.right
 
 
 @full_precision()
@@ -134,8 +113,8 @@ def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
     count = most + 1
     update = batch.update
     if isinstance(update, LowRank):
-        svd = update.svd()
-        left, right = svd.left[:, :count], svd.right[:, :count]
+        leading = update.svd().first(count)
+        left, right = leading.left, leading.right
     else:
         difference = KrylovSpace.from_random_block(update, _RANDOM_ROWS, 6)
         triplets, _ = difference.ritz(min(count, len(difference) - 1))
@@ -195,8 +174,7 @@ def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
 def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
     """Compute the leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
     if isinstance(update, LowRank):
-        svd = update.svd()
-        return Components(svd.values[:count], svd.left[:count], svd.right[:count])
+        return update.svd().first(count)
     if min(update.shape) > _SMALL * (count + 2 * BLOCK):
         space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), BLOCK, _KRYLOV_STEPS)
         # A block more is followed: how far the last of those wanted can be off depends on what comes next.
@@ -205,6 +183,6 @@ def leading_components(update: Update, count: int, angle: float = ANGLE) -> Comp
             return Components(
                 *(part[0, :count].double() for part in (leading.values, leading.left, leading.right))
             )
-    svd = leading_svd(update.matrix, min(count, *update.shape))
+    leading = leading_svd(update.matrix, min(count, *update.shape)).first(count)
     # Copies: slices would hold the complete decomposition of every matrix in memory.
-    return Components(*(part[:count].clone() for part in (svd.values, svd.left, svd.right)))
+    return Components(leading.values.clone(), leading.left.clone(), leading.right.clone())

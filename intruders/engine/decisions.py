@@ -13,7 +13,7 @@ from ..linalg.pair import Pair
 from ..linalg.products import Batched
 from ..linalg.ritz import Triplets
 from ..linalg.spectrum import effective_rank, estimate_effective_rank, stable_rank
-from ..linalg.svd import DenseSVD, dense_svd, gram_svd
+from ..linalg.svd import Components, dense_svd, gram_svd
 from .known_base import KnownBase
 from .spectral_change import SpectralChange, spectral_change
 
@@ -112,7 +112,7 @@ def decide_dense(
         base_svd = None
         if known is not None and known.is_complete:
             left = known.basis[i].double()
-            base_svd = DenseSVD(known.values[i], left, left.new_zeros(0, base.shape[-1]))
+            base_svd = Components(known.values[i], left, left.new_zeros(0, base.shape[-1]))
         tuned = batch.select(i).dense()
         part = exact_cosines(base, tuned, k, epsilon, decompose, base_svd)
         parts.append(part)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .low_rank import LowRank
 from .products import Batched
-from .svd import DenseSVD, eigvalsh
+from .svd import Components, eigvalsh
 from .whole_base import WholeBase, columns_times, times_columns
 
 # Numbers that weighted copies of F may have at once.
@@ -49,13 +49,13 @@ class Coordinates(Batched):
     off: Tensor  # (batch): bound on the norm of what separates M from W in the coordinates of W0
 
     @classmethod
-    def of(cls, base: WholeBase, update: DenseSVD) -> "Coordinates":
+    def of(cls, base: WholeBase, update: Components) -> "Coordinates":
         """Compute from the thin SVD of ``update`` ``(batch, m, n)``: one product with a square side of the base, two
         with a longer one.
         """
-        columns = (update.left * update.values.unsqueeze(-1)).mT  # B
+        columns, rows = update.factors()
         left = _in_coordinates(base.left, columns)
-        right = _in_coordinates(base.right, update.right.mT)
+        right = _in_coordinates(base.right, rows.mT)
         # The columns are orthonormal but for rounding in single precision, and made so in double. One Cholesky
         # factorization is as exact as QR there: Gram matrices are I to 1e-6. NaN, where there is none, decides nothing.
         triangle, failed = torch.linalg.cholesky_ex(right.mT @ right)

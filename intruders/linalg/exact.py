@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .svd import CLUSTER_TOLERANCE, DenseSVD, cluster_ids, cluster_projections, dense_svd, settle_clusters
+from .svd import CLUSTER_TOLERANCE, Components, cluster_ids, cluster_projections, dense_svd, settle_clusters
 
-Decomposition = Callable[[Tensor], DenseSVD]
+Decomposition = Callable[[Tensor], Components]
 
 # What a cosine may be off by where vectors come from a Gram matrix, or were kept in single precision: vectors of small
 # values close to each other turn by up to 6e-5.
@@ -39,7 +39,7 @@ def exact_cosines(
     k: int,
     epsilon: float,
     decompose: Decomposition = dense_svd,
-    base_svd: DenseSVD | None = None,
+    base_svd: Components | None = None,
 ) -> ExactCosines:
     """``max_i |<x_i, y_j>|`` of every y_j, j < k, over all left singular vectors x_i of ``base`` ``(m, n)``.
 
@@ -90,7 +90,7 @@ def exact_cosines(
     return ExactCosines(max_cosines, ambiguous, values, next_value, left, before.values, before.left)
 
 
-def _is_free(base: DenseSVD) -> Tensor:
+def _is_free(base: Components) -> Tensor:
     """Return a mask of left vectors ``(p,)`` in a larger left null space: value zero, more rows than columns.
 
     With the others of their cluster, whose vectors are no more defined.

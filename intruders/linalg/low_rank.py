@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .products import Batched, times_transpose
-from .svd import DenseSVD, significant
+from .svd import Components, significant
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LowRank(Batched):
     def rows(self, index: Tensor | slice) -> "LowRank":
         return LowRank(self.left[index], self.right)
 
-    def svd(self) -> DenseSVD:
+    def svd(self) -> Components:
         """Thin singular value decomposition, computed once.
 
         A QR of each factor and an SVD of the r x r core, in double precision: exact to rounding, at O((m + n)
@@ -63,11 +63,11 @@ class LowRank(Batched):
         return self._svd
 
     @cached_property
-    def _svd(self) -> DenseSVD:
+    def _svd(self) -> Components:
         q_left, r_left = torch.linalg.qr(self.left.double())
         q_right, r_right = torch.linalg.qr(self.right.double().mT)
         u, values, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
-        return DenseSVD(values, (q_left @ u).mT, (q_right @ v.mT).mT)
+        return Components(values, (q_left @ u).mT, (q_right @ v.mT).mT)
 
     def singular_values(self) -> Tensor:
         """``(*batch, min(r, m, n))`` in descending order and double precision: as :meth:`svd`, without its vectors."""

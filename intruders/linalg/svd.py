@@ -59,18 +59,32 @@ _EQUAL = 1e-11
 
 
 @dataclass(frozen=True)
-class DenseSVD(Batched):
-    """Thin singular value decomposition with vectors as rows, in double precision."""
+class Components(Batched):
+    """A matrix or a part of it, ``sum_j values_j left_j right_j^T``, in double precision.
 
-    values: Tensor  # (*batch, p), descending, p = min(m, n)
-    left: Tensor  # (*batch, p, m)
-    right: Tensor  # (*batch, p, n)
+    Of a thin decomposition they are all there: c = min(m, n), and the values descend.
+    """
+
+    values: Tensor  # (*batch, c)
+    left: Tensor  # (*batch, c, m), unit rows
+    right: Tensor  # (*batch, c, n), unit rows
+
+    def first(self, count: int) -> "Components":
+        """The first ``count`` of them; all, where there are fewer."""
+        return Components(self.values[..., :count], self.left[..., :count, :], self.right[..., :count, :])
+
+    def with_values(self, values: Tensor) -> "Components":
+        return Components(values, self.left, self.right)
+
+    def factors(self, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+        """``factor`` times it, as an (m, c) and a (c, n) matrix."""
+        return (self.left * (factor * self.values).unsqueeze(-1)).mT, self.right
 
 
-def dense_svd(matrix: Tensor) -> DenseSVD:
+def dense_svd(matrix: Tensor) -> Components:
     """``W = sum_i s_i left_i right_i^T`` of ``(*batch, m, n)`` matrices, computed in double precision."""
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    return DenseSVD(values, left.mT, right)
+    return Components(values, left.mT, right)
 
 
 def leading_count(k: int, m: int, n: int) -> int:
@@ -78,7 +92,7 @@ def leading_count(k: int, m: int, n: int) -> int:
     return min(2 * k + 4, m, n)
 
 
-def gram_svd(matrix: Tensor) -> DenseSVD:
+def gram_svd(matrix: Tensor) -> Components:
     """As :func:`dense_svd`, through the eigenvectors of the smaller Gram matrix in double precision: several
     times faster.
 
@@ -97,12 +111,12 @@ def gram_svd(matrix: Tensor) -> DenseSVD:
         products = products.gather(-2, order.unsqueeze(-1).expand(products.shape))
         values = values.gather(-1, order)
         right = products / values.unsqueeze(-1).clamp_min(torch.finfo(values.dtype).tiny)
-        return DenseSVD(values, left, right)
+        return Components(values, left, right)
     swapped = gram_svd(matrix.mT)
-    return DenseSVD(swapped.values, swapped.right, swapped.left)
+    return Components(swapped.values, swapped.right, swapped.left)
 
 
-def leading_svd(matrix: Tensor, count: int) -> DenseSVD:
+def leading_svd(matrix: Tensor, count: int) -> Components:
     """The decomposition of ``(m, n)`` whose ``count`` leading triplets are right: the quickest that can give them."""
     svd = gram_svd(matrix)
     if svd.values[count - 1] <= CLUSTER_TOLERANCE * svd.values[0]:
@@ -185,7 +199,7 @@ def distances_beyond(down: Tensor, inside: Tensor, ids: Tensor) -> Tensor:
     return nearest.gather(-1, ids)
 
 
-def settle_clusters(svd: DenseSVD, count: int, base: Tensor) -> Tensor:
+def settle_clusters(svd: Components, count: int, base: Tensor) -> Tensor:
     """The ``count`` leading left vectors ``(count, m)`` of one matrix, with every cluster's vectors chosen
     by ``base``.
 

@@ -14,11 +14,12 @@ from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.merged import Elsewhere
-from ..engine.components import Components, find_components, leading_components
+from ..engine.components import find_components, leading_components
 from ..errors import PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
+from ..linalg.svd import Components
 from .remedies.remedy import Case, Remedy, ScaledIntruders, WantedTriplets, intruder_indices, positions_of
 
 # Audit and weights belong together when the norms of updates agree to this share, and singular values of intruders to

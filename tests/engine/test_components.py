@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from intruders.engine.components import Components, find_components
+from intruders.engine.components import find_components
 from intruders.linalg.exact import exact_cosines
 from intruders.linalg.pair import Pair
+from intruders.linalg.svd import Components
 from tests.matrices import SPECTRA, PlantedPair, batch_of, orthonormal_columns, spiked, with_values
 
 SHAPES = [(140, 140), (150, 110), (110, 150), (30, 40)]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from intruders.linalg.exact import exact_cosines
-from intruders.linalg.svd import DenseSVD, dense_svd, gram_svd, leading_svd
+from intruders.linalg.svd import Components, dense_svd, gram_svd, leading_svd
 from tests.matrices import SPECTRA, UPDATES, PlantedPair, orthonormal_columns, truth_of, ugly, with_values
 
-Decompose = Callable[[Tensor], DenseSVD]
+Decompose = Callable[[Tensor], Components]
 PATHS: list[Decompose] = [dense_svd, gram_svd]
 
 

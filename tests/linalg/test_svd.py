@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from intruders.linalg import svd
 from intruders.linalg.svd import (
     CLUSTER_TOLERANCE,
-    DenseSVD,
+    Components,
     cluster_ids,
     cluster_projections,
     dense_svd,
@@ -79,13 +79,13 @@ def test_cluster_projections_by_hand() -> None:
     torch.testing.assert_close(both, torch.stack([expected, cosines.abs()]))
 
 
-def rotated(svd: DenseSVD, members: slice, seed: int) -> DenseSVD:
+def rotated(svd: Components, members: slice, seed: int) -> Components:
     """The decomposition with other vectors in one cluster: as valid as before."""
     size = svd.left[members].shape[0]
     turn = torch.from_numpy(orthonormal_columns(size, size, np.random.default_rng(seed)))
     left, right = svd.left.clone(), svd.right.clone()
     left[members], right[members] = turn @ left[members], turn @ right[members]
-    return DenseSVD(svd.values, left, right)
+    return Components(svd.values, left, right)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 6])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
-from ...engine.components import Components
+from ...linalg.svd import Components
 from ...settings import Settings, setting
 from .base_directions import Directions, Project
 from .changes import Change, drawn_entries, largest_entries, seed_of
@@ -165,7 +165,7 @@ def _permuted(remedy: Budget, seed: int, cases: Sequence[Case]) -> PermutedBudge
 def _drawn(part: Components, count: int, key: str) -> Components:
     drawn = random.Random(key).sample(range(len(part.values)), count)
     chosen = torch.tensor(sorted(drawn), dtype=torch.int64, device=part.values.device)
-    return Components(part.values[chosen], part.left[chosen], part.right[chosen])
+    return part.select(chosen)
 
 
 def _exchanged(remedy: Doses, seed: int, cases: Sequence[Case]) -> Doses:

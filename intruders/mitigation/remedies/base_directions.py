@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...audits.result.records import AuditedMatrix
-from ...engine.components import Components
 from ...linalg.low_rank import LowRank
+from ...linalg.svd import Components
 from ...settings import setting
 from .changes import Change
 from .remedy import Case, PublishedRemedy, WantedTriplets

@@ -12,11 +12,10 @@ from torch import Tensor
 from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.names import is_embedding_or_head, module_paths
-from ...engine.components import Components
 from ...errors import SettingError
 from ...linalg.low_rank import LowRank
 from ...linalg.operators import Update
-from ...linalg.svd import significant
+from ...linalg.svd import Components, significant
 from ...settings import Settings
 from .changes import Change
 from .remedy_table import ALL, INTRUDERS, WHICH
