@@ -271,7 +271,7 @@ def compare_updates(first: Source, second: Source, energy: float = ENERGY) -> Up
                 f"'{adapters[1].source}'; expected two adapters of one base; choose others"
             )
         product = ours.inner(theirs)
-        modules.append(_overlap(name, product, ours.svd(), theirs.svd(), energy))
+        modules.append(_overlap(name, product, ours.svd, theirs.svd, energy))
         inner += product
     norms = [
         math.hypot(*(of_adapter[name].norm() for name in [*shared, *own]))

@@ -246,7 +246,7 @@ def coordinates_of(batch: Pair, whole: WholeBase, k: int) -> Coordinates | None:
     tuned = batch.tuned
     if not isinstance(tuned, LowRank) or not fits_coordinates(tuned.rank, k, batch.base.shape):
         return None
-    return Coordinates.of(whole, tuned.svd())
+    return Coordinates.of(whole, tuned.svd)
 
 
 def decide_in_coordinates(

@@ -113,7 +113,7 @@ def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
     count = most + 1
     update = batch.update
     if isinstance(update, LowRank):
-        leading = update.svd().first(count)
+        leading = update.svd.first(count)
         left, right = leading.left, leading.right
     else:
         difference = KrylovSpace.from_random_block(update, _RANDOM_ROWS, 6)
@@ -174,7 +174,7 @@ def _gap(known: Sequence[float], wanted: Sequence[int], j: int) -> float:
 def leading_components(update: Update, count: int, angle: float = ANGLE) -> Components:
     """Compute the leading ``count`` singular triplets of D, to an angle; fewer where it has fewer."""
     if isinstance(update, LowRank):
-        return update.svd().first(count)
+        return update.svd.first(count)
     if min(update.shape) > _SMALL * (count + 2 * BLOCK):
         space = KrylovSpace.from_random_block(Dense(update.matrix.unsqueeze(0)), BLOCK, _KRYLOV_STEPS)
         # A block more is followed: how far the last of those wanted can be off depends on what comes next.

@@ -45,7 +45,7 @@ def measure_update(batch: Pair, k: int, exact: bool = False) -> MeasuredUpdate:
     """Norms and ranks of the updates, exactly; of a dense one the effective rank is estimated, unless ``exact``."""
     update = batch.update
     if isinstance(update, LowRank):
-        svd = update.svd()
+        svd = update.svd
         values, left, right = svd.values, svd.left[:, : 2 * k], svd.right[:, : 2 * k]
     else:
         if not exact and min(update.shape[-2:]) >= _DENSE_BELOW:

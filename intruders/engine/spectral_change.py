@@ -51,7 +51,7 @@ def spectral_change(
     ``is_orthonormal`` says that the rows on the right of a low-rank update are.
     """
     if isinstance(update, LowRank) and not is_orthonormal:
-        update = LowRank(*update.svd().factors())
+        update = LowRank(*update.svd.factors())
     of_base, of_tuned = space_error(base, k, update.shape), space_error(tuned, k, update.shape)
     error = of_base + of_tuned
     left_angle, left_sine2 = _rotation(base.left, tuned.left, k, error)

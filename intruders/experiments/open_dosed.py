@@ -64,7 +64,7 @@ def read_updates(
             )
         if per == "direction" and isinstance(whole, LowRank):
             # A column for every singular direction, strongest first: (m, r) and (r, n).
-            svd = whole.svd()
+            svd = whole.svd
             count = max(1, significant(svd.values))
             whole = LowRank((svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT, svd.right[:count])
         elif per == "direction" and not dense_in_one:

@@ -18,7 +18,7 @@ class LowRank(Batched):
     >>> update = LowRank(torch.ones(4, 1), torch.tensor([[3.0, 4.0]]))  # (4, 1) @ (1, 2)
     >>> update.shape, update.rank, update.norm()
     (torch.Size([4, 2]), 1, 10.0)
-    >>> update.svd().values
+    >>> update.svd.values
     tensor([10.], dtype=torch.float64)
     """
 
@@ -54,23 +54,20 @@ class LowRank(Batched):
     def rows(self, index: Tensor | slice) -> "LowRank":
         return LowRank(self.left[index], self.right)
 
+    @cached_property
     def svd(self) -> Components:
         """Thin singular value decomposition, computed once.
 
         A QR of each factor and an SVD of the r x r core, in double precision: exact to rounding, at O((m + n)
         r^2). When r exceeds min(m, n), there are min(m, n) values.
         """
-        return self._svd
-
-    @cached_property
-    def _svd(self) -> Components:
         q_left, r_left = torch.linalg.qr(self.left.double())
         q_right, r_right = torch.linalg.qr(self.right.double().mT)
         u, values, v = torch.linalg.svd(r_left @ r_right.mT, full_matrices=False)
         return Components(values, (q_left @ u).mT, (q_right @ v.mT).mT)
 
     def singular_values(self) -> Tensor:
-        """``(*batch, min(r, m, n))`` in descending order and double precision: as :meth:`svd`, without its vectors."""
+        """``(*batch, min(r, m, n))`` in descending order and double precision: as :attr:`svd`, without its vectors."""
         r_left = torch.linalg.qr(self.left.double(), mode="r").R
         r_right = torch.linalg.qr(self.right.double().mT, mode="r").R
         values: Tensor = torch.linalg.svdvals(r_left @ r_right.mT)
@@ -100,7 +97,7 @@ class LowRank(Batched):
         and columns that the matrix does not need are zero. Without, columns are kept down to rounding, and at least
         one. The error is in the Frobenius norm, 0 where nothing was cut off.
         """
-        svd = self.svd()
+        svd = self.svd
         needed = max(1, significant(svd.values))
         kept = needed if rank is None else min(rank, needed)
         roots = svd.values[:kept].sqrt()

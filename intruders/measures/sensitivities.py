@@ -54,7 +54,7 @@ def with_sensitivities(
         update = loaded.widened().update
         if not isinstance(update, LowRank):
             raise SettingError(surgery.refusal(pair.name, pair.shape, None) or "")
-        svd = update.svd()
+        svd = update.svd
         directions[pair.name] = svd.left, svd.right
     task = load_task(surgery.task, Columns(), data_seed_of(after.source) if data_seed is None else data_seed)
     opened, labels = open_for_task(after.source, task, before.source, loading, merged=True)

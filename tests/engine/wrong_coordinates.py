@@ -135,7 +135,7 @@ def search(seeds: range) -> Counter[str]:
         sides = [one.left for one in updates], [one.right for one in updates]
         joined = LowRank(torch.stack(sides[0]), torch.stack(sides[1]))
         whole = WholeBase.of(torch.stack([pair.base for _, pair in made]))
-        coordinates = Coordinates.of(whole, joined.svd())
+        coordinates = Coordinates.of(whole, joined.svd)
         leading = leading_vectors(coordinates.problem(), VECTORS, allowed=far_below(coordinates.off))
         cosines = coordinate_cosines(coordinates, leading, whole.off)
         for at, (kind, pair) in enumerate(made):

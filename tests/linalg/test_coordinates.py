@@ -19,7 +19,7 @@ Problem = tuple[Array, Array, Array]  # a base, and the two factors of its updat
 def in_coordinates(base: Array, left: Array, right: Array) -> Coordinates:
     """Of one matrix, everything in double precision."""
     update = LowRank(torch.from_numpy(left).unsqueeze(0), torch.from_numpy(right).unsqueeze(0))
-    return Coordinates.of(WholeBase.of(torch.from_numpy(base).unsqueeze(0)), update.svd())
+    return Coordinates.of(WholeBase.of(torch.from_numpy(base).unsqueeze(0)), update.svd)
 
 
 def planted(shape: tuple[int, int], spectrum: str, rank: int, seed: int) -> Problem:
@@ -61,7 +61,7 @@ def test_what_rounding_leaves_is_within_the_bounds(shape: tuple[int, int], small
     y, values, _ = np.linalg.svd(pair.tuned_double())
     update, whole = pair.batch().update, WholeBase.of(pair.batch().base)
     assert isinstance(update, LowRank)
-    coordinates = Coordinates.of(whole, update.svd())
+    coordinates = Coordinates.of(whole, update.svd)
     leading = leading_vectors(coordinates.problem(), 2)
     error = np.abs(leading.values[0].numpy() - values[:2])
     assert (error <= float(coordinates.off[0]) + leading.residuals[0].norm().numpy()).all()

@@ -28,7 +28,7 @@ FACTORS["very unequal"] = (LEFT * [1.0, 1e-6, 1e-12], RIGHT)
 def test_against_the_product(name: str) -> None:
     left, right = FACTORS[name]
     product = left @ right
-    found = LowRank(torch.from_numpy(left), torch.from_numpy(right)).svd()
+    found = LowRank(torch.from_numpy(left), torch.from_numpy(right)).svd
     expected = np.linalg.svd(product, compute_uv=False)
     count = min(left.shape[1], *product.shape)
     assert found.values.shape == (count,)
@@ -45,7 +45,7 @@ def test_small_values_of_factors_keep_their_digits() -> None:
     left, right = (torch.from_numpy(RNG.standard_normal(shape)).float() for shape in ((50, 2), (2, 40)))
     left[:, 1] *= 1e-5
     expected = np.linalg.svd((left.double() @ right.double()).numpy(), compute_uv=False)[:2]
-    np.testing.assert_allclose(LowRank(left, right).svd().values, expected, rtol=1e-9)
+    np.testing.assert_allclose(LowRank(left, right).svd.values, expected, rtol=1e-9)
 
 
 def product_of(m: int, n: int, q: int, seed: int, spread: float = 1.0) -> LowRank:
