@@ -19,7 +19,7 @@ from ..linalg.overlap import Intervals, overlap_intervals
 from ..linalg.pair import Pair
 from ..linalg.products import Batched
 from ..linalg.ritz import Triplets
-from ..linalg.secular import CoordinateCosines, LeadingVectors, coordinate_cosines, far_below, leading_vectors
+from ..linalg.secular import LeadingVectors, coordinate_cosines, far_below, leading_vectors
 from ..linalg.svd import gram_svd
 from ..linalg.whole_base import WholeBase
 from .decisions import Decisions, MeasuredUpdate, decide_dense
@@ -128,7 +128,8 @@ def _snapshot(spaces: _Spaces) -> _Snapshot:
     # Fewer than k singular values that single precision tells from zero.
     is_deficient = tuned.values[:, k - 1] <= 1e-5 * tuned.values[:, 0]
     doubtful = spaces.base.is_unclear(spaces.base_count) | may_hide_copies(tuned) | is_deficient
-    undecided = ~(_resembles(intervals, epsilon) | _is_intruder(intervals, epsilon)) & ~doubtful.unsqueeze(-1)
+    intruder, resembles = decided(intervals, epsilon, _MARGIN)
+    undecided = ~(intruder | resembles) & ~doubtful.unsqueeze(-1)
     of_base, of_tuned = needed_more_closely(base, tuned, undecided, epsilon, spaces.base.is_complete)
     # What a vector resembles can be told once it is known loosely.
     is_loose = tuned.angles[:, :k] > LOOSE_ANGLE
@@ -170,7 +171,7 @@ def _decide_rest(
     batch: Pair, spaces: _Spaces, snapshot: _Snapshot, update: MeasuredUpdate, known: KnownBase
 ) -> Decisions:
     k, epsilon, floor = spaces.k, spaces.epsilon, spaces.base.floor
-    by_overlap, by_mass = _resembles(snapshot.intervals, epsilon), _is_intruder(snapshot.intervals, epsilon)
+    by_mass, by_overlap = decided(snapshot.intervals, epsilon, _MARGIN)
     upper = snapshot.intervals.upper
     matrices = snapshot.undecided.any(-1).nonzero().squeeze(-1)
     if len(matrices) > 0 and not spaces.base.is_complete:
@@ -219,14 +220,6 @@ def _with_right(base: Triplets, batch: Pair, spaces: _Spaces) -> Triplets:
     different = 1 if spaces.base.is_shared else len(base.left)
     products = Dense(batch.base[:different]).apply_transpose(base.left[:different, :k])
     return replace(base, right=products / values.to(products.dtype))
-
-
-def _resembles(intervals: Intervals, epsilon: float) -> Tensor:
-    return intervals.lower >= epsilon + _MARGIN
-
-
-def _is_intruder(intervals: Intervals, epsilon: float) -> Tensor:
-    return intervals.upper < epsilon - _MARGIN
 
 
 NAME = "coordinates"
@@ -282,9 +275,9 @@ def decide_in_coordinates(
     return decisions, ~(intruder | resembles).all(-1)
 
 
-def decided(cosines: CoordinateCosines, epsilon: float) -> tuple[Tensor, Tensor]:
+def decided(bounds: Intervals, epsilon: float, margin: float = _COORDINATE_MARGIN) -> tuple[Tensor, Tensor]:
     """Masks ``(batch, k)`` of intruders, and of vectors that resemble a base vector."""
-    return cosines.upper < epsilon - _COORDINATE_MARGIN, cosines.lower >= epsilon + _COORDINATE_MARGIN
+    return bounds.upper < epsilon - margin, bounds.lower >= epsilon + margin
 
 
 def _change(coordinates: Coordinates, leading: LeadingVectors, k: int) -> SpectralChange:

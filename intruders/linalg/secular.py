@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from .coordinates import Coordinates, SecularProblem
+from .overlap import Intervals
 from .products import Batched
 from .svd import CLUSTER_TOLERANCE, cluster_ids, cluster_projections, distances_beyond, eigh
 
@@ -296,12 +297,10 @@ _APART = 1.5
 
 
 @dataclass(frozen=True)
-class CoordinateCosines(Batched):
-    """Max cosines of k vectors of each matrix of a batch; double precision."""
+class CoordinateCosines(Intervals):
+    """Max cosines of k vectors of each matrix of a batch, and bounds for every choice of base vectors in clusters."""
 
-    cosines: Tensor  # (batch, k): with the nearest base vector, or the space of the nearest cluster
-    lower: Tensor  # (batch, k): bounds that hold for every choice of base vectors within clusters
-    upper: Tensor  # (batch, k)
+    cosines: Tensor  # (batch, k), double: with the nearest base vector, or the space of the nearest cluster
 
 
 def coordinate_cosines(coordinates: Coordinates, leading: LeadingVectors, off: Tensor) -> CoordinateCosines:
@@ -342,9 +341,9 @@ def coordinate_cosines(coordinates: Coordinates, leading: LeadingVectors, off: T
     )
     is_known = leading.is_proved.unsqueeze(-1) & ~is_free & lower.isfinite() & upper.isfinite()
     return CoordinateCosines(
-        projections.amax(-2).clamp_max(1.0),
-        torch.where(is_known, lower.clamp_min(0.0), 0.0),
-        torch.where(is_known, upper.clamp_max(1.0), 1.0),
+        lower=torch.where(is_known, lower.clamp_min(0.0), 0.0),
+        upper=torch.where(is_known, upper.clamp_max(1.0), 1.0),
+        cosines=projections.amax(-2).clamp_max(1.0),
     )
 
 
