@@ -1,11 +1,12 @@
 """Settings of an audit, checked before anything is read: what its answer depends on, and where it is computed."""
 
+import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.selection import Selection
-from ..errors import SettingError
+from ..errors import CacheError, SettingError
 from ..settings import Settings, setting, settings_of
 from ..system.versions import device_named
 
@@ -142,9 +143,24 @@ class Compute(Settings):
 
     def base_cache(self) -> "BaseCache | None":
         """Return the base cache to use; None for none."""
-        from .base_cache import store_of_bases
+        from .base_cache import BaseCache, DiskCache
 
-        return store_of_bases(self.cache)
+        if self.cache is False:
+            return None
+        if self.cache is True:
+            try:
+                return DiskCache()
+            except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
+                warnings.warn(f"{error}; nothing is kept", stacklevel=2)
+                return None
+        if isinstance(self.cache, str | os.PathLike) and os.fspath(self.cache):
+            return DiskCache(self.cache)
+        if isinstance(self.cache, BaseCache):
+            return self.cache
+        raise SettingError(
+            f"cache is {self.cache!r}; expected True, False, the path of a folder, a URL, or an object such as "
+            "DiskCache; pass False to keep nothing"
+        )
 
 
 def refuse_beside_saved(settings: AuditSettings, saved: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from ..errors import CacheError, CheckpointError, SettingError, StoreError, os_reason
+from ..errors import CacheError, CheckpointError, StoreError, os_reason
 from ..system.files import is_left_behind
 from ..system.folders import follow_umask, remove_if_left_behind, scratch_folder, user_cache
 from ..system.store import Store
@@ -318,22 +318,3 @@ def look_up(store: BaseCache, keys: Sequence[BaseKeys], device: "torch.device") 
         if len(entries) == len(names):
             return KnownBase.together(entries).to(device)
     return None
-
-
-def store_of_bases(cache: CacheChoice) -> BaseCache | None:
-    if cache is False:
-        return None
-    if cache is True:
-        try:
-            return DiskCache()
-        except CacheError as error:  # a home that cannot be written to is no reason to refuse an audit
-            warnings.warn(f"{error}; nothing is kept", stacklevel=3)
-            return None
-    if isinstance(cache, str | os.PathLike) and os.fspath(cache):
-        return DiskCache(cache)
-    if isinstance(cache, BaseCache):
-        return cache
-    raise SettingError(
-        f"cache is {cache!r}; expected True, False, the path of a folder, a URL, or an object such as DiskCache; "
-        "pass False to keep nothing"
-    )
