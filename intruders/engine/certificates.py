@@ -204,7 +204,8 @@ def _decide_rest(
     )
     left_open = (~(by_overlap | intruder).all(-1) | snapshot.is_doubtful).nonzero().squeeze(-1)
     if len(left_open) > 0:
-        all_known = spaces.base.all_vectors_at(left_open)
+        all_vectors = spaces.base.all_vectors
+        all_known = None if all_vectors is None else all_vectors.select(left_open)
         some, of_some = batch.select(left_open), update.select(left_open)
         others = decide_dense(some, k, epsilon, spaces.base_count, of_some, gram_svd, all_known)
         decisions = decisions.with_rows(left_open, others)

@@ -115,8 +115,7 @@ class BaseVectors:
     """The computed vectors of a batch of bases; for one matrix that is there several times they are computed once."""
 
     space: KrylovSpace  # leading directions, to start from for the tuned matrices; of one matrix where it is shared
-    # All left vectors, where they are computed; of one matrix where it is shared.
-    all_vectors: KnownBase | None
+    all_vectors: KnownBase | None  # all left vectors, where they are computed
     floor: Tensor  # (batch), double: proved lower bound on the eigenvalues of W^T W, 0 for none
     is_shared: bool = False
 
@@ -127,7 +126,9 @@ class BaseVectors:
             at_first = torch.zeros(1, dtype=torch.long, device=operator.device)
             first = None if known is None else known.select(at_first)
             single = cls.of(Dense(operator.matrix[:1]), k, base_count, first)
-            return cls(single.space, single.all_vectors, single.floor.repeat(operator.shape[0]), True)
+            count = len(operator.matrix)
+            all_vectors = None if single.all_vectors is None else single.all_vectors.repeated(count)
+            return cls(single.space, all_vectors, single.floor.repeat(count), is_shared=True)
         no_floor = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
         if known is None and min(operator.shape[-2:]) < COMPLETE_BELOW:
             values, left = gram_left_vectors(operator.matrix)
@@ -143,38 +144,28 @@ class BaseVectors:
         return cls(_leading_space(operator, k, base_count), None, no_floor)
 
     def select(self, index: Tensor) -> "BaseVectors":
-        if self.is_shared:
-            return replace(self, floor=self.floor[index])
+        space = self.space if self.is_shared else self.space.select(index)
         all_vectors = None if self.all_vectors is None else self.all_vectors.select(index)
-        return BaseVectors(self.space.select(index), all_vectors, self.floor[index])
+        return BaseVectors(space, all_vectors, self.floor[index], self.is_shared)
 
     def each_alone(self) -> "BaseVectors":
         """Give each matrix a space of its own, which then grows separately."""
         if not self.is_shared:
             return self
-        count = len(self.floor)
-        all_vectors = None if self.all_vectors is None else self.all_vectors.repeated(count)
-        return BaseVectors(self.space.repeated(count), all_vectors, self.floor)
+        return BaseVectors(self.space.repeated(len(self.floor)), self.all_vectors, self.floor)
 
     @property
     def is_complete(self) -> bool:
         return self.all_vectors is not None
 
-    def all_vectors_at(self, index: Tensor) -> KnownBase | None:
-        """Return all vectors of the bases at ``index``, where they are computed."""
-        if self.all_vectors is None:
-            return None
-        return self.all_vectors.repeated(len(index)) if self.is_shared else self.all_vectors.select(index)
-
     def triplets(self, base_count: int) -> Triplets:
         """Return the ``base_count`` leading triplets, or all of them without right vectors."""
         if self.all_vectors is None:
             triplets = self.space.ritz(base_count)[0]
-        else:
-            left, values = self.all_vectors.basis, self.all_vectors.values
-            none = torch.zeros_like(values)
-            triplets = Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
-        return triplets.repeated(len(self.floor)) if self.is_shared else triplets
+            return triplets.repeated(len(self.floor)) if self.is_shared else triplets
+        left, values = self.all_vectors.basis, self.all_vectors.values
+        none = torch.zeros_like(values)
+        return Triplets(values, left, left.new_zeros(len(left), 0, 0), none, none + _ROUNDING)
 
     def known(self, base_count: int) -> KnownBase:
         """Return what the next audit of these bases can start from."""
@@ -184,7 +175,7 @@ class BaseVectors:
             none = self.floor.new_zeros(len(space.basis), 0)
             no_right = space.basis.new_zeros(len(space.basis), 0, 0)
             kept = KnownBase(space.basis, space.products, space.squares, none, none.sum(-1), no_right, none)
-        kept = kept.repeated(len(self.floor)) if self.is_shared else kept
+            kept = kept.repeated(len(self.floor)) if self.is_shared else kept
         return replace(kept, floor=self.floor)
 
     def is_unclear(self, base_count: int) -> Tensor:
