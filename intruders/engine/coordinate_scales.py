@@ -176,9 +176,7 @@ def at_scale(coordinates: Coordinates, off: Tensor, scales: Tensor, share: float
 
     What rounding of the base leaves of the update grows with its scale.
     """
-    of_update = coordinates.off - off
-    if share > 0:
-        of_update = of_update + share * coordinates.left.flatten(1).norm(dim=-1)
+    of_update = coordinates.off - off + share * coordinates.left.flatten(1).norm(dim=-1)
     return replace(coordinates, off=off + scales * of_update)
 
 
