@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...checkpoints.pairing.pairing import Skipped
-from ...checkpoints.stored.selection import Selection
+from ..audit_settings import AuditSettings
 from .audit_result import Audit
 from .forgetting import Forgetting, median_rank, why_not_predicted
 from .summary import left_open_in_words, matrices_on_one_side, not_compared
@@ -23,16 +23,13 @@ class Gated:
 
     @classmethod
     def of(cls, audit: Audit) -> "Gated":
-        settings, names = audit.settings, [matrix.name for matrix in audit.matrices]
-        selection = Selection(
-            include=tuple(settings.get("include", ())), exclude=tuple(settings.get("exclude", ()))
-        )
+        names = [matrix.name for matrix in audit.matrices]
         return cls(
             matrices=len(names),
             intruders=audit.intruders,
             rank=median_rank(audit.matrices),
             nothing=not_compared(names, audit.skipped),
-            on_one_side=matrices_on_one_side(names, audit.skipped, selection),
+            on_one_side=matrices_on_one_side(names, audit.skipped, AuditSettings.of(audit)),
             forgetting=audit.forgetting,
         )
 
