@@ -156,7 +156,7 @@ class DiskCache:
                 tensors = {own: file.get_tensor(own) for own in file.keys()}  # noqa: SIM118 (it has no other way)
                 if (file.metadata() or {}).get("digest") != _digest(tensors, key):
                     raise ValueError("its numbers are not those that were written under this name")
-            known = KnownBase.of_tensors(tensors)
+            known = KnownBase(**tensors)
         except FileNotFoundError:  # another process cleared the folder
             return None
         except Exception as error:  # whatever a broken file makes of the reader: the entry is computed again

@@ -50,13 +50,6 @@ class KnownBase(Batched):
         known = cls.from_decomposition(whole.left, whole.values, whole.right.shape[-1])
         return replace(known, right=whole.right, errors=torch.stack([whole.off, whole.rounded], -1))
 
-    @classmethod
-    def of_tensors(cls, tensors: dict[str, Tensor]) -> "KnownBase":
-        """Build from its ``tensors()``; those of version 0.2 and before have no complete base."""
-        basis, floor = tensors["basis"], tensors["floor"]
-        none = {"right": basis.new_zeros(len(basis), 0, 0), "errors": floor.new_zeros(len(floor), 0)}
-        return cls(**(none | tensors))
-
     def whole(self) -> WholeBase | None:
         """Return all singular triplets, where these are kept."""
         if self.errors.shape[-1] == 0:
