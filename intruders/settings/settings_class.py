@@ -236,11 +236,9 @@ class Settings:
         settings: dict[str, Setting] = {}
         for base in cls.__mro__[::-1]:
             # Its own fields, before and after it is made a dataclass.
-            own = vars(base).get("__dataclass_fields__", vars(base))
-            made = {name: each for name, each in own.items() if isinstance(each, Field)}
-            settings |= {
-                n: each.metadata["setting"] for n, each in made.items() if "setting" in each.metadata
-            }
+            for name, each in vars(base).get("__dataclass_fields__", vars(base)).items():
+                if isinstance(each, Field) and "setting" in each.metadata:
+                    settings[name] = each.metadata["setting"]
         if settings and cls.__doc__ is not None:  # there is none with python -OO
             text, examples, rest = inspect.cleandoc(cls.__doc__).partition(_EXAMPLES)
             summary, _, others = text.partition(_ATTRIBUTES)  # fields that are no settings

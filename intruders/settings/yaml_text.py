@@ -22,11 +22,31 @@ def read_yaml(text: str, where: str) -> Any:
         raise missing_extra("a file of settings", "pyyaml", "train") from error
 
     class Loader(yaml.SafeLoader):
-        """A loader that names the value which it cannot construct, where YAML's own ends in any error of Python."""
+        """A loader that refuses a key given twice, and names the value which it cannot construct.
 
-        def construct_document(self, node: Any) -> Any:
-            _check(node, where)
-            return super().construct_document(node)
+        YAML's own keeps the last of equal keys silently, and ends in any error of Python.
+        """
+
+        def compose_scalar_node(self, anchor: Any) -> Any:
+            node = super().compose_scalar_node(anchor)
+            if any("\ud800" <= character <= "\udfff" for character in node.value):
+                raise SettingError(
+                    f"{where}: {_shown(node)} has half a character (a surrogate alone), which no file can store; write "
+                    "the character itself"
+                )
+            return node
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            # Without what a merge (``<<``) brings in later, which is no key of the mapping itself.
+            node = super().compose_mapping_node(anchor)
+            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for tag, key in keys:
+                if keys.count((tag, key)) > 1 and key != "<<":
+                    line = node.start_mark.line + 1
+                    raise SettingError(
+                        f"{where}: {key!r} is given twice in what starts at line {line}; keep one"
+                    )
+            return node
 
         def construct_object(self, node: Any, deep: bool = False) -> Any:
             try:
@@ -44,37 +64,6 @@ def read_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise SettingError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
-
-
-def _check(document: Any, where: str) -> None:
-    # Of equal keys YAML's own loader keeps the last one silently. These are nodes, without values yet: what a
-    # merge (``<<``) brings in is no key of the mapping itself.
-    import yaml
-
-    seen: set[int] = set()  # an anchor's node is in several places, and may be inside itself
-    nodes = [document]
-    while nodes:
-        node = nodes.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.ScalarNode):
-            if any("\ud800" <= character <= "\udfff" for character in node.value):
-                raise SettingError(
-                    f"{where}: {_shown(node)} has half a character (a surrogate alone), which no file can store; write "
-                    "the character itself"
-                )
-        elif isinstance(node, yaml.SequenceNode):
-            nodes += node.value
-        else:
-            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for tag, key in keys:
-                if keys.count((tag, key)) > 1 and key != "<<":
-                    line = node.start_mark.line + 1
-                    raise SettingError(
-                        f"{where}: {key!r} is given twice in what starts at line {line}; keep one"
-                    )
-            nodes += [each for pair in node.value for each in pair]
 
 
 def _shown(node: Any) -> str:
