@@ -3,6 +3,7 @@
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings, Compute
 from ..audits.result.forgetting import LARGE, NOT_PREDICTED, Forgetting
@@ -12,12 +13,32 @@ from ..errors import SettingError
 from ..experiments.experiment_settings import HealSettings
 from ..measures.measure_settings import LossSettings, ScoreSettings
 from ..models.loading_settings import Loading
-from ..settings import settings_of
 from ..system.plain_values import plain
 from ..system.progress import Progress
 from . import options
-from .from_verb import command, of_settings, option
+from .from_verb import all_of, command, of_settings, option
 from .output import Outputs, put_json, refuse_given, say, terminal_width
+
+# What a scale is chosen by, as :func:`intruders.choose_scale` takes it.
+_CHOOSING = all_of(
+    of_settings({"loss_on": "loss_on"}, LossSettings),
+    of_settings({"tasks": "task"}, ScoreSettings),
+    of_settings("columns", Columns),
+    of_settings(
+        "settings",
+        HealSettings,
+        only=["allow", "max_documents", "max_tokens", "max_examples"],
+        reworded={
+            "max_documents": "Number of documents per corpus, sampled with --seed: half choose the scale, half are "
+            "reported.",
+            "max_examples": "Number of examples of each split: validation examples choose the scale, and test examples "
+            "are reported.",
+        },
+    ),
+    options.DATA_SEED,
+    options.seed_of("halves and document samples"),
+    then=lambda given: {"choosing": given},
+)
 
 
 @command(
@@ -31,21 +52,7 @@ from .output import Outputs, put_json, refuse_given, say, terminal_width
         metavar="N",
         panel=options.INTRUDERS,
     ),
-    of_settings({"loss_on": "loss_on"}, LossSettings),
-    of_settings("scores", ScoreSettings, only=["tasks", *settings_of(Columns)]),
-    of_settings(
-        "measuring",
-        HealSettings,
-        only=["allow", "max_documents", "max_tokens", "max_examples"],
-        reworded={
-            "max_documents": "Number of documents per corpus, sampled with --seed: half choose the scale, half are "
-            "reported.",
-            "max_examples": "Number of examples of each split: validation examples choose the scale, and test examples "
-            "are reported.",
-        },
-    ),
-    options.DATA_SEED,
-    options.seed_of("halves and document samples"),
+    _CHOOSING,
     of_settings("settings", AuditSettings, only=OF_WHOLE_WEIGHTS, advanced=True),
     options.running_models("dtype", "load_in"),
     option(
@@ -74,11 +81,7 @@ def scale(
     base: str,
     tuned: str | None,
     target: int | None,
-    loss_on: tuple[str, ...],
-    scores: ScoreSettings,
-    measuring: HealSettings,
-    data_seed: int | None,
-    seed: int,
+    choosing: dict[str, Any],
     settings: AuditSettings,
     compute: Compute,
     loading: Loading,
@@ -106,16 +109,15 @@ def scale(
     from ..reports.scale import scale_choice_lines, scale_lines, scale_within_lines
     from ..system.folders import check_target
 
-    columns = scores.part(Columns)
-    has_data = bool(loss_on or scores.tasks)
+    has_data = bool(choosing["loss_on"] or choosing["task"])
     # The search takes many audits. A user who names a scale, or has what chooses one, did not ask for it.
     is_searched = target is not None or not (has_data or at is not None or nats is not None)
     if out is None:
         of_model = {"as": None if form == "auto" else form, "force": force or None}
         refuse_given(of_model, "is for a model to write", "pass --out FOLDER, or leave it out")
     if not has_data:
-        of_data = measuring.changed() | columns.changed() | options.typed(loading)
-        of_data |= {"data-seed": data_seed, "seed": seed or None}
+        of_data = choosing["settings"].changed() | choosing["columns"].changed() | options.typed(loading)
+        of_data |= {"data-seed": choosing["data_seed"], "seed": choosing["seed"] or None}
         refuse_given(of_data, "is for scales that are measured", "pass --task and --loss-on, or leave it out")
     if not is_searched:
         of_search = {name: settings.changed().get(name) for name in ("k", "epsilon")}
@@ -150,18 +152,7 @@ def scale(
                 base, tuned, audit=settings, target=target or 0, compute=compute, progress=progress
             )
         if has_data:
-            choice = choose_scale(
-                base,
-                tuned,
-                task=scores.tasks,
-                loss_on=loss_on,
-                settings=measuring,
-                columns=columns,
-                data_seed=data_seed,
-                seed=seed,
-                loading=loading,
-                progress=progress,
-            )
+            choice = choose_scale(base, tuned, **choosing, loading=loading, progress=progress)
         if nats is not None:
             forgetting = _predicted(base, tuned, compute, progress)
             at = forgetting.scale_within(nats)
@@ -178,12 +169,14 @@ def scale(
     document |= {} if written is None else {"written": written.to_document()}
     if put_json(document, to.json):
         return
-    lines = [] if result is None else scale_lines(result, terminal_width())
+    lines: list[str] = []
+    if result is not None:
+        lines += ["", *scale_lines(result, terminal_width())]
     if choice is not None:
-        lines += [*([""] if lines else []), *scale_choice_lines(choice)]
-    elif nats is not None and forgetting is not None:
-        lines += [*([""] if lines else []), *scale_within_lines(forgetting, nats)]
-    say(lines)
+        lines += ["", *scale_choice_lines(choice)]
+    if nats is not None and forgetting is not None:
+        lines += ["", *scale_within_lines(forgetting, nats)]
+    say(lines[1:])
     if written is not None:
         update = f"the update of {written.matrices} matrices times {written.scale:g}"
         say([f"written to {out} ({written.form}): {update}"], whole=True)
@@ -197,14 +190,7 @@ def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progres
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", re.escape(NOT_PREDICTED))  # the refusal says it
-        audited = audit(
-            base,
-            tuned,
-            device=compute.device,
-            workers=compute.workers,
-            cache=compute.cache,
-            progress=progress,
-        )
+        audited = audit(base, tuned, **vars(compute), progress=progress)
     if audited.forgetting is None:
         nothing = unchanged_in_words(audited.base_source, audited.tuned_source)
         why = why_not_predicted(median_rank(audited.matrices)) if audited.matrices else nothing
