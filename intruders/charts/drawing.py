@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#222222")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "D", "^", "X", "v")
-COSINES = "Blues"
-SIGNED = "RdBu_r"
 
 _LONGEST = 150  # characters of a file's name, to which its suffix comes
 
@@ -149,9 +147,8 @@ _NAMED = 6  # names beside the bar
 
 def evenly(count: int, most: int) -> list[int]:
     """Return at most `most` of the positions 0, ..., `count` - 1: evenly apart, with the first and the last."""
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+    positions: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return positions
 
 
 def order_colors(count: int) -> list[tuple[float, float, float, float]]:
@@ -211,7 +208,7 @@ def draw_grid(grid: Grid) -> Drawing:
         width, height = 1.9 + cell_width * len(grid.columns), 1.3 + cell_height * len(grid.rows)
         figure, axes = new_figure(max(3.0, width), height)
         image = axes.imshow(
-            values, vmin=low, vmax=high, cmap=SIGNED if grid.signed else COSINES, aspect="auto"
+            values, vmin=low, vmax=high, cmap="RdBu_r" if grid.signed else "Blues", aspect="auto"
         )
         form = ".0f" if grid.are_counts else ".2f"
         for (row, column), value in np.ndenumerate(values):

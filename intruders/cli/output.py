@@ -16,6 +16,7 @@ import typer
 from ..errors import IntrudersError, MissingDependencyError, SettingError
 from ..system.files import check_writable, write_atomically
 from ..system.progress import Progress, silent
+from ..system.result_protocol import json_bytes
 from ..system.this_process import ExitStatus
 from ..system.words import printable
 
@@ -160,7 +161,7 @@ def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> b
         is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
         sys.stdout.write(dumps(document, allow_nan=False, ensure_ascii=not is_utf8) + "\n")
     elif json is not None:
-        write_atomically(json, (dumps(document, allow_nan=False, ensure_ascii=False) + "\n").encode())
+        write_atomically(json, json_bytes(document))
     return json == STANDARD_OUTPUT
 
 

@@ -45,7 +45,7 @@ def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
         _matrices(audit, page, verbose)
     rows = [
         [row.name.replace("²", "^2") if page.plain else row.name, number(row.value), number(row.chance)]
-        for row in _beside_chance(audit)
+        for row in summary.beside_chance(audit.matrices)
     ]
     if rows and verbose:
         page.say("")
@@ -175,11 +175,6 @@ def _matrices(audit: Audit, page: Page, verbose: bool) -> None:
     page.table((of, *titles), rows, ["" if matrix.intruders else "dim" for matrix in shown])
 
 
-def _beside_chance(audit: Audit) -> list[summary.BesideChance]:
-    """Return how leading subspaces compare with random ones, where the audit says it."""
-    return summary.medians([matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None])
-
-
 def _closing(audit: Audit, page: Page, verbose: bool) -> None:
     page.say("")
     if audit.matrices:
@@ -257,13 +252,7 @@ def render_audit(audit: Audit, scales: CriticalScales | None = None) -> str:
         scales=scales,
         audit=audit,
         words=next_steps(audit, scales),
-        kinds=summary.by_kind(audit.matrices),
-        norm=summary.update_norm(audit.matrices),
-        relative=summary.median_relative(audit.matrices),
-        certificates=summary.certificates(audit.matrices),
-        ambiguous=summary.ambiguous(audit.matrices),
-        reasons=summary.skipped_by_reason(audit.skipped),
-        subspaces=_beside_chance(audit),
+        summary=summary,
         command=audit_command(audit),
         settings={"k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact, **audit.settings},
     )

@@ -31,10 +31,6 @@ class Shared:
     other_bases: list[str]  # tuned sources of audits whose base differs from the first one's
 
     @property
-    def matrices(self) -> int:
-        return len(self.audits[0].matrices)
-
-    @property
     def k(self) -> int:
         """The number of vectors that every audit examined."""
         return min(audit.k for audit in self.audits)

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ..audits.fleet.fleet_result import FleetAudit
-from ..audits.fleet.fleet_table import as_arrow
 from ..audits.result.forgetting import in_short
 from ..charts.chart import for_page
 from ..checkpoints.stored.names import module_paths
@@ -109,19 +108,9 @@ NUMBERS = (
     ("unusual", "unusual", "number"),
 )
 TEXTS = (
-    *(
-        "adapter",
-        "status",
-        "reason",
-        "duplicate_of",
-        "nearest",
-        "method",
-        "targets",
-        "named_base",
-        "matched_by",
-    ),
-    *("for_hosts", "predicted_nats", "nats_on"),
-)
+    "adapter", "status", "reason", "duplicate_of", "nearest", "method", "targets", "named_base", "matched_by",
+    "for_hosts", "predicted_nats", "nats_on",
+)  # fmt: skip
 _NOT_JUDGED = 65535  # in place of a count
 # Of a share of 1, each 0.002 %: what is written with one decimal changes only between two of them, never inside one.
 _STEPS = 50_000
@@ -133,16 +122,13 @@ def render_fleet(fleet: FleetAudit) -> str:
         ["plots.js", "fleet.js"],
         fleet_payload(fleet),
         fleet=fleet,
-        refused=len(fleet.refused),
-        settings=fleet.settings.as_dict(),
-        versions=fleet.versions,
     )
 
 
 def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     """Return plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
     opinions = with_opinions(fleet.adapters)
-    rows = as_arrow(fleet.adapters).to_pylist()
+    rows = fleet.records()
     for row, *thought in zip(rows, *(opinions[name] for name in OPINIONS), strict=True):
         row["predicted_nats"] = row["nats"] and in_short(row["nats"], row["nats_low"], row["nats_high"])
         values = (None if pd.isna(value) else value for value in thought)

@@ -220,8 +220,6 @@ def render_healing(healing: Healing) -> str:
         command=check_command(healing) if healing.out is not None else None,
         is_end=lambda point: point.name in (BASE, TUNED),
         is_line=lambda point: point.name in (BASE, TUNED, INTERPOLATION),
-        percent=percent,
-        number=number,
     )
 
 

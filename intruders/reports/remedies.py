@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..charts.chart import Axis, Chart, Rule, Series, spans_decades
-from ..charts.drawing import draw_chart, write_drawings
+from ..charts.drawing import draw, write_drawings
 from ..experiments.point import Point
 from ..experiments.remedy_comparison import ComparedRemedy, RemedyComparison, kind_of
 from ..measures.intervals import Interval
@@ -186,7 +186,7 @@ def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLik
     """Write the page and its figures (PNG, SVG, CSV) into a folder that exists, and return their paths."""
     page = user_path(folder) / REPORT
     write_page(page, lambda: render_remedies(comparison))
-    drawings = [draw_chart(chart) for chart in comparison_charts(comparison)]
+    drawings = [draw(chart) for chart in comparison_charts(comparison)]
     return [page, *write_drawings(drawings, user_path(folder) / FIGURES)]
 
 
@@ -196,14 +196,10 @@ def render_remedies(comparison: RemedyComparison) -> str:
         comparison_charts(comparison),
         comparison=comparison,
         headline=headline(comparison),
-        sentence=comparison.sentence(),
-        command=comparison.command(),
         remarks=remarks(comparison),
         controls=controls_of(comparison.remedies),
         margin=control_margin,
         measured=measured_rows(comparison),
-        share=lambda value: "-" if value is None else f"{value:.2f}",
-        decimals=lambda value: "-" if value is None else number(value),
         kind_of=kind_of,
     )
 

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of
 from ..system.files import as_utf8, user_path, write_atomically
 from ..system.plain_values import plain
+from ..system.result_protocol import json_bytes
 from ..system.words import number, plural
 from ..version import __version__
 
@@ -211,14 +211,14 @@ def sarif_document(findings: Sequence[GateFinding], is_refused: bool = False) ->
     while True:
         document = _document(ordered[:kept], len(ordered), why)
         # A result is about 1 kB before it is compressed, so that the loop is for messages that do not compress.
-        if not kept or len(gzip.compress(_encoded(document))) <= MOST_BYTES:
+        if not kept or len(gzip.compress(json_bytes(document, indent=1))) <= MOST_BYTES:
             return document
         kept //= 2
 
 
 def write_sarif(findings: Sequence[GateFinding], path: Path, is_refused: bool = False) -> None:
     """Write the :func:`sarif_document` of the findings to a file, completely or not at all."""
-    write_atomically(path, _encoded(sarif_document(findings, is_refused)))
+    write_atomically(path, json_bytes(sarif_document(findings, is_refused), indent=1))
 
 
 def _of_model(
@@ -331,7 +331,3 @@ def _artifacts(source: str) -> list[dict[str, str]]:
     except (OSError, RuntimeError, ValueError):  # a name too long, no home folder, a null byte
         pass
     return [{"uri": quote(os.fsencode(source), safe="/")}]  # a Hub id, an alias, or what does not exist
-
-
-def _encoded(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, allow_nan=False, ensure_ascii=False, indent=1) + "\n").encode()

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -78,6 +78,6 @@ def refuse_others(file: Path, kind: str, written_by: str) -> Iterator[None]:
         raise ResultFileError(f"'{file}' is not {kind}; pass one that {written_by} wrote") from error
 
 
-def json_bytes(document: Mapping[str, Any], indent: int | None = None) -> bytes:
+def json_bytes(document: Mapping[str, Any] | Sequence[Any], indent: int | None = None) -> bytes:
     """Return a document as the content of a JSON file."""
     return (json.dumps(document, allow_nan=False, ensure_ascii=False, indent=indent) + "\n").encode()

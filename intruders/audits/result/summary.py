@@ -13,7 +13,7 @@ from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
 from ...system.words import number, percent, plural
 from .forgetting import is_predictable, median_rank
-from .records import CERTIFICATES, AuditedMatrix, Subspaces, energy_share
+from .records import CERTIFICATES, AuditedMatrix, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
 _NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
@@ -147,16 +147,17 @@ _SHOWN = {
 }
 
 
-def medians(subspaces: Sequence[Subspaces]) -> list[BesideChance]:
+def beside_chance(matrices: Sequence[AuditedMatrix]) -> list[BesideChance]:
     """Return the medians over the matrices that have a number. Omit quantities that no matrix has.
 
     How many have one depends on what was known of the base before the audit, so that it is not shown.
     """
     rows = []
+    subspaces = [matrix.subspaces for matrix in matrices if matrix.subspaces is not None]
     for name, (measured, chance) in _SHOWN.items():
-        known = [matrix for matrix in subspaces if math.isfinite(getattr(matrix, measured))]
+        known = [own for own in subspaces if math.isfinite(getattr(own, measured))]
         if known:
-            value, beside = (median(getattr(matrix, key) for matrix in known) for key in (measured, chance))
+            value, beside = (median(getattr(own, key) for own in known) for key in (measured, chance))
             rows.append(BesideChance(name, value, beside))
     return rows
 
