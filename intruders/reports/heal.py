@@ -64,7 +64,7 @@ def print_healing(healing: Healing, console: Console) -> None:
         page.prose("", f"the healed model is in {where}")
         if command := check_command(healing):
             page.prose("to measure it again on the half that is reported above:")
-            page.command(command)
+            page.say(f"  {command}")
 
 
 def verdict(healing: Healing) -> list[str]:

@@ -16,7 +16,9 @@ from ..studies.compare_settings import compare_settings, settings_frame
 from ..studies.results import Results, load_results
 from ..studies.study_folder import REPORT
 from ..system.files import user_path, write_atomically
+from ..system.folders import make_folder
 from ..system.words import number
+from .page.html_page import check_can_write_html, render_figures
 
 # What is said where verdicts would be.
 WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research: pip install ./research"
@@ -25,8 +27,6 @@ WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research:
 def results_to_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> Results:
     """Return the tables of a study that has runs; what would refuse its page at `out` is found before."""
     if out is not None:
-        from .page.html_page import check_can_write_html
-
         check_can_write_html(out)
     results = load_results(Path(folder))
     if results.runs.empty:
@@ -56,15 +56,13 @@ def write_study_report(
         written.append(user_path(out))
     if figures is not None:
         written.append(user_path(figures) / "settings.csv")
-        written[-1].parent.mkdir(parents=True, exist_ok=True)
+        make_folder(user_path(figures), "png")
         content = settings_frame(compare_settings(results)).to_csv(index=False)
         write_atomically(written[-1], content.encode())
     return written
 
 
 def render_study(results: Results) -> str:
-    from .page.html_page import render_figures
-
     name = results.name or results.folder.name
     done = int((results.runs["status"] == "finished").sum())
     frame = settings_frame(compare_settings(results))

@@ -118,10 +118,6 @@ class Page:
         for line in lines:
             self.console.print(Text(printable(line)), soft_wrap=False)
 
-    def command(self, command: str) -> None:
-        """Print a command in one line however long it is, so that it can be copied from the terminal."""
-        self.console.print(Text(printable(f"  {command}")), soft_wrap=True)
-
     def say_beside(self, title: str, text: str, style: str = "") -> None:
         """Print a title and, to the right of it, text in as many lines as it needs."""
         indent = " " * len(title) if len(title) < self.width // 2 else ""
