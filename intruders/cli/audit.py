@@ -14,9 +14,8 @@ from .from_verb import command, option
 from .output import Outputs, check_limit, check_nats, note, report_if_possible, say
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..audits.result.audit_result import Audit
+    from ..reports.terminal import Page
 
 DEMO_REPORT = Path("intruders-demo.html")
 
@@ -89,8 +88,8 @@ def audit(
     if to.sarif is not None:
         sarif.write_sarif(findings, to.sarif, is_refused=sarif.REFUSED in rules)
 
-    def show(result: "Audit", console: "Console") -> None:
-        print_audit(result, console, verbose=verbose)
+    def show(result: "Audit", page: "Page") -> None:
+        print_audit(result, page, verbose=verbose)
         if demo and to.html is not None:
             say([f"report: {to.html.resolve()}"], whole=True)
 

@@ -159,8 +159,6 @@ def verify(
       # Check that a server applies an adapter
       intruders verify base-model my-adapter --endpoint http://localhost:8000 --model my-adapter
     """
-    from rich.console import Console
-
     if endpoint is not None and model is not None and merged is None:
         from ..measures.verify_served import verify_served
         from ..reports.verification import served_lines
@@ -178,6 +176,7 @@ def verify(
             "of the two"
         )
     from ..checkpoints.merges.verify import verify as run
+    from ..reports.terminal import Page
     from ..reports.verification import print_verification
 
     with to.work(source=merged) as progress:
@@ -187,5 +186,5 @@ def verify(
 
         write_sarif(verification_findings(result, allow_other), to.sarif)
     if not put_json(result.to_document(allow_other), to.json):
-        print_verification(result, Console(), verbose=verbose, allow_other=allow_other)
+        print_verification(result, Page(), verbose=verbose, allow_other=allow_other)
     raise typer.Exit(result.exit_status(allow_other))

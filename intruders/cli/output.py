@@ -23,6 +23,7 @@ from ..system.words import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..reports.terminal import Page
     from ..system.result_protocol import Result
 
 
@@ -139,17 +140,17 @@ class Outputs:
     def put(
         self,
         result: Given,
-        show: "Callable[[Given, Console], None]",
+        show: "Callable[[Given, Page], None]",
         render: Callable[[Given], str] | None = None,
     ) -> None:
         """Write the result as JSON, then its report, whose fault loses nothing; and show what it says to a person."""
-        from rich.console import Console
+        from ..reports.terminal import Page
 
         is_printed = put_json(result.to_document(), self.json)
         if self.html is not None and render is not None:
             write_atomically(self.html, render(result).encode())
         if not is_printed:
-            show(result, Console())
+            show(result, Page())
 
 
 def put_json(document: Mapping[str, Any] | Sequence[Any], json: str | None) -> bool:

@@ -4,33 +4,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Grid
 from ..experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share
 from ..system.words import duration, plural
 from .page.html_page import render_figures
-from .terminal import Page, estimate_text, lined_up
+from .terminal import Page, estimate_text
 
 _LARGEST = 10  # matrices that the table shows
 _WIDE = 120  # columns of a terminal in which every interval fits
 
 
-def print_attribution(attribution: Attribution, console: Console) -> None:
+def print_attribution(attribution: Attribution, page: Page) -> None:
     """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
-    page = Page(console)
     page.prose(*map(rise_line, attribution.rises))
-    console.print()
+    page.say("")
     largest = attribution.largest(_LARGEST)
     for title, shares in (
         ("kind of module", kinds_of(attribution)),
         ("layer", attribution.layers),
         (f"matrix, the {len(largest)} largest", largest),
     ):
-        console.print(_table(attribution, title, shares, console.width >= _WIDE))
-        console.print()
+        _print_table(page, attribution, title, shares)
+        page.say("")
     page.prose(*remarks(attribution), f"took {duration(attribution.seconds)}")
 
 
@@ -87,7 +84,8 @@ def remarks(attribution: Attribution) -> list[str]:
     return lines
 
 
-def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wide: bool) -> Table:
+def _print_table(page: Page, attribution: Attribution, title: str, shares: Sequence[Share]) -> None:
+    is_wide = page.console.width >= _WIDE
     has_ratio = attribution.task is not None
     has_intruders = any(isinstance(share, MatrixShare) for share in shares)
     titles = [title, *(f"part of {rise.name}" for rise in attribution.rises)]
@@ -105,7 +103,7 @@ def _table(attribution: Attribution, title: str, shares: Sequence[Share], is_wid
         if isinstance(share, MatrixShare):
             cells.append("-" if share.intruders is None else str(share.intruders))
         rows.append(cells)
-    return lined_up(titles, rows, wrapped=range(1, len(titles)))
+    page.columns(titles, rows, wrapped=range(1, len(titles)))
 
 
 def render_attribution(attribution: Attribution) -> str:

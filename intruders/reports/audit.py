@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from ..audits.result import figures, summary
 from ..audits.result.audit_result import Audit
@@ -35,9 +34,8 @@ SHADES = " ░▒▓█"
 ASCII_SHADES = " .:*#"
 
 
-def print_audit(audit: Audit, console: Console, verbose: bool = False) -> None:
+def print_audit(audit: Audit, page: Page, verbose: bool = False) -> None:
     """Print `audit` on one screen; with `verbose` every module type, matrix, skipped tensor and step has a line."""
-    page = Page(console)
     _totals(audit, page)
     if audit.matrices:
         _kinds(audit, page, verbose)

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from ..audits.fleet.fleet_result import FleetAudit
 from ..audits.result.forgetting import in_short
@@ -21,25 +19,24 @@ from ..checkpoints.stored.names import module_paths
 from ..system.words import duration, number, percent, plural, shorten
 from .audit_command import options_of_audit
 from .page.html_page import render_page
-from .terminal import Page, lined_up
+from .terminal import Page
 
 ROWS_SHOWN = 20  # adapters, unless verbose
 OTHERS_SHOWN = 5  # that were refused, or passed over
 
 
-def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> None:
-    """Print `fleet` to `console`, by predicted nats or intruders, the most first; with `verbose` every adapter."""
+def print_fleet(fleet: FleetAudit, page: Page, verbose: bool = False) -> None:
+    """Print `fleet`, by predicted nats or intruders, the most first; with `verbose` every adapter."""
     table = with_opinions(fleet.adapters)
     audited = table[table["status"] == "audited"]
-    page = Page(console)
     page.say(f"{plural(fleet.intruders, 'intruder dimension')} in {plural(len(audited), 'adapter')} of "
            f"{fleet.base_source}; {len(table) - len(audited):,} refused; {duration(fleet.seconds)}")  # fmt: skip
     has_nats = bool(audited["nats"].notna().any())
     ordered = audited.sort_values(["nats", "intruders", "energy_share"], ascending=False, kind="stable")
     shown = ordered if verbose else ordered.head(ROWS_SHOWN)
     if len(shown):
-        console.print()
-        console.print(_rows(shown, page, has_nats), width=page.width)
+        page.say("")
+        _print_rows(shown, page, has_nats)
     if len(shown) < len(ordered):
         less = "; --verbose lists all" if has_nats else " with at most as many intruders"
         page.say(f"and {plural(len(ordered) - len(shown), 'adapter')} more{less}")
@@ -60,8 +57,8 @@ def print_fleet(fleet: FleetAudit, console: Console, verbose: bool = False) -> N
         page.say(f"passed over {plural(len(named), 'entry', 'entries')}: {', '.join(entries)}{more}")
 
 
-def _rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> Table:
-    """Return the table; predicted nats and their share take the place of three other columns."""
+def _print_rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> None:
+    """Print the table; predicted nats and their share take the place of three other columns."""
 
     def ranks(row: Any) -> str:
         least, most = (str(value).replace("<NA>", "-") for value in (row.rank_min, row.rank_max))
@@ -84,7 +81,7 @@ def _rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> Table:
         [page.known(shorten(str(row.adapter), room, page.mark)), *(cell(row) for cell in columns.values())]
         for row in shown.itertuples()
     ]
-    return lined_up(("adapter", *columns), rows, padding=(0, 2))
+    page.columns(("adapter", *columns), rows, padding=(0, 2), width=page.width)
 
 
 REPORT = "report.html"

@@ -4,9 +4,6 @@ import math
 import shlex
 from statistics import median
 
-from rich.console import Console
-from rich.table import Table
-
 from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Chart, Grid, Series, spans_decades
 from ..checkpoints.stored.names import module_paths
@@ -28,7 +25,7 @@ from ..system.commands import command_of
 from ..system.words import duration, number, percent, plural
 from .attribute import intruder_maps
 from .page.html_page import render_figures
-from .terminal import Page, estimate_text, lined_up
+from .terminal import Page, estimate_text
 
 WIDE = 150  # columns of a terminal in which every interval fits
 SIGNED = "+.3f"  # the format of a change
@@ -46,14 +43,13 @@ LABELS = {
 }
 
 
-def print_healing(healing: Healing, console: Console) -> None:
+def print_healing(healing: Healing, page: Page) -> None:
     """Print the verdict, a table for every corpus, the doses, the intruders, and how to use what was written."""
-    page = Page(console)
     page.prose(*verdict(healing))
     for corpus in healing.healed_point.corpora:
         title = "it was learned on other documents of it" if corpus == healing.corpus else "chose nothing"
         page.prose("", f"{corpus}, {plural(healing.documents[corpus], 'document')} ({title})")
-        console.print(_table(healing, corpus, console.width >= WIDE))
+        _print_table(page, healing, corpus)
     if any(measure.gain is not None for _, point in rows(healing) for measure in point.corpora.values()):
         page.prose("", "gain: loss of interpolation at that model's task loss, minus that model's loss")
     for task, count in healing.examples.items():
@@ -164,7 +160,8 @@ def check_command(healing: Healing) -> str:
     return shlex.join([*measured, "--reported-half"]) if names or tasks else ""
 
 
-def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
+def _print_table(page: Page, healing: Healing, corpus: str) -> None:
+    is_wide = page.console.width >= WIDE
     # The name of a file with its columns would leave no room to those of the models.
     heading = healing.task if len(healing.task) <= 20 else "task"
     gain, task_loss = "gain", f"{heading}\nloss"
@@ -183,7 +180,7 @@ def _table(healing: Healing, corpus: str, is_wide: bool) -> Table:
         lines.append([name, loss, forgotten, healed, gained, f"{_task(healing, point):.4f}"])
     titles = ("model", "loss", "forgotten", "healed", gain, task_loss)
     # The names give way in a narrow terminal: a number or its heading that is cut says nothing.
-    return lined_up(titles, lines, wrapped=() if is_wide else (0,))
+    page.columns(titles, lines, wrapped=() if is_wide else (0,))
 
 
 def _accuracies(healing: Healing, task: str) -> str:

@@ -5,9 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from ..charts.chart import Axis, Chart, Rule, Series, spans_decades
 from ..charts.drawing import draw, write_drawings
 from ..experiments.point import Point
@@ -17,7 +14,7 @@ from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..system.files import user_path
 from ..system.words import number, plural
 from .page.html_page import render_figures, write_page
-from .terminal import Page, estimate_text, lined_up
+from .terminal import Page, estimate_text
 
 WIDE = 150  # columns of a terminal in which every interval fits
 _CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
@@ -25,25 +22,24 @@ _CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
 _OF_TOP = "neighbours"
 
 
-def print_comparison(comparison: RemedyComparison, console: Console) -> None:
+def print_comparison(comparison: RemedyComparison, page: Page) -> None:
     """Print the table, what controls say, why remedies were left out, and the sentence at the end."""
-    page = Page(console)
     for line in headline(comparison):
         page.say(line)
-    console.print()
-    console.print(_table(comparison, console.width >= WIDE))
+    page.say("")
+    _print_table(page, comparison)
     for title, columns, rows in _further_tables(comparison):
         if rows and columns:
             page.say("")
             page.say(title)
             titles = ["remedy, strength", *columns]
-            console.print(lined_up(titles, rows, wrapped=range(1, len(titles)), padding=(0, 1)))
+            page.columns(titles, rows, wrapped=range(1, len(titles)), padding=(0, 1))
     notes = remarks(comparison)
     if notes:
-        console.print()
+        page.say("")
     for line in notes:
         page.say(line)
-    console.print()
+    page.say("")
     page.say(f"better than interpolation at equal task loss: {_names(comparison.better)}")
     page.say(f"of these beyond their dose: {_names(comparison.beyond_dose)}")
     page.say(comparison.sentence())
@@ -117,7 +113,8 @@ def control_margin(remedy: ComparedRemedy, control: str) -> Interval | None:
     return min(margins, key=lambda margin: margin.estimate) if margins else None
 
 
-def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
+def _print_table(page: Page, comparison: RemedyComparison) -> None:
+    is_wide = page.console.width >= WIDE
     titles = ["remedy", "norm", "output", "healed", "task\nloss", "accuracy", "gain at equal task loss"]
     if is_wide:
         titles = ["remedy, strength", *(title.replace("\n", " ") for title in titles[1:]), "at equal norm"]
@@ -134,7 +131,7 @@ def _table(comparison: RemedyComparison, is_wide: bool) -> Table:
             "-" if point.gain_at_norm is None else point.gain_at_norm.text("+.3f"),
         ]
         rows.append([name, *(cells if is_wide else cells[:-1])])
-    return lined_up(titles, rows, padding=(0, 2 if is_wide else 1))
+    page.columns(titles, rows, padding=(0, 2 if is_wide else 1))
 
 
 def _further_tables(

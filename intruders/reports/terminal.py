@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -33,35 +33,6 @@ def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     ]
 
 
-def lined_up(
-    titles: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    texts: Collection[int] = (0,),
-    wrapped: Collection[int] = (),
-    padding: tuple[int, int] = (1, 1),
-    header_style: str = "",
-    styles: Sequence[str] = (),
-) -> Table:
-    """Return a table without lines whose cells are text: none is read as markup, and none steers the terminal.
-
-    Args:
-      titles: of the columns, of one line or several.
-      texts: positions of columns of text; others are of numbers, and end at their right edge.
-      wrapped: positions of columns whose cells may take several lines in a narrow terminal.
-      padding: spaces left and right of every cell; there are none at the edges of the table.
-      styles: of every row.
-    """
-    left, right = padding
-    table = Table(box=None, pad_edge=False, header_style=header_style, padding=(0, right, 0, left))
-    for at, title in enumerate(titles):
-        shown = Text("\n".join(map(printable, title.split("\n"))))
-        table.add_column(shown, justify="left" if at in texts else "right", no_wrap=at not in wrapped)
-    for row, style in zip(rows, styles or [""] * len(rows), strict=True):
-        table.add_row(*(Text(printable(cell)) for cell in row), style=style)
-    return table
-
-
 def estimate_text(value: "Interval", is_wide: bool, form: str = ".3f") -> str:
     """Return an estimate, with its interval in a wide terminal."""
     return value.text(form) if is_wide else f"{value.estimate:{form}}"
@@ -71,7 +42,7 @@ def estimate_text(value: "Interval", is_wide: bool, form: str = ".3f") -> str:
 class Page:
     """The console, and what its columns and characters allow."""
 
-    console: Console
+    console: Console = field(default_factory=Console)
 
     @property
     def width(self) -> int:
@@ -130,6 +101,36 @@ class Page:
         shown = [[shorten(name, room, self.mark), *numbers] for name, *numbers in (titles, *rows)]
         for line, style in zip(in_columns(shown), ["bold", *(styles or [""] * len(rows))], strict=True):
             self.say((line, style))
+
+    def columns(
+        self,
+        titles: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        texts: Collection[int] = (0,),
+        wrapped: Collection[int] = (),
+        padding: tuple[int, int] = (1, 1),
+        header_style: str = "",
+        styles: Sequence[str] = (),
+        width: int | None = None,
+    ) -> None:
+        """Print a table without lines whose cells are text: none is read as markup, and none steers the terminal.
+
+        Args:
+          titles: of the columns, of one line or several.
+          texts: positions of columns of text; others are of numbers, and end at their right edge.
+          wrapped: positions of columns whose cells may take several lines in a narrow terminal.
+          padding: spaces left and right of every cell; there are none at the edges of the table.
+          styles: of every row.
+        """
+        left, right = padding
+        table = Table(box=None, pad_edge=False, header_style=header_style, padding=(0, right, 0, left))
+        for at, title in enumerate(titles):
+            shown = Text("\n".join(map(printable, title.split("\n"))))
+            table.add_column(shown, justify="left" if at in texts else "right", no_wrap=at not in wrapped)
+        for row, style in zip(rows, styles or [""] * len(rows), strict=True):
+            table.add_row(*(Text(printable(cell)) for cell in row), style=style)
+        self.console.print(table, width=width)
 
     def room(self, rows: Sequence[Sequence[str]]) -> int:
         """Return the width that the columns of numbers leave to the names; below 1 in a narrow terminal."""

@@ -4,9 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 
-from rich.console import Console
-from rich.table import Table
-
 from ..checkpoints.merges.other_tensors import OtherTensor
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, VERDICTS, WRONG
 from ..checkpoints.merges.verify import Verification, VerifiedMatrix
@@ -14,16 +11,15 @@ from ..checkpoints.stored.names import module_paths
 from ..measures.verify_served import ServedVerification
 from ..system.this_process import ExitStatus
 from ..system.words import duration, percent, plural, shorten
-from .terminal import WIDTH, Page, lined_up
+from .terminal import WIDTH, Page
 
 _LISTED = 10  # matrices or tensors, unless verbose
 
 
 def print_verification(
-    result: Verification, console: Console, verbose: bool = False, allow_other: bool = False
+    result: Verification, page: Page, verbose: bool = False, allow_other: bool = False
 ) -> None:
     """Print verdicts per module type, what is wrong, and what else changed; with ``verbose`` every tensor."""
-    page = Page(console)
     sources = {"base": result.base_source, "adapter": result.adapter_source, "merged": result.merged_source}
     for label, source in sources.items():
         page.say((f"{label:7}  {page.end_of(source, WIDTH - 9)}", "dim"))
@@ -37,7 +33,7 @@ def print_verification(
     page.say((answer, styles.get(result.exit_status(allow_other), "bold red")))
     if result.matrices:
         page.say("")
-        console.print(_table(result.matrices, page))
+        _print_table(page, result.matrices)
         page.say((_roundings(result), "dim"))
         # What the verdicts mean, where they do not say it themselves.
         verdicts = (matrix.found for matrix in result.matrices if matrix.found.words)
@@ -68,7 +64,7 @@ def served_lines(told: ServedVerification) -> list[str]:
     ]
 
 
-def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
+def _print_table(page: Page, matrices: Sequence[VerifiedMatrix]) -> None:
     groups: dict[tuple[str, str], list[VerifiedMatrix]] = {}
     for path, matrix in zip(module_paths([matrix.name for matrix in matrices]), matrices, strict=True):
         groups.setdefault((path.kind, matrix.found.verdict), []).append(matrix)
@@ -78,7 +74,7 @@ def _table(matrices: Sequence[VerifiedMatrix], page: Page) -> Table:
         styles.append("red" if verdict in WRONG else "yellow" if verdict in (TOO_SMALL, NOT_PROVED) else "")
         name = page.known(shorten(kind, 22, page.mark))
         rows.append([name, f"{len(members):,}", verdict, _scales(members, page)])
-    return lined_up(titles, rows, texts=(0, 2, 3), padding=(0, 2), header_style="bold", styles=styles)
+    page.columns(titles, rows, texts=(0, 2, 3), padding=(0, 2), header_style="bold", styles=styles)
 
 
 def _scales(members: Sequence[VerifiedMatrix], page: Page) -> str:

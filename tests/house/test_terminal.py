@@ -31,7 +31,7 @@ def test_reports_leave_text_and_tables_of_a_terminal_to_the_page() -> None:
     [
         ("console.print(Text(name))", ["line 1: Text"]),
         ("table = rich.table.Table(box=None)\ntable.add_row(name)", ["line 1: Table", "line 2: add_row"]),
-        ("def f() -> Table:\n    return lined_up([name], [])", []),
+        ("def f() -> Table:\n    return page.columns([name], [])", []),
     ],
 )
 def test_text_made_by_hand_is_noticed(source: str, calls: list[str]) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from rich.console import Console
 
+from intruders.reports.terminal import Page
 
-def on_console(show: Callable[[Console], object], width: int = 80) -> str:
+
+def on_console(show: Callable[[Page], object], width: int = 80) -> str:
     console = Console(width=width, force_terminal=False)
     with console.capture() as captured:
-        show(console)
+        show(Page(console))
     return captured.get()

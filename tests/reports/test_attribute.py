@@ -89,7 +89,7 @@ def test_parts_that_miss_the_measured_change_are_told_with_what_to_do(total: flo
 
 
 def printed(attribution: Attribution) -> str:
-    return on_console(lambda console: print_attribution(attribution, console), 100)
+    return on_console(lambda page: print_attribution(attribution, page), 100)
 
 
 @pytest.mark.parametrize("of_norms", [OF_NORMS, 0.0, None])

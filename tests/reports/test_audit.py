@@ -15,6 +15,7 @@ from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.output import progress_bar
 from intruders.cli.standard_streams import ready_streams
 from intruders.reports.audit import print_audit, shade, strip_lines
+from intruders.reports.terminal import Page
 from tests.made_up import BERT, GPT2, LLAMA, made_up_audit
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -23,7 +24,7 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def printed(audit: Audit, verbose: bool = False, encoding: str = "utf-8", width: int = 80, **how: Any) -> str:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
-    print_audit(audit, Console(file=file, width=width, **how), verbose=verbose)
+    print_audit(audit, Page(Console(file=file, width=width, **how)), verbose=verbose)
     return raw.getvalue().decode(encoding)
 
 

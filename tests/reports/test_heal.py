@@ -13,6 +13,7 @@ import intruders
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import Healing
 from intruders.reports.heal import check_command, dose_line, print_healing, rows, verdict
+from intruders.reports.terminal import Page
 from intruders.training.finetune import finetune
 from tests.commands import printed
 from tests.json_lines import write_rows
@@ -85,14 +86,14 @@ def renamed(**names: str) -> Healing:
 def test_what_is_printed_fits_and_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """A corpus and a task in lines and tables, a note, and the folder in the command, which stays one line."""
     healing = dataclasses.replace(Healing.load(RECORD), out="healed")
-    print_healing(healing, Console(width=40))
+    print_healing(healing, Page(Console(width=40)))
     assert f"  {check_command(healing)}\n" in capsys.readouterr().out
-    print_healing(renamed(task="sums.jsonl?prompt=sum&completion=is"), Console(width=80))
+    print_healing(renamed(task="sums.jsonl?prompt=sum&completion=is"), Page(Console(width=80)))
     assert "…" not in capsys.readouterr().out, "a long name of the task leaves room to those of the models"
     steering = renamed(corpus="text\x1b[31m\u202e", task="task\x1b[31m\u202e")
     assert steering.task.endswith("\u202e")
     told = dataclasses.replace(steering, out="healed\u202e", notes=["of \x1b[31m red"])
-    print_healing(told, Console(width=200))
+    print_healing(told, Page(Console(width=200)))
     text = capsys.readouterr().out
     assert not {"\x1b", "\u202e"} & set(text)
     assert "note: of \N{REPLACEMENT CHARACTER}[31m red\n" in text

@@ -53,7 +53,7 @@ def lines(words: NextSteps) -> list[str]:
 
 
 def shown(audit: Audit, width: int = 80, verbose: bool = False) -> str:
-    return on_console(lambda console: print_audit(audit, console, verbose), width)
+    return on_console(lambda page: print_audit(audit, page, verbose), width)
 
 
 MEASURE = (

@@ -23,7 +23,7 @@ from tests.reports.on_console import on_console
 
 
 def printed(comparison: Any, width: int) -> str:
-    return on_console(lambda console: print_comparison(comparison, console), width)
+    return on_console(lambda page: print_comparison(comparison, page), width)
 
 
 def typed(shell: str | None, command: str = "mitigate") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from intruders.reports.terminal import Page, lined_up
+from intruders.reports.terminal import Page
 from tests.reports.on_console import on_console
 
 # It colors what follows, turns the direction of the text, and is a style of rich.
@@ -14,14 +14,13 @@ SHOWN = "up_\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}proj [bold] :s
 
 
 def printed(show: Callable[[Page], None], width: int = 100) -> str:
-    return on_console(lambda console: show(Page(console)), width)
+    return on_console(show, width)
 
 
 @pytest.mark.parametrize(
     ("show", "text"),
     [
         (lambda page: page.prose(NAME), f"{SHOWN}\n"),
-        (lambda page: page.command(NAME), f"  {SHOWN}\n"),
         (lambda page: page.say(NAME), f"{SHOWN}\n"),
     ],
 )
@@ -31,12 +30,13 @@ def test_a_line_shows_a_name_that_steers_no_terminal(show: Callable[[Page], None
 
 def test_the_terminal_wraps_prose_and_no_command() -> None:
     assert printed(lambda page: page.prose("one two three"), width=8) == "one two \nthree\n"
-    assert printed(lambda page: page.command("one two three"), width=8) == "  one two three\n"
+    assert printed(lambda page: page.say("one two three"), width=8) == "one two three\n"
 
 
 def test_titles_and_cells_of_a_table_are_text() -> None:
-    table = lined_up([NAME, "task\nloss\x1b"], [[NAME, "1"], ["b\nc", NAME]], wrapped=(0, 1))
-    lines = printed(lambda page: page.console.print(table)).splitlines()
+    rows = [[NAME, "1"], ["b\nc", NAME]]
+    shown = printed(lambda page: page.columns([NAME, "task\nloss\x1b"], rows, wrapped=(0, 1)))
+    lines = shown.splitlines()
     head, under, first, second = (line.rstrip() for line in lines)
     room = len(SHOWN)
     assert head == f"{'':{room}}  {'task':>{room}}"
