@@ -159,7 +159,6 @@ def order_colors(count: int) -> list[tuple[float, float, float, float]]:
 
 
 def add_order_bar(figure: "Figure", axes: "Axes", names: Sequence[str], title: str) -> None:
-    """Add the bar of these colors, with the names of the first, the last, and some between."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
@@ -198,7 +197,6 @@ def draw_chart(chart: Chart) -> Drawing:
 
 
 def draw_grid(grid: Grid) -> Drawing:
-    """Draw the grid, with its numbers in the cells if it has room for them."""
     from matplotlib.ticker import MaxNLocator
 
     values = np.array(grid.values, dtype=float)

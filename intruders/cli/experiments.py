@@ -25,7 +25,6 @@ from .output import Outputs, check_nats, note, refuse_given, report_if_possible,
 
 
 def _loss_on(what_it_does: str, unless_given: str = "required") -> Taken:
-    """Take the text to measure on, as ``loss_on``."""
     text = "Text such as the base was trained on: pydoc, a text or data file, a folder or a Hub corpus such as c4."
     reworded = {"loss_on": f"{text} {what_it_does}; repeatable. [{unless_given}]"}
     return of_settings({"loss_on": "loss_on"}, LossSettings, reworded=reworded)

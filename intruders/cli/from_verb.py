@@ -72,7 +72,6 @@ def command(*taken: Taken) -> Callable[[Function], Function]:
 
 
 def examples_of(function: Function) -> str:
-    """Return the examples of a command's function as text; none for a function of another package."""
     return _EXAMPLES.get(function, "")
 
 

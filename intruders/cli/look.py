@@ -10,7 +10,6 @@ from .output import Outputs, put_json, refuse_given, say, terminal_width
 
 
 def _or_none(name: str, text: str) -> Taken:
-    """Take a value by its place that need not be given."""
     return argument(name, str | None, name.upper(), text, None, show_default=False)
 
 

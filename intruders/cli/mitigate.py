@@ -23,8 +23,6 @@ _DRAWN_MODE = "random_index"
 
 @dataclass(frozen=True)
 class _Asked:
-    """The mitigation that the options ask for."""
-
     scale: float | None
     control: str | None
     which: str

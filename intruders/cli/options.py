@@ -143,7 +143,6 @@ def audited(only: Sequence[str]) -> Taken:
 
 
 def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | AuditSettings:
-    """Return the saved audit, or the settings of one to make; SettingError if both are given."""
     if audit is not None:
         refuse_beside_saved(settings, f"the audit '{audit}'")
     return settings if audit is None else audit

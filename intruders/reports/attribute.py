@@ -17,7 +17,6 @@ _WIDE = 120  # columns of a terminal in which every interval fits
 
 
 def print_attribution(attribution: Attribution, page: Page) -> None:
-    """Print the measured rises, tables by kind of module, layer and matrix, the check, and where intruders sit."""
     page.prose(*map(rise_line, attribution.rises))
     page.say("")
     largest = attribution.largest(_LARGEST)
@@ -32,7 +31,6 @@ def print_attribution(attribution: Attribution, page: Page) -> None:
 
 
 def rise_line(rise: MeasuredRise) -> str:
-    """Return the measured change of a loss, and how well the parts sum to it, in a sentence."""
     rows = plural(rise.documents, "document" if rise.kind == "text" else "example")
     return (
         f"loss on {rise.name} ({rise.measure}, {rows}, {plural(rise.tokens, 'token')}): {rise.base_loss:.4f} base, "
@@ -50,7 +48,6 @@ def kinds_of(attribution: Attribution) -> list[Share]:
 
 
 def remarks(attribution: Attribution) -> list[str]:
-    """Return the check, the shares of intruders and the correlations, in sentences."""
     text, lines = attribution.text, []
     for rise in attribution.rises:
         miss = abs(rise.total - rise.rise.estimate)
@@ -117,7 +114,6 @@ def render_attribution(attribution: Attribution) -> str:
 
 
 def attribution_grids(attribution: Attribution) -> list[Grid]:
-    """Return a map of the parts of every rise, and one of the intruders, as layers x kinds of module."""
     rises = attribution.rises
     grids = [_parts(at, rise, attribution) for at, rise in enumerate(rises) if rise.rise.estimate]
     counts = {
@@ -138,7 +134,6 @@ def intruder_maps(counts: Mapping[str, float], title: str, which: str) -> list[G
 
 
 def _parts(number: int, rise: MeasuredRise, attribution: Attribution) -> Grid:
-    """Return the map of one rise."""
     shares = {
         share.name: 100 * share.parts[rise.name].estimate / rise.rise.estimate
         for share in attribution.matrices

@@ -234,7 +234,6 @@ def audit_figures(audit: Audit, scales: CriticalScales | None = None) -> list[Ch
 
 
 def intruders_over_epsilon(audit: Audit) -> Chart:
-    """Return the number of intruders at every epsilon."""
     counts = [audit.count(epsilon=epsilon) for epsilon in figures.EPSILONS]
     line = figures.counted("intruders", figures.EPSILONS, counts, tone=1)
     x = Axis("epsilon", "epsilon", limits=(0.0, 1.0))

@@ -116,7 +116,6 @@ _MOST_SIMILARITIES = 24  # audits whose similarity matrices are shown
 
 
 def comparison_figures(shared: Shared, labels: Sequence[str]) -> list[Chart | Grid]:
-    """Return intruders over epsilon, k, layers and rank; effective ranks; similarities of one matrix."""
     audits, k, epsilon = shared.audits, shared.k, shared.epsilon
     inside = [by_layer_of(audit) for audit in audits]
     layers = sorted(inside[0])
@@ -194,7 +193,6 @@ def _over_rank(shared: Shared, labels: Sequence[str]) -> Chart:
 
 
 def effective_ranks(audits: Sequence[Audit], labels: Sequence[str]) -> Chart:
-    """Return the median and the quartiles of the updates' effective ranks in every audit."""
     low, middle, high = (list(ends) for ends in zip(*map(_quartiles, audits), strict=True))
     series = Series("median", middle, range(len(audits)), x_low=low, x_high=high)
     least, most = np.nanmin(low), np.nanmax(high)
@@ -217,7 +215,6 @@ def _quartiles(audit: Audit) -> list[float]:
 
 
 def most_different(audits: Sequence[Audit]) -> int:
-    """Return the position of the matrix whose number of intruders differs most between the audits."""
     spreads = [
         max(counts) - min(counts)
         for counts in zip(*([matrix.intruders for matrix in audit.matrices] for audit in audits), strict=True)

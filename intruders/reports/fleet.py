@@ -179,7 +179,6 @@ _ROUNDING = 1e-6
 
 
 def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of a fleet with the columns ``for_hosts``, ``unusual`` and ``unusual_in``."""
     for_hosts = pd.Series([_for_hosts(row) for row in table.to_dict("records")], table.index, dtype=object)
     return table.assign(for_hosts=for_hosts, **_unusual(table))
 

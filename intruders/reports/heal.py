@@ -44,7 +44,6 @@ LABELS = {
 
 
 def print_healing(healing: Healing, page: Page) -> None:
-    """Print the verdict, a table for every corpus, the doses, the intruders, and how to use what was written."""
     page.prose(*verdict(healing))
     for corpus in healing.healed_point.corpora:
         title = "it was learned on other documents of it" if corpus == healing.corpus else "chose nothing"
@@ -99,7 +98,6 @@ def _share(healed: Interval | None) -> str:
 
 
 def rows(healing: Healing) -> list[tuple[str, HealedPoint]]:
-    """Return the models of the table, in order, with their names."""
     wanted = (BASE, TUNED, HEALED, INTERPOLATION, *healing.rivals, INTRUDERS)
     named = [(name, healing.point(name)) for name in wanted]
     return [(_label(healing, name, point), point) for name, point in named if point is not None]
@@ -221,7 +219,6 @@ def render_healing(healing: Healing) -> str:
 
 
 def healing_charts(healing: Healing) -> list[Chart | Grid]:
-    """Return one chart for every corpus, then the doses, if they were learned, and the intruders by layer."""
     charts: list[Chart | Grid] = [_trade(healing, corpus) for corpus in healing.healed_point.corpora]
     if healing.learn == ways.DOSES and healing.step:
         doses = {name: sum(own) / len(own) for name, own in healing.doses.items()}

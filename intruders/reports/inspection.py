@@ -147,7 +147,6 @@ def overlap_lines(overlap: UpdateOverlap, verbose: bool = False) -> list[str]:
 def _by_kind(
     titles: list[str], modules: Sequence[Any], cells: Callable[[Sequence[Any]], list[str]], verbose: bool
 ) -> list[str]:
-    """Return a table of every kind of module and all of them, or of every module."""
     names = [module.name for module in modules]
     groups: dict[str, list[Any]] = {}
     for module, label in zip(modules, names if verbose else kinds_of(names), strict=True):

@@ -23,7 +23,6 @@ _OF_TOP = "neighbours"
 
 
 def print_comparison(comparison: RemedyComparison, page: Page) -> None:
-    """Print the table, what controls say, why remedies were left out, and the sentence at the end."""
     for line in headline(comparison):
         page.say(line)
     page.say("")
@@ -49,7 +48,6 @@ def print_comparison(comparison: RemedyComparison, page: Page) -> None:
 
 
 def headline(comparison: RemedyComparison) -> list[str]:
-    """Return how much the model forgot, and on which data this was measured."""
     rest = {name: counts for name, counts in comparison.counts.items() if name != "report"}
     documents = sum(counts["documents"] for counts in rest.values())
     examples = sum(counts["examples"] for counts in rest.values())
@@ -70,7 +68,6 @@ def headline(comparison: RemedyComparison) -> list[str]:
 
 
 def remarks(comparison: RemedyComparison) -> list[str]:
-    """Return why remedies, strengths or controls are missing, one line each."""
     lines = []
     if comparison.settings.get("which") == "top" and any(
         row.name == INTRUDERS for row in comparison.remedies
@@ -162,7 +159,6 @@ def _further_tables(
 
 
 def measured_rows(comparison: RemedyComparison) -> list[tuple[str, Point]]:
-    """Return base, tuned model and every remedy at its chosen strength, with their names in tables."""
     rows = [("base", comparison.base_point), ("tuned", comparison.tuned_point)]
     rows += [(label(remedy), remedy.chosen) for remedy in comparison.remedies if remedy.chosen is not None]
     return rows
@@ -210,7 +206,6 @@ _CAPTION = (
 
 
 def comparison_charts(comparison: RemedyComparison) -> list[Chart]:
-    """Chart healing over task loss, gains over interpolation, and healing over the norm of the updates."""
     measured = [
         remedy for remedy in comparison.remedies if remedy.chosen is not None and remedy.name != "interpolate"
     ]

@@ -74,7 +74,6 @@ def _column(value: float, low: float, high: float, width: int) -> int:
 
 
 def scale_within_lines(forgetting: Forgetting, limit: float) -> list[str]:
-    """Return the largest scale that keeps to a limit in nats, and the prediction that it follows from."""
     scale = forgetting.scale_within(limit)
     answer = f"the complete update (1) stays within {limit:g} nats per token"
     if scale < 1:

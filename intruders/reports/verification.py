@@ -49,7 +49,6 @@ def print_verification(
 
 
 def served_lines(told: ServedVerification) -> list[str]:
-    """Return the lines of a verification of what is served."""
     of_base = f"; its base: '{told.base_model}'" if told.base_model else ""
     return [
         f"base     {told.base}",

@@ -103,7 +103,6 @@ class Setting:
 
     @property
     def default_text(self) -> str:
-        """Its default in words."""
         if self.must_be_given:
             return "must be given"
         if self.default is None or self.default in ((), ""):

@@ -7,7 +7,6 @@ from ..errors import SettingError, missing_extra, os_reason
 
 
 def read_text(path: str | Path, where: str) -> str:
-    """Read a file of settings as text."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
