@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings
+from ..audits.audit_settings import OF_WHOLE_WEIGHTS
 from ..errors import SettingError
 from ..mitigation.remedies.remedy_table import CONTROLS, PUBLISHED, WHICH, WHICH_HELP
 from ..models.loading_settings import Loading
 from ..settings import settings_of
 from . import options
-from .from_verb import REQUIRED, all_of, command, of_settings, option
+from .from_verb import REQUIRED, all_of, command, option
 from .output import progress_bar, refuse_given, say
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ _ASKED = all_of(
     options.BASE,
     options.TUNED,
     _ASKED,
-    options.SAVED_AUDIT,
+    options.audited(OF_WHOLE_WEIGHTS),
     options.folder("out", "Folder to write. It appears complete or not at all.", REQUIRED, Path),
     options.FORM,
     option(
@@ -164,7 +164,6 @@ _ASKED = all_of(
     option(
         "check", bool, "Audit the written model.", True, names=["--check/--no-check"], panel=options.OUTPUT
     ),
-    of_settings("settings", AuditSettings, only=OF_WHOLE_WEIGHTS, advanced=True),
     options.running_models(
         "dtype",
         dtype="surgery: type of the weights in memory: auto (the checkpoint's own), bfloat16, float16 or float32.",
@@ -175,10 +174,8 @@ def mitigate(
     base: str,
     tuned: str | None,
     mitigation: _Asked,
-    audit: Path | None,
     out: Path,
     rank: str | None,
-    settings: AuditSettings,
     loading: Loading,
     **asked: Any,
 ) -> None:
@@ -207,7 +204,6 @@ def mitigate(
             which=mitigation.which,
             remedy=mitigation.made(base, tuned, loading, progress),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
-            audit=options.audit_or_settings(audit, settings),
             seed=mitigation.seed or 0,
             progress=progress,
         )

@@ -139,13 +139,14 @@ def outputs(*taken: Taken) -> Taken:
 def audited(only: Sequence[str]) -> Taken:
     """Take a saved audit, or the settings of one to make, as ``audit``."""
     settings = of_settings("settings", AuditSettings, only=only, advanced=True)
-    return all_of(SAVED_AUDIT, settings, then=lambda given: {"audit": audit_or_settings(**given)})
 
+    def chosen(given: dict[str, Any]) -> Mapping[str, Any]:
+        if given["audit"] is None:
+            return {"audit": given["settings"]}
+        refuse_beside_saved(given["settings"], f"the audit '{given['audit']}'")
+        return {"audit": given["audit"]}
 
-def audit_or_settings(audit: Path | None, settings: AuditSettings) -> Path | AuditSettings:
-    if audit is not None:
-        refuse_beside_saved(settings, f"the audit '{audit}'")
-    return settings if audit is None else audit
+    return all_of(SAVED_AUDIT, settings, then=chosen)
 
 
 def with_cache(*taken: Taken) -> Taken:
