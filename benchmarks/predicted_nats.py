@@ -379,7 +379,7 @@ def figure(folders: list[Path], file: Path) -> None:
         for name in ("predicted", "measured")
     )
     chart = Chart("nats", "Predicted and measured forgetting", *axes, series, [Rule("diagonal")])
-    file.write_bytes(picture(draw_chart(chart).figure, file.suffix[1:]))
+    file.write_bytes(picture(draw_chart(chart), file.suffix[1:]))
     chart.frame().to_csv(file.with_suffix(".csv"), index=False, float_format="%.4g")
 
 

@@ -14,12 +14,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ..errors import ResultFileError, missing_extra, os_reason
 from ..system.files import user_path, write_atomically
@@ -46,16 +44,6 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, which a journal's typesetter can set
     "svg.hashsalt": "intruders",  # the same figure is the same file
 }
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure under a name that can be a file's, and the numbers in it."""
-
-    name: str
-    figure: "Figure"
-    data: pd.DataFrame
-    title: str = ""  # in full, where it tells apart what the name does not
 
 
 @contextmanager
@@ -92,17 +80,17 @@ def picture(figure: "Figure", kind: str, *, transparent: bool = False) -> bytes:
     return content.getvalue()
 
 
-def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every drawing to `folder` as .png, .svg and .csv; return the paths. Warn of figures of an earlier call."""
+def write_drawings(figures: Sequence[Chart | Grid], folder: str | os.PathLike[str]) -> list[Path]:
+    """Draw every figure to `folder` as .png, .svg and .csv; return the paths. Warn of figures of an earlier call."""
     try:
         user_path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultFileError(f"cannot make the folder '{folder}': {os_reason(error).lower()}") from error
     paths = []
-    for drawing, name in zip(drawings, _file_names(drawings), strict=True):
-        stem = user_path(folder) / name
-        contents = {kind: picture(drawing.figure, kind) for kind in ("png", "svg")}
-        contents["csv"] = drawing.data.to_csv(index=False).encode()
+    for figure, name in zip(figures, _file_names(figures), strict=True):
+        stem, drawn = user_path(folder) / name, draw(figure)
+        contents = {kind: picture(drawn, kind) for kind in ("png", "svg")}
+        contents["csv"] = figure.frame().to_csv(index=False).encode()
         for suffix, content in contents.items():
             paths.append(stem.with_name(f"{stem.name}.{suffix}"))
             write_atomically(paths[-1], content)
@@ -119,15 +107,15 @@ def write_drawings(drawings: Sequence[Drawing], folder: str | os.PathLike[str]) 
     return paths
 
 
-def _file_names(drawings: Sequence[Drawing]) -> list[str]:
+def _file_names(figures: Sequence[Chart | Grid]) -> list[str]:
     """Return a name for each that no other has where case does not count; those cut or shared end in a digest."""
-    plain = [re.sub(r"[^A-Za-z0-9._-]+", "_", drawing.name) for drawing in drawings]
+    plain = [re.sub(r"[^A-Za-z0-9._-]+", "_", figure.name) for figure in figures]
     count = Counter(name[:_LONGEST].lower() for name in plain)
     given: Counter[tuple[str, str]] = Counter()
     names = []
-    for drawing, name in zip(drawings, plain, strict=True):
+    for figure, name in zip(figures, plain, strict=True):
         if len(name) > _LONGEST or count[name.lower()] > 1:
-            in_full = drawing.name, drawing.title
+            in_full = figure.name, figure.title
             given[in_full] += 1
             content = "\n".join([*in_full, str(given[in_full])]).encode(errors="surrogatepass")
             digest = hashlib.sha256(content).hexdigest()[:8]
@@ -172,7 +160,7 @@ def add_order_bar(figure: "Figure", axes: "Axes", names: Sequence[str], title: s
     bar.set_label(title, fontsize=8)
 
 
-def draw_chart(chart: Chart) -> Drawing:
+def draw_chart(chart: Chart) -> "Figure":
     named = [len(series.name) for series in chart.series if series.in_legend and not chart.in_order]
     colors: Sequence[Any] = order_colors(len(chart.series)) if chart.in_order else [None] * len(chart.series)
     categories = len(chart.y.ticks) if chart.y.ticks is not None else 0
@@ -193,10 +181,10 @@ def draw_chart(chart: Chart) -> Drawing:
             figure.legend(loc="outside lower center", ncols=columns, fontsize=6.5)
         if chart.in_order:
             add_order_bar(figure, axes, [series.name for series in chart.series], chart.in_order)
-    return Drawing(chart.name, figure, chart.frame(), chart.title)
+    return figure
 
 
-def draw_grid(grid: Grid) -> Drawing:
+def draw_grid(grid: Grid) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
     values = np.array(grid.values, dtype=float)
@@ -223,10 +211,10 @@ def draw_grid(grid: Grid) -> Drawing:
         axes.set_title(_wrapped(grid.title, 40), fontsize=9)
         ticks = MaxNLocator(integer=True) if grid.are_counts else None
         figure.colorbar(image, ax=axes, label=grid.value.title, ticks=ticks)
-    return Drawing(grid.name, figure, grid.frame(), grid.title)
+    return figure
 
 
-def draw(figure: Chart | Grid) -> Drawing:
+def draw(figure: Chart | Grid) -> "Figure":
     return draw_grid(figure) if isinstance(figure, Grid) else draw_chart(figure)
 
 

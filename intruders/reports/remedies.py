@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..charts.chart import Axis, Chart, Rule, Series, spans_decades
-from ..charts.drawing import draw, write_drawings
+from ..charts.drawing import write_drawings
 from ..experiments.point import Point
 from ..experiments.remedy_comparison import ComparedRemedy, RemedyComparison, kind_of
 from ..measures.intervals import Interval
@@ -179,8 +179,7 @@ def write_remedies_report(comparison: RemedyComparison, folder: str | os.PathLik
     """Write the page and its figures (PNG, SVG, CSV) into a folder that exists, and return their paths."""
     page = user_path(folder) / REPORT
     write_page(page, lambda: render_remedies(comparison))
-    drawings = [draw(chart) for chart in comparison_charts(comparison)]
-    return [page, *write_drawings(drawings, user_path(folder) / FIGURES)]
+    return [page, *write_drawings(comparison_charts(comparison), user_path(folder) / FIGURES)]
 
 
 def render_remedies(comparison: RemedyComparison) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..audits.result.audit_result import Audit
 from ..audits.scales.critical_scales_result import scales_beside, scales_for
-from ..charts.drawing import draw, write_drawings
+from ..charts.drawing import write_drawings
 from ..checkpoints.stored.names import natural_order
 from ..data.task import names_given
 from ..errors import ResultFileError, SettingError
@@ -88,7 +88,7 @@ def write_report(
     if figures is not None:
         drawn = comparison_figures(common_matrices(audits), labels_for(audits)) if side_by_side else None
         drawn = drawn or audit_figures(audits[0], scales)
-        written += write_drawings([draw(figure) for figure in drawn], user_path(figures))
+        written += write_drawings(drawn, figures)
     return written
 
 

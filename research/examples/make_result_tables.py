@@ -100,9 +100,8 @@ def differing() -> Iterator[tuple[Path, str]]:
 def main(arguments: Sequence[str]) -> None:
     if "--chart" in arguments:
         for theme in (LIGHT, DARK):
-            drawing = remedy_chart(theme)
-            file = RESULTS.parent / "figures" / f"{drawing.name}.svg"
-            write_atomically(file, picture(drawing.figure, "svg", transparent=True))
+            file = RESULTS.parent / "figures" / f"remedies-{theme.name}.svg"
+            write_atomically(file, picture(remedy_chart(theme), "svg", transparent=True))
             print(f"written: {file}")
         return
     pages = list(differing())

@@ -29,14 +29,14 @@ def small(name: str, title: str, at: int = 0) -> Chart:
 )
 def test_every_figure_has_files_of_its_own(names: list[str], tmp_path: Path) -> None:
     charts = [small(name, f"Figure {at}", at) for at, name in enumerate([*names, "layers"])]
-    paths = write_drawings([draw(chart) for chart in charts], tmp_path)
+    paths = write_drawings(charts, tmp_path)
     assert len({str(path).lower() for path in paths}) == 9
     assert all(len(path.name) < 160 for path in paths)
     # Each figure's own numbers are in its file, and a name that no other has stays as it is.
     assert [path.read_text().split()[1] for path in paths[2::3]] == ["s,0,10.0", "s,1,11.0", "s,2,12.0"]
     assert paths[-1].name == "layers.csv"
-    assert write_drawings([draw(chart) for chart in charts], tmp_path) == paths
-    assert len(set(write_drawings([draw(charts[0])] * 2, tmp_path / "of one name and title"))) == 6
+    assert write_drawings(charts, tmp_path) == paths
+    assert len(set(write_drawings([charts[0]] * 2, tmp_path / "of one name and title"))) == 6
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -46,12 +46,12 @@ def test_figures_of_an_earlier_report_in_the_folder_are_told(tmp_path: Path) -> 
         (tmp_path / name).touch()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        earlier = write_drawings([draw(first), draw(second)], tmp_path)
-        write_drawings([draw(second), draw(first)], tmp_path)
+        earlier = write_drawings([first, second], tmp_path)
+        write_drawings([second, first], tmp_path)
     with pytest.warns(
         UserWarning, match=r"^1 figure in '.*' is of an earlier report \('layers.csv'\), and not"
     ):
-        write_drawings([draw(second)], tmp_path)
+        write_drawings([second], tmp_path)
     assert all(path.is_file() for path in earlier)
 
 
@@ -59,7 +59,7 @@ def test_figures_of_an_earlier_report_in_the_folder_are_told(tmp_path: Path) -> 
 @pytest.mark.parametrize("log", [True, False])
 def test_a_chart_without_points_has_headings(series: list[Series], log: bool, tmp_path: Path) -> None:
     chart = Chart("empty", "Nothing", Axis("lost", "lost", log=log), Axis("saved", "saved", log=log), series)
-    *_, numbers = write_drawings([draw(chart)], tmp_path)
+    *_, numbers = write_drawings([chart], tmp_path)
     assert numbers.read_text().split() == ["series,lost,saved"]
 
 
@@ -91,8 +91,8 @@ def test_every_color_is_lighter_than_the_one_before_on_gray_paper(count: int) ->
 )
 def test_a_logarithmic_axis_has_ticks(low: list[float], high: list[float], ticks: list[float]) -> None:
     series = Series("alpha = 2r", [1, 4, 16], [25, 32, 52], low, high, look="both")
-    drawing = draw(Chart("rank", "Rank", Axis("r", "rank"), Axis("e", "effective rank", log=True), [series]))
-    (axes,) = drawing.figure.axes
+    figure = draw(Chart("rank", "Rank", Axis("r", "rank"), Axis("e", "effective rank", log=True), [series]))
+    (axes,) = figure.axes
     assert axes.get_yscale() == "log"
     least, most = axes.get_ylim()
     assert [tick for tick in axes.get_yticks() if least <= tick <= most] == ticks
@@ -112,7 +112,7 @@ def test_counts_are_written_as_whole_numbers(
     grid = Grid(
         "map", "Map", "layer", "module", Axis("n", "intruders", limits=limits), ["0", "1"], ["q", "v"], values
     )
-    axes, bar = draw(grid).figure.axes
+    axes, bar = draw(grid).axes
     assert {text.get_text() for text in axes.texts} == cells
     assert grid.payload()["counts"] == (limits is None and 0.5 not in values[0])
     if grid.are_counts:

@@ -47,7 +47,7 @@ def test_colors_tell_the_common_shares_apart_and_both_signs() -> None:
     assert math.isclose(sum(cells), 100)
     assert math.isclose(cells[0], 0.5)
     assert grid.payload()["signed"] is True
-    (image,) = draw(grid).figure.axes[0].get_images()
+    (image,) = draw(grid).axes[0].get_images()
     above, below, nothing = (image.cmap(image.norm(value)) for value in (5.0, -5.0, 0.0))
     assert above[0] > above[2]  # red
     assert below[2] > below[0]  # blue

@@ -14,7 +14,6 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit import render_audit
-from intruders.reports.compare_audits import render_comparison
 from intruders.reports.page.html_page import check_can_write_html
 from intruders.reports.write_report import audit_files, write_report
 from tests.commands import in_this_process
@@ -70,8 +69,6 @@ def test_one_audit_gets_its_own_report_and_several_stand_side_by_side(runs: Path
         out.unlink()
     assert write_report([runs], out) == [out]
     assert "<title>2 fine-tunings of smollm2-135m" in out.read_text()
-    with pytest.raises(SettingError, match="two audits"):
-        render_comparison([ONE])
     figures = write_report([runs], None, tmp_path / "figures")
     assert {path.suffix for path in figures} == {".png", ".svg", ".csv"}
     assert all(path.is_file() for path in figures)

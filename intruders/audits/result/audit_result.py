@@ -220,14 +220,14 @@ class Audit:
         from ...charts.drawing import draw
         from .figures import similarity
 
-        return draw(similarity(self.matrix(name))).figure
+        return draw(similarity(self.matrix(name)))
 
     def plot_layers(self) -> "Figure":
         """Draw the number of intruders by layer and module type as a matplotlib figure."""
         from ...charts.drawing import draw
         from .figures import intruders_by_layer
 
-        return draw(intruders_by_layer(self.matrices)).figure
+        return draw(intruders_by_layer(self.matrices))
 
     def _repr_html_(self) -> str:
         from .summary import audit_as_html

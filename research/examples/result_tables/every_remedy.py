@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from intruders.charts.drawing import Drawing, styled
+from intruders.charts.drawing import styled
 from intruders_research.effects.forest_plot import Theme
 
 from .published_data import RESULTS
@@ -19,6 +19,7 @@ from .words import markdown, with_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STUDY = "which-remedy-again"
 SHARE = "interpolate"
@@ -158,7 +159,7 @@ COLORS = {
 ENDS = (-0.75, 0.45)  # wider intervals are cut
 
 
-def remedy_chart(theme: Theme) -> Drawing:
+def remedy_chart(theme: Theme) -> "Figure":
     """Draw the gains, a line for each row of the table."""
     drawn = rows()
     with styled():
@@ -167,9 +168,7 @@ def remedy_chart(theme: Theme) -> Drawing:
         figure = Figure(figsize=(8.2, 0.2 * len(drawn) + 0.9))
         axes = figure.add_axes((0.42, 0.09, 0.56, 0.89))
         _draw(axes, drawn, theme)
-    numbers = [[row.remedy, row.trained, row.text, *row.gain, row.source] for row in drawn]
-    columns = ["remedy", "trained", "text", "gain", "low", "high", "source"]
-    return Drawing(f"remedies-{theme.name}", figure, pd.DataFrame(numbers, columns=columns))
+    return figure
 
 
 def _draw(axes: "Axes", drawn: list[Row], theme: Theme) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from intruders.charts.drawing import Drawing, styled
+from intruders.charts.drawing import styled
 
 from ..claims.shared.claim import CONTRADICTED, REPORTED, SUPPORTED, UNDECIDED
 from .study_effect import StudyEffect
@@ -41,7 +41,7 @@ DARK = Theme("dark", "#e6e6e6", "#9a9a9a", ("#56B4E9", "#FF8A3D", "#b4b4b4", "#E
 _MARKS = {SUPPORTED: "o", CONTRADICTED: "X", UNDECIDED: "s", REPORTED: "D"}
 
 
-def forest_plot(effects: Sequence[StudyEffect], theme: Theme) -> Drawing:
+def forest_plot(effects: Sequence[StudyEffect], theme: Theme) -> "Figure":
     """Draw one panel per unit, one line per effect; open marks have one seed and no interval."""
     panels = _panels(effects)
     with styled():
@@ -57,7 +57,7 @@ def forest_plot(effects: Sequence[StudyEffect], theme: Theme) -> Drawing:
             _draw(axes, panel, theme)
             top = bottom - _ROW * 1.9
         _legend(figure, theme, 1 - 0.14 / total)
-        return Drawing(f"effects-{theme.name}", figure, effects_frame(effects))
+        return figure
 
 
 def effects_frame(effects: Sequence[StudyEffect]) -> pd.DataFrame:

@@ -54,9 +54,8 @@ def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list
     effects = read_effects(user_path(folder))
     paths = []
     for theme in (LIGHT, DARK):
-        drawing = forest_plot(effects, theme)
         paths.append(target.with_name(f"{target.stem}-{theme.name}.svg"))
-        write_atomically(paths[-1], picture(drawing.figure, "svg", transparent=True))
+        write_atomically(paths[-1], picture(forest_plot(effects, theme), "svg", transparent=True))
     # Not NAME.csv: next to effects.csv, that would be the file of the effects itself.
     paths.append(target.with_name(f"{target.stem}-drawn.csv"))
     write_atomically(paths[-1], effects_frame(effects).to_csv(index=False).encode())

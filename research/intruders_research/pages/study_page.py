@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from intruders.charts.chart import Chart, Grid
-from intruders.charts.drawing import Drawing, write_drawings
+from intruders.charts.drawing import write_drawings
 from intruders.errors import ResultFileError
 from intruders.reports.study import (
     failures,
@@ -133,16 +133,15 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("setting", key=lambda names: names.astype(str).map(at), kind="stable")
 
 
-def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Drawing]:
-    """Draw every figure of the report for papers, similarity matrices among them."""
-    from intruders.charts.drawing import draw
+def study_drawings(results: Results, findings: Sequence[Finding]) -> list[Chart | Grid]:
+    """Return every figure of the report for papers, similarity matrices among them."""
     from intruders.reports.compare_audits import similarities
 
-    drawings = [draw(chart) for charts in charts_of(findings).values() for chart in charts]
+    drawings = [chart for charts in charts_of(findings).values() for chart in charts]
     for row in _similarities(results, findings):
         name = f"structure-similarities{slug(row.title)}" if row.title else "structure-similarities"
         grids = zip(row.labels, similarities(row.audits, row.labels), strict=True)
-        drawings += [draw(replace(grid, name=f"{name}{slug(label)}")) for label, grid in grids]
+        drawings += [replace(grid, name=f"{name}{slug(label)}") for label, grid in grids]
     return drawings
 
 

@@ -145,7 +145,7 @@ def test_a_long_effect_is_drawn_complete_in_several_lines() -> None:
         dataclasses.replace(EFFECT, where=name, effect="points forgotten, LoRA minus full")
         for name in (where, where.replace("fastest", "mildest"), "tiny")
     ]
-    axes = forest_plot(effects, LIGHT).figure.axes[0]
+    axes = forest_plot(effects, LIGHT).axes[0]
     written = [" ".join(text.get_text().split()) for text in axes.texts]
     for effect in effects:
         assert f"{effect.where}: {effect.effect}" in written

@@ -12,7 +12,7 @@ import pytest
 
 from intruders.audits.result.audit_result import Audit
 from intruders.charts.chart import Axis, Chart, Grid, Series
-from intruders.charts.drawing import Drawing, draw, draw_chart, picture, write_drawings
+from intruders.charts.drawing import draw, draw_chart, picture, write_drawings
 from intruders.errors import ResultFileError, SettingError
 from intruders.measures.intervals import Interval
 from intruders.reports.page.html_page import sort_key
@@ -35,12 +35,12 @@ Study = tuple[Results, list[Finding]]
 
 
 @pytest.fixture(scope="module")
-def drawings(study: Study) -> list[Drawing]:
+def drawings(study: Study) -> list[Chart | Grid]:
     return study_drawings(*study)
 
 
-def drawn(drawings: Sequence[Drawing], name: str) -> pd.DataFrame:
-    [found] = [drawing.data for drawing in drawings if drawing.name == name]
+def drawn(drawings: Sequence[Chart | Grid], name: str) -> pd.DataFrame:
+    [found] = [drawing.frame() for drawing in drawings if drawing.name == name]
     return found
 
 
@@ -49,26 +49,28 @@ def table(study: Study, analysis: str, title: str) -> pd.DataFrame:
     return found
 
 
-def test_every_analysis_has_figures_and_no_two_have_one_name(study: Study, drawings: list[Drawing]) -> None:
+def test_every_analysis_has_figures_and_no_two_have_one_name(
+    study: Study, drawings: list[Chart | Grid]
+) -> None:
     assert all(charts_of(study[1])[name] for name in CLAIMS)
     names = [drawing.name for drawing in drawings]
     assert len(names) == len(set(names))
 
 
-def test_figures_are_files(drawings: list[Drawing], tmp_path: Path) -> None:
+def test_figures_are_files(drawings: list[Chart | Grid], tmp_path: Path) -> None:
     for path in write_drawings(drawings[::10], tmp_path):
         assert path.stat().st_size > 0
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_the_csv_beside_every_figure_has_its_numbers(drawings: list[Drawing], tmp_path: Path) -> None:
+def test_the_csv_beside_every_figure_has_its_numbers(drawings: list[Chart | Grid], tmp_path: Path) -> None:
     paths = write_drawings(drawings, tmp_path)
     assert len(paths) == 3 * len(drawings)
     for drawing, path in zip(drawings, paths[2::3], strict=True):
         read = pd.read_csv(path)
-        assert list(read.columns) == list(drawing.data.columns)
+        assert list(read.columns) == list(drawing.frame().columns)
         for column in read:
-            mine, theirs = drawing.data[column], read[column]
+            mine, theirs = drawing.frame()[column], read[column]
             if pd.api.types.is_numeric_dtype(mine):
                 # In the type of the figure's numbers: a cosine in single precision is written with its own digits.
                 assert np.allclose(mine, theirs.astype(mine.dtype), rtol=1e-12, equal_nan=True)
@@ -77,7 +79,7 @@ def test_the_csv_beside_every_figure_has_its_numbers(drawings: list[Drawing], tm
                 assert list(mine.fillna("").astype(str)) == list(theirs.fillna("").astype(str))
 
 
-def test_intruders_over_epsilon_are_those_of_the_audits(study: Study, drawings: list[Drawing]) -> None:
+def test_intruders_over_epsilon_are_those_of_the_audits(study: Study, drawings: list[Chart | Grid]) -> None:
     results = study[0]
     curve = drawn(drawings, "structure-over-epsilon")
     runs = results.runs[(results.runs["experiment"] == "matched") & (results.runs["method"] == "pissa")]
@@ -92,7 +94,7 @@ def test_intruders_over_epsilon_are_those_of_the_audits(study: Study, drawings: 
     assert most > least
 
 
-def test_forgetting_has_a_point_a_run_with_its_interval(study: Study, drawings: list[Drawing]) -> None:
+def test_forgetting_has_a_point_a_run_with_its_interval(study: Study, drawings: list[Chart | Grid]) -> None:
     points = drawn(drawings, "forgetting-intruders").set_index("note")
     runs = study[0].runs.set_index("run_id").loc[list(points.index)]
     assert len(points) == len(SEEDS) * 10
@@ -101,8 +103,8 @@ def test_forgetting_has_a_point_a_run_with_its_interval(study: Study, drawings: 
     assert list(drawn(drawings, "forgetting-norm")["update_frobenius"]) == list(runs["update_frobenius"])
 
 
-def test_the_accuracy_matrix_is_the_mean_over_seeds(study: Study, drawings: list[Drawing]) -> None:
-    [grid] = [d.data for d in drawings if d.name.startswith("sequence-accuracy") and "r-1-" in d.name]
+def test_the_accuracy_matrix_is_the_mean_over_seeds(study: Study, drawings: list[Chart | Grid]) -> None:
+    [grid] = [d.frame() for d in drawings if d.name.startswith("sequence-accuracy") and "r-1-" in d.name]
     sequences = study[0].sequences
     of_rank_1 = sequences[sequences["run_id"].str.contains("rank1-")]
     expected = of_rank_1.groupby(["stage", "task_index"])["accuracy"].mean()
@@ -113,11 +115,13 @@ def test_the_accuracy_matrix_is_the_mean_over_seeds(study: Study, drawings: list
 
 
 def test_interventions_start_from_the_tuned_model_and_are_the_tables(
-    study: Study, drawings: list[Drawing]
+    study: Study, drawings: list[Chart | Grid]
 ) -> None:
     by_scale = table(study, "intervention", "By scale")
     [chart] = [
-        d.data for d in drawings if d.name.startswith("intervention-lora-r-1-alpha-16-") and "loss" in d.name
+        d.frame()
+        for d in drawings
+        if d.name.startswith("intervention-lora-r-1-alpha-16-") and "loss" in d.name
     ]
     assert set(chart.loc[chart["scale"] == 1, "loss_change"]) == {0.0}
     expected = by_scale[
@@ -128,7 +132,7 @@ def test_interventions_start_from_the_tuned_model_and_are_the_tables(
     assert list(shrink["loss_change"]) == list(expected.sort_values("scale")["change"])
 
 
-def test_other_figures_hold_their_tables(study: Study, drawings: list[Drawing]) -> None:
+def test_other_figures_hold_their_tables(study: Study, drawings: list[Chart | Grid]) -> None:
     for name, analysis, title, column, of_table in [
         ("structure-settings", "structure", "Intruders by setting", "intruders_per_100_vectors", None),
         ("structure-over-k", "structure", "Intruders over k", "intruders_per_matrix", None),
@@ -152,7 +156,7 @@ def test_other_figures_hold_their_tables(study: Study, drawings: list[Drawing]) 
     assert sorted(map(tuple, points[names].to_numpy())) == sorted(map(tuple, remedies[names].to_numpy()))
 
 
-def test_the_roc_curve_encloses_the_area_of_the_analysis(study: Study, drawings: list[Drawing]) -> None:
+def test_the_roc_curve_encloses_the_area_of_the_analysis(study: Study, drawings: list[Chart | Grid]) -> None:
     curve = drawn(drawings, "threshold-roc")
     x, y = curve["false_positive_rate"].to_numpy(), curve["true_positive_rate"].to_numpy()
     area = float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
@@ -184,7 +188,7 @@ def test_an_interval_without_ends_is_drawn_as_a_point() -> None:
     series = Series("a", [1.0, 2.0], [1.0, 2.0], [-math.inf, 1.5], [math.inf, 2.5])
     chart = Chart("c", "C", Axis("x", "x"), Axis("y", "y"), [series])
     assert chart.payload()["series"][0]["low"] == [None, 1.5]
-    assert picture(draw_chart(chart).figure, "png").startswith(b"\x89PNG")
+    assert picture(draw_chart(chart), "png").startswith(b"\x89PNG")
 
 
 def test_categories_and_empty_columns_in_the_csv() -> None:
@@ -197,7 +201,7 @@ def test_categories_and_empty_columns_in_the_csv() -> None:
     }
     grid = Grid("g", "G", "row", "column", Axis("value", "v"), ["r"], ["a", "b"], [[0.5, math.nan]])
     assert grid.frame().to_dict("records") == [{"row": "r", "column": "a", "value": 0.5}]
-    assert picture(draw(grid).figure, "png").startswith(b"\x89PNG")
+    assert picture(draw(grid), "png").startswith(b"\x89PNG")
 
 
 def test_similarities_are_of_one_seed_and_begin_with_the_example(study: Study) -> None:
@@ -414,10 +418,10 @@ def test_every_table_is_written_whole_beside_the_figures(
 
 
 def test_gains_over_interpolation_are_drawn_for_the_settings_that_forgot_most(
-    study: Study, drawings: list[Drawing]
+    study: Study, drawings: list[Chart | Grid]
 ) -> None:
     gains = table(study, "remedies", "Gain at equal task loss").dropna(subset=["gain"])
-    drawn_of = [one.data for one in drawings if one.name.startswith("remedies-gain")]
+    drawn_of = [one.frame() for one in drawings if one.name.startswith("remedies-gain")]
     assert len(drawn_of) == 4
     assert gains["setting"].nunique() == 10
     changes = study[0].runs[study[0].runs["experiment"] == "matched"].groupby(["method", "rank", "alpha"])
