@@ -42,8 +42,8 @@ def print_audit(audit: Audit, page: Page, verbose: bool = False) -> None:
         _layers(audit, page)
         _matrices(audit, page, verbose)
     rows = [
-        [row.name.replace("²", "^2") if page.plain else row.name, number(row.value), number(row.chance)]
-        for row in summary.beside_chance(audit.matrices)
+        [name.replace("²", "^2") if page.plain else name, number(value), number(chance)]
+        for name, value, chance in summary.beside_chance(audit.matrices)
     ]
     if rows and verbose:
         page.say("")

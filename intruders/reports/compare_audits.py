@@ -42,9 +42,7 @@ class Shared:
 
 
 def common_matrices(audits: Sequence[Audit]) -> Shared:
-    """Keep the matrices that all audits have, by name and shape. SettingError for one audit, or if there is none."""
-    if len(audits) < 2:
-        raise SettingError(f"a comparison needs two audits or more, and {len(audits)} was given")
+    """Keep the matrices that all audits have, by name and shape. SettingError if there is none."""
     changed = next((audit for audit in audits if audit.matrices), None)
     if changed is None:
         raise SettingError(

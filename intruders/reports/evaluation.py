@@ -15,11 +15,10 @@ def measure_lines(measure: Measured) -> list[str]:
         count, accuracy = len(measure.right), measure.accuracy
         examples = f"{count} example{'s' * (count != 1)}"
         part = "the tenth held out of the file" if measure.is_held_out else measure.split
-        value = f"{accuracy.estimate:.4f}{accuracy.ends('.4f')}"
         unfinished = (
             f"  answers were read up to {measure.limit}; {measure.unfinished} of {count} had not ended"
         )
-        lines = [f"accuracy on {measure.task}, {part} ({examples}): {value}"]
+        lines = [f"accuracy on {measure.task}, {part} ({examples}): {accuracy.text('.4f')}"]
         return lines if measure.limit is None else [*lines, unfinished]
     if isinstance(measure, HarnessScore):
         error = "" if measure.standard_error is None else f" (standard error {measure.standard_error:.4f})"
@@ -55,12 +54,12 @@ def _loss_lines(loss: CorpusLoss) -> list[str]:
     tokens = sum(int(part.tokens.sum()) for part in loss.losses)
     documents = plural(sum(len(part.sums) for part in loss.losses), "document")
     what = f"{measure} on {loss.name} ({tokens:,} tokens in {documents})"
-    lines = [f"{what}: {loss.loss.estimate:.4f}{loss.loss.ends('.4f')} nats per token"]
+    lines = [f"{what}: {loss.loss.text('.4f')} nats per token"]
     change, ratio = loss.difference, loss.perplexity_ratio
     if loss.base_loss is not None and change is not None and ratio is not None:
         perplexity = "perplexity" if measure == "cross-entropy" else f"perplexity of the {measure}"
         lines.append(
-            f"  base {loss.base_loss.estimate:.4f}, change {change.estimate:+.4f}{change.ends('+.4f')} nats per token: "
+            f"  base {loss.base_loss.estimate:.4f}, change {change.text('+.4f')} nats per token: "
             f"{perplexity} x{ratio.estimate:.2f}{ratio.ends('.2f')}"
         )
         if not change.has_ends:

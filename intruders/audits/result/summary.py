@@ -130,15 +130,6 @@ def ambiguous(matrices: Iterable[AuditedMatrix]) -> int:
     return sum(vector.ambiguous for matrix in matrices for vector in matrix.vectors)
 
 
-@dataclass(frozen=True)
-class BesideChance:
-    """A number over all matrices of an audit: the median of those that are known, and of what it is read beside."""
-
-    name: str
-    value: float
-    chance: float
-
-
 _SHOWN = {
     "rotation, left (mean sin²)": ("rotation_left_sine2", "rotation_left_sine2_chance"),
     "rotation, right (mean sin²)": ("rotation_right_sine2", "rotation_right_sine2_chance"),
@@ -147,8 +138,8 @@ _SHOWN = {
 }
 
 
-def beside_chance(matrices: Sequence[AuditedMatrix]) -> list[BesideChance]:
-    """Return the medians over the matrices that have a number. Omit quantities that no matrix has.
+def beside_chance(matrices: Sequence[AuditedMatrix]) -> list[tuple[str, float, float]]:
+    """Return numbers by name: the median over the matrices that have one, and that of chance. Omit what none has.
 
     How many have one depends on what was known of the base before the audit, so that it is not shown.
     """
@@ -158,7 +149,7 @@ def beside_chance(matrices: Sequence[AuditedMatrix]) -> list[BesideChance]:
         known = [own for own in subspaces if math.isfinite(getattr(own, measured))]
         if known:
             value, beside = (median(getattr(own, key) for own in known) for key in (measured, chance))
-            rows.append(BesideChance(name, value, beside))
+            rows.append((name, value, beside))
     return rows
 
 
