@@ -1,7 +1,9 @@
 """A command whose help shows its options in groups and ends with examples."""
 
+import inspect
 import os
 import re
+import shlex
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,13 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from ..errors import SettingError
+from ..system.commands import shell_lines
 from ..system.plugins import plugin_command
 from ..system.words import plural
-from .from_verb import EXAMPLE_WIDTH, Advanced, Function, examples_of
+from .from_verb import Advanced, Function
+
+# Columns of the help in which every example fits, in a terminal of 60.
+EXAMPLE_WIDTH = 58
 
 # Metavars of options and arguments whose values are paths.
 _PATHS = {"AUDIT", "FILE", "FOLDER", "FOLDER|URL", "README", "RUN"}
@@ -176,9 +182,16 @@ def as_command(name: str, function: Function) -> Any:
 
 
 def add_to(app: Typer, function: Function, **how: Any) -> None:
-    """Add the command of a function. The first line of its help is wrapped and never cut, as the short help."""
-    summary = (function.__doc__ or "").partition("\n")[0]
-    app.command(cls=Command, short_help=summary, epilog=examples_of(function), **how)(function)
+    """Add the command of a function: its docstring is the help, and ends in examples, a comment and a line each.
+
+    The first line is wrapped and never cut, as the short help.
+    """
+    text, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
+    epilog = "\n\n".join(
+        "\n".join([f"# {what}", *shell_lines(shlex.split(line.replace("\\\n", " ")), EXAMPLE_WIDTH)])
+        for what, line in re.findall(r"^  # (.+)\n((?:.*\\\n)*.*)", examples, re.MULTILINE)
+    )
+    app.command(cls=Command, help=text, short_help=text.partition("\n")[0], epilog=epilog, **how)(function)
 
 
 def _with_home(value: Any) -> Any:

@@ -6,8 +6,6 @@ the verb takes, and its function passes that on by name.
 
 import functools
 import inspect
-import re
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from types import MappingProxyType
@@ -16,18 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from ..settings import Setting, Settings, option_of, settings_of
-from ..system.commands import shell_lines
 
 Function = Callable[..., None]
 
-# Columns of the help in which every example fits, in a terminal of 60.
-EXAMPLE_WIDTH = 58
 REQUIRED = inspect.Parameter.empty
 
 # Groups whose options are advanced unless their definition says otherwise.
 _ADVANCED_PANELS = {"Computation", "Data files", "Less forgetting"}
-
-_EXAMPLES: dict[Function, str] = {}
 
 
 class Advanced(str):
@@ -49,7 +42,7 @@ class Taken:
 
 
 def command(*taken: Taken) -> Callable[[Function], Function]:
-    """Make a command of a function: its docstring is the help, and ends in examples, a comment and a line each."""
+    """Make a command of a function: its docstring is the help, as :func:`add_to` reads it."""
 
     every = all_of(*taken)
 
@@ -61,18 +54,9 @@ def command(*taken: Taken) -> Callable[[Function], Function]:
         # Typer reads the signature and the types.
         run.__signature__ = inspect.Signature(every.parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in every.parameters}
-        run.__doc__, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
-        _EXAMPLES[run] = "\n\n".join(
-            "\n".join([f"# {what}", *shell_lines(shlex.split(line.replace("\\\n", " ")), EXAMPLE_WIDTH)])
-            for what, line in re.findall(r"^  # (.+)\n((?:.*\\\n)*.*)", examples, re.MULTILINE)
-        )
         return run
 
     return attach
-
-
-def examples_of(function: Function) -> str:
-    return _EXAMPLES.get(function, "")
 
 
 def argument(name: str, kind: Any, metavar: str, text: str, default: Any = REQUIRED, **how: Any) -> Taken:
@@ -129,7 +113,6 @@ def of_settings(
     settings: type[Settings] | Settings,
     *,
     only: Sequence[str] = (),
-    first: Sequence[str] = (),
     without: Collection[str] = (),
     over_a_file: bool = False,
     advanced: bool = False,
@@ -141,7 +124,6 @@ def of_settings(
       into: The argument that receives the settings; or the argument of each field, by its name.
       settings: The class, or settings of it whose values are the defaults.
       only: Names of the fields, in the order of their options (default: all).
-      first: Names of the fields that come before the rest (default: none).
       without: Names of fields that have no option (default: none).
       over_a_file: Whether the command takes a file of settings too. ``into`` then receives only the typed values, by
         name, and the file gives the others (default: False).
@@ -153,7 +135,7 @@ def of_settings(
     defaults = {} if isinstance(settings, type) else settings.values()
     known = settings_of(cls)
     names = only or ([*into] if not isinstance(into, str) else known)
-    names = [name for name in dict.fromkeys([*first, *names]) if name not in without]
+    names = [name for name in dict.fromkeys(names) if name not in without]
     chosen = [
         replace(own, help=reworded.get(own.name, own.help), advanced=advanced or own.advanced)
         for own in (known[name] for name in names)

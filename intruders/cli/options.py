@@ -11,6 +11,7 @@ from typing import Any
 from ..audits.audit_settings import AuditSettings, Compute, refuse_beside_saved
 from ..checkpoints.stored.locate import DEMO_ADAPTERS, DEMO_MODELS
 from ..models.loading_settings import Loading
+from ..settings import settings_of
 from .from_verb import REQUIRED, Taken, all_of, argument, of_settings, option
 from .output import Outputs, refuse_given
 
@@ -180,7 +181,7 @@ def typed(loading: Loading) -> dict[str, Any]:
 
 def auditing() -> Taken:
     """Take every setting of an audit, and where it is computed, each as an argument of its own."""
-    settings = of_settings("settings", AuditSettings, first=["k", "epsilon"])
+    settings = of_settings("settings", AuditSettings, only=["k", "epsilon", *settings_of(AuditSettings)])
     compute = with_cache(of_settings("compute", Compute))
     return all_of(settings, compute, then=lambda made: vars(made["settings"]) | vars(made["compute"]))
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from intruders.audits.audit_settings import Compute
 from intruders.cli import options
-from intruders.cli.from_verb import REQUIRED, Taken, argument, command, examples_of, of_settings, option
+from intruders.cli.command import as_command
+from intruders.cli.from_verb import REQUIRED, Taken, argument, command, of_settings, option
 from intruders.errors import SettingError
 from intruders.models.loading_settings import Loading
 from intruders.settings import Settings, setting
@@ -145,7 +146,8 @@ def test_the_help_ends_where_the_examples_begin() -> None:
           intruders audit base 'a b'
         """
 
-    assert audits.__doc__ == "Audit.\n\nWith words."
-    assert examples_of(audits) == (
+    made = as_command("audits", audits)
+    assert made.help == "Audit.\n\nWith words."
+    assert made.epilog == (
         "# One of a model\nintruders audit base tuned --k 3\n\n# And another\nintruders audit base 'a b'"
     )

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from intruders.cli.from_verb import EXAMPLE_WIDTH
+from intruders.cli.command import EXAMPLE_WIDTH
 from intruders.cli.main import app
 from intruders.training.finetune_config import FinetuneConfig
 
