@@ -78,7 +78,7 @@ def audit(
         )
     with to.work(source=str(tuned or base)) as progress:
         check_limit(fail_above)
-        check_nats(fail_above_nats=fail_above_nats)
+        check_nats("fail_above_nats", fail_above_nats)
         result = find_intruders(base, tuned, **asked, progress=progress)
     findings = sarif.audit_findings(result, fail_above, fail_above_nats)
     rules = [finding.rule for finding in findings]

@@ -105,7 +105,7 @@ def evaluate(
     from ..measures.evaluate import evaluate as run
     from ..reports.evaluation import measure_lines, step_lines
 
-    check_nats(fail_above=fail_above)
+    check_nats("fail_above", fail_above)
     if fail_above is not None and (asked["base"] is None or not asked["losses"].loss_on):
         raise SettingError(
             f"fail_above is {fail_above:g}, and no change of a loss is measured; expected a base and a text; pass "

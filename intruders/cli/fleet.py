@@ -73,7 +73,7 @@ def fleet(
 
     with resumable("finished blocks are kept"), to.work(source=base) as progress:
         check_limit(fail_above)
-        check_nats(fail_above_nats=fail_above_nats)
+        check_nats("fail_above_nats", fail_above_nats)
         result = audit_fleet(base, adapters, out=out, **asked, progress=progress)
     notes, status = _verdict(result, fail_above, fail_above_nats, fail_refused)
     if to.sarif is not None:

@@ -58,13 +58,10 @@ def check_limit(fail_above: int | None) -> None:
         )
 
 
-def check_nats(**limit: float | None) -> None:
+def check_nats(name: str, nats: float | None) -> None:
     """Raise SettingError for nats that are negative or not finite."""
-    for name, nats in limit.items():
-        if nats is not None and not 0 <= nats < float("inf"):
-            raise SettingError(
-                f"{name} is {nats}; expected nats per token, 0 or more; pass 0.1 to allow a tenth"
-            )
+    if nats is not None and not 0 <= nats < float("inf"):
+        raise SettingError(f"{name} is {nats}; expected nats per token, 0 or more; pass 0.1 to allow a tenth")
 
 
 def note(text: str) -> None:

@@ -28,16 +28,14 @@ if TYPE_CHECKING:  # pandas takes half a second, and an audit needs none
 
 Level = Literal["error", "warning", "note"]
 
-TOO_MANY, TOO_MUCH, TOO_LARGE, UNAPPLIED, OTHERS, REFUSED, LEFT_OUT, UNCHANGED = (
-    "intruders-above-limit",
-    "nats-above-limit",
-    "update-too-large",
-    "update-not-applied",
-    "other-tensors-changed",
-    "refused",
-    "matrices-left-out",
-    "nothing-differs",
-)
+TOO_MANY = "intruders-above-limit"
+TOO_MUCH = "nats-above-limit"
+TOO_LARGE = "update-too-large"
+UNAPPLIED = "update-not-applied"
+OTHERS = "other-tensors-changed"
+REFUSED = "refused"
+LEFT_OUT = "matrices-left-out"
+UNCHANGED = "nothing-differs"
 # GitHub shows the first 5,000 results of a file, and takes files of at most 10 MB after gzip.
 MOST_RESULTS, MOST_BYTES = 5_000, 10_000_000
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -44,17 +44,13 @@ class Setting:
     expected: str | None = None  # the expected value in words, if type and range do not say it
     item: str = "value"  # the name of an item of a list
     may_be_empty: bool = True  # whether an empty list is a value
-    by_commas: bool = (
-        False  # whether a text is a comma-separated list; otherwise a text is a list of one item
-    )
+    by_commas: bool = False  # whether a text is a comma-separated list; otherwise it is a list of one item
     long_names: Sequence[str] = ()  # other names that are understood
     is_path: bool = False  # ``~`` at the start of a path is the user's home, as in a shell
     option: str | None = None  # the name of its option, if that is not its own
     metavar: str | None = None  # the name of the value in the command's help; N for a number
     panel: str | None = None  # the heading of its group in the help
-    advanced: bool | None = (
-        None  # whether ``--help-all`` alone shows its option; None leaves that to its panel
-    )
+    advanced: bool | None = None  # whether ``--help-all`` alone shows its option; None: as its panel says
     unless_given: str | None = None  # the help's words for the default, if the default itself does not say it
     adapter_only: bool = False  # whether a full fine-tuning records it without using it
     changes_weights: bool = True  # whether the resulting weights depend on it
