@@ -14,7 +14,6 @@ from .losses import DocumentLosses
 from .measure_settings import LossSettings
 from .text_loss import causal_losses, ids_of, masked_estimate, pseudo_losses
 
-WINDOW = 1024  # tokens, or the model's context where that is less
 _MOST_NATS = 700.0  # more have no exponential in double precision
 
 
@@ -57,17 +56,14 @@ def losses_by_corpus(
     Cross-entropy of a causal model, pseudo-loss of a masked one. ``settings.estimate`` takes the cheap 15 % estimate
     instead of the pseudo-loss; it is a different quantity. ``advance`` is called with the tokens that a pass has done.
     """
-    width = min(settings.window or WINDOW, opened.context)
-    options: dict[str, Any] = {"window": width, "max_tokens": settings.max_tokens, "advance": advance}
-    batches = {"batch_size": settings.windows, "halving": Halving(is_on=settings.halves_batches)}
+    halving = Halving(is_on=settings.halves_batches)
 
     def measured(corpus: Corpus) -> DocumentLosses:
-        model, tokenizer, documents = opened.model, opened.tokenizer, corpus.documents
-        if not opened.is_masked:
-            return causal_losses(model, tokenizer, documents, **options | batches, stride=settings.stride)
-        if settings.estimate:
-            return masked_estimate(model, tokenizer, documents, **options, seed=seed)
-        return pseudo_losses(model, tokenizer, documents, **options | batches)
+        documents = corpus.documents
+        if opened.is_masked and settings.estimate:
+            return masked_estimate(opened, documents, settings, seed=seed, advance=advance)
+        losses_of = pseudo_losses if opened.is_masked else causal_losses
+        return losses_of(opened, documents, settings, halving=halving, advance=advance)
 
     return {name: [measured(part) for part in parts] for name, parts in corpora.items()}
 

@@ -28,7 +28,7 @@ from ..models.base_model import base_model_location
 from ..models.encoding import ids_at_start
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
-from .corpus_loss import WINDOW
+from .text_loss import WINDOW
 
 SCHEMA = 1
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start

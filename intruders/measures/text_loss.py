@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import NonFiniteError, SettingError
 from ..models.answers import evaluating
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.token_losses import token_losses
+from ..models.tuned_model import OpenedModel
 from ..system.out_of_memory import AS_GIVEN, Halving
 from .losses import DocumentLosses
+from .measure_settings import NO_LOSSES, LossSettings
 
+WINDOW = 1024  # tokens, or the model's context where that is less
+_MASKED = 0.15  # of a window at once, in the estimate
 _BATCH_TOKENS = 2048  # in one pass, where no number of windows is asked for
 _BATCH = 32  # copies of a window of a masked model in one pass, likewise
 _PADDING = 1 / 8  # of a batch at most: what is padded is computed too
@@ -30,15 +34,16 @@ class Window:
     scored_from: int
 
 
+def width_of(opened: OpenedModel, settings: LossSettings) -> int:
+    """Return the number of tokens in a window."""
+    return min(settings.window or WINDOW, opened.context)
+
+
 def causal_losses(
-    model: nn.Module,
-    tokenizer: Any,
+    opened: OpenedModel,
     documents: Sequence[str],
+    settings: LossSettings = NO_LOSSES,
     *,
-    window: int = 1024,
-    stride: int | None = None,
-    max_tokens: int | None = None,
-    batch_size: int | None = None,
     halving: Halving = AS_GIVEN,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
@@ -47,19 +52,19 @@ def causal_losses(
     The window moves by ``stride`` tokens (half a window if not given); a token is scored once, in the first
     window that contains it. It has at least window - stride tokens of context unless the document begins there.
     The first token of a window is never scored, so a stride equal to the window leaves out one token per window.
-    ``max_tokens`` of each document are read, from its start.
-    ``batch_size`` is the number of windows in one pass, ``halving`` what is done with one that does not fit in memory,
-    and ``advance`` is called with the tokens that it scored.
+    ``halving`` is what is done with a batch that does not fit in memory, and ``advance`` is called with the tokens that
+    a pass scored.
     The first token of a document is scored only after a begin-of-sequence token that the tokenizer adds.
     Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is NaN or infinite.
     """
-    stride = window // 2 if stride is None else stride
+    model, tokenizer, window = opened.model, opened.tokenizer, width_of(opened, settings)
+    stride = window // 2 if settings.stride is None else settings.stride
     if not 1 <= stride <= window or window < 2:
         raise SettingError(f"stride is {stride} and window {window}; expected a stride from 1 to the window")
     windows = [
         piece
         for document, text in enumerate(documents)
-        for piece in sliding_windows(document, ids_of(tokenizer, text, max_tokens), window, stride)
+        for piece in sliding_windows(document, ids_of(tokenizer, text, settings.max_tokens), window, stride)
     ]
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
     device = next(model.parameters()).device
@@ -74,7 +79,7 @@ def causal_losses(
         return np.split(losses, ends[:-1])
 
     with evaluating(model):
-        for batch in _batches(windows, batch_size):
+        for batch in _batches(windows, settings.windows):
             for piece, losses in zip(batch, halving.results(batch, read), strict=True):
                 if not np.isfinite(losses).all():
                     raise NonFiniteError(f"the loss on document {piece.document + 1} is not a number")
@@ -123,13 +128,10 @@ def _batches(windows: list[Window], batch_size: int | None) -> Iterator[list[Win
 
 
 def pseudo_losses(
-    model: nn.Module,
-    tokenizer: Any,
+    opened: OpenedModel,
     documents: Sequence[str],
+    settings: LossSettings = NO_LOSSES,
     *,
-    window: int = 512,
-    max_tokens: int | None = None,
-    batch_size: int | None = None,
     halving: Halving = AS_GIVEN,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
@@ -137,28 +139,24 @@ def pseudo_losses(
 
     The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into
     windows that follow each other; special tokens are never masked. One forward pass per token, in batches.
-    ``max_tokens`` of each document are read, from its start. ``advance`` is called with the tokens that a pass scored.
+    ``halving`` and ``advance`` are those of :func:`causal_losses`.
     """
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
-    with evaluating(model):
-        for document, text in enumerate(documents):
-            for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
-                measure = partial(_masked_losses, model, tokenizer, ids)
-                for places in torch.split(ordinary, batch_size or _BATCH):
-                    sums[document] += sum(halving.results(places.unsqueeze(1).tolist(), measure))
-                    tokens[document] += len(places)
-                    advance(len(places))
+    with evaluating(opened.model):
+        for document, ids, ordinary in _masked_windows(opened, documents, settings):
+            measure = partial(_masked_losses, opened, ids)
+            for places in torch.split(ordinary, settings.windows or _BATCH):
+                sums[document] += sum(halving.results(places.unsqueeze(1).tolist(), measure))
+                tokens[document] += len(places)
+                advance(len(places))
     return _collected("pseudo-loss", sums, tokens)
 
 
 def masked_estimate(
-    model: nn.Module,
-    tokenizer: Any,
+    opened: OpenedModel,
     documents: Sequence[str],
+    settings: LossSettings = NO_LOSSES,
     *,
-    window: int = 512,
-    max_tokens: int | None = None,
-    rate: float = 0.15,
     seed: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
@@ -169,19 +167,21 @@ def masked_estimate(
     """
     generator = torch.Generator().manual_seed(seed)
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
-    with evaluating(model):
-        for document, text in enumerate(documents):
-            for ids, ordinary in _windows(tokenizer, text, window, max_tokens):
-                count = max(1, round(rate * len(ordinary)))
-                places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
-                sums[document] += sum(_masked_losses(model, tokenizer, ids, [places.tolist()]))
-                tokens[document] += count
-                advance(len(ordinary))
+    with evaluating(opened.model):
+        for document, ids, ordinary in _masked_windows(opened, documents, settings):
+            count = max(1, round(_MASKED * len(ordinary)))
+            places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
+            sums[document] += sum(_masked_losses(opened, ids, [places.tolist()]))
+            tokens[document] += count
+            advance(len(ordinary))
     return _collected("masked-15%-estimate", sums, tokens)
 
 
-def _windows(tokenizer: Any, text: str, window: int, max_tokens: int | None) -> list[tuple[Tensor, Tensor]]:
-    """Return by window the token ids (width,) with special tokens, and the positions of the ordinary tokens."""
+def _masked_windows(
+    opened: OpenedModel, documents: Sequence[str], settings: LossSettings
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield each window's document, token ids (width,) with special tokens, and positions of the ordinary tokens."""
+    tokenizer, window = opened.tokenizer, width_of(opened, settings)
     encoded = tokenizer("a", return_special_tokens_mask=True)
     special = encoded["special_tokens_mask"]
     before = encoded["input_ids"][: special.index(0)]
@@ -189,23 +189,23 @@ def _windows(tokenizer: Any, text: str, window: int, max_tokens: int | None) -> 
     room = window - len(before) - len(after)
     if room < 1:
         raise SettingError(f"window is {window}; expected room for a token beside the special ones")
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"][:max_tokens]
-    pieces = [ids[start : start + room] for start in range(0, len(ids), room)]
-    return [
-        (torch.tensor(before + piece + after), torch.arange(len(before), len(before) + len(piece)))
-        for piece in pieces
-    ]
+    for document, text in enumerate(documents):
+        encoded = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+        ids = encoded["input_ids"][: settings.max_tokens]
+        for start in range(0, len(ids), room):
+            piece = ids[start : start + room]
+            ordinary = torch.arange(len(before), len(before) + len(piece))
+            yield document, torch.tensor(before + piece + after), ordinary
 
 
-def _masked_losses(
-    model: nn.Module, tokenizer: Any, ids: Tensor, places: Sequence[Sequence[int]]
-) -> list[float]:
+def _masked_losses(opened: OpenedModel, ids: Tensor, places: Sequence[Sequence[int]]) -> list[float]:
     """Return the losses at places of a window (width,), those of a row masked together, in the order of reading."""
     masked = torch.zeros(len(places), len(ids), dtype=torch.bool).scatter_(1, torch.tensor(places), True)
-    rows, labels = torch.where(masked, tokenizer.mask_token_id, ids), torch.where(masked, ids, IGNORED)
-    device = next(model.parameters()).device
+    rows = torch.where(masked, opened.tokenizer.mask_token_id, ids)
+    labels = torch.where(masked, ids, IGNORED)
+    device = next(opened.model.parameters()).device
     inputs = {"input_ids": rows.to(device), "attention_mask": torch.ones_like(rows).to(device)}
-    losses: list[float] = token_losses(model, inputs, labels.to(device)).tolist()
+    losses: list[float] = token_losses(opened.model, inputs, labels.to(device)).tolist()
     if not np.isfinite(losses).all():
         raise NonFiniteError("the masked loss is not a number")
     return losses

@@ -71,7 +71,7 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
     assert opened == [str(base), str(merged), str(rounded)]  # the adapter is put on the open base
     documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
     sums = [
-        causal_losses(AutoModelForCausalLM.from_pretrained(folder), tokenizer, documents, window=512)
+        causal_losses(OpenedModel(AutoModelForCausalLM.from_pretrained(folder), tokenizer, 512), documents)
         for folder in (base, merged, merged, rounded)
     ]
     steps = [result, *result.also]
@@ -138,7 +138,7 @@ def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, plac
     by_hand.bert.load_state_dict(encoder.state_dict(), strict=False)
     tokenizer = AutoTokenizer.from_pretrained(place / "bert")
     documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
-    expected = pseudo_losses(by_hand, tokenizer, documents, window=128).mean
+    expected = pseudo_losses(OpenedModel(by_hand, tokenizer, 128), documents).mean
     assert found.losses[0].loss.estimate == pytest.approx(expected, rel=1e-5)
     assert found.losses[0].difference.estimate != 0
 

@@ -1,5 +1,6 @@
 """Losses against the same sums written out by hand, token by token."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from intruders.errors import NonFiniteError, SettingError
+from intruders.measures import text_loss
+from intruders.measures.measure_settings import LossSettings
 from intruders.measures.text_loss import causal_losses, masked_estimate, pseudo_losses, sliding_windows
+from intruders.models.tuned_model import OpenedModel
 from tests.tiny import character_tokenizer, save_bert, save_llama
 
 TEXTS = [
@@ -23,19 +27,21 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return AutoModelForCausalLM.from_pretrained(save_llama(tmp_path_factory.mktemp("llama"))).eval()
+def llama(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    model = AutoModelForCausalLM.from_pretrained(save_llama(tmp_path_factory.mktemp("llama"))).eval()
+    return OpenedModel(model, character_tokenizer(), context=512)
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return AutoModelForMaskedLM.from_pretrained(save_bert(tmp_path_factory.mktemp("bert"))).eval()
+def bert(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    model = AutoModelForMaskedLM.from_pretrained(save_bert(tmp_path_factory.mktemp("bert"))).eval()
+    return OpenedModel(model, character_tokenizer(around=True), context=128, is_masked=True)
 
 
 @torch.no_grad()
-def loss_of(model: Any, ids: list[int], place: int, token: int) -> float:
+def loss_of(opened: OpenedModel, ids: list[int], place: int, token: int) -> float:
     """``-log p`` of a token at a place, in double precision."""
-    logits = model(input_ids=torch.tensor([ids])).logits[0, place]
+    logits = opened.model(input_ids=torch.tensor([ids])).logits[0, place]
     return -float(torch.log_softmax(logits.double(), dim=0)[token])
 
 
@@ -59,13 +65,12 @@ def test_every_token_but_the_first_is_scored_once_in_context(length: int, window
 
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 5), (16, 16), (200, 100), (16, None)])
-def test_causal_losses_are_sums_over_the_tokens(llama: Any, window: int, stride: int | None) -> None:
-    tokenizer = character_tokenizer()
-    found = causal_losses(llama, tokenizer, TEXTS, window=window, stride=stride)
+def test_causal_losses_are_sums_over_the_tokens(llama: OpenedModel, window: int, stride: int | None) -> None:
+    found = causal_losses(llama, TEXTS, LossSettings(window=window, stride=stride))
     step = window // 2 if stride is None else stride
     sums, counts = [], []
     for text in TEXTS:
-        ids = tokenizer(text)["input_ids"]
+        ids = llama.tokenizer(text)["input_ids"]
         if len(ids) < 2:
             continue
         total, count = 0.0, 0
@@ -83,33 +88,28 @@ def test_causal_losses_are_sums_over_the_tokens(llama: Any, window: int, stride:
     assert found.mean == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
 
 
-def test_one_window_is_transformers_own_loss(llama: Any) -> None:
-    tokenizer = character_tokenizer()
-    ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
+def test_one_window_is_transformers_own_loss(llama: OpenedModel) -> None:
+    ids = torch.tensor([llama.tokenizer(TEXTS[0])["input_ids"]])
     with torch.no_grad():
-        expected = float(llama(input_ids=ids, labels=ids).loss)
-    assert causal_losses(llama, tokenizer, TEXTS[:1]).mean == pytest.approx(expected, rel=1e-5)
+        expected = float(llama.model(input_ids=ids, labels=ids).loss)
+    assert causal_losses(llama, TEXTS[:1]).mean == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("most", [2, 5, 40])
-def test_documents_cut_after_some_tokens_are_those_of_cut_texts(llama: Any, bert: Any, most: int) -> None:
-    # The tokenizer makes a token of a character.
-    plain, around = character_tokenizer(), character_tokenizer(around=True)
-    cut = [text[:most] for text in TEXTS]
-    for measure, model, tokenizer in (
-        (causal_losses, llama, plain),
-        (pseudo_losses, bert, around),
-        (masked_estimate, bert, around),
-    ):
-        found = measure(model, tokenizer, TEXTS, window=16, max_tokens=most)
-        expected = measure(model, tokenizer, cut, window=16)
+def test_documents_cut_after_some_tokens_are_those_of_cut_texts(
+    llama: OpenedModel, bert: OpenedModel, most: int
+) -> None:
+    cut = [text[:most] for text in TEXTS]  # the tokenizer makes a token of a character
+    for measure, opened in ((causal_losses, llama), (pseudo_losses, bert), (masked_estimate, bert)):
+        found = measure(opened, TEXTS, LossSettings(window=16, max_tokens=most))
+        expected = measure(opened, cut, LossSettings(window=16))
         np.testing.assert_allclose(found.sums, expected.sums, rtol=1e-5)
         assert found.tokens.tolist() == expected.tokens.tolist()
 
 
-def test_pseudo_loss_masks_one_token_at_a_time(bert: Any) -> None:
-    tokenizer = character_tokenizer(around=True)
-    found = pseudo_losses(bert, tokenizer, TEXTS, window=16, batch_size=3)
+def test_pseudo_loss_masks_one_token_at_a_time(bert: OpenedModel) -> None:
+    tokenizer = bert.tokenizer
+    found = pseudo_losses(bert, TEXTS, LossSettings(window=16, batch_size=3))
     sums, counts = [], []
     for text in TEXTS:
         plain = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -127,12 +127,11 @@ def test_pseudo_loss_masks_one_token_at_a_time(bert: Any) -> None:
     assert found.measure == "pseudo-loss"
 
 
-def test_the_estimate_is_another_quantity_with_the_same_masks_for_all(bert: Any) -> None:
-    tokenizer = character_tokenizer(around=True)
-    one = masked_estimate(bert, tokenizer, TEXTS, window=32, seed=1)
-    same = masked_estimate(bert, tokenizer, TEXTS, window=32, seed=1)
-    other = masked_estimate(bert, tokenizer, TEXTS, window=32, seed=2)
-    assert one.measure == "masked-15%-estimate" != pseudo_losses(bert, tokenizer, TEXTS[1:2]).measure
+def test_the_estimate_is_another_quantity_with_the_same_masks_for_all(bert: OpenedModel) -> None:
+    one = masked_estimate(bert, TEXTS, LossSettings(window=32), seed=1)
+    same = masked_estimate(bert, TEXTS, LossSettings(window=32), seed=1)
+    other = masked_estimate(bert, TEXTS, LossSettings(window=32), seed=2)
+    assert one.measure == "masked-15%-estimate" != pseudo_losses(bert, TEXTS[1:2]).measure
     assert np.array_equal(one.sums, same.sums)
     assert not np.array_equal(one.sums, other.sums)
     # 15 % of each window of at most 30 tokens, but at least one.
@@ -141,24 +140,27 @@ def test_the_estimate_is_another_quantity_with_the_same_masks_for_all(bert: Any)
     assert one.tokens.tolist() == [sum(max(1, round(0.15 * n)) for n in parts) for parts in windows]
 
 
-def test_all_tokens_masked_together_is_the_estimate_at_rate_one(bert: Any) -> None:
-    tokenizer = character_tokenizer(around=True)
-    found = masked_estimate(bert, tokenizer, ["abcde"], rate=1.0)
+def test_all_tokens_masked_together_is_the_estimate_at_rate_one(
+    bert: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_loss, "_MASKED", 1.0)
+    tokenizer = bert.tokenizer
+    found = masked_estimate(bert, ["abcde"])
     plain = tokenizer("abcde", add_special_tokens=False)["input_ids"]
     masked = [1, *[tokenizer.mask_token_id] * 5, 2]
     expected = sum(loss_of(bert, masked, place, token) for place, token in enumerate(plain, start=1))
     assert found.sums[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_cannot_be_scored_is_said(llama: Any, bert: Any) -> None:
-    tokenizer = character_tokenizer()
+def test_what_cannot_be_scored_is_said(llama: OpenedModel, bert: OpenedModel) -> None:
     with pytest.raises(SettingError, match="stride is 9 and window 8"):
-        causal_losses(llama, tokenizer, TEXTS, window=8, stride=9)
+        causal_losses(llama, TEXTS, LossSettings(window=8, stride=9))
     with pytest.raises(SettingError, match="nothing to score"):
-        causal_losses(llama, tokenizer, ["", "x"])
+        causal_losses(llama, ["", "x"])
     with pytest.raises(SettingError, match="nothing to score"):
-        pseudo_losses(bert, character_tokenizer(around=True), [""])
-    broken = type(llama)(llama.config)
+        pseudo_losses(bert, [""])
+    own: Any = llama.model
+    broken = type(own)(own.config)
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"document \d is not a number"):
-        causal_losses(broken, tokenizer, TEXTS)
+        causal_losses(replace(llama, model=broken), TEXTS)

@@ -15,15 +15,15 @@ from ...checkpoints.formats.memory import has_adapters
 from ...checkpoints.opening.open import Source
 from ...data.corpora import Corpus, load_corpora
 from ...errors import CheckpointError, SettingError
-from ...measures.corpus_loss import WINDOW
+from ...measures.corpus_loss import losses_by_corpus
 from ...measures.losses import mean_loss
-from ...measures.text_loss import causal_losses, masked_estimate
+from ...measures.measure_settings import LossSettings
 from ...models.encoding import context_length
 from ...models.loading import load_tokenizer
 from ...models.loading_settings import AS_STORED, DTYPES, Loading
 from ...models.put_on_base import without_adapters
 from ...models.stored_dtype import dtype_name
-from ...models.tuned_model import open_language_model
+from ...models.tuned_model import OpenedModel, open_language_model
 from ...system.callers_process import random_state_kept
 from .sharding import decided_by_first
 
@@ -127,18 +127,16 @@ class TextLoss:
         inner = inner_model(model)
         # Parts of a model whose weights are split over processes cannot be called by themselves.
         measured = _Whole(model) if is_sharded else model
-        losses_of = causal_losses if _is_causal(inner) else masked_estimate
-        width = min(WINDOW, context_length(inner.config, None))
+        context, is_masked = context_length(inner.config, None), not _is_causal(inner)
+        opened = OpenedModel(measured, tokenizer, context, is_masked)
+        settings = LossSettings(max_tokens=self._tokens, estimate=True)
         with ExitStack() as contexts:
             contexts.enter_context(_without_autocast(model))
             contexts.enter_context(random_state_kept(on_all_devices=False))
             if is_sharded:
                 contexts.callback(_split_again, model)
-            parts = [
-                losses_of(measured, tokenizer, corpus.documents, window=width, max_tokens=self._tokens)
-                for corpus in self._corpora
-            ]
-        loss = mean_loss(parts, [corpus.weight for corpus in self._corpora])
+            losses = losses_by_corpus(opened, {self.name: self._corpora}, settings)
+        loss = mean_loss(losses[self.name], [corpus.weight for corpus in self._corpora])
         self.seconds += time.perf_counter() - began
         return loss
 

@@ -18,8 +18,10 @@ from transformers import (
 
 from intruders.data.corpora import load_corpora
 from intruders.errors import SettingError
+from intruders.measures.measure_settings import LossSettings
 from intruders.measures.text_loss import masked_estimate
 from intruders.models.loading import load_model
+from intruders.models.tuned_model import OpenedModel
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.text_loss import TextLoss
 from intruders.training.finetune import finetune
@@ -135,7 +137,8 @@ def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path)
     trainer.train()
     documents = load_corpora(str(texts))[0].documents
     tokenizer = AutoTokenizer.from_pretrained(location)
-    after = masked_estimate(model, tokenizer, documents, window=128, max_tokens=TOKENS).mean
+    opened = OpenedModel(model, tokenizer, context=128, is_masked=True)
+    after = masked_estimate(opened, documents, LossSettings(max_tokens=TOKENS)).mean
     assert trainer.state.log_history[-2]["forgetting/known/loss"] == pytest.approx(after, rel=1e-6)
 
 
