@@ -1,10 +1,10 @@
 """What experiments are asked for: their settings, which import nothing heavy."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 from ..errors import SettingError
-from ..measures.measure_settings import document_tokens, masked_estimate
+from ..measures.measure_settings import document_tokens, masked_estimate, measure_setting
 from ..mitigation.remedies.remedy_table import (
     CONTROLS,
     INTRUDERS,
@@ -26,10 +26,10 @@ SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "w
 LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
 RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
 
-
-def _which(panel: str) -> Any:
-    return setting("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", panel=panel, advanced=True)
-
+_healing = partial(setting, panel="Healing")
+_attribution = partial(setting, panel="Attribution")
+_remedies = partial(setting, panel="Remedies")
+_intervention = partial(setting, panel="Intervention")
 
 # Shares of the update at which interpolation is measured; the base itself is the first point.
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
@@ -45,52 +45,45 @@ class HealSettings(Settings):
       ``intruders.HealSettings(per="layer", steps=80)``
     """
 
-    learn: str = setting(
+    learn: str = _healing(
         AUTO,
         "What is learned: the weights of the update itself (the factors of an adapter), one dose for every matrix, or "
         "auto: weights of an adapter, doses of a full fine-tuning or with --per.",
         choices=LEARN,
         metavar="WHAT",
-        panel="Healing",
     )
-    per: str = setting(
+    per: str = _healing(
         "matrix",
         "What has a dose of its own: matrix, direction (of a low-rank update), layer, block (a third of the layers) or "
         "kind (of module).",
         choices=PER,
         metavar="PART",
-        panel="Healing",
         advanced=True,
     )
-    steps: int = setting(
-        30, "Number of steps of learning, 1 or more.", least=1, metavar="N", panel="Healing", advanced=True
-    )
-    allow: float = setting(
+    steps: int = _healing(30, "Number of steps of learning, 1 or more.", least=1, metavar="N", advanced=True)
+    allow: float = _healing(
         0.01,
         "Rise of the task loss above the tuned model's that is allowed, in nats per token.",
         least=0,
         metavar="NATS",
-        panel="Healing",
     )
-    weight: float | None = setting(
+    weight: float | None = _healing(
         None,
         "Weight of staying close to the tuned model on task examples; that of doses is adjusted to meet --allow.",
         above=0,
         unless_given="default: 3 for doses, 12 for weights",
         metavar="NUMBER",
-        panel="Healing",
         advanced=True,
     )
-    rate: float = setting(
+    rate: float = _healing(
         0.06,
         "Share of each update that the first step may change, by its dose or by its weights; it falls to zero.",
         above=0,
         most=1,
         metavar="NUMBER",
-        panel="Healing",
         advanced=True,
     )
-    rivals: tuple[str, ...] = setting(
+    rivals: tuple[str, ...] = _healing(
         (),
         "Report beside the healing: the best share of the update; doses for three blocks of layers, or for every "
         "matrix; the weights, the same with the text replayed, or learned on samples of the base (self) or on random "
@@ -99,33 +92,29 @@ class HealSettings(Settings):
         by_commas=True,
         unless_given="default: none",
         metavar="NAMES",
-        panel="Healing",
         advanced=True,
     )
-    max_documents: int = setting(
+    max_documents: int = measure_setting(
         64,
         "Number of documents per corpus, sampled with --seed: half are learned from, half are reported.",
         least=2,
         metavar="N",
-        panel="Measures",
     )
     max_tokens: int = document_tokens(96)
-    max_examples: int = setting(
+    max_examples: int = measure_setting(
         64,
         "Number of validation examples, which choose, and of test examples, which are reported. Every step learns from "
         "16 training examples.",
         least=1,
         metavar="N",
-        panel="Measures",
         advanced=True,
     )
-    report_examples: int | None = setting(
+    report_examples: int | None = measure_setting(
         None,
         "Number of test examples that are reported.",
         least=1,
         unless_given="default: as --max-examples",
         metavar="N",
-        panel="Measures",
         advanced=True,
     )
     estimate: bool = masked_estimate()
@@ -157,36 +146,32 @@ class AttributionSettings(Settings):
       ``intruders.AttributionSettings(max_documents=64)``
     """
 
-    nodes: int = setting(
+    nodes: int = _attribution(
         5,
         "Number of Gauss-Legendre nodes of the path integral, 2 or more. More follow where the parts miss the "
         "measured rise by over 2 %.",
         least=2,
         most=32,
         metavar="N",
-        panel="Attribution",
     )
-    check: int = setting(
+    check: int = _attribution(
         5,
         "Number of the largest matrices that are left out of the tuned model one by one, as a check; 0 for none.",
         least=0,
         metavar="N",
-        panel="Attribution",
     )
-    max_documents: int = setting(
+    max_documents: int = measure_setting(
         32,
         "Number of documents per corpus, sampled with --seed.",
         least=2,
         metavar="N",
-        panel="Measures",
     )
     max_tokens: int = document_tokens(192)
-    max_examples: int = setting(
+    max_examples: int = measure_setting(
         64,
         "Number of validation examples per task.",
         least=2,
         metavar="N",
-        panel="Measures",
     )
 
 
@@ -206,29 +191,26 @@ class ComparisonSettings(Settings):
       ``intruders.ComparisonSettings(strengths=5)``
     """
 
-    only: tuple[str, ...] = setting(
+    only: tuple[str, ...] = _remedies(
         (),
         f"Comma-separated remedies to compare: {', '.join(REMEDIES[:-1])} or {REMEDIES[-1]}, or one of a plugin.",
         item="remedy",
         by_commas=True,
         metavar="NAMES",
-        panel="Remedies",
         unless_given="default: all",
     )
-    strengths: int = setting(
+    strengths: int = _remedies(
         3,
         "Number of strengths to try of each remedy, 1 or more.",
         least=1,
         metavar="N",
-        panel="Remedies",
     )
-    which: str = _which("Remedies")
-    allow: float = setting(
+    which: str = _remedies("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", advanced=True)
+    allow: float = _remedies(
         0.02,
         "Rise of the task loss that a remedy may cost, in nats per token, when its strength is chosen.",
         least=0,
         metavar="NATS",
-        panel="Remedies",
     )
 
     def __post_init__(self) -> None:
@@ -260,7 +242,7 @@ class SweepSettings(Settings):
       ``intruders.SweepSettings(scales=(0, 0.5), controls=("shrink", "interpolate"))``
     """
 
-    scales: tuple[float, ...] = setting(
+    scales: tuple[float, ...] = _intervention(
         (0.0, 0.5),
         "Comma-separated intruder scales: 0 removes the intruders, 1 changes nothing.",
         item="scale",
@@ -269,9 +251,8 @@ class SweepSettings(Settings):
         may_be_empty=False,
         by_commas=True,
         metavar="NUMBERS",
-        panel="Intervention",
     )
-    controls: tuple[str, ...] = setting(
+    controls: tuple[str, ...] = _intervention(
         ("shrink", "random"),
         "Comma-separated controls: shrink, shrink-output, random, neighbours, update, resized, complement and "
         "interpolate.",
@@ -279,23 +260,20 @@ class SweepSettings(Settings):
         choices=(*CONTROLS, SHRINK_OUTPUT, INTERPOLATE, INTRUDERS),
         by_commas=True,
         metavar="NAMES",
-        panel="Intervention",
     )
-    which: str = _which("Intervention")
-    max_documents: int | None = setting(
+    which: str = _intervention("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", advanced=True)
+    max_documents: int | None = measure_setting(
         None,
         "Number of documents per corpus; the evaluation's, if None.",
         least=1,
         metavar="N",
-        panel="Measures",
         unless_given="default: all; 200 of a Hub corpus",
     )
-    max_examples: int | None = setting(
+    max_examples: int | None = measure_setting(
         None,
         "Number of examples per task; the evaluation's, if None.",
         least=1,
         metavar="N",
-        panel="Measures",
         unless_given="default: all",
     )
 

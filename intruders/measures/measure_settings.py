@@ -8,17 +8,17 @@ from ..data.columns import Columns
 from ..errors import SettingError
 from ..settings import Settings, setting
 
-_measure = partial(setting, panel="Measures")
+measure_setting = partial(setting, panel="Measures")
 
 
 def document_tokens(default: int | None, **more: Any) -> Any:
     words = "Number of tokens of each document, from its start."
-    return _measure(default, words, least=2, metavar="TOKENS", advanced=True, **more)
+    return measure_setting(default, words, least=2, metavar="TOKENS", advanced=True, **more)
 
 
 def masked_estimate() -> Any:
     words = "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
-    return _measure(False, words + "quantity.", advanced=True)
+    return measure_setting(False, words + "quantity.", advanced=True)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LossSettings(Settings):
       ``intruders.LossSettings(loss_on=("pydoc",), max_documents=100)``
     """
 
-    loss_on: tuple[str, ...] = _measure(
+    loss_on: tuple[str, ...] = measure_setting(
         (),
         "Text for the pre-training loss: pydoc, a text or data file, a folder, a Hub corpus such as c4, or a mixture "
         "A@0.7+B@0.3; repeatable.",
@@ -37,7 +37,7 @@ class LossSettings(Settings):
         metavar="CORPUS",
         unless_given="default: none",
     )
-    max_documents: int | None = _measure(
+    max_documents: int | None = measure_setting(
         None,
         "Number of documents per corpus, sampled with --seed.",
         least=1,
@@ -45,7 +45,7 @@ class LossSettings(Settings):
         unless_given="default: all; 200 of a Hub corpus",
     )
     max_tokens: int | None = document_tokens(None, new_in="0.2", unless_given="default: all")
-    window: int | None = _measure(
+    window: int | None = measure_setting(
         None,
         "Context window in tokens.",
         least=1,
@@ -53,7 +53,7 @@ class LossSettings(Settings):
         advanced=True,
         unless_given="default: 1024, or the model's context if smaller",
     )
-    stride: int | None = _measure(
+    stride: int | None = measure_setting(
         None,
         "Number of tokens by which the window moves.",
         least=1,
@@ -63,7 +63,7 @@ class LossSettings(Settings):
         unless_given="default: half the window",
     )
     estimate: bool = masked_estimate()
-    batch_size: int | str | None = _measure(
+    batch_size: int | str | None = measure_setting(
         None,
         "Number of windows of text in one pass, or auto: the default, halved where memory runs out. No loss depends "
         "on it.",
@@ -102,7 +102,7 @@ class ScoreSettings(Columns):
       ``intruders.ScoreSettings(tasks=("sst2",), max_examples=200)``
     """
 
-    tasks: tuple[str, ...] = _measure(
+    tasks: tuple[str, ...] = measure_setting(
         (),
         "Task to score: word-problems, pydoc-topics, a Hub task such as sst2, or a data file; repeatable.",
         item="task",
@@ -110,14 +110,14 @@ class ScoreSettings(Columns):
         unless_given="default: none",
         option="task",
     )
-    split: str | None = _measure(
+    split: str | None = measure_setting(
         None,
         "Split to score: validation or test.",
         metavar="SPLIT",
         advanced=True,
         unless_given="default: test if it has rows",
     )
-    max_examples: int | None = _measure(
+    max_examples: int | None = measure_setting(
         None,
         "Number of examples per task, from the first.",
         least=1,
@@ -134,7 +134,7 @@ class HarnessSettings(Settings):
       ``intruders.HarnessSettings(lm_eval=("arc_easy",))``
     """
 
-    lm_eval: tuple[str, ...] = _measure(
+    lm_eval: tuple[str, ...] = measure_setting(
         (),
         "Comma-separated tasks of lm-evaluation-harness.",
         item="task",
@@ -142,7 +142,7 @@ class HarnessSettings(Settings):
         metavar="TASKS",
         unless_given="default: none",
     )
-    lm_eval_include: str | None = _measure(
+    lm_eval_include: str | None = measure_setting(
         None,
         "Folder of your own lm-evaluation-harness tasks.",
         is_path=True,
