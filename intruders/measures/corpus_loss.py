@@ -68,13 +68,6 @@ def losses_by_corpus(
     return {name: [measured(part) for part in parts] for name, parts in corpora.items()}
 
 
-def tokens_to_read(tokenizer: Any, corpora: Sequence[Corpus], settings: LossSettings) -> int:
-    """Return the number of tokens that :func:`losses_by_corpus` reads."""
-    return sum(
-        len(ids_of(tokenizer, text, settings.max_tokens)) for corpus in corpora for text in corpus.documents
-    )
-
-
 def summarize_losses(
     name: str,
     corpora: Sequence[Corpus],

@@ -37,19 +37,13 @@ from ..system.plain_values import from_plain, plain
 from ..system.progress import Progress, silent
 from ..system.store import EVALUATIONS, Kept
 from ..system.words import plural
-from .corpus_loss import (
-    CorpusLoss,
-    losses_by_corpus,
-    mixed_difference,
-    require_read_alike,
-    summarize_losses,
-    tokens_to_read,
-)
+from .corpus_loss import CorpusLoss, losses_by_corpus, mixed_difference, require_read_alike, summarize_losses
 from .evaluation import Evaluation, Measured, check_evaluation_folder
 from .harness import HarnessScore, check_harness, digest_of_own_tasks, harness_scores
 from .losses import DocumentLosses
 from .measure_settings import NO_HARNESS, NO_LOSSES, NO_SCORES, HarnessSettings, LossSettings, ScoreSettings
 from .task_score import BATCH, TaskScore, score_of_answers, score_task, scored_examples
+from .text_loss import ids_of
 
 _ON_REPORTED_HALF = "only the documents and examples that heal, scale and remedies report on were measured"
 
@@ -158,7 +152,8 @@ def evaluate(
     with working_folder(folder):
         work = MeasuredModel(model, base, Kept(folder, of), losses, seed, loading, progress, notes)
         evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=notes)
-        after, before = work.losses_of_both(corpora)
+        before = None if base is None else work.text_losses("base", base, corpora)
+        after = work.text_losses("model", model, corpora)
 
         def summaries(of: Mapping[str, list[DocumentLosses]]) -> list[CorpusLoss]:
             return [
@@ -170,7 +165,7 @@ def evaluate(
         for told in evaluation.losses:
             measured(told)
         for other in later:
-            made_of, after = after, work.losses_of_another(other, corpora)
+            made_of, after = after, work.text_losses(f"model {other}", other, corpora)
             step = Evaluation(model=other, base=base, losses=[], scores=[], harness=[])
             for loss in summaries(after):
                 own_part = mixed_difference(loss.losses, made_of[loss.name], loss.weights, seed=seed)
@@ -226,7 +221,7 @@ def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:
 
 @dataclass
 class MeasuredModel:
-    """A model, and the base that it may be compared with."""
+    """A model, and those that it is compared with: one of them is in memory at a time, the one that is measured."""
 
     source: str
     base: str | None
@@ -236,36 +231,22 @@ class MeasuredModel:
     loading: Loading
     progress: Progress
     notes: list[str] = field(default_factory=list)
-    _language: OpenedModel | None = None  # the model itself, once it is open
+    _language: OpenedModel | None = None  # of those opened as language models, the last one
+    _language_of: str | None = None  # what it was opened from
 
-    def losses_of_both(
-        self, corpora: Corpora
-    ) -> tuple[dict[str, list[DocumentLosses]], dict[str, list[DocumentLosses]] | None]:
-        """Return the losses of the model and of its base. An adapter is put on the base that has been measured."""
-        if self.base is None:
-            return self._losses("model", corpora, self._open), None
-        opened: list[OpenedModel] = []
-
-        def open_base() -> OpenedModel:
-            opened.append(open_language_model(str(self.base), loading=self.loading))
-            return opened[0]
-
-        before = self._losses("base", corpora, open_base)
-        if opened and can_go_on(self.source, self.base):
-            self._language = put_on(opened.pop(), self.source, self.base)
-        opened.clear()  # the memory of the base is needed for the model
-        return self._losses("model", corpora, partial(self._open_beside_base, corpora)), before
-
-    def losses_of_another(self, source: str, corpora: Corpora) -> dict[str, list[DocumentLosses]]:
-        self._language = None  # its memory is needed
-        other = replace(self, source=source)
-        return other._losses(f"model {source}", corpora, partial(other._open_beside_base, corpora))
-
-    def _open_beside_base(self, corpora: Corpora) -> OpenedModel:
-        model, most = self._open(), self.losses.max_tokens
-        of_base = load_tokenizer(base_location(str(self.base), None))
-        require_read_alike(model.tokenizer, of_base, corpora, most, self.source, str(self.base))
-        return model
+    def open(self, source: str, base: str | None) -> OpenedModel:
+        """Open a language model in the place of the last one. An adapter is put on its base if that is in memory."""
+        last = self._language
+        if last is not None and self._language_of == source:
+            return last
+        self._language = None
+        if last is not None and base is not None and base == self._language_of and can_go_on(source, base):
+            opened = put_on(last, source, base)
+        else:
+            del last  # its memory is needed
+            opened = open_language_model(source, base, self.loading)
+        self._language, self._language_of = opened, source
+        return opened
 
     def score(self, task: Task, split: str, most: int | None) -> TaskScore:
         """Return the score of a task's split. A causal model that is open is reused."""
@@ -276,13 +257,14 @@ class MeasuredModel:
         }
 
         def measured() -> tuple[dict[str, Any], Iterable[str]]:
-            if task.kind == "classification":
-                self._language = None  # the memory of the encoder is needed for the classifier
+            # The memory of an encoder is needed for the classifier, and that of the base for the model.
+            if task.kind == "classification" or self._language_of != self.source:
+                self._language = None
             opened, labels = self._language, list[str]()
             if opened is None or opened.is_masked:
                 opened, labels = open_for_task(self.source, task, self.base, self.loading)
             if task.kind == "causal":
-                self._language = opened
+                self._language, self._language_of = opened, self.source
             self.progress(f"score {task.name}", 0, len(examples))
             batch = self.losses.windows or BATCH
             scored = score_task(opened, task, split=split, max_examples=most, labels=labels, batch_size=batch)
@@ -298,14 +280,14 @@ class MeasuredModel:
 
         def measured() -> tuple[list[HarnessScore], Iterable[str]]:
             self.progress("score by lm-evaluation-harness", 0, 1)
-            scores = harness_scores(self._open(), settings, limit=limit, seed=self.seed)
-            return scores, self._open().notes
+            opened = self.open(self.source, self.base)
+            return harness_scores(opened, settings, limit=limit, seed=self.seed), opened.notes
 
         return list(self._once(unit, list[HarnessScore], measured))
 
-    def _losses(
-        self, which: str, corpora: Corpora, opened: Callable[[], OpenedModel]
-    ) -> dict[str, list[DocumentLosses]]:
+    def text_losses(self, which: str, source: str, corpora: Corpora) -> dict[str, list[DocumentLosses]]:
+        """Return the losses of the model, its base or another one; ``which`` says in the progress which it is."""
+        base = None if which == "base" else self.base
         # A unit is found by its documents, whatever the corpus was called when it was kept.
         read = {name: getattr(self.losses, name) for name in ("window", "stride", "max_tokens", "estimate")}
         units = {
@@ -323,11 +305,14 @@ class MeasuredModel:
         def ready() -> OpenedModel:
             nonlocal in_all
             missing = [parts for name, parts in corpora.items() if self.kept.get(units[name]) is None]
-            at = (str(self.base), None) if which == "base" else (self.source, self.base)
-            plan = memory_plan(base_location(*at), self.loading)
+            plan = memory_plan(base_location(source, base), self.loading)
             self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
-            model = opened()
-            in_all = sum(tokens_to_read(model.tokenizer, parts, self.losses) for parts in missing)
+            model, most = self.open(source, base), self.losses.max_tokens
+            if base is not None:
+                of_base = load_tokenizer(base_location(base, None))
+                require_read_alike(model.tokenizer, of_base, corpora, most, source, base)
+            texts = [text for parts in missing for part in parts for text in part.documents]
+            in_all = sum(len(ids_of(model.tokenizer, text, most)) for text in texts)
             advance(0)
             return model
 
@@ -341,14 +326,6 @@ class MeasuredModel:
             for name, unit in units.items()
         }
 
-    def _open(self) -> OpenedModel:
-        self._language = self._language or open_language_model(self.source, self.base, self.loading)
-        self._note(self._language.notes)
-        return self._language
-
-    def _note(self, notes: Iterable[str]) -> None:
-        self.notes += [note for note in notes if note not in self.notes]
-
     def _once(
         self, unit: Mapping[str, Any], kind: Any, measure: Callable[[], tuple[Any, Iterable[str]]]
     ) -> Any:
@@ -358,7 +335,7 @@ class MeasuredModel:
             value, notes = measure()
             kept = plain({"value": value, "notes": list(notes)})
             self.kept.put(unit, kept)
-        self._note(kept["notes"])
+        self.notes += [note for note in kept["notes"] if note not in self.notes]
         return from_plain(kind, kept["value"])
 
     def _note_on_longer_rows(
