@@ -11,7 +11,7 @@ from ..audits.result.audit_result import Audit
 from ..data.corpora import load_all
 from ..data.task import Example
 from ..errors import SettingError
-from ..measures.corpus_loss import CorpusLoss, summarize_losses
+from ..measures.corpus_loss import summarize_losses
 from ..measures.losses import DocumentLosses, Outcome
 from ..measures.measure_settings import NO_LOSSES, NO_SCORES, LossSettings, ScoreSettings
 from ..measures.task_score import score_of_answers, scored_examples
@@ -151,7 +151,7 @@ def intervene(
             audit=audited,
             seed=seed,
             tuned_point=tuned_point,
-            base_losses=_summarized(of_base, data, seed),
+            base_losses=summarize_losses(corpora, of_base, None, seed=seed),
             points=points,
             curve=[] if stick is None else stick.points_of_curve(ALONG_CURVE),
             which=sweep.which,
@@ -173,6 +173,7 @@ def _interventions(
     """
     points: list[Intervention] = []
     of_intruders: dict[float, Outcome] = {}  # by scale
+    of_tuned: Mapping[str, list[DocumentLosses]] | None = None
     tasks, seed = bench.measuring.tasks, bench.measuring.seed
     for remedy in remedies:
         outcome, scale = bench.outcome(remedy, data, answers=True, step="measure"), remedy.intruder_scale
@@ -181,7 +182,7 @@ def _interventions(
         point = Intervention(
             control=remedy.name,
             scale=scale,
-            losses=_summarized(outcome.corpora, data, seed, points[0].losses if points else None),
+            losses=summarize_losses(data.corpora, outcome.corpora, of_tuned, seed=seed),
             scores={
                 name: score_of_answers(tasks[name], splits[name], of_task.right or [])
                 for name, of_task in outcome.tasks.items()
@@ -199,6 +200,7 @@ def _interventions(
             else:
                 point = replace(point, gain_against_intruders=stick.margin(outcome, of_intruders[scale]))
         points.append(point)
+        of_tuned = of_tuned or outcome.corpora
     return points
 
 
@@ -212,18 +214,3 @@ def _remedies(sweep: SweepSettings, seed: int, inputs: Mapping[str, Tensor]) -> 
         for control in dict.fromkeys([INTRUDERS, *sweep.controls])
         if control != INTERPOLATE  # which is measured as a curve
     ]
-
-
-def _summarized(
-    losses: Mapping[str, list[DocumentLosses]],
-    data: DataShare,
-    seed: int,
-    against: Mapping[str, CorpusLoss] | None = None,
-) -> dict[str, CorpusLoss]:
-    """Return mean losses with their intervals, and paired differences from those of another model."""
-    return {
-        name: summarize_losses(
-            name, data.corpora[name], parts, None if against is None else against[name].losses, seed=seed
-        )
-        for name, parts in losses.items()
-    }

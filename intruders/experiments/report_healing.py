@@ -8,7 +8,7 @@ import torch
 
 from ..data.corpora import digests_of, documents_in
 from ..linalg.low_rank import LowRank
-from ..measures.corpus_loss import summarize_losses
+from ..measures.corpus_loss import CorpusLoss, summarize_losses
 from ..measures.intervals import loss_interval, paired_difference, proportion_interval
 from ..measures.losses import Outcome, TaskOutcome
 from ..mitigation.remedies.remedy import ScaledIntruders
@@ -171,19 +171,19 @@ class Report:
 
     def point(self, name: str, outcome: Outcome, dose: float | None = None) -> HealedPoint:
         """Return a measured model; its gain is over interpolation at the same task loss."""
+        summaries = summarize_losses(
+            self._share.corpora, outcome.corpora, self._base.corpora, seed=self._seed
+        )
         return HealedPoint(
             name,
             dose,
-            {corpus: self._corpus(corpus, outcome) for corpus in self._share.corpora},
+            {corpus: self._corpus(summary, outcome) for corpus, summary in summaries.items()},
             {task: self._task(task, of_task) for task, of_task in outcome.tasks.items()},
         )
 
-    def _corpus(self, name: str, outcome: Outcome) -> CorpusMeasure:
-        summary = summarize_losses(
-            name, self._share.corpora[name], outcome.corpora[name], self._base.corpora[name], seed=self._seed
-        )
+    def _corpus(self, summary: CorpusLoss, outcome: Outcome) -> CorpusMeasure:
         assert summary.difference is not None
-        own, stick = _of_corpus(outcome, name), self._sticks[name]
+        own, stick = _of_corpus(outcome, summary.name), self._sticks[summary.name]
         return CorpusMeasure(summary.loss, summary.difference, stick.healed(own), stick.gain(own))
 
     def _task(self, name: str, outcome: TaskOutcome) -> TaskMeasure:

@@ -1,7 +1,7 @@
 """Loss on text like that of pre-training, before and after fine-tuning."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,24 +69,27 @@ def losses_by_corpus(
 
 
 def summarize_losses(
-    name: str,
-    corpora: Sequence[Corpus],
-    after: list[DocumentLosses],
-    before: list[DocumentLosses] | None,
+    corpora: Corpora,
+    after: Mapping[str, list[DocumentLosses]],
+    before: Mapping[str, list[DocumentLosses]] | None,
     *,
     seed: int,
-) -> CorpusLoss:
-    """Return the loss per token with its interval; with ``before`` also the base's and the paired difference.
+) -> dict[str, CorpusLoss]:
+    """Return by corpus the loss per token with its interval; with ``before`` also that model's, and the difference.
 
     A mixture's loss is sum_c w_c loss_c / sum_c w_c.
     """
-    weights, digests = [corpus.weight for corpus in corpora], tuple(corpus.digest for corpus in corpora)
-    loss = mixed([loss_interval(losses, seed=seed) for losses in after], weights)
-    alone = CorpusLoss(name, loss, after, weights, digests=digests)
-    if before is None:
-        return alone
-    base_loss = mixed([loss_interval(losses, seed=seed) for losses in before], weights)
-    return replace(alone, base_loss=base_loss, difference=mixed_difference(after, before, weights, seed=seed))
+    summaries: dict[str, CorpusLoss] = {}
+    for name, parts in corpora.items():
+        weights, digests = [part.weight for part in parts], tuple(part.digest for part in parts)
+        loss = mixed([loss_interval(losses, seed=seed) for losses in after[name]], weights)
+        summary = CorpusLoss(name, loss, after[name], weights, digests=digests)
+        if before is not None:
+            base_loss = mixed([loss_interval(losses, seed=seed) for losses in before[name]], weights)
+            difference = mixed_difference(after[name], before[name], weights, seed=seed)
+            summary = replace(summary, base_loss=base_loss, difference=difference)
+        summaries[name] = summary
+    return summaries
 
 
 def mixed_difference(

@@ -37,7 +37,7 @@ from ..system.plain_values import from_plain, plain
 from ..system.progress import Progress, silent
 from ..system.store import EVALUATIONS, Kept
 from ..system.words import plural
-from .corpus_loss import CorpusLoss, losses_by_corpus, mixed_difference, require_read_alike, summarize_losses
+from .corpus_loss import losses_by_corpus, mixed_difference, require_read_alike, summarize_losses
 from .evaluation import Evaluation, Measured, check_evaluation_folder
 from .harness import HarnessScore, check_harness, digest_of_own_tasks, harness_scores
 from .losses import DocumentLosses
@@ -154,20 +154,13 @@ def evaluate(
         evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=notes)
         before = None if base is None else work.text_losses("base", base, corpora)
         after = work.text_losses("model", model, corpora)
-
-        def summaries(of: Mapping[str, list[DocumentLosses]]) -> list[CorpusLoss]:
-            return [
-                summarize_losses(name, parts, of[name], None if before is None else before[name], seed=seed)
-                for name, parts in corpora.items()
-            ]
-
-        evaluation.losses.extend(summaries(after))
+        evaluation.losses.extend(summarize_losses(corpora, after, before, seed=seed).values())
         for told in evaluation.losses:
             measured(told)
         for other in later:
             made_of, after = after, work.text_losses(f"model {other}", other, corpora)
             step = Evaluation(model=other, base=base, losses=[], scores=[], harness=[])
-            for loss in summaries(after):
+            for loss in summarize_losses(corpora, after, before, seed=seed).values():
                 own_part = mixed_difference(loss.losses, made_of[loss.name], loss.weights, seed=seed)
                 step.losses.append(replace(loss, own_part=own_part))
             evaluation.also.append(step)

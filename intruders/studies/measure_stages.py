@@ -45,10 +45,7 @@ def _evaluate(at: RunAtWork) -> None:
         corpora = at.corpora()
         before = base_losses(base, at.losses, corpora, at.bases, at.loading)
         after = losses_of(at.model, base, at.losses, corpora, at.loading)
-        losses = [
-            summarize_losses(name, parts, after[name], before[name], seed=SAMPLE_SEED)
-            for name, parts in corpora.items()
-        ]
+        losses = [*summarize_losses(corpora, after, before, seed=SAMPLE_SEED).values()]
     scores = []
     task = at.task()
     if task.score != "none":
