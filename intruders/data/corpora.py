@@ -313,6 +313,13 @@ def halves_of_corpus(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
     return replace(corpus, documents=documents[:middle]), replace(corpus, documents=documents[middle:])
 
 
+def halves_of_corpora(corpora: Corpora, seed: int) -> tuple[Corpora, Corpora]:
+    """Split every part of every corpus as :func:`halves_of_corpus`."""
+    halves = {name: [halves_of_corpus(part, seed) for part in parts] for name, parts in corpora.items()}
+    first = {name: [half for half, _ in parts] for name, parts in halves.items()}
+    return first, {name: [half for _, half in parts] for name, parts in halves.items()}
+
+
 def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, list[Path]]:
     """Return the files of every copy that these tasks and texts are read from, by ``NAME in INTRUDERS_DATA``.
 

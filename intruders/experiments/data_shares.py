@@ -3,14 +3,14 @@
 import random
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from ..data.columns import Columns
-from ..data.corpora import Corpora, Corpus, documents_in, halves_of_corpus, load_corpora
+from ..data.corpora import Corpora, Corpus, documents_in, halves_of_corpora, load_corpora
 from ..data.local_files import SUFFIXES, ending, open_text, read_rows
 from ..data.task import Example, Task, halves_of_task
 from ..data.values import as_text, is_missing
@@ -86,33 +86,27 @@ def split_data(
     Raises:
       SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
     """
-    halves = {name: [halves_of_corpus(part, seed) for part in parts] for name, parts in corpora.items()}
+    chosen_by, reported = halves_of_corpora(corpora, seed)
     rows = {name: halves_of_task(task, max_examples) for name, task in tasks.items()}
-    counts = [len(first.documents) for parts in halves.values() for first, _ in parts]
-    counts += [len(first) for first, _ in rows.values()]
-    passes = min(counts) >= 2 * _LEAST_OF_A_PASS
+    counts = [len(part.documents) for parts in chosen_by.values() for part in parts]
+    counts += [len(own) for own, _ in rows.values()]
+    has_first_pass = min(counts) >= 2 * _LEAST_OF_A_PASS
 
-    def cut(items: list[Any], is_rest: bool) -> list[Any]:
-        quarter = max(_LEAST_OF_A_PASS, len(items) // 4) if passes else 0
-        return items[quarter:] if is_rest else items[:quarter]
+    def first_of(items: list[Any]) -> list[Any]:
+        return items[: max(_LEAST_OF_A_PASS, len(items) // 4)] if has_first_pass else []
 
-    first, rest = (
-        DataShare(
-            "rest" if is_rest else "first",
-            {
-                corpus: [replace(first, documents=cut(first.documents, is_rest)) for first, _ in parts]
-                for corpus, parts in halves.items()
-            },
-            {task: cut(first, is_rest) for task, (first, _) in rows.items()},
-        )
-        for is_rest in (False, True)
-    )
-    report = DataShare(
-        "report",
-        {corpus: [second for _, second in parts] for corpus, parts in halves.items()},
-        {task: second for task, (_, second) in rows.items()},
-    )
-    return DataShares(first, rest, report)
+    def rest_of(items: list[Any]) -> list[Any]:
+        return items[len(first_of(items)) :]
+
+    def share(name: str, cut: Callable[[list[Any]], list[Any]]) -> DataShare:
+        documents = {
+            corpus: [replace(part, documents=cut(part.documents)) for part in parts]
+            for corpus, parts in chosen_by.items()
+        }
+        return DataShare(name, documents, {task: cut(own) for task, (own, _) in rows.items()})
+
+    report = DataShare("report", reported, {task: own for task, (_, own) in rows.items()})
+    return DataShares(share("first", first_of), share("rest", rest_of), report)
 
 
 _WRITTEN_AT_ONCE = 32  # documents; fixed, so that a document does not depend on how many are wanted
@@ -219,18 +213,15 @@ def load_tasks(
 def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings, seed: int) -> HealData:
     """Split the data into the shares of a healing. Further corpora and tasks are only reported."""
     most, reported = settings.max_examples, settings.report_examples or settings.max_examples
-    halves = {name: [halves_of_corpus(part, seed) for part in parts] for name, parts in corpora.items()}
-    rows = {name: halves_of_task(given, most)[0] for name, given in tasks.items()}
+    chosen_by, told = halves_of_corpora(corpora, seed)
     corpus, task = next(iter(corpora)), next(iter(tasks))
-    text = [first for first, _ in halves[corpus]]
+    text = chosen_by[corpus]
     return HealData(
         learned_text=text,
         learned_examples=tasks[task].train[: settings.learned_examples],
-        choice=DataShare("choice", {corpus: text}, {task: rows[task]}),
+        choice=DataShare("choice", {corpus: text}, {task: halves_of_task(tasks[task], most)[0]}),
         report=DataShare(
-            "report",
-            {name: [second for _, second in parts] for name, parts in halves.items()},
-            {name: halves_of_task(given, reported)[1] for name, given in tasks.items()},
+            "report", told, {name: halves_of_task(own, reported)[1] for name, own in tasks.items()}
         ),
     )
 

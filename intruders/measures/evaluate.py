@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoints.pairing.open_sides import on_disk
 from ..checkpoints.writing.training_record import FinetunedFolder, data_seed_of
-from ..data.corpora import Corpora, halves_of_corpus, load_all
+from ..data.corpora import Corpora, halves_of_corpora, load_all
 from ..data.load_task import load_task
 from ..data.task import Example, Task, halves_of_task
 from ..errors import SettingError
@@ -129,9 +129,7 @@ def evaluate(
     tasks = [load_task(task, scores, rows_by) for task in scores.tasks]
     if reported_half:
         _refuse_without_halves(scores, harness)
-        corpora = {
-            name: [halves_of_corpus(part, seed)[1] for part in parts] for name, parts in corpora.items()
-        }
+        _, corpora = halves_of_corpora(corpora, seed)
         for number, task in enumerate(tasks):
             _, rows = halves_of_task(task, scores.max_examples)
             tasks[number] = replace(task, test=rows) if task.test else replace(task, validation=rows)
