@@ -51,15 +51,6 @@ def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
     return [strengths[round(position)] for position in positions]
 
 
-@dataclass(frozen=True)
-class ChosenStrength:
-    """A remedy at the strength that was chosen, and the strengths that it was chosen from."""
-
-    remedy: Remedy
-    over_allowance: bool  # no strength kept the task loss within the allowance
-    tried: list[Point]
-
-
 def controls_of(
     remedy: Remedy, cases: Sequence[Case], inputs: Mapping[str, Tensor], seed: int
 ) -> tuple[dict[str, Remedy], dict[str, str]]:
@@ -144,8 +135,8 @@ class Comparing:
 
     def rows(self, names: Sequence[str]) -> list[ComparedRemedy]:
         """Return one row for every remedy, in their order; interpolation is always there."""
-        on_curve = self.choose(ALONG_CURVE[1:-1], self.choice.curve[1:-1], self.cases)
-        row, _ = self._reported(on_curve, self.cases)
+        alpha, chosen = self.choose(ALONG_CURVE[1:-1], self.choice.curve[1:-1], self.cases)
+        row, _ = self._reported(alpha, chosen, self.cases)
         return [row, *(self._row_or_reason(name) for name in names if name != Interpolate.name)]
 
     def first_pass(self, remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
@@ -165,7 +156,7 @@ class Comparing:
 
     def choose(
         self, remedies: Sequence[Remedy], outcomes: Sequence[Outcome], cases: Sequence[Case]
-    ) -> ChosenStrength:
+    ) -> tuple[Remedy, ComparedRemedy]:
         """Choose the lowest loss on text within the allowance for the task; where none is within, the lowest task loss.
 
         ``remedies`` are one remedy at several strengths, with their ``outcomes`` on the half that strengths are chosen
@@ -181,21 +172,18 @@ class Comparing:
             best = min(within, key=lambda position: tried[position].loss.estimate)
         else:
             best = min(range(len(tried)), key=lambda position: tried[position].task_loss.estimate)
-        return ChosenStrength(remedies[best], not within, tried)
+        name = remedies[best].name
+        row = ComparedRemedy(name, kind_of(name).source, tried=tried, over_allowance=not within)
+        return remedies[best], row
 
-    def _reported(self, choice: ChosenStrength, cases: Sequence[Case]) -> tuple[ComparedRemedy, Outcome]:
-        remedy = choice.remedy
+    def _reported(
+        self, remedy: Remedy, row: ComparedRemedy, cases: Sequence[Case]
+    ) -> tuple[ComparedRemedy, Outcome]:
+        """Measure a remedy at the strength that was chosen; return its row with the numbers that are reported."""
         outcome = self.bench.outcome(remedy, self.data.report, answers=True)
-        row = ComparedRemedy(
-            remedy.name,
-            kind_of(remedy.name).source,
-            chosen=self.report.point(remedy, outcome, *self.sizes.norm_and_output(remedy, cases)),
-            parts=self.report.four_parts(outcome),
-            items=self.report.items(outcome),
-            tried=choice.tried,
-            over_allowance=choice.over_allowance,
-        )
-        return row, outcome
+        chosen = self.report.point(remedy, outcome, *self.sizes.norm_and_output(remedy, cases))
+        parts, items = self.report.four_parts(outcome), self.report.items(outcome)
+        return replace(row, chosen=chosen, parts=parts, items=items), outcome
 
     def _controls(
         self, remedy: Remedy, outcome: Outcome, cases: Sequence[Case]
@@ -252,9 +240,9 @@ class Comparing:
                 f"{counts['documents']} documents and {counts['examples']} examples"
             )
         outcomes = [joined([bench.outcome(remedy, share) for share in data.choice]) for remedy in left]
-        choice = self.choose(left, outcomes, cases)
-        row, outcome = self._reported(choice, cases)
-        controls, missing = self._controls(choice.remedy, outcome, cases)
+        remedy, chosen = self.choose(left, outcomes, cases)
+        row, outcome = self._reported(remedy, chosen, cases)
+        controls, missing = self._controls(remedy, outcome, cases)
         return replace(
             row,
             controls=controls,

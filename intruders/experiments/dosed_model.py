@@ -50,9 +50,6 @@ class DoseGroups:
         """Return the dose of other tensors from the vector of all doses; None if no other was tuned."""
         return values[self.places[ELSEWHERE][0]] if ELSEWHERE in self.places else None
 
-    def everywhere(self, dose: float) -> list[float]:
-        return [dose] * len(self.names)
-
     def of(self, doses: Tensor, name: str) -> Tensor:
         """Return the dose of a matrix, or those of its directions: (1,) or (directions,)."""
         places = self.places[name]

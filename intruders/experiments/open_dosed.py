@@ -20,7 +20,7 @@ from ..measures.losses import Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import LossSettings
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ..models.encoding import ids_at_start
-from ..models.loading_settings import Loading, require_one_device, require_whole_weights
+from ..models.loading_settings import require_one_device, require_whole_weights
 from ..models.memory_plan import available_memory
 from ..models.task_fit import is_masked
 from ..models.tuned_model import OpenedModel, base_location, open_language_model, reading_as
@@ -92,22 +92,6 @@ def encoded_texts(opened: OpenedModel, corpus: Corpus, max_tokens: int) -> list[
     return kept
 
 
-def open_models(
-    tuned: str, base: str | None, tasks: Mapping[str, Task], loading: Loading, *, read_as: str | None = None
-) -> tuple[OpenedModel, Scored]:
-    """Open the tuned model as a language model and as its tasks need it; one model may serve both.
-
-    It reads as the adapter ``read_as`` was trained to, if that is given.
-    """
-    language = open_language_model(tuned, base, loading, merged=True)
-    if read_as is not None:
-        language = reading_as(language, read_as)
-    scored = opened_for_tasks(language, tuned, base, loading, tasks)
-    for model in distinct_models(language, scored):
-        model.requires_grad_(False).eval()
-    return language, scored
-
-
 def tuned_elsewhere(model: nn.Module, base: Checkpoint, paired: Sequence[str]) -> list[str]:
     """Return the base's names of tensors that were tuned and contain none of the paired matrices."""
     paired_tensors = {tensor_of(name) for name in paired}
@@ -165,12 +149,16 @@ def open_dosed(
     require_only_matrices(question.both)
     question.progress("open the models", 0, 1)
     is_base = question.is_adapter and all(task.kind == "causal" for task in tasks.values())
+    at: tuple[str, str | None, Loading] = (question.tuned, question.base, loading)
     if is_base:
         require_one_device(loading)
-        language, scored = open_models(question.base_source, None, tasks, loading, read_as=question.tuned)
+        at = (question.base_source, None, loading)
     else:
         require_whole_weights(loading)
-        language, scored = open_models(question.tuned, question.base, tasks, loading)
+    language = open_language_model(*at, merged=True)
+    if is_base:
+        language = reading_as(language, question.tuned)
+    scored = opened_for_tasks(language, *at, tasks)
     device = next(language.model.parameters()).device
     updates = read_updates(pairs, per, device, question.progress, language.dtype, dense_in_one=dense_in_one)
     if not updates:
@@ -184,6 +172,7 @@ def open_dosed(
     groups = dose_groups(list(updates), per, ranks, with_elsewhere=bool(others))
     doses = DoseVector(torch.ones(len(groups.names), device=device))
     for model in distinct_models(language, scored):
+        model.requires_grad_(False).eval()
         put_in_doses(model, base, updates, groups, doses, others, is_base=is_base)
     return DosedModels(language, scored, updates, groups, doses)
 
@@ -224,7 +213,7 @@ class HealBench(DosedModels):
 
     def everywhere(self, dose: float) -> TunedState:
         """Return the interpolation with this dose: 1 is the tuned model, 0 the base."""
-        return TunedState(self.groups.everywhere(dose))
+        return TunedState([dose] * len(self.groups.names))
 
     def on_task(self, state: TunedState, share: DataShare) -> TaskOutcome:
         """Return the losses on the examples of the task that is kept, and which targets the model reproduces."""

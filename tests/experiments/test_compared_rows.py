@@ -68,8 +68,8 @@ def comparing(
 )
 def test_the_lowest_loss_within_the_allowance_is_chosen(allow: float, chosen: float, is_over: bool) -> None:
     outcomes = [made(4.5, 1.01), made(4.0, 1.2), made(3.0, 2.0), made(2.5, 3.0)]
-    choice = comparing(yardstick(share="choice"), allow=allow).choose(REMEDIES, outcomes, [])
-    assert choice.remedy == Lines(chosen)
+    remedy, choice = comparing(yardstick(share="choice"), allow=allow).choose(REMEDIES, outcomes, [])
+    assert remedy == Lines(chosen)
     assert choice.over_allowance is is_over
     assert [point.strength for point in choice.tried] == [0.75, 0.5, 0.25, 0.0]
     assert [point.norm for point in choice.tried] == [0.75, 0.5, 0.25, 0.0]
@@ -81,7 +81,7 @@ def test_the_lowest_loss_within_the_allowance_is_chosen(allow: float, chosen: fl
 
 def test_points_of_interpolation_gain_nothing_over_themselves() -> None:
     stick = yardstick()
-    choice = comparing(stick, allow=1.6).choose([Interpolate(0.5)], [stick.curve[5]], [])
+    _, choice = comparing(stick, allow=1.6).choose([Interpolate(0.5)], [stick.curve[5]], [])
     [point] = choice.tried
     assert (point.remedy, point.gain, point.gain_at_norm) == ("interpolate", None, None)
 

@@ -14,7 +14,6 @@ from intruders.errors import SettingError
 from intruders.experiments.data_shares import data_of
 from intruders.experiments.dosed_model import DoseVector, put_in_doses
 from intruders.experiments.experiment_settings import HealSettings
-from intruders.experiments.open_dosed import open_models
 from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model
@@ -56,7 +55,8 @@ def test_gradients_in_the_doses_are_those_of_peft(load_in: str, models: Models) 
     """The gradient in a dose is the inner product of the gradient in PEFT's B with B."""
     pytest.importorskip("bitsandbytes")
     loading = intruders.Loading(load_in=load_in)
-    language, _ = open_models(models[0], None, {}, loading)
+    language = open_language_model(models[0], loading=loading, merged=True)
+    language.model.requires_grad_(False).eval()
     before, updates, groups = read_sides(models)
     doses = DoseVector(torch.ones(len(groups.names), requires_grad=True))
     put_in_doses(language.model, before, updates, groups, doses, is_base=True)

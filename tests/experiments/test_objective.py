@@ -21,11 +21,10 @@ from intruders.experiments.dosed_model import (
     with_parameters,
 )
 from intruders.experiments.objective import KeptAnswers, Objective, turns_of_parts
-from intruders.experiments.open_dosed import open_models
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
-from intruders.models.loading_settings import AS_STORED
 from intruders.models.token_losses import SplitModel
+from intruders.models.tuned_model import open_language_model
 from tests.tiny import save_gpt2, save_llama
 
 from .healed_models import Models, llama_and_adapter, read_sides
@@ -58,7 +57,8 @@ def merged(models: Models, doses: dict[str, float]) -> Any:
 
 def in_doses(models: Models, values: Tensor) -> tuple[Any, DoseVector, DoseGroups, dict[str, DosedUpdate]]:
     """The base opened with the updates beside its weights, in doses that all are this number or these."""
-    language, _ = open_models(models[0], None, {}, AS_STORED)
+    language = open_language_model(models[0], merged=True)
+    language.model.requires_grad_(False).eval()
     before, updates, groups = read_sides(models)
     doses = DoseVector(values.detach().expand(len(groups.names)).clone().requires_grad_())
     put_in_doses(language.model, before, updates, groups, doses, is_base=True)
