@@ -11,8 +11,6 @@ from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
 from .dosed_model import ELSEWHERE
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class MeasuredRise:
@@ -84,7 +82,7 @@ class Attribution(JsonResult):
       ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc").to_pandas()``
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "an attribution"
     written_by = "intruders attribute --json"
 
@@ -132,7 +130,7 @@ class Attribution(JsonResult):
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "base": self.base,
             "tuned": self.tuned,
             "rise": self.rises[0].rise.estimate,

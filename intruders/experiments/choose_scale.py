@@ -18,7 +18,6 @@ from .point import CurveOfScales, HealedPoint
 from .question import Question
 from .report_healing import Report
 
-SCHEMA = 1
 CHOSEN = "chosen"
 
 # Scales on either side of the best one along the curve of interpolation.
@@ -40,7 +39,7 @@ class ScaleChoice(JsonResult):
       points: the base, the tuned and the chosen model, on the half that is reported.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the choice of a scale"
     written_by = "ScaleChoice.save"
 

@@ -13,7 +13,6 @@ from ..version import __version__
 from .experiment_settings import DOSES
 from .point import HealedPoint
 
-SCHEMA = 1
 RECORD = "heal.json"
 
 BASE, TUNED, HEALED, INTERPOLATION = "base", "tuned", "healed", "interpolation"
@@ -64,7 +63,7 @@ class Healing(JsonResult):
       ``intruders.heal("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").healed``
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the record of a healing"
     written_by = "intruders heal"
     file_name: ClassVar[str] = RECORD
@@ -163,7 +162,7 @@ class Healing(JsonResult):
         """Return plain JSON values: the content of ``heal.json``."""
         healing = plain(self)
         of, versions = healing.pop("of"), healing.pop("versions")
-        head = {"schema": SCHEMA, "intruders_version": __version__}
+        head = {"schema": self.schema, "intruders_version": __version__}
         return head | {"of": of, "healing": healing, "versions": versions}
 
     @classmethod

@@ -20,7 +20,7 @@ from ..measures.losses import Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import LossSettings
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ..models.encoding import ids_at_start
-from ..models.loading_settings import require_one_device, require_whole_weights
+from ..models.loading_settings import Loading, require_one_device, require_whole_weights
 from ..models.memory_plan import available_memory
 from ..models.task_fit import is_masked
 from ..models.tuned_model import OpenedModel, base_location, open_language_model, reading_as

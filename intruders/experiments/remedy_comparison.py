@@ -23,8 +23,6 @@ from .experiment_settings import HealSettings
 from .point import INTERVALS, Point, rows_of_document
 from .yardstick import FourParts, Items
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class ComparedRemedy:
@@ -68,7 +66,7 @@ class RemedyComparison(JsonResult):
       ``[remedy.name for remedy in comparison.better]``
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "a comparison of remedies"
     written_by = "intruders remedies"
     file_name: ClassVar[str] = "remedies.json"
@@ -177,7 +175,7 @@ class RemedyComparison(JsonResult):
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: points with their intervals, refusals with their reasons, and the sentence."""
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "intruders_version": __version__,
             "base": {"source": self.base, **plain(self.base_point, short=True)},
             "tuned": {"source": self.tuned, "kind": self.tuned_kind, **plain(self.tuned_point, short=True)},

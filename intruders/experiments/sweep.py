@@ -15,7 +15,6 @@ from ..system.result_protocol import JsonResult
 from ..version import __version__
 from .point import Point
 
-SCHEMA = 1
 CHANGE = "+.3f"  # the format of a change in nats per token
 
 
@@ -84,7 +83,7 @@ class InterventionSweep(JsonResult):
       ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "an intervention with the losses of its documents"
     written_by = "intruders intervene --json"
 
@@ -144,7 +143,7 @@ class InterventionSweep(JsonResult):
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: every point with its intervals, the verdicts, and the values behind them."""
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "intruders_version": __version__,
             "base": {
                 "source": self.base,

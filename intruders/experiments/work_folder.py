@@ -16,7 +16,7 @@ from ..errors import SettingError
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import LOCK, working_folder
-from .healing import RECORD, SCHEMA, Healing
+from .healing import RECORD, Healing
 from .learning import State
 
 _KEY = "key.json"
@@ -47,9 +47,9 @@ class WorkFolder:
             if folder is None or out is None:
                 yield
                 return
-            begun = read_document(folder / _KEY, "what a healing keeps", SCHEMA)
+            begun = read_document(folder / _KEY, "what a healing keeps", Healing.schema)
             require_same(begun, key, f"'{folder}'", out)
-            document = json.dumps({"schema": SCHEMA, **key}, allow_nan=False)
+            document = json.dumps({"schema": Healing.schema, **key}, allow_nan=False)
             write_atomically(folder / _KEY, document.encode())
             try:
                 yield

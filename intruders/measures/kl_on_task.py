@@ -23,7 +23,6 @@ from .intervals import Interval, loss_interval
 from .losses import DocumentLosses
 from .task_score import first_examples
 
-SCHEMA = 1
 _ROWS = 8  # in one pass: the logits of both models are kept
 
 
@@ -37,7 +36,7 @@ class KLOnTask:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "schema": SCHEMA,
+            "schema": 1,
             "examples": self.examples,
             "prompts": self.prompts.as_dict(),
             "answers": self.answers.as_dict(),

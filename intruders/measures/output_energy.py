@@ -30,7 +30,6 @@ from ..models.loading_settings import AS_STORED, Loading
 from ..models.tuned_model import OpenedModel, open_language_model
 from .text_loss import WINDOW
 
-SCHEMA = 1
 _DOCUMENTS, _TOKENS, _WINDOW = 8, 32, 256  # how many documents, tokens of each, and of how many at its start
 
 
@@ -87,7 +86,7 @@ class OutputEnergy:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "schema": SCHEMA,
+            "schema": 1,
             "mean_relative_energy": self.mean_relative,
             "tokens": self.tokens,
             "matrices": [

@@ -25,7 +25,6 @@ from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
 from ..system.this_process import ExitStatus
 
-SCHEMA = 1
 ANOTHER_MODEL, NOT_TOLD = "another model", "cannot be told"
 _DOCUMENTS, _TOKENS = 10, 48  # short prompts: the first tokens of some of Python's documentation
 _NEAR = 0.05  # a scale this close to 1 or 0 is that
@@ -63,7 +62,7 @@ class ServedVerification(JsonResult):
       seconds: the time it took.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the verification of a served adapter"
     written_by = "intruders verify --endpoint --json"
 
