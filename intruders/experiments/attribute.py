@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -119,7 +118,7 @@ def attribute(
             text_measure(name, dosed.language, parts, settings.max_tokens, seed)
             for name, parts in corpora.items()
         ] + [
-            replace(task_measure(opened, tasks[name], labels, settings.max_examples), name=name)
+            task_measure(name, opened, tasks[name], labels, settings.max_examples)
             for name, (opened, labels) in dosed.scored.items()
         ]
         of_inside = digest_of_intruders(matrices.audit)

@@ -81,10 +81,7 @@ def split_data(
     """Split every corpus in two halves by seed, and every task into its validation split and its test split.
 
     A task without a test split is halved. At most ``max_examples`` are taken of either. The first quarter of the
-    first half is the first pass, if it is large enough.
-
-    Raises:
-      SettingError: a corpus has fewer than two documents, or a task fewer than two examples.
+    first half is the first pass, if it is large enough. SettingError for a single document or example.
     """
     chosen_by, reported = halves_of_corpora(corpora, seed)
     rows = {name: halves_of_task(task, max_examples) for name, task in tasks.items()}

@@ -44,9 +44,7 @@ def read_updates(
 ) -> dict[str, DosedUpdate]:
     """Read every update that is not zero, by its matrix; dense ones are held in ``dense_dtype``.
 
-    Raises:
-      SettingError: nothing was changed, or an update without a low rank should have a dose per direction.
-      NonFiniteError: an update contains NaN or infinity.
+    SettingError for a dose per direction of an update without a low rank, unless ``dense_in_one`` gives it one dose.
     """
     updates: dict[str, DosedUpdate] = {}
     for done, pair in enumerate(pairs):
@@ -76,11 +74,7 @@ def read_updates(
 
 
 def encoded_texts(opened: OpenedModel, corpus: Corpus, max_tokens: int) -> list[list[int]]:
-    """Return the token ids of every document, at most as many as are read.
-
-    Raises:
-      SettingError: no document has two tokens.
-    """
+    """Return the token ids of every document of two tokens or more, at most as many as are read."""
     width = min(max_tokens, opened.context)
     rows: list[list[int]] = [ids_at_start(opened.tokenizer, text, width) for text in corpus.documents]
     kept = [ids for ids in rows if len(ids) > 1]
@@ -137,11 +131,7 @@ def open_dosed(
 
     Of an adapter on causal tasks the base is opened, to whose weights the updates are added. With ``dense_in_one`` a
     dense update may have one dose where others have one ``per`` direction. ``so`` says in an error what follows where
-    the tuned model changes nothing.
-
-    Raises:
-      SettingError: an adapter changes what no dose acts on, or nothing is changed.
-      PairingError: the models do not match.
+    the tuned model changes nothing. SettingError where an adapter changes what no dose acts on.
     """
     pairs, loading = question.pairs, question.loading
     require_same_head(question.both)
@@ -240,10 +230,6 @@ def open_to_heal(
     """Open the models with their updates in doses, and the data.
 
     Where there are no tasks, the tuned model's answers to ``prompts`` are one. Answers and measures are ``kept``.
-
-    Raises:
-      SettingError: the tuned model changes nothing, or cannot answer; or there is too little data.
-      IntrudersError: the models do not match, or cannot be loaded.
     """
     causal = [name for name, task in tasks.items() if task.kind == "causal"]
     masked = is_masked(base_location(question.base_source, None))

@@ -102,17 +102,16 @@ def text_measure(
 
 
 def task_measure(
-    opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int
+    name: str, opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int
 ) -> DocumentMeasure:
     """Encode validation examples of a task with their targets; those too long for the model are skipped."""
     device = next(opened.model.parameters()).device
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))
     rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
-    if task.kind == "classification":
-        return DocumentMeasure(task.name, "task", "classification", opened.model, rows)
-    rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]
-    return DocumentMeasure(task.name, "task", "cross-entropy", opened.model, rows)
+    rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]  # a class stays as it is
+    measure = "classification" if task.kind == "classification" else "cross-entropy"
+    return DocumentMeasure(name, "task", measure, opened.model, rows)
 
 
 @dataclass(frozen=True)

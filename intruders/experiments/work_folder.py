@@ -40,8 +40,7 @@ class WorkFolder:
     def held(self, key: Mapping[str, Any], out: Path | None) -> Iterator[None]:
         """Lock the folder for this process; remove it when the block ends without an error.
 
-        Raises:
-          SettingError: another process has locked it, or it belongs to another healing.
+        SettingError if another process has locked it, or if it belongs to another healing.
         """
         with working_folder(self.folder) as folder:
             if folder is None or out is None:
@@ -80,11 +79,7 @@ NOWHERE = WorkFolder(None)
 
 
 def finished_healing(folder: Path, key: Mapping[str, Any]) -> Healing | None:
-    """Return the finished healing in the folder; None if the folder has none.
-
-    Raises:
-      SettingError: the folder has another healing.
-    """
+    """Return the finished healing in the folder; None if it has none, SettingError if it has another one."""
     if not (folder / RECORD).is_file():
         return None
     healing = Healing.load(folder)

@@ -25,15 +25,10 @@ _ROUNDING = 1e-9
 
 
 def loss_at_task_loss(losses: Numbers, task_losses: Numbers, wanted: Numbers) -> Numbers:
-    """Return the least loss on the curve among its points whose task loss is at most ``wanted``.
+    """Return the least loss (...) on the curve among its points whose task loss is at most ``wanted`` (...).
 
-    Between the points that were measured the curve is a straight line. Where it only falls, that is its loss at just
-    that task loss. Where no point has so low a task loss, it is the loss at the point with the lowest.
-
-    Args:
-      losses: of the curve's points, (..., points).
-      task_losses: likewise.
-      wanted: (...).
+    Between the points that were measured, (..., points), the curve is a straight line. Where it only falls, that is its
+    loss at just that task loss. Where no point has so low a task loss, it is the loss at the point with the lowest.
 
     >>> losses, task_losses = np.array([2.0, 3.0, 5.0]), np.array([4.0, 1.0, 0.0])
     >>> [float(loss_at_task_loss(losses, task_losses, np.array(at))) for at in (4.0, 2.5, 0.5, -1.0)]

@@ -74,10 +74,7 @@ def sensitivities(
 
     ``sum over tokens of (dL/dy . p_i) (x . q_i)`` for its module in ``modules``, with the inputs x and outputs y. No
     gradient of a complete matrix is formed: a factor delta_i = 0 on ``(x . q_i) p_i``, added to y, has it as its own.
-
-    Raises:
-      PairingError: a matrix has no module.
-      NonFiniteError: the loss or its gradient is NaN or infinite.
+    PairingError for a matrix without a module, NonFiniteError for a gradient that is NaN or infinite.
     """
     if missing := [name for name in directions if name not in modules]:
         raise PairingError(
