@@ -139,7 +139,7 @@ def sampled_tokens(opened: OpenedModel, count: int, tokens: int) -> list[list[in
     tokenizer = opened.tokenizer
     end = tokenizer.eos_token_id
     first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    ids = torch.full((count, 1), first, device=next(model.parameters()).device)
+    ids = torch.full((count, 1), first, device=opened.device)
     with evaluating(model), without_own_settings(model):
         written = model.generate(
             input_ids=ids,

@@ -149,7 +149,7 @@ def open_dosed(
     if is_base:
         language = reading_as(language, question.tuned)
     scored = opened_for_tasks(language, *at, tasks)
-    device = next(language.model.parameters()).device
+    device = language.device
     updates = read_updates(pairs, per, device, question.progress, language.dtype, dense_in_one=dense_in_one)
     if not updates:
         raise SettingError(

@@ -87,13 +87,12 @@ def text_measure(
     name: str, opened: OpenedModel, parts: Sequence[Corpus], max_tokens: int, seed: int
 ) -> DocumentMeasure:
     """Encode the documents of a corpus. A masked model scores a random 15 % of the tokens, the same for every model."""
-    device = next(opened.model.parameters()).device
     rows: list[Mapping[str, Tensor]] = []
     part_of: list[int] = []
     for number, part in enumerate(parts):
         for ids in encoded_texts(opened, part, max_tokens):
             inputs, scored = read_rows(opened, [ids], f"{seed} {len(rows)}")
-            labels = torch.tensor([ids], device=device).masked_fill(~scored, IGNORED)
+            labels = torch.tensor([ids], device=opened.device).masked_fill(~scored, IGNORED)
             rows.append({**inputs, "labels": labels if opened.is_masked else labels_of_next(labels)})
             part_of.append(number)
     measure = "masked-15%-estimate" if opened.is_masked else "cross-entropy"
@@ -105,10 +104,9 @@ def task_measure(
     name: str, opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int
 ) -> DocumentMeasure:
     """Encode validation examples of a task with their targets; those too long for the model are skipped."""
-    device = next(opened.model.parameters()).device
     encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
     pad = PadRight(pad_token_id(opened.tokenizer))
-    rows = [{key: tensor.to(device) for key, tensor in pad([row]).items()} for row in encoded]
+    rows = [{key: tensor.to(opened.device) for key, tensor in pad([row]).items()} for row in encoded]
     rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]  # a class stays as it is
     measure = "classification" if task.kind == "classification" else "cross-entropy"
     return DocumentMeasure(name, "task", measure, opened.model, rows)

@@ -56,7 +56,6 @@ def sample_inputs(
             rows = given[0].reshape(-1, given[0].shape[-1])
             sampled[name].append(rows[[row for row in chosen if row < len(rows)]].float().cpu())
 
-    device = next(opened.model.parameters()).device
     with ExitStack() as hooks, evaluating(opened.model):
         for name, module in modules.items():
             layer = opened.model.get_submodule(module)
@@ -65,7 +64,7 @@ def sample_inputs(
             if ids := ids_at_start(opened.tokenizer, text, min(_WINDOW, opened.context)):
                 draw = random.Random(f"inputs {seed} {number}")
                 chosen[:] = sorted(draw.sample(range(len(ids)), min(_TOKENS, len(ids))))
-                opened.model(input_ids=torch.tensor([ids], device=device))
+                opened.model(input_ids=torch.tensor([ids], device=opened.device))
     return {name: torch.cat(parts) for name, parts in sampled.items() if parts}
 
 
@@ -115,8 +114,7 @@ def output_energy(
     before, after = open_sides(base_model_location(base), tuned)
     loaded = {matrix.name: matrix.load() for matrix in pair_sides(before, after, audit).pairs}
     opened = open_language_model(base, loading=loading)
-    device = next(opened.model.parameters()).device
-    updates = {name: pair.widened(device).update for name, pair in loaded.items() if pair is not None}
+    updates = {name: pair.widened(opened.device).update for name, pair in loaded.items() if pair is not None}
     modules = in_memory(before, opened.model).modules_of(updates)
     named = {name: opened.model.get_submodule(module) for name, module in modules.items()}
     layers = {name: layer for name, layer in named.items() if isinstance(layer, nn.Linear | Conv1D)}
@@ -142,7 +140,7 @@ def output_energy(
             hooks.callback(layer.register_forward_hook(partial(counted, name)).remove)
         for text in documents:
             if ids := ids_at_start(opened.tokenizer, text, min(window or WINDOW, opened.context)):
-                reader(input_ids=torch.tensor([ids], device=device))
+                reader(input_ids=torch.tensor([ids], device=opened.device))
                 tokens += len(ids)
     return OutputEnergy(
         {name: energy / tokens for name, energy in of_update.items()},

@@ -67,13 +67,14 @@ def causal_losses(
         for piece in sliding_windows(document, ids_of(tokenizer, text, settings.max_tokens), window, stride)
     ]
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
-    device = next(model.parameters()).device
 
     def read(batch: Sequence[Window]) -> list[Any]:
         rows = [
             {"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch
         ]
-        tensors = {key: value.to(device) for key, value in PadRight(pad_token_id(tokenizer))(rows).items()}
+        tensors = {
+            key: value.to(opened.device) for key, value in PadRight(pad_token_id(tokenizer))(rows).items()
+        }
         losses = token_losses(model, tensors, labels_of_next(tensors.pop("labels"))).double().cpu().numpy()
         ends = np.cumsum([len(piece.ids) - piece.scored_from for piece in batch])
         return np.split(losses, ends[:-1])
@@ -203,9 +204,9 @@ def _masked_losses(opened: OpenedModel, ids: Tensor, places: Sequence[Sequence[i
     masked = torch.zeros(len(places), len(ids), dtype=torch.bool).scatter_(1, torch.tensor(places), True)
     rows = torch.where(masked, opened.tokenizer.mask_token_id, ids)
     labels = torch.where(masked, ids, IGNORED)
-    device = next(opened.model.parameters()).device
-    inputs = {"input_ids": rows.to(device), "attention_mask": torch.ones_like(rows).to(device)}
-    losses: list[float] = token_losses(opened.model, inputs, labels.to(device)).tolist()
+    attended = torch.ones_like(rows, device=opened.device)
+    inputs = {"input_ids": rows.to(opened.device), "attention_mask": attended}
+    losses: list[float] = token_losses(opened.model, inputs, labels.to(opened.device)).tolist()
     if not np.isfinite(losses).all():
         raise NonFiniteError("the masked loss is not a number")
     return losses

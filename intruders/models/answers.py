@@ -193,7 +193,7 @@ def _generate(opened: OpenedModel, prompts: list[list[int]], rooms: list[int]) -
     model: Any = opened.model
     pad = pad_token_id(opened.tokenizer)
     width = max(len(prompt) for prompt in prompts)
-    device = next(model.parameters()).device
+    device = opened.device
     # Generation continues the right end, so padding goes to the left.
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -244,9 +244,8 @@ def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) 
     model, tokenizer = opened.model, opened.tokenizer
     losses, tokens, reproduced = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
     rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
-    device = next(model.parameters()).device
     with evaluating(model):
-        for chosen, batch in batches_by_length(rows, tokenizer, batch_size, device):
+        for chosen, batch in batches_by_length(rows, tokenizer, batch_size, opened.device):
             labels = labels_of_next(batch.pop("labels"))
             each, hits = losses_and_hits(model, batch, labels)
             counts = (labels != IGNORED).sum(-1).tolist()
@@ -264,9 +263,8 @@ def _classes(
     model, tokenizer = opened.model, opened.tokenizer
     rows = encode_classification(tokenizer, examples, labels, opened.context)
     losses, right = [0.0] * len(rows), [False] * len(rows)
-    device = next(model.parameters()).device
     with evaluating(model):
-        for chosen, batch in batches_by_length(rows, tokenizer, batch_size, device):
+        for chosen, batch in batches_by_length(rows, tokenizer, batch_size, opened.device):
             wanted = batch.pop("labels")  # (batch,)
             logits = model(**batch).logits
             each = cross_entropy(logits.float(), wanted, reduction="none").tolist()

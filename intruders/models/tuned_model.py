@@ -48,6 +48,10 @@ class OpenedModel:
         dtype: torch.dtype = own.dtype
         return dtype
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
 
 def open_language_model(
     source: str, base: str | None = None, loading: Loading = AS_STORED, *, merged: bool = False
