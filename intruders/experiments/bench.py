@@ -193,10 +193,7 @@ class Bench:
         return outcomes
 
     def open(self, *, changes_others: bool = True, reads_text: bool = True) -> None:
-        """Have the tuned model in memory.
-
-        With ``changes_others`` remedies also change tuned tensors that an audit does not examine.
-        """
+        """Open the tuned model; with ``changes_others`` remedies also change tensors that an audit does not examine."""
         require_whole_weights(self.question.loading)
         at = self.question.tuned, self.question.base, self.question.loading
         self.language = open_language_model(*at, merged=True) if reads_text else None

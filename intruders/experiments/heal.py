@@ -208,18 +208,10 @@ def heal(
 def doses_for(
     record: str | os.PathLike[str], base: object, tuned: object = None, share: float = 1.0
 ) -> Doses:
-    """Return the remedy `doses` from the record of a healing of the same tuned model.
+    """Return the remedy `doses` from the ``heal.json``, or its folder, of a healing of the same tuned model.
 
-    Args:
-      record: the ``heal.json`` that :func:`heal` wrote, or its folder.
-      base: base model, or an adapter that names its own.
-      tuned: tuned model or adapter.
-      share: share of the way from the tuned model to the doses.
-
-    Raises:
-      SettingError: the doses were learned for another tuned model.
-      ResultFileError: the record cannot be read.
-      CheckpointError: no model was given, or it is in memory.
+    ``share`` is that of the way from the tuned model to the doses. SettingError if another model was healed, or weights
+    were learned.
     """
     healing = Healing.load(record)
     if healing.learn == WEIGHTS:

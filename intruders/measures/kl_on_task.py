@@ -55,11 +55,7 @@ def kl_on_task(
     """Measure KL(base || tuned) on the first examples of the test split, or of the validation split without one.
 
     ``drop_too_long`` leaves out those that do not fit in the context of both models. The first token of a prompt is not
-    predicted.
-
-    Raises:
-      SettingError: the task is classification, has no examples, or one that does not fit in the context.
-      NonFiniteError: a model's prediction is NaN or infinite.
+    predicted. SettingError for a task of classes, and for an example that does not fit.
     """
     if task.kind == "classification":
         raise SettingError(

@@ -72,10 +72,7 @@ def scored_examples(task: Task, split: str | None, max_examples: int | None) -> 
 
 
 def first_examples(task: Task, split: str | None, max_examples: int | None) -> tuple[str, list[Example]]:
-    """Return the split, by default the test split if it has rows, and its first examples.
-
-    Raises SettingError for a split without rows.
-    """
+    """Return the split, by default the test split if it has rows, and its first examples; SettingError for none."""
     chosen = split or ("test" if task.test else "validation")
     examples = task.split(chosen)[:max_examples]
     if not examples:
