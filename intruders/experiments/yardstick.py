@@ -154,7 +154,7 @@ class Yardstick:
             accuracies={name: task.accuracy for name, task in outcome.tasks.items()},
             harness={name: sum(scores) / len(scores) for name, scores in outcome.harness.items()},
             loss=self.loss(outcome),
-            task_loss=self.task_loss(outcome),
+            task_loss=self._interval(self._task(outcome), self._examples(self.target)),
             healed=self.healed(outcome),
             kept=self.kept(outcome),
             gain=None if is_curve else self.gain(outcome),
@@ -169,9 +169,6 @@ class Yardstick:
     def loss(self, outcome: Outcome) -> Interval:
         """Return the loss on text, the mean over the corpora."""
         return self._interval(self._loss(outcome), self._documents)
-
-    def task_loss(self, outcome: Outcome) -> Interval:
-        return self._interval(self._task(outcome), self._examples(self.target))
 
     def healed(self, outcome: Outcome) -> Interval | None:
         """Return ``(L_tuned - L') / (L_tuned - L_base)``; None if tuning did not clearly raise the loss."""

@@ -149,7 +149,7 @@ def evaluate(
     notes = _notes_on_dtypes(loading, loaded) + ([_ON_REPORTED_HALF] if reported_half else [])
     with working_folder(folder):
         work = MeasuredModel(model, base, Kept(folder, of), losses, seed, loading, progress, notes)
-        evaluation = Evaluation(model=model, base=base, losses=[], scores=[], harness=[], notes=notes)
+        evaluation = Evaluation(model=model, base=base, notes=notes)
         before = None if base is None else work.text_losses("base", base, corpora)
         after = work.text_losses("model", model, corpora)
         evaluation.losses.extend(summarize_losses(corpora, after, before, seed=seed).values())
@@ -157,7 +157,7 @@ def evaluate(
             measured(told)
         for other in later:
             made_of, after = after, work.text_losses(f"model {other}", other, corpora)
-            step = Evaluation(model=other, base=base, losses=[], scores=[], harness=[])
+            step = Evaluation(model=other, base=base)
             for loss in summarize_losses(corpora, after, before, seed=seed).values():
                 own_part = mixed_difference(loss.losses, made_of[loss.name], loss.weights, seed=seed)
                 step.losses.append(replace(loss, own_part=own_part))

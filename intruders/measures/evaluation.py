@@ -50,11 +50,10 @@ class Evaluation:
 
     model: str
     base: str | None
-    losses: list[CorpusLoss]
-    scores: list[TaskScore]
-    harness: list[HarnessScore]
+    losses: list[CorpusLoss] = field(default_factory=list)
+    scores: list[TaskScore] = field(default_factory=list)
+    harness: list[HarnessScore] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what a person should know of how they were made
-
     versions: Mapping[str, Any] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=machine)
     also: "list[Evaluation]" = field(default_factory=list)
@@ -131,13 +130,7 @@ class Evaluation:
                 raise KeyError(_FILES[0])
             steps = [rows for _, rows in documents.groupby("step")] if "step" in documents else [documents]
             first, *also = (
-                cls(
-                    record["model"],
-                    document["base"],
-                    [_loss_from(loss, rows) for loss in record["losses"]],
-                    [],
-                    [],
-                )
+                cls(record["model"], document["base"], [_loss_from(loss, rows) for loss in record["losses"]])
                 for record, rows in zip([document, *document.get("also", [])], steps, strict=True)
             )
             return replace(

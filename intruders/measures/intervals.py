@@ -206,8 +206,6 @@ def paired_difference(
 
 def proportion_interval(right: int, of: int) -> Interval:
     """Return the share right / of with Wilson's 95 % score interval (1927), valid near 0 and 1 and for few rows."""
-    if of < 1:
-        raise SettingError("an accuracy over no examples has no interval; expected at least one")
     share, z = right / of, 1.959964  # the normal quantile of 95 %
     centre = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
@@ -220,8 +218,6 @@ def _interval(
 ) -> Interval:
     """Return expanded percentiles of resampled sum / tokens; they are infinite for one document, without a spread."""
     count = len(sums)
-    if count < 2:
-        return Interval(estimate, -math.inf, math.inf, count)
     generator, means = np.random.default_rng(seed), []
     # Some resamples at a time, so that memory stays small however many documents there are.
     for _ in range(RESAMPLES // _AT_ONCE):

@@ -45,9 +45,6 @@ FEWEST_DOCUMENTS = 8
 _CHARACTERS = 8000  # read of each document, from its start
 _AT_ONCE = 4  # sequences in one pass
 
-# (name, inputs (batch, tokens, n), gradients (batch, labels, tokens, m)) of every layer.
-LayerRows = Iterator[tuple[str, Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
 class NatsPlan:
@@ -202,9 +199,10 @@ def layer_rows(
     draws: int,
     random: torch.Generator,
     first: int = 0,
-) -> LayerRows:
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield every layer's inputs x and gradients g of ``log p(labels)`` at its outputs, for a batch of sequences.
 
+    They are (batch, tokens, n) and (batch, labels, tokens, m), beside the name of the layer.
     The labels of a sequence are tokens drawn from the model at every position, ``draws`` times. They count from the
     position ``first`` on. A layer that does not read every token of ``ids`` (batch, tokens + 1) once, as an expert, is
     left out.

@@ -54,7 +54,7 @@ def _evaluate(at: RunAtWork) -> None:
         if config.drop_too_long:  # as the training did
             task = readable(task, opened.tokenizer, opened.context, max_examples=most, drop_too_long=True)
         scores.append(score_task(opened, task, max_examples=most, labels=labels))
-    Evaluation(model=MODEL, base=base, losses=losses, scores=scores, harness=[]).save(at.folder / EVALUATION)
+    Evaluation(model=MODEL, base=base, losses=losses, scores=scores).save(at.folder / EVALUATION)
 
 
 def base_losses(
