@@ -98,45 +98,22 @@ def _labels(names: Sequence[str], per: str) -> list[str]:
     return [path.layer_label for path in paths]
 
 
-@dataclass(frozen=True)
-class DosedUpdate:
-    """The update of one matrix: factors whose columns are its parts, or dense."""
+# The update of one matrix: factors whose columns are its parts, or dense.
+DosedUpdate = LowRank | Tensor
 
-    left: Tensor | None  # (m, r) of a low-rank update
-    right: Tensor  # (r, n), or D (m, n) where there is no left
 
-    @classmethod
-    def of(
-        cls, update: LowRank | Tensor, device: torch.device, dense_dtype: torch.dtype = torch.float32
-    ) -> "DosedUpdate":
-        """Take factors in single precision, and a dense update in ``dense_dtype``: it is as large as the weight."""
-        if isinstance(update, LowRank):
-            return cls(update.left.to(device, torch.float32), update.right.to(device, torch.float32))
-        return cls(None, update.to(device, dense_dtype))
+def rates_of(update: DosedUpdate, share: float) -> list[float]:
+    """Return for each tensor by how much a step may change every entry, so that it changes D by ``share`` of it.
 
-    @property
-    def rank(self) -> int:
-        """The number of directions; a dense update counts as one."""
-        return 1 if self.left is None else len(self.right)
-
-    def rates(self, share: float) -> list[float]:
-        """Return for each tensor by how much a step may change every entry, so that it changes D by ``share`` of it.
-
-        Both factors do half of that at most: ``||E R||_F <= ||E||_F ||R||_2``. It is the same for any L c and R / c.
-        """
-        if self.left is None:
-            return [share * self.right.float().square().mean().sqrt().item()]
-        whole = LowRank(self.left, self.right).norm()
-        return [
-            share / 2 * whole / (own.numel() ** 0.5 * torch.linalg.matrix_norm(other, 2).item())
-            for own, other in ((self.left, self.right), (self.right, self.left))
-        ]
-
-    def times(self, dose: Tensor) -> Tensor:
-        """Return ``a D`` as a matrix, (m, n)."""
-        if self.left is None:
-            return dose * self.right.float()
-        return (self.left * dose) @ self.right
+    Both factors do half of that at most: ``||E R||_F <= ||E||_F ||R||_2``. It is the same for any L c and R / c.
+    """
+    if isinstance(update, Tensor):
+        return [share * update.float().square().mean().sqrt().item()]
+    whole = update.norm()
+    return [
+        share / 2 * whole / (own.numel() ** 0.5 * torch.linalg.matrix_norm(other, 2).item())
+        for own, other in ((update.left, update.right), (update.right, update.left))
+    ]
 
 
 @dataclass
@@ -227,7 +204,7 @@ def put_in_doses(
             dense.setdefault(tensor.data_ptr(), []).append((name, update, view))
     for other in held.changed(others, state):
         before = other.before.to(other.part.dtype)
-        change = DosedUpdate(None, other.part.float() - before.float())
+        change = other.part.float() - before.float()
         other.part.copy_(before)
         own = held.views.get(other.name)
         in_stack = None if own is None or own.expert is None else own
@@ -239,8 +216,8 @@ def put_in_doses(
 
 def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
     """Return ``a (x D^T)`` for inputs x (..., n); products are in bfloat16 where x is, or else in single precision."""
-    if update.left is None:
-        return linear(inputs, update.right.to(inputs.dtype)).float() * dose
+    if isinstance(update, Tensor):
+        return linear(inputs, update.to(inputs.dtype)).float() * dose
     # As the model's own: in single precision they would take most of a step. float16 could overflow.
     dtype = torch.bfloat16 if inputs.dtype is torch.bfloat16 else torch.float32
     inner = linear(inputs.to(dtype), update.right.to(dtype)) * dose
@@ -248,8 +225,8 @@ def _times(update: DosedUpdate, inputs: Tensor, dose: Tensor) -> Tensor:
 
 
 def _rows_of(update: DosedUpdate, tokens: Tensor, dose: Tensor) -> Tensor:
-    if update.left is None:
-        return embedding(tokens, update.right).float() * dose
+    if isinstance(update, Tensor):
+        return embedding(tokens, update).float() * dose
     return (embedding(tokens, update.left) * dose) @ update.right
 
 
@@ -259,9 +236,9 @@ _Part = tuple[str, DosedUpdate, MatrixView | None]
 
 def _plus(weight: Tensor, update: DosedUpdate, dose: Tensor, view: MatrixView | None) -> Tensor:
     """Return a tensor with the update of one of its matrices in its dose; a matrix is added in place."""
+    matrix = dose * update.float() if isinstance(update, Tensor) else (update.left * dose) @ update.right
     if view is None:
-        return (weight + dose * update.right).to(weight.dtype)
-    matrix = update.times(dose)
+        return (weight + matrix).to(weight.dtype)
     values = (matrix.mT if view.input_first else matrix).to(weight.dtype)
     if view.expert is None:
         return weight.add_(values.reshape(weight.shape))
@@ -322,15 +299,17 @@ class TunedState:
 
 def parameters_of(updates: Mapping[str, DosedUpdate]) -> list[Tensor]:
     """Return the tensors of updates, in their order: both factors of one of low rank, or the matrix."""
-    return [
-        tensor for update in updates.values() for tensor in (update.left, update.right) if tensor is not None
+    both = [
+        (update,) if isinstance(update, Tensor) else (update.left, update.right)
+        for update in updates.values()
     ]
+    return [tensor for tensors in both for tensor in tensors]
 
 
 def with_parameters(updates: Mapping[str, DosedUpdate], tensors: Sequence[Tensor]) -> dict[str, DosedUpdate]:
     """Return the updates with other tensors, in the order of :func:`parameters_of`."""
     rest = iter(tensors)
     return {
-        name: DosedUpdate(None if update.left is None else next(rest), next(rest))
+        name: next(rest) if isinstance(update, Tensor) else LowRank(next(rest), next(rest))
         for name, update in updates.items()
     }

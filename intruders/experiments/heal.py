@@ -240,9 +240,9 @@ def _remedy(state: TunedState, healing: Healing) -> Doses | LearnedUpdates:
     if state.learned is None:
         return doses
     updates = {
-        name: healing.doses[name][0] * update.right
-        if update.left is None
-        else LowRank(healing.doses[name][0] * update.left, update.right)
+        name: update.scaled(healing.doses[name][0])
+        if isinstance(update, LowRank)
+        else healing.doses[name][0] * update
         for name, update in state.learned.items()
     }
     return LearnedUpdates(updates, doses)

@@ -13,7 +13,7 @@ from ..models.loading import attend_by_products_if_short
 from ..system.words import plural
 from .bench import distinct_models
 from .data_shares import HealData
-from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, with_parameters
+from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, rates_of, with_parameters
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
@@ -114,7 +114,7 @@ class _Learner:
             # In single precision: of a rounded weight small steps would be lost.
             tensors = [tensor.to(torch.float32, copy=True) for tensor in parameters_of(tuned)]
             learned = with_parameters(tuned, [tensor.requires_grad_() for tensor in tensors])
-            rates = [rate for update in tuned.values() for rate in update.rates(self.settings.rate)]
+            rates = [rate for update in tuned.values() for rate in rates_of(update, self.settings.rate)]
             learnables += map(Learnable, tensors, parameters_of(tuned), rates)
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
         with bench.doses.at(values, learned):

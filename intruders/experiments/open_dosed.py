@@ -69,7 +69,8 @@ def read_updates(
             raise SettingError(
                 f"per is 'direction', and the update of '{pair.name}' has no low rank; pass --per matrix"
             )
-        updates[pair.name] = DosedUpdate.of(whole, device, dense_dtype)
+        # A dense update is as large as the weight.
+        updates[pair.name] = whole.to(device, torch.float32 if isinstance(whole, LowRank) else dense_dtype)
     return updates
 
 
@@ -109,7 +110,7 @@ class DosedModels:
         """Add low-rank matrices to those that are dosed, in ``factors`` of their own, from now on."""
         device = self.doses.values.device
         self.doses.added = {
-            name: (DosedUpdate.of(change, device), factors, position)
+            name: (change.to(device, torch.float32), factors, position)
             for position, (name, change) in enumerate(changes.items())
         }
 
@@ -158,7 +159,7 @@ def open_dosed(
     base, others = question.stacks, list[str]()
     if not question.is_adapter:  # such as norms, which only a checkpoint can store in a dose
         others = tuned_elsewhere(language.model, base, [pair.name for pair in pairs])
-    ranks = {name: update.rank for name, update in updates.items()}
+    ranks = {name: update.rank if isinstance(update, LowRank) else 1 for name, update in updates.items()}
     groups = dose_groups(list(updates), per, ranks, with_elsewhere=bool(others))
     doses = DoseVector(torch.ones(len(groups.names), device=device))
     for model in distinct_models(language, scored):

@@ -13,7 +13,7 @@ from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.experiments import dosed_model
-from intruders.experiments.dosed_model import ELSEWHERE, DosedUpdate, DoseVector, dose_groups, put_in_doses
+from intruders.experiments.dosed_model import ELSEWHERE, DoseVector, dose_groups, put_in_doses, rates_of
 from intruders.experiments.open_dosed import DosedModels, read_updates, tuned_elsewhere
 from intruders.linalg.low_rank import LowRank
 from intruders.models import half_products
@@ -139,7 +139,7 @@ def test_updates_in_half_precision_are_multiplied_as_the_layers_are(monkeypatch:
     )
     dose = torch.tensor(0.5, requires_grad=True)
     monkeypatch.setattr(half_products.functional, "linear", None)
-    output = dosed_model._times(DosedUpdate.of(change, inputs.device, torch.bfloat16), inputs, dose)
+    output = dosed_model._times(change, inputs, dose)
     output.backward(gradient.float())
     product = inputs.double() @ change.double().mT
     size = inputs.double().abs() @ change.double().abs().mT
@@ -238,12 +238,12 @@ def test_a_step_at_its_rate_changes_at_most_its_share_of_an_update(shape: tuple[
     right = torch.randn((rank, columns), generator=generator)
     whole = torch.linalg.matrix_norm(left @ right)
     for c in (1.0, 50.0):
-        update = DosedUpdate(c * left, right / c)
-        of_left, of_right = update.rates(0.1)
+        update = LowRank(c * left, right / c)
+        of_left, of_right = rates_of(update, 0.1)
         for _ in range(20):
-            signs = torch.randn(update.left.shape, generator=generator).sign()  # type: ignore[union-attr]
+            signs = torch.randn(update.left.shape, generator=generator).sign()
             assert torch.linalg.matrix_norm(of_left * signs @ update.right) <= 0.05 * whole * (1 + 1e-5)
             signs = torch.randn(right.shape, generator=generator).sign()
-            assert torch.linalg.matrix_norm(update.left @ (of_right * signs)) <= 0.05 * whole * (1 + 1e-5)  # type: ignore[operator]
-    [of_dense] = DosedUpdate(None, left @ right).rates(0.1)
+            assert torch.linalg.matrix_norm(update.left @ (of_right * signs)) <= 0.05 * whole * (1 + 1e-5)
+    [of_dense] = rates_of(left @ right, 0.1)
     assert of_dense * (rows * columns) ** 0.5 == pytest.approx(0.1 * float(whole), rel=1e-5)
