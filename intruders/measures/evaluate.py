@@ -128,7 +128,15 @@ def evaluate(
     rows_by = data_seed_of(model) if data_seed is None else data_seed
     tasks = [load_task(task, scores, rows_by) for task in scores.tasks]
     if reported_half:
-        _refuse_without_halves(scores, harness)
+        if scores.split is not None:
+            raise SettingError(
+                f"split is {scores.split!r}, and the reported half says which examples are scored; leave one out"
+            )
+        if harness.lm_eval:
+            raise SettingError(
+                f"lm_eval is {harness.lm_eval[0]!r}, whose examples have no reported half; measure it in a call of "
+                "its own"
+            )
         _, corpora = halves_of_corpora(corpora, seed)
         for number, task in enumerate(tasks):
             _, rows = halves_of_task(task, scores.max_examples)
@@ -176,18 +184,6 @@ def evaluate(
             evaluation.save(folder)
             shutil.rmtree(folder / EVALUATIONS, ignore_errors=True)
     return evaluation
-
-
-def _refuse_without_halves(scores: ScoreSettings, harness: HarnessSettings) -> None:
-    if scores.split is not None:
-        raise SettingError(
-            f"split is {scores.split!r}, and the reported half says which examples are scored; leave one out"
-        )
-    if harness.lm_eval:
-        raise SettingError(
-            f"lm_eval is {harness.lm_eval[0]!r}, whose examples have no reported half; measure it in a call of "
-            "its own"
-        )
 
 
 def _notes_on_dtypes(loading: Loading, loaded: Sequence[str]) -> list[str]:

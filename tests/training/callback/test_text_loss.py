@@ -136,8 +136,7 @@ def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path)
     trainer = tiny_trainer(model, tmp_path / "out", callbacks=[_callback(texts)])
     trainer.train()
     documents = load_corpora(str(texts))[0].documents
-    tokenizer = AutoTokenizer.from_pretrained(location)
-    opened = OpenedModel(model, tokenizer, context=128, is_masked=True)
+    opened = OpenedModel(model, AutoTokenizer.from_pretrained(location), context=128)
     after = masked_estimate(opened, documents, LossSettings(max_tokens=TOKENS)).mean
     assert trainer.state.log_history[-2]["forgetting/known/loss"] == pytest.approx(after, rel=1e-6)
 
