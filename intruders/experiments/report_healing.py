@@ -15,7 +15,7 @@ from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.stored_dtype import dtype_name
 from .bench import Tally
-from .dosed_model import DosedUpdate, DoseVector, TunedState
+from .dosed_model import DoseVector, TunedState
 from .experiment_settings import HealSettings
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, TUNED, Healing
 from .learn import Learned
@@ -43,7 +43,10 @@ def reported_healing(
     """
     data, doses, question = bench.data, learned.state.doses, bench.question
     states = {name: rival.state for name, rival in learned.rivals.items()}
-    points = _reported_points(bench, learned.state, states, _removing(matrices, bench.updates))
+    remedy = ScaledIntruders(0.0)
+    changes = {case.matrix.name: remedy.change(case).added for case in matrices.read([remedy])}
+    removing = {name: added for name, added in changes.items() if added is not None and name in bench.updates}
+    points = _reported_points(bench, learned.state, states, removing)
     notes = list(learned.notes)
     count = at_bounds(doses) if learned.state.learned is None else 0
     if count:
@@ -140,15 +143,6 @@ def same_dose(bench: HealBench, healed: float, tuned: float) -> float:
 
     dose = at_most(healed)
     return dose if dose < 1 or healed >= tuned else at_most(tuned)
-
-
-def _removing(matrices: TunedMatrices, updates: Mapping[str, DosedUpdate]) -> dict[str, LowRank]:
-    """Return the low-rank matrices that remove the intruders, by matrix."""
-    if matrices.audit.intruders == 0:
-        return {}
-    remedy = ScaledIntruders(0.0)
-    changes = {case.matrix.name: remedy.change(case).added for case in matrices.read([remedy])}
-    return {name: added for name, added in changes.items() if added is not None and name in updates}
 
 
 class Report:
