@@ -5,7 +5,7 @@ the base's outputs by very different amounts. No model is trained or changed her
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from ..checkpoints.opening.open import Source
 from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
+from ..checkpoints.stored.checkpoint import Checkpoint
 from ..data.corpora import Corpora
 from ..errors import CheckpointError
 from ..models.answers import evaluating
@@ -37,6 +38,15 @@ def documents_of(corpora: Corpora) -> list[str]:
     """Return the texts of all corpora in turn, so that the first few come from each of them."""
     parts = [part.documents for several in corpora.values() for part in several]
     return [text for turn in zip_longest(*parts) for text in turn if text is not None]
+
+
+def linear_layers(base: Checkpoint, model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return the linear layers of a model whose whole weight is one of these matrices of its base, by its name."""
+    from transformers.pytorch_utils import Conv1D
+
+    modules = in_memory(base, model).modules_of(names)
+    layers = {name: model.get_submodule(module) for name, module in modules.items()}
+    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear | Conv1D)}
 
 
 @torch.no_grad()
@@ -109,15 +119,11 @@ def output_energy(
     Of each document the first ``window`` tokens are read, by default 1024 or the model's context; ``max_tokens`` of a
     loss does not shorten them. Raises CheckpointError when no changed matrix is a linear layer's weight.
     """
-    from transformers.pytorch_utils import Conv1D
-
     before, after = open_sides(base_model_location(base), tuned)
     loaded = {matrix.name: matrix.load() for matrix in pair_sides(before, after, audit).pairs}
     opened = open_language_model(base, loading=loading)
     updates = {name: pair.widened(opened.device).update for name, pair in loaded.items() if pair is not None}
-    modules = in_memory(before, opened.model).modules_of(updates)
-    named = {name: opened.model.get_submodule(module) for name, module in modules.items()}
-    layers = {name: layer for name, layer in named.items() if isinstance(layer, nn.Linear | Conv1D)}
+    layers = linear_layers(before, opened.model, updates)
     if not layers:
         raise CheckpointError(
             f"none of the {len(updates)} changed matrices is the weight of a linear layer of {base!r}; "

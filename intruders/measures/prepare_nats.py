@@ -17,7 +17,6 @@ from torch.nn.functional import log_softmax
 from ..audits.base_cache import DiskCache
 from ..audits.kept_nats import KeptLayer, KeptText, content_of, samples_of, written
 from ..audits.prepare_base import Preparation
-from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..data.corpora import load_corpora
 from ..engine.nats import packed_width
@@ -29,6 +28,7 @@ from ..models.token_losses import in_single
 from ..models.tuned_model import OpenedModel, open_language_model
 from ..system.progress import Progress, silent
 from ..system.words import plural
+from .output_energy import linear_layers
 
 # Tokens of a sequence. A response is one number a sequence and draw, however long it is, and its rows grow with it.
 TOKENS = 32
@@ -70,10 +70,6 @@ class NatsPlan:
         loading: Loading = AS_STORED,
     ) -> "NatsPlan":
         """Open the base, find its layers, and choose the sequences; SettingError where there can be no prediction."""
-        from transformers.pytorch_utils import Conv1D
-
-        if sequences is not None and sequences < 1:
-            raise SettingError(f"sequences is {sequences}; expected 1 or more")
         corpora = load_corpora(text, max_documents=4 * (sequences or MOST), seed=seed)
         preparation = Preparation.of(base, selection)
         opened = open_language_model(base, loading=loading)
@@ -83,12 +79,7 @@ class NatsPlan:
                 "leave out --loss-on"
             )
         whole = [name for name, view in preparation.matrices.items() if name == view.tensor]
-        modules = in_memory(preparation.base, opened.model).modules_of(whole)
-        layers = {
-            name: layer
-            for name, module in modules.items()
-            if isinstance(layer := opened.model.get_submodule(module), nn.Linear | Conv1D)
-        }
+        layers = linear_layers(preparation.base, opened.model, whole)
         documents = [document for part in corpora for document in part.documents]
         windows = _windows(opened, documents, seed)
         enough = len({document for document, _ in windows})

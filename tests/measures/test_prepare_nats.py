@@ -305,15 +305,14 @@ def test_what_cannot_be_prepared_is_refused(base: Path, text: str, tmp_path: Pat
     tokenizer.save_pretrained(tmp_path / "base")
     masked = save_bert(tmp_path / "masked")
     longer = "expected 8 or more.*pass a longer text"
-    for source, given, sequences, said in (
-        (base, text_of(tmp_path, 7), None, f"has 7 documents of 33 tokens.*{longer}"),
-        (base, text_of(tmp_path, 30, 3), None, f"has 0 documents of 33.*{longer}"),
-        (base, text, 0, "sequences is 0; expected 1 or more"),
-        (masked, text, None, "is a masked language model; expected a causal one"),
-        (tmp_path / "base", text, None, f"makes token {known}, and the model has {known} tokens"),
+    for source, given, said in (
+        (base, text_of(tmp_path, 7), f"has 7 documents of 33 tokens.*{longer}"),
+        (base, text_of(tmp_path, 30, 3), f"has 0 documents of 33.*{longer}"),
+        (masked, text, "is a masked language model; expected a causal one"),
+        (tmp_path / "base", text, f"makes token {known}, and the model has {known} tokens"),
     ):
         with pytest.raises(SettingError, match=said):
-            NatsPlan.of(str(source), given, sequences=sequences)
+            NatsPlan.of(str(source), given)
 
 
 def test_a_large_update_has_no_number() -> None:
