@@ -78,13 +78,9 @@ def kl_on_task(
             of_answers = labels_of_next(batch.pop("labels")) != IGNORED  # (rows, width)
             seen = batch["attention_mask"].bool()
             predicts = torch.cat([seen[:, 1:], torch.zeros_like(seen[:, :1])], dim=1)
-            logits = (
-                model(**batch).logits[predicts] for model in (before, after)
-            )  # (positions, vocabulary) each
-            p, q = (values.float().log_softmax(-1) for values in logits)
-            kl = torch.zeros(
-                predicts.shape, dtype=torch.float64, device=device
-            )  # zero where none is asked for
+            # (positions, vocabulary) each
+            p, q = (model(**batch).logits[predicts].float().log_softmax(-1) for model in (before, after))
+            kl = torch.zeros(predicts.shape, dtype=torch.float64, device=device)  # where none is asked for
             kl[predicts] = (p.exp() * (p - q)).sum(-1).double()
             for at, row in enumerate(chosen):
                 for part, mask in enumerate((predicts[at] & ~of_answers[at], of_answers[at])):

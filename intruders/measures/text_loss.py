@@ -68,13 +68,13 @@ def causal_losses(
     ]
     sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
 
+    pad = PadRight(pad_token_id(tokenizer))
+
     def read(batch: Sequence[Window]) -> list[Any]:
         rows = [
             {"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch
         ]
-        tensors = {
-            key: value.to(opened.device) for key, value in PadRight(pad_token_id(tokenizer))(rows).items()
-        }
+        tensors = {key: value.to(opened.device) for key, value in pad(rows).items()}
         losses = token_losses(model, tensors, labels_of_next(tensors.pop("labels"))).double().cpu().numpy()
         ends = np.cumsum([len(piece.ids) - piece.scored_from for piece in batch])
         return np.split(losses, ends[:-1])
