@@ -22,7 +22,7 @@ from ..system.files import stop_on_full_disk
 from ..system.folders import require_ours, scratch_folder, working_folder
 from ..system.versions import machine, versions
 from .callback.callback import IntruderCallback
-from .callback.limits import Limits, Text
+from .callback.limits import Limits
 from .callback.training_start import StartOfA
 from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, plugins_for, save_model
@@ -222,7 +222,6 @@ def _auditor(
         # PEFT does not know of a plugin's start, and what is beneath the adapter is not the base.
         base=location if config.starts_from_changed_base and config.kind_of_method.is_plugin else None,
         tokenizer=tokenizer,
-        **vars(config.part(Text)),
         **vars(config.part(Limits)),
     )
 

@@ -8,7 +8,7 @@ from ..data.columns import Columns
 from ..errors import SettingError
 from ..models.loading_settings import IN_SINGLE, Loading
 from ..settings import option_of
-from .callback.limits import Limits, Text, require_loss
+from .callback.limits import Limits
 from .run_settings import METHODS, PLAIN_LORA, Meanwhile, Method, Training
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(Limits, Text, Meanwhile, Columns, Training):
+class FinetuneConfig(Limits, Meanwhile, Columns, Training):
     """One run: what is trained, on which columns of the data, and what is measured meanwhile.
 
     Examples:
@@ -37,7 +37,7 @@ class FinetuneConfig(Limits, Text, Meanwhile, Columns, Training):
             given = getattr(self, name)
             if given is not None and self.audit_steps is None:
                 raise SettingError(f"{name} is {given!r}, but no audits are made; pass audit_steps too")
-        require_loss(self, self)
+        self.require_loss()
         if self.go_on_over_limit and not self.has_limit:
             raise SettingError(
                 "go_on_over_limit is given without a limit; pass keep_forgetting_below or keep_intruders_below too"

@@ -26,7 +26,7 @@ from ...checkpoints.stored.names import tensor_of
 from ...errors import NonFiniteError, SettingError
 from ...system.callers_process import random_state_kept
 from ...system.files import user_path
-from .limits import KeptState, Limits, Look, Named, Text, Watch, require_loss, taken
+from .limits import KeptState, Look, Named, Watch
 from .logging_hooks import alert, handler_that_calls, log_totals, totals_of
 from .sharding import decided_by_first, gathered, opened, require_gatherable, sharded_by, will_be_sharded_by
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
@@ -61,9 +61,9 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         another name; one that resumes adds to it.
       base: the model before fine-tuning, if the Trainer's model has changed since.
       tokenizer: the model's; that of the Trainer if not given, else that of the folder which the model names.
-      named: the fields of ``Watch``, ``Text`` and ``Limits`` (in ``intruders.training.callback.limits``): ``every``,
-        ``stop_above``, ``alert_above``; ``loss_on``, ``loss_documents``, ``loss_tokens``;
-        ``keep_forgetting_below``, ``keep_intruders_below``, ``go_on_over_limit``.
+      named: the fields of ``Watch`` (in ``intruders.training.callback.limits``): ``every``, ``stop_above``,
+        ``alert_above``; ``loss_on``, ``loss_documents``, ``loss_tokens``; ``keep_forgetting_below``,
+        ``keep_intruders_below``, ``go_on_over_limit``.
 
     A model that has become NaN or infinite is below no limit; without a limit or a kept state that ends the training
     with a NonFiniteError.
@@ -86,23 +86,18 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         tokenizer: Any = None,
         **named: Unpack[Named],
     ) -> None:
-        rest: dict[str, Any] = {**named}
-        self._watch, text, self._limits = taken(Watch, rest), taken(Text, rest), taken(Limits, rest)
-        if rest:
-            raise TypeError(f"IntruderCallback got an unexpected keyword argument {next(iter(rest))!r}")
-        require_loss(self._limits, text)
+        given: dict[str, Any] = {**named}
+        self._watch = Watch(**given)
         self._trainer, self._settings, self._given_base = trainer, settings, base
         self._has_trace = trace is not False and trace is not None
         self._given_trace = None if trace is None or isinstance(trace, bool) else user_path(trace)
         self._take_cache()
         self._text: TextLoss | None = None
-        if text.loss_on is not None:
-            self._text = TextLoss(text.loss_on, text.loss_documents, text.loss_tokens, tokenizer)
+        if (corpus := self._watch.loss_on) is not None:
+            self._text = TextLoss(corpus, self._watch.loss_documents, self._watch.loss_tokens, tokenizer)
         self._forget_model()
+        self._forget_looks()
         self.last: Audit | None = None
-        self.has_stopped: bool = False
-        self.has_stopped_at_limit: bool = False
-        self.put_back: dict[str, Any] | None = None  # the record of the kept state that the model has now
         if trainer is not None:
             processing = getattr(trainer, "processing_class", None)
             self._get_ready(trainer.model, trainer.args, trainer.is_world_process_zero(), processing)
@@ -114,6 +109,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         fresh._take_cache()
         fresh._text = copy.copy(self._text)
         fresh._forget_model()
+        fresh._forget_looks()
         return fresh.__dict__
 
     def _take_cache(self) -> None:
@@ -121,22 +117,26 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._compute = Compute(cache=self._bases)
 
     def _forget_model(self) -> None:
-        self._is_ready = False
         self.trace: Path | None = self._given_trace
-        self._made_ready_for: weakref.ref[nn.Module] | None = None
+        self._made_ready_for: weakref.ref[nn.Module] | None = None  # once it is ready
         self._start = TrainingStart()
         self._sharded: str | None = None  # in which way, once training has begun
-        self._audited_step = 0
         self._nats: KeptNats | None = None  # what predicts them, once the base is known
-        self._look = Look()
-        self._kept = KeptState()
         if self._text is not None:
             self._text.forget()
+
+    def _forget_looks(self) -> None:
+        self.has_stopped: bool = False
+        self.has_stopped_at_limit: bool = False
+        self.put_back: dict[str, Any] | None = None  # the record of the kept state that the model has now
+        self._audited_step = 0
+        self._look = Look()
+        self._kept = KeptState()
 
     @property
     def loss_on(self) -> str | None:
         """The corpus on which the loss is measured."""
-        return None if self._text is None else self._text.name
+        return self._watch.loss_on
 
     @property
     def base_loss(self) -> float | None:
@@ -159,7 +159,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         return 0.0 if self._text is None else self._text.share_of_time
 
     def on_init_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        if not self._is_ready and objects.get("model") is not None:
+        if self._made_ready_for is None and objects.get("model") is not None:
             self._get_ready(
                 objects["model"], args, state.is_world_process_zero, objects.get("processing_class")
             )
@@ -169,18 +169,15 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         processing_class = objects.get("processing_class")
         is_first, is_resumed = state.is_world_process_zero, state.global_step > 0
         if not is_resumed:
-            self.has_stopped = self.has_stopped_at_limit = False
-            self.put_back = None
-            self._look, self._audited_step = Look(), 0
-            self._kept = KeptState()
-        elif self._limits.has_limit:
-            self._kept.resume(args, state, self._limits)
+            self._forget_looks()
+        elif self._watch.has_limit:
+            self._kept.resume(args, state, self._watch)
         # The model that was made ready, or one that wraps it as FSDP and PEFT do.
         known = None if self._made_ready_for is None else self._made_ready_for()
         is_known = model is None or any(module is known for module in model.modules())
-        if self._is_ready and not is_resumed and not is_known:
+        if not is_resumed and not is_known:
             self._forget_model()  # that of an earlier training, where model_init makes one for each
-        if not self._is_ready:
+        if self._made_ready_for is None:
             self._get_ready(model, args, is_first, processing_class, is_resumed=is_resumed)
         elif self._name_trace(args) and is_first and self.trace is not None:  # another Trainer's
             check_trace(self.trace)
@@ -190,7 +187,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._start.begin(self.trace, model, is_resumed)
         self._sharded = sharded_by(model)
         if self._sharded is not None:
-            require_gatherable(self._sharded, self._trainer, self._limits.has_limit)
+            require_gatherable(self._sharded, self._trainer, self._watch.has_limit)
             if has_adapters(model):  # the base that was beneath it in memory is split since
                 self._start.base = AuditedBase(base_of_sharded(model, self._given_base))
             if self._text is not None:
@@ -208,7 +205,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         if not is_regular:
             return
         self.has_stopped = self.has_stopped or look.has_too_many
-        at_limit = self._limits.has_limit and not look.is_below and not self._limits.go_on_over_limit
+        at_limit = self._watch.has_limit and not look.is_below and not self._watch.go_on_over_limit
         self.has_stopped_at_limit = self.has_stopped_at_limit or at_limit
         if look.has_too_many or at_limit:
             control.should_training_stop = True
@@ -217,7 +214,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._kept.saved(args, state)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
-        if not (self._limits.has_limit and control.should_training_stop):
+        if not (self._watch.has_limit and control.should_training_stop):
             return
         if state.global_step != self._audited_step:  # another callback ended the training
             self._look_at(objects["model"], args, state, control)
@@ -234,7 +231,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             self._look_at(objects["model"], args, state, control)
         if self._text is not None:
             self._text.training_ends()
-        if self._limits.has_limit and not self._look.is_below:
+        if self._watch.has_limit and not self._look.is_below:
             args.load_best_model_at_end = False  # it was the user's until the end
             over = f"the state at step {step} is over the limit"
             if is_first and self.put_back is not None:
@@ -261,13 +258,12 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self, model: nn.Module, args: Any, is_first: bool, processing: Any, is_resumed: bool = False
     ) -> None:
         """Take the weights before training, and raise what the first audit would raise as far as is known."""
-        self._made_ready_for = weakref.ref(model)
-        if self._limits.has_limit:
+        if self._watch.has_limit:
             require_loadable(model, args)
         self._name_trace(args)
         if not is_first and any(parameter.is_meta for parameter in model.parameters()):
-            self._is_ready = True  # FSDP is told to load on the first process alone
-            return
+            self._made_ready_for = weakref.ref(model)
+            return  # FSDP is told to load on the first process alone
         if self._text is not None:
             require_language_model(model, self._text.name)
             self._text.tokenizer_for(processing, model)
@@ -284,7 +280,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                 check_trace(self.trace)
             if self._text is not None and sharded_by(model) is None and will_be_sharded_by() is None:
                 self._text.measure_base(model, self._given_base)
-        self._is_ready = True
+        self._made_ready_for = weakref.ref(model)
 
     def _name_trace(self, args: Any) -> bool:
         """Name the trace of a training, and return whether it is another than before."""
@@ -305,7 +301,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                     f"two callbacks of one Trainer write '{self.trace}'; expected one for each; pass trace= with "
                     "another path to one of them"
                 )
-            if self._limits.has_limit and other._limits.has_limit:
+            if self._watch.has_limit and other._watch.has_limit:
                 raise SettingError(
                     "two callbacks of one Trainer have a limit; expected one, whose state the Trainer loads at the "
                     "end; pass both limits to one callback"
@@ -329,7 +325,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
                     tuned = model if tensors is None else opened(model, tensors)
                     audit = self._audit(tuned, tensors, args, state, control)
             except NonFiniteError:
-                if not self._limits.has_limit:
+                if not self._watch.has_limit:
                     raise
                 if self._text is not None:
                     self._text.last = math.nan
@@ -338,13 +334,13 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             record: dict[str, Any] = {"step": state.global_step, "intruders": audit.intruders}
             if self._text is not None:
                 record |= {"forgetting": self.forgetting, "loss_on": self._text.name}
-            return Look(has_too_many, self._limits.is_below(audit.intruders, self.forgetting), record=record)
+            return Look(has_too_many, self._watch.is_below(audit.intruders, self.forgetting), record=record)
 
-        if self._sharded is not None or self._watch.stop_above is not None or self._limits.has_limit:
+        if self._sharded is not None or self._watch.stop_above is not None or self._watch.has_limit:
             self._look = decided_by_first(look, state)
         else:
             self._look = look() if is_first else Look()
-        if self._limits.has_limit and self._look.is_below and self._look.record is not None:
+        if self._watch.has_limit and self._look.is_below and self._look.record is not None:
             self._kept.keep(self._look.record, state, control)
         return self._look
 

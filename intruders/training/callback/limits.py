@@ -4,10 +4,10 @@ import json
 import math
 import os
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 from ...errors import SettingError
 from ...settings import Settings, setting
@@ -15,36 +15,17 @@ from ...system.documents import read_document
 from ...system.files import write_atomically
 
 _INTRUDERS = "a whole number of intruders, 0 or more"
-
-
-@dataclass(frozen=True)
-class Watch(Settings):
-    """When a training is audited, and what then ends it or warns."""
-
-    every: int = setting(
-        100,
-        "Number of steps between audits.",
-        least=1,
-        expected="a whole number of steps between audits, 1 or more",
-    )
-    stop_above: int | None = setting(
-        None, "End training when an audit finds more intruders than this.", least=0, expected=_INTRUDERS
-    )
-    alert_above: int | None = setting(
-        None,
-        "Warn when an audit finds more intruders than this, in Weights & Biases and trackio too.",
-        least=0,
-        expected=_INTRUDERS,
-    )
-
-
 _of_limits = partial(setting, panel="Accuracy and stopping", advanced=True, new_in="0.2")
 _of_text = partial(_of_limits, changes_weights=False)
 
 
 @dataclass(frozen=True)
-class Text(Settings):
-    """The text on which each audit measures the loss too."""
+class Limits(Settings):
+    """The text on which each audit measures the loss too, and the limits of a state that is kept.
+
+    Without a limit none is kept. With both, a state is below both. The Trainer saves every audited state below them as
+    a checkpoint, keeps the last one, and loads it when the training ends above, so that it is what is saved.
+    """
 
     loss_on: str | None = _of_text(
         None,
@@ -56,15 +37,6 @@ class Text(Settings):
     loss_tokens: int = _of_text(
         256, "Number of tokens of each document of --loss-on, from its start.", least=2
     )
-
-
-@dataclass(frozen=True)
-class Limits(Settings):
-    """The limits of a state that is kept; None of them means that none is. With both, a state is below both.
-
-    The Trainer saves every audited state below them as a checkpoint, keeps the last one, and loads it when the training
-    ends above, so that it is what is saved.
-    """
 
     keep_forgetting_below: float | None = _of_limits(
         None,
@@ -94,24 +66,47 @@ class Limits(Settings):
         return self.keep_forgetting_below is not None or self.keep_intruders_below is not None
 
     def is_below(self, intruders: int, forgetting: float | None) -> bool:
-        """Return whether a state with this number of intruders and this rise is below both limits."""
         few = self.keep_intruders_below is None or intruders < self.keep_intruders_below
         # A rise that is not a number is below no limit.
         limit = self.keep_forgetting_below
         return few and (limit is None or forgetting is None or forgetting < limit)
 
+    def require_loss(self) -> None:
+        """Raise SettingError for a limit of the loss where no loss is measured."""
+        if self.keep_forgetting_below is not None and self.loss_on is None:
+            raise SettingError(
+                f"keep_forgetting_below is {self.keep_forgetting_below:g}, but no loss is measured; pass loss_on with "
+                "a corpus, such as 'pydoc'"
+            )
 
-def require_loss(limits: Limits, text: Text) -> None:
-    """Raise SettingError for a limit of the loss where no loss is measured."""
-    if limits.keep_forgetting_below is not None and text.loss_on is None:
-        raise SettingError(
-            f"keep_forgetting_below is {limits.keep_forgetting_below:g}, but no loss is measured; pass loss_on with a "
-            "corpus, such as 'pydoc'"
-        )
+
+@dataclass(frozen=True)
+class Watch(Limits):
+    """When a training is audited, and what is then measured, ends it or warns."""
+
+    every: int = setting(
+        100,
+        "Number of steps between audits.",
+        least=1,
+        expected="a whole number of steps between audits, 1 or more",
+    )
+    stop_above: int | None = setting(
+        None, "End training when an audit finds more intruders than this.", least=0, expected=_INTRUDERS
+    )
+    alert_above: int | None = setting(
+        None,
+        "Warn when an audit finds more intruders than this, in Weights & Biases and trackio too.",
+        least=0,
+        expected=_INTRUDERS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_loss()
 
 
 class Named(TypedDict, total=False):
-    """The fields of the three by name."""
+    """The fields of ``Watch`` by name."""
 
     every: int
     stop_above: int | None
@@ -122,14 +117,6 @@ class Named(TypedDict, total=False):
     keep_forgetting_below: float | None
     keep_intruders_below: int | None
     go_on_over_limit: bool
-
-
-Group = TypeVar("Group", Watch, Text, Limits)
-
-
-def taken(kind: type[Group], named: dict[str, Any]) -> Group:
-    """Return the fields of one of the three, which are taken out of ``named``."""
-    return kind(**{field.name: named.pop(field.name) for field in fields(kind) if field.name in named})
 
 
 @dataclass(frozen=True)
