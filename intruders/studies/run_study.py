@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import SettingError
-from ..system.folders import make_folder
+from ..system.folders import locked_folder, make_folder
 from ..system.result_protocol import JsonResult
 from .inputs import digests_of_inputs, require_inputs
 from .runs import Run, expand
 from .stage import Callbacks
 from .study import Study
 from .study_folder import RunRecord, StudyFolder
-from .tables import Tables, refuse_newer_tables
+from .tables import refuse_newer_tables, rows_of, write_tables
 from .work import FILES, Workplace, precisions_of
 
 SCHEMA = 1
@@ -131,14 +131,13 @@ def run_study(
     folder.require_is_for(study, must_exist=resume)
     make_folder(folder.path)
     progress = progress or StudyProgress()
-    with folder.locked(), ExitStack() as cleanup:
+    with locked_folder(folder.path), ExitStack() as cleanup:
         refuse_newer_tables(folder)
         inputs = digests_of_inputs(runs) if is_here else {}
         workplace.refresh(runs)
         folder.require_same_inputs(inputs, workplace.seen)
         folder.keep(study, runs, inputs)
         taken = take_over(folder) if take_over is not None else []
-        tables = Tables(folder, workplace.seen, runs)
         missing = workplace.missing(runs)
         # What the finished runs were trained in, wherever that was, the others are trained in here.
         known = Counter(precisions_of(runs, workplace.seen).values()).most_common(1)
@@ -152,17 +151,19 @@ def run_study(
             if workplace.precision != precision_here():
                 progress.on_precision(workplace.precision)
 
-        def write_tables() -> None:
-            tables.write()
+        rows = {run.id: rows_of(run, workplace.seen.run(run.id)) for run in runs}
+
+        def keep_tables() -> None:
+            write_tables(folder, rows.values())
             for name in FILES:
                 workplace.store.send(name)
 
-        write_tables()
+        keep_tables()
         over = cleanup.enter_context(closing(_at_work(missing, workplace, study, jobs, ray, progress)))
         for done, run in enumerate(over, start=kept + 1):
             workplace.refresh([run])
-            tables.forget(run.id)
-            write_tables()
+            rows[run.id] = rows_of(run, workplace.seen.run(run.id))
+            keep_tables()
             status = str(RunRecord(workplace.seen.run(run.id)).read().get("status"))
             progress.on_run(run, status, done, len(runs))
         records = {run.id: RunRecord(workplace.seen.run(run.id)).read() for run in runs}

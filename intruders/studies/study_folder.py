@@ -10,7 +10,6 @@ bases/HASH/    losses of a base, measured once
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..errors import ResultFileError, SettingError
 from ..settings import shown
 from ..system.documents import read_document
 from ..system.files import write_atomically
-from ..system.folders import locked_folder, other_entries
+from ..system.folders import other_entries
 from ..system.plain_values import from_plain
 from ..system.result_protocol import json_bytes
 from .runs import Run
@@ -117,10 +116,6 @@ class StudyFolder:
             why = "is not empty and not a study; choose another folder"
         if why is not None:
             raise SettingError(f"out '{self.path}' {why}")
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Lock the folder for this process; a kill unlocks it. SettingError while another process has it."""
-        return locked_folder(self.path)
 
     def require_same_inputs(self, inputs: Mapping[str, str], seen: "StudyFolder | None" = None) -> None:
         """Raise SettingError if runs, also ``seen`` ones of other machines, were begun on other data or bases."""

@@ -1,7 +1,6 @@
 """The study's tables: their columns, and their Parquet files, which are made from the runs' folders."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,7 @@ _OUTWARD = {"max_cosine_lower": pc.floor, "max_cosine_upper": pc.ceil}
 def to_parquet(table: str, rows: list[dict[str, Any]]) -> bytes:
     """Return the content of the file. Bounds of max cosines are rounded outward, so that they stay proved."""
     # By Arrow and not by pandas, so that a column without a value yet has its type, and a whole number stays whole.
-    arrow = pa.Table.from_pylist(
-        [{name: row.get(name) for name in COLUMNS[table]} for row in rows], arrow_schema(table)
-    )
+    arrow = pa.Table.from_pylist(rows, arrow_schema(table))
     for column in sorted(_OUTWARD.keys() & set(COLUMNS[table])):
         units = _OUTWARD[column](pc.multiply(arrow[column], 2.0**_DIGITS))
         arrow = arrow.set_column(
@@ -109,15 +106,13 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
 def read_complete(file: Path) -> pa.Table:
     """Read a table of a study, all of it; refuse it as :func:`check_table_schema` does."""
     check_table_schema(file)
-    with _complete(file):
-        return pq.read_table(file)
+    return _read(file, pq.read_table)
 
 
-@contextmanager
-def _complete(file: Path) -> Iterator[None]:
-    """Say of a file that Arrow cannot read what to do."""
+def _read(file: Path, by: Callable[[Path], Any]) -> Any:
+    """Read a file by a function of pyarrow; say of one that it cannot read what to do."""
     try:
-        yield
+        return by(file)
     except (pa.ArrowException, OSError) as error:
         is_published = (file.parent / PUBLISHED).is_file()
         how = (
@@ -131,8 +126,7 @@ def _complete(file: Path) -> Iterator[None]:
 def check_table_schema(file: Path) -> None:
     """Raise ResultFileError if a file is not a complete table of its name, NewerVersionError of a newer version's."""
     try:
-        with _complete(file):
-            document = document_in(pq.read_schema(file), METADATA_KEY)
+        document = document_in(_read(file, pq.read_schema), METADATA_KEY)
     except KeyError:
         raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
     schema = document.get("schema")
@@ -153,30 +147,14 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-class Tables:
-    """The tables of one study. A run whose record has not changed since is not read again."""
-
-    def __init__(self, folder: StudyFolder, seen: StudyFolder, runs: Sequence[Run]) -> None:
-        """Write tables to ``folder``, made from the runs in ``seen``."""
-        self._folder, self._seen, self._runs = folder, seen, runs
-        self._known: dict[str, tuple[bytes, Rows]] = {}
-
-    def write(self) -> None:
-        tables: Rows = {table: [] for table in COLUMNS}
-        for run in self._runs:
-            folder = self._seen.run(run.id)
-            record = folder / "run.json"
-            content = record.read_bytes() if record.is_file() else b""
-            if run.id not in self._known or self._known[run.id][0] != content:
-                self._known[run.id] = (content, rows_of(run, folder))
-            for table, rows in self._known[run.id][1].items():
-                tables[table] += rows
-        for table, rows in tables.items():
-            write_atomically(self._folder.table(table), to_parquet(table, rows))
-
-    def forget(self, run_id: str) -> None:
-        """Read a run again, which was worked on: its record may be what it was, if a stage took as long as before."""
-        self._known.pop(run_id, None)
+def write_tables(folder: StudyFolder, of_runs: Iterable[Rows]) -> None:
+    """Write the tables of a study from the rows of its runs, as :func:`rows_of` gives them."""
+    tables: Rows = {table: [] for table in COLUMNS}
+    for of_run in of_runs:
+        for table, rows in of_run.items():
+            tables[table] += rows
+    for table, rows in tables.items():
+        write_atomically(folder.table(table), to_parquet(table, rows))
 
 
 def refuse_newer_tables(folder: StudyFolder) -> None:

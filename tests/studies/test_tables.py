@@ -20,13 +20,19 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from intruders.errors import ResultFileError
-from intruders.studies import tables as written_tables
 from intruders.studies.results import Results, load_results
 from intruders.studies.runs import Run, expand
 from intruders.studies.stages import stages_of
 from intruders.studies.study import study_from_text
 from intruders.studies.study_folder import StudyFolder
-from intruders.studies.tables import COLUMNS, Tables, read_rows, refuse_newer_tables, rows_of, to_parquet
+from intruders.studies.tables import (
+    COLUMNS,
+    read_rows,
+    refuse_newer_tables,
+    rows_of,
+    to_parquet,
+    write_tables,
+)
 from tests.studies.planted import run
 from tests.studies.tiny_study import parsed
 
@@ -76,7 +82,7 @@ def written(folder: Path) -> Results:
     runs = expand(STUDY)
     place = StudyFolder(folder)
     place.keep(STUDY, runs)
-    Tables(place, place, runs).write()
+    write_tables(place, (rows_of(run, place.run(run.id)) for run in runs))
     return load_results(folder)
 
 
@@ -236,29 +242,6 @@ def test_the_relative_update_of_a_run_is_of_the_matrices_that_have_one(tmp_path:
         folder = with_audit(tmp_path / str(position), run, dataclasses.replace(whole, matrices=matrices))
         (row,) = rows_of(run, folder)["runs"]
         assert row["relative_update"] == pytest.approx(0.15)  # median of 2/10 and 1/10
-
-
-def test_a_run_is_read_again_for_a_new_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = expand(STUDY)
-    folder = with_audit(tmp_path, runs[0])
-    place = StudyFolder(tmp_path)
-    place.keep(STUDY, runs)
-    writer = Tables(place, place, runs)
-    read: list[str] = []
-
-    def counted(run: Run, where: Path) -> Any:
-        read.append(run.id)
-        return rows_of(run, where)
-
-    monkeypatch.setattr(written_tables, "rows_of", counted)
-    writer.write()
-    assert read == [run.id for run in runs]
-    writer.write()
-    assert len(read) == len(runs)
-    finished(folder, runs[0], ["audit"], status="failed", error="one line")
-    writer.write()
-    assert read[len(runs) :] == [runs[0].id]
-    assert load_results(tmp_path).failed == [runs[0].id]
 
 
 def test_what_cannot_be_written_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

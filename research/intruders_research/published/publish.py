@@ -18,10 +18,10 @@ from intruders.studies.runs import Run, expand
 from intruders.studies.stages import stages_of
 from intruders.studies.study import study_from_text
 from intruders.studies.study_folder import FINDINGS, PUBLISHED, REPORT, RunRecord, StudyFolder
-from intruders.studies.tables import COLUMNS, Tables, refuse_newer_tables, to_parquet
+from intruders.studies.tables import COLUMNS, refuse_newer_tables, rows_of, to_parquet, write_tables
 from intruders.studies.work import precisions_of
 from intruders.system.files import read_bytes, user_path, write_atomically
-from intruders.system.folders import atomic_folder, make_folder
+from intruders.system.folders import atomic_folder, locked_folder, make_folder
 from intruders.system.plain_values import plain
 from intruders.version import __version__
 
@@ -66,7 +66,7 @@ def publish_study(path: str | Path, out: str | Path) -> list[Path]:
         )
     name = str(folder.document()["name"])
     make_folder(target.parent, "data")
-    with folder.locked():
+    with locked_folder(folder.path):
         file = folder.path / "study.yaml"
         text = read_bytes(file).decode("utf-8", errors="replace")
         runs = expand(study_from_text(text, name=name, where=f"study '{file}'"))
@@ -121,7 +121,7 @@ def _write_tables_again(folder: StudyFolder, runs: Sequence[Run]) -> None:
         for run, record in records
     ):
         refuse_newer_tables(folder)
-        Tables(folder, folder, runs).write()
+        write_tables(folder, (rows_of(run, folder.run(run.id)) for run in runs))
 
 
 def _record(run: Run, folder: StudyFolder, earlier: PublishedStudy | None) -> PublishedRun:

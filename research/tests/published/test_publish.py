@@ -16,7 +16,7 @@ from intruders.measures.evaluation import Evaluation
 from intruders.studies.results import load_results
 from intruders.studies.runs import expand
 from intruders.studies.study_folder import StudyFolder
-from intruders.studies.tables import Tables
+from intruders.studies.tables import rows_of, write_tables
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.planning.earlier_times import time_lines
 from intruders_research.published.publish import publish_study
@@ -307,7 +307,7 @@ def test_what_people_wrote_on_deviations_stays_and_what_the_records_show_is_list
     study = parsed(document)
     # The file was changed, and its new runs were not run.
     StudyFolder(out).keep(study, expand(study))
-    Tables(StudyFolder(out), StudyFolder(out), expand(study)).write()
+    write_tables(StudyFolder(out), (rows_of(run, out / "runs" / run.id) for run in expand(study)))
     publish_study(out, data)
     assert (data / "deviations.md").read_text() == "Fewer tokens.\n"
     changed, pending = json.loads((data / "published.json").read_text())["deviations"]
