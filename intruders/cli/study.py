@@ -83,7 +83,7 @@ def print_plan(
     from ..reports.terminal import in_columns
     from ..studies.inputs import require_contents, require_inputs, taken_from_the_hub
     from ..studies.runs import expand
-    from ..studies.stages import plan
+    from ..studies.stages import amounts_of, table_of
     from ..studies.study_folder import StudyFolder
     from ..system.files import user_path
     from ..system.store import is_url
@@ -93,9 +93,9 @@ def print_plan(
     require_contents(runs)
     if out is not None and not is_url(out):
         StudyFolder(user_path(out)).require_is_for(study, must_exist=must_exist)
-    work = plan(runs)
-    say(in_columns([work.columns, *work.rows], left=len(work.columns)), whole=True)
-    say(["", *work.amounts, *expected(runs)])
+    table = table_of(runs)
+    say(in_columns(table, left=len(table[0])), whole=True)
+    say(["", *amounts_of(runs), *expected(runs)])
     say(
         f"base: {base!r} names no local folder and is taken from the Hub" for base in taken_from_the_hub(runs)
     )
@@ -142,8 +142,7 @@ def study_progress() -> "Iterator[StudyProgress]":
         tell(f"{done}/{total} {run.id} {status}, {duration(time.monotonic() - began)} since the start")
 
     with bar:
-        steps = on_step if console.is_terminal else None
-        yield StudyProgress(on_start, on_stage, on_run, steps, on_precision)
+        yield StudyProgress(on_start, on_stage, on_run, on_step, on_precision)
 
 
 def print_outcome(outcome: "StudyOutcome") -> None:

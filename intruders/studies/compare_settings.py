@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..measures.intervals import Interval, mean_interval
 from ..settings import settings_of
-from ..training.finetune_config import FinetuneConfig
+from ..training.finetune_config import ADAPTER_ONLY, FinetuneConfig
 from .results import Results
 
 _SETTINGS = settings_of(FinetuneConfig)
@@ -26,8 +26,6 @@ COMPARED = [
 ]
 # What a run is told by: a table of runs has a hundred columns more.
 _TOLD_BY = list(dict.fromkeys(["base", "task", "method", "rank", "alpha", "lr", *COMPARED]))
-# Settings that a full fine-tuning carries along without using them.
-_ADAPTER_ONLY = {name for name, field in _SETTINGS.items() if field.adapter_only}
 # The columns of ``runs`` that are compared, with what they are called.
 MEASURES: Mapping[str, str] = {
     "accuracy": "accuracy",
@@ -94,7 +92,7 @@ def settings_frame(compared: list[ComparedSetting]) -> pd.DataFrame:
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
     """Return all settings of a run but seed, base and task as one text, the same for equal settings."""
-    left_out = set(without) | (_ADAPTER_ONLY if row.get("method") == "full" else set())
+    left_out = set(without) | (ADAPTER_ONLY if row.get("method") == "full" else set())
     chosen = {name: _plain(row.get(name)) for name in COMPARED if name not in left_out}
     return json.dumps(chosen, sort_keys=True, default=str)
 
@@ -134,11 +132,11 @@ def labels_of(rows: Sequence[dict[str, object]]) -> list[str]:
     }
     labels = []
     for key, row in zip(known_by, rows, strict=True):
-        unused = _ADAPTER_ONLY if row.get("method") == "full" else set()
+        is_full = row.get("method") == "full"
         told = [
             f"{name}={_short(row.get(name))}"
             for name in telling[key]
-            if name not in unused and _plain(row.get(name)) != defaults.get(name)
+            if not (is_full and name in ADAPTER_ONLY) and _plain(row.get(name)) != defaults.get(name)
         ]
         labels.append(" ".join([key[-1], *told]))
     return labels

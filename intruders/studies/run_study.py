@@ -6,13 +6,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..errors import SettingError
 from ..system.folders import locked_folder, make_folder
 from ..system.result_protocol import JsonResult
 from .inputs import digests_of_inputs, require_inputs
 from .runs import Run, expand
-from .stage import Callbacks
 from .study import Study
 from .study_folder import RunRecord, StudyFolder
 from .tables import refuse_newer_tables, rows_of, write_tables
@@ -28,7 +28,8 @@ class StudyProgress:
     on_start: Callable[[int, int], None] = lambda done, total: None
     on_stage: Callable[[Run, str], None] = lambda run, stage: None
     on_run: Callable[[Run, str, int, int], None] = lambda run, status, done, total: None
-    on_step: Callable[[int, int], None] | None = None  # of the training, where runs are in this process
+    # Of the training, where runs are in this process.
+    on_step: Callable[[int, int], None] = lambda step, steps: None
     on_precision: Callable[[str], None] = lambda precision: None  # where auto is another one on this machine
 
 
@@ -212,15 +213,11 @@ def _at_work(
         )
     else:
         for run in runs:
-            workplace.perform(run, _step_callbacks(progress), partial(progress.on_stage, run))
+            workplace.perform(run, partial(_step_callbacks, progress), partial(progress.on_stage, run))
             yield run
 
 
-def _step_callbacks(progress: StudyProgress) -> Callbacks:
-    on_step = progress.on_step
-    if on_step is None:
-        return tuple
-
+def _step_callbacks(progress: StudyProgress) -> Sequence[Any]:
     from ..training.show_progress import ShowProgress
 
-    return lambda: (ShowProgress(lambda stage, done, in_all: on_step(done, in_all)),)
+    return [ShowProgress(lambda stage, done, in_all: progress.on_step(done, in_all))]

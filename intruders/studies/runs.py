@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import SettingError
 from ..settings import settings_of
-from ..training.finetune_config import FinetuneConfig
+from ..training.finetune_config import ADAPTER_ONLY, FinetuneConfig
 from .study import Experiment, Measure, Study
 
 
@@ -129,10 +129,8 @@ def _run(experiment: Experiment, settings: dict[str, Any], seed: int, where: str
         task = {"task": experiment.tasks[0]} if experiment.kind == "sequence" else {}
         config = FinetuneConfig.from_mapping(settings | task | {"seed": seed, "out": "."}, where)
         if config.method == "full":
-            known = settings_of(FinetuneConfig).items()
-            config = replace(
-                config, **{name: setting.default for name, setting in known if setting.adapter_only}
-            )
+            known = settings_of(FinetuneConfig)
+            config = replace(config, **{name: known[name].default for name in ADAPTER_ONLY})
     base = settings["base"] if config is None else config.base
     own = {field.name for field in fields(Run)}
     shared = {name: value for name, value in vars(experiment).items() if name in own}

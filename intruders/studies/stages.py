@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..system.words import plural
 from .audit_stages import AUDIT, MECHANISM, SCALE
@@ -23,22 +22,13 @@ def stages_of(run: Run) -> list[Stage]:
     return [stage for stage in STAGES if stage.is_of(run)]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A table of runs, one row each, and the amount of work in words."""
-
-    columns: list[str]
-    rows: list[list[str]]
-    amounts: list[str]
-
-
-def plan(runs: Sequence[Run]) -> Plan:
-    """List the runs in their order, with the usual settings and those in which runs differ."""
+def table_of(runs: Sequence[Run]) -> list[list[str]]:
+    """List the runs in their order below a line of names: the usual settings, and those in which runs differ."""
     configs = [run.description()["config"] or {} for run in runs]
     names = list(dict.fromkeys(name for config in configs for name in config if name not in _HIDDEN))
     differing = [name for name in names if len({str(config.get(name)) for config in configs if config}) > 1]
     shown = [name for name in names if name in _ALWAYS or name in differing]
-    rows = []
+    rows = [["run", "kind", "seed", *shown]]
     for run, config in zip(runs, configs, strict=True):
         values = dict(config)
         if run.kind == "sequence":
@@ -49,6 +39,11 @@ def plan(runs: Sequence[Run]) -> Plan:
             values |= {"rank": None, "alpha": None}
         cells = ["" if values.get(name) in (None, []) else _text(values[name]) for name in shown]
         rows.append([run.id, run.kind, str(run.seed), *cells])
+    return rows
+
+
+def amounts_of(runs: Sequence[Run]) -> list[str]:
+    """Return the amount of work in words."""
     kinds = Counter(run.kind for run in runs)
     by_kind = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
     amounts = [f"{len(runs):,} runs ({by_kind}) over {plural(len({run.seed for run in runs}), 'seed')}"]
@@ -63,7 +58,7 @@ def plan(runs: Sequence[Run]) -> Plan:
         having = [run for run in runs if stage.is_of(run)]
         if having and (amount := stage.amount):
             amounts.append(f"{amount}: {len(having):,} runs" if isinstance(amount, str) else amount(having))
-    return Plan(["run", "kind", "seed", *shown], rows, [amount for amount in amounts if amount])
+    return [amount for amount in amounts if amount]
 
 
 def _text(value: object) -> str:

@@ -13,7 +13,7 @@ from ..errors import NewerVersionError, ResultFileError, what_is_wrong
 from ..settings import settings_of
 from ..system.files import write_atomically
 from ..system.parquet import document_in, parquet_bytes
-from ..training.finetune_config import FinetuneConfig
+from ..training.finetune_config import ADAPTER_ONLY, FinetuneConfig
 from .runs import Run
 from .stage import Columns, Rows, Stage, told_what_to_remove
 from .stages import STAGES, stages_of
@@ -197,8 +197,7 @@ def settings_row(run: Run) -> dict[str, Any]:
         value = config.get(name)
         row[name] = ",".join(map(str, value)) if isinstance(value, list) else value
     if config.get("method") == "full":
-        known = settings_of(FinetuneConfig).items()
-        row |= {name: None for name, setting in known if setting.adapter_only}  # that it does not have
+        row |= dict.fromkeys(ADAPTER_ONLY)  # that it does not have
     if isinstance(row["alpha"], float):
         row["alpha"] = f"{row['alpha']:g}"
     if run.kind == "sequence":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..data.columns import Columns
 from ..errors import SettingError
 from ..models.loading_settings import IN_SINGLE, Loading
-from ..settings import option_of
+from ..settings import option_of, settings_of
 from .callback.limits import Limits
 from .run_settings import METHODS, PLAIN_LORA, Meanwhile, Method, Training
 
@@ -159,6 +159,12 @@ class FinetuneConfig(Limits, Meanwhile, Columns, Training):
             )
         if self.train_all and self.method != "full":
             raise SettingError(f"train_all is for method full; method is {self.method!r}")
+
+
+# Settings that a full fine-tuning carries along without using them.
+ADAPTER_ONLY = frozenset(
+    name for name, setting in settings_of(FinetuneConfig).items() if setting.adapter_only
+)
 
 
 def rows_of_text(share: float, batch_size: int) -> int:

@@ -11,7 +11,7 @@ from intruders.measures.kl_on_task import kl_on_task
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
-from intruders.studies.stages import plan
+from intruders.studies.stages import amounts_of
 from tests.json_lines import write_rows
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 from tests.tiny import short_task
@@ -27,7 +27,7 @@ MEASURE = BRIEF | {
 
 def test_the_tables_have_the_kl_the_rotation_and_the_parts_of_the_rise(llama: Path, tmp_path: Path) -> None:
     study = parsed(tiny_study(llama, measure=MEASURE, audit_steps=None))
-    amounts = plan(expand(study)).amounts
+    amounts = amounts_of(expand(study))
     assert "KL to the base: 2 runs" in amounts
     assert "attributions: 2 runs" in amounts
     outcome = run_study(study, tmp_path / "out")

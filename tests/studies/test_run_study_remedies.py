@@ -9,7 +9,7 @@ import pytest
 from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
-from intruders.studies.stages import plan
+from intruders.studies.stages import amounts_of
 from tests.experiments.conftest import counted_measurements
 from tests.studies.test_run_study import files
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
@@ -81,5 +81,5 @@ def test_a_run_that_is_stopped_resumes_within_the_comparison(
 
 
 def test_the_plan_counts_comparisons(llama: Path) -> None:
-    amounts = plan(expand(parsed(with_remedies(llama, ["lines"])))).amounts
+    amounts = amounts_of(expand(parsed(with_remedies(llama, ["lines"]))))
     assert "comparisons of remedies: at most 1 strength in each of 2 runs" in amounts

@@ -15,7 +15,7 @@ from intruders.studies.results import load_results
 from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
 from intruders.studies.stage import Stage, read_result
-from intruders.studies.stages import STAGES, plan, stages_of
+from intruders.studies.stages import STAGES, amounts_of, stages_of
 from intruders.studies.tables import COLUMNS, columns_of
 from tests.studies.tiny_study import BRIEF, FULL, parsed, tiny_study
 
@@ -38,7 +38,7 @@ def test_a_stage_is_one_value(llama: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(COLUMNS, "runs", columns_of(with_letters)["runs"])
     study = parsed(tiny_study(llama, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}]))
     [run] = expand(study)
-    assert "letters of the base: 1 runs" in plan([run]).amounts
+    assert "letters of the base: 1 runs" in amounts_of([run])
     run_study(study, tmp_path)
     out = tmp_path / "runs" / run.id
     assert json.loads((out / "letters.json").read_text())["letters"] == len(llama.name)
