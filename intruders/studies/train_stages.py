@@ -1,6 +1,5 @@
 """The stages of a run that train: one fine-tuning, or several in sequence."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,7 @@ def _train(at: RunAtWork) -> None:
     from ..training.finetune import finetune
 
     at.corpora()  # what cannot be read is told now, and not after the training
-    config = at.config  # before the record of a killed training is removed, which has its precision
-    _remove_if_killed(Path(at.model))
-    finetune(config, list(at.callbacks()))
-
-
-def _remove_if_killed(folder: Path) -> None:
-    """Remove the folder of a training that was killed before its record was written: nothing to go on from."""
-    if folder.is_dir() and not (folder / "run.json").is_file():
-        shutil.rmtree(folder)
+    finetune(at.config, list(at.callbacks()))
 
 
 def _train_row(folder: Path, tables: Rows) -> dict[str, Any]:
@@ -56,11 +47,9 @@ TRAIN = Stage(
 def _sequence(at: RunAtWork) -> None:
     from ..training.train_in_sequence import train_in_sequence
 
-    run, config, folder = at.run, at.config, Path(at.model)
-    for stage in folder.glob("stage-*"):
-        _remove_if_killed(stage)
+    run, folder = at.run, Path(at.model)
     sequence = train_in_sequence(
-        config,
+        at.config,
         run.tasks,
         adapters=run.adapters,
         retrain_heads=run.retrain_heads,

@@ -29,6 +29,7 @@ from intruders.studies.stages import STAGES
 from intruders.studies.study_folder import RunRecord, StudyFolder
 from intruders.system import processes
 from intruders.system.files import stop_on_full_disk
+from intruders.system.folders import LOCK
 from tests.json_lines import write_rows
 from tests.studies.tiny_study import BRIEF, LORA, parsed, stages_do, tiny_study
 from tests.tiny import short_task
@@ -239,8 +240,9 @@ def test_a_training_that_was_killed_before_its_record_starts_anew(llama: Path, t
     study = parsed(only_lora(llama))
     (run,) = expand(study)
     model = tmp_path / "out" / "runs" / run.id / "model"
-    model.mkdir(parents=True)
-    (model / ".run.json.1234.part").write_text("{")
+    (model / ".scratch.0123456789ab.part").mkdir(parents=True)
+    (model / ".run.json.0123456789ab.part").write_text("{")
+    (model / LOCK).touch()
     (tmp_path / "out" / "study.json").write_text(json.dumps({"schema": 1, "name": "tiny"}))
     assert run_study(study, tmp_path / "out").finished == 1
 
