@@ -16,21 +16,17 @@ class KLToBase:
     """``beta KL(base || tuned)``, the mean over the tokens of a batch's prompts and answers.
 
     This direction is the one that "RL's Razor" (arXiv 2509.04259) measures on the new task and finds to predict
-    forgetting. An adapter that acts on the base as it is gives the base's logits when it is turned off; of every other
-    model ``frozen`` is a copy of the base.
+    forgetting. An adapter that acts on the base as it is gives the base's logits when it is turned off; for every other
+    model a copy of the base is kept.
     """
 
-    def __init__(self, beta: float, frozen: nn.Module | None) -> None:
-        self.beta = beta
-        self._frozen = None if frozen is None else frozen.requires_grad_(False).eval()
+    def __init__(self, config: FinetuneConfig, base: nn.Module) -> None:
+        """Take the weight of the term, and ``base`` before it is prepared for training."""
+        self.beta = config.kl_to_base
+        self._frozen: nn.Module | None = None
+        if config.changes_base_weights:
+            self._frozen = copy.deepcopy(base).requires_grad_(False).eval()
         self._sum, self._count = 0.0, 0
-
-    @classmethod
-    def of(cls, config: FinetuneConfig, base: nn.Module) -> "KLToBase | None":
-        """Return the term that a run asks for, or None. ``base`` is the model before preparation for training."""
-        if config.kl_to_base == 0:
-            return None
-        return cls(config.kl_to_base, copy.deepcopy(base) if config.changes_base_weights else None)
 
     def __call__(self, model: Any, inputs: dict[str, Any], logits: Tensor) -> Tensor:
         seen = {name: value for name, value in inputs.items() if name != "labels"}

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.corpora import Corpus, is_here
+from ..data.corpora import Corpus, is_here, load_corpora
 from ..data.task import Task
 from ..models.encoding import context_length, encode_classification, encode_completions, fitting
 from ..models.loading import attend_by_products_if_short, load_model, load_tokenizer, refuse_unknown_tokens
 from ..models.task_fit import refuse_masked
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
-from .callback.text_loss import TextLoss
 from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
 from .methods import go_on_from, prepare
@@ -73,7 +72,7 @@ def prepare_run(
         from peft import prepare_model_for_kbit_training
 
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=config.gradient_checkpointing)
-    kl = KLToBase.of(config, base)
+    kl = KLToBase(config, base) if config.kl_to_base else None
     model: Any = prepare(base, config, task.kind)
     if config.start_from is not None:
         go_on_from(model, config.start_from, config.base)
@@ -117,5 +116,5 @@ def encoded_rows(
 def _measured_text(config: FinetuneConfig) -> Corpus | None:
     if config.loss_on is None:
         return None
-    text = TextLoss(config.loss_on, config.loss_documents, config.loss_tokens)
-    return Corpus(config.loss_on, text.documents)
+    corpora = load_corpora(config.loss_on, max_documents=config.loss_documents)
+    return Corpus(config.loss_on, [text for corpus in corpora for text in corpus.documents])

@@ -30,7 +30,7 @@ def test_kl_is_zero_at_the_start_and_its_gradient_that_of_differences(tmp_path: 
     # GPT-2's layers compute in the precision of their weights; Llama's norms are in single precision always.
     settings = config(save_gpt2(tmp_path / "gpt2"), kl_to_base=0.7)
     base = load_model(settings.base, "causal").double().eval()
-    kl = KLToBase.of(settings, base)
+    kl = KLToBase(settings, base)
     model: Any = prepare(base, settings, "causal").double().eval()
     ids = torch.randint(5, 60, (2, 12), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -80,7 +80,7 @@ def check_that_kl_compares_with_the_base(method: str, llama: Path) -> None:
     ids = torch.arange(5, 45)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     expected = base(**inputs).logits
-    kl = KLToBase.of(settings, base)
+    kl = KLToBase(settings, base)
     model: Any = prepare(base, settings, "causal")
     with torch.no_grad():
         for parameter in model.parameters():

@@ -72,10 +72,6 @@ class TextLoss:
     def training_ends(self) -> None:
         self._ended = time.perf_counter()
 
-    @property
-    def documents(self) -> list[str]:
-        return [text for corpus in self._corpora for text in corpus.documents]
-
     def tokenizer_for(self, trainers: Any, model: nn.Module) -> Any:
         """Return the tokenizer that was given, or the Trainer's, or that of the model's folder, found once."""
         for candidate in (self._tokenizer, self._given_tokenizer, getattr(trainers, "tokenizer", trainers)):
