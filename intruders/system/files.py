@@ -1,6 +1,5 @@
 """Result files: found writable before the work starts, written whole or not at all."""
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -8,7 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DiskFullError, ResultFileError, os_reason
@@ -90,7 +89,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         try:
             with part.open("xb") as file:
                 # By the lock, another process can tell a file in work from one left behind.
-                with contextlib.suppress(OSError):  # not every network folder has locks
+                with suppress(OSError):  # not every network folder has locks
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.write(content)
                 file.flush()
@@ -99,7 +98,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
                     shutil.copymode(target, part)
                 os.replace(part, target)
         except BaseException:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 part.unlink()
             raise
     except (OSError, ValueError) as error:

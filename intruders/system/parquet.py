@@ -4,19 +4,17 @@ import io
 import json
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _HARDER = 12  # of zstd's 22 levels; beyond it a table of vectors takes seconds
-_NONE: Mapping[bytes, object] = MappingProxyType({})
 
 
 def parquet_bytes(
     table: "pa.Table",
-    documents: Mapping[bytes, object] = _NONE,
+    documents: Mapping[bytes, object] | None = None,
     *,
     only_texts: bool = False,
     is_small: bool = False,

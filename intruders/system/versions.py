@@ -112,7 +112,7 @@ def leave_busy_cores() -> None:
     before = _times_of_cores()
     time.sleep(0.3)
     busy = busy_cores(before, _times_of_cores())
-    free = free_cores(available_cores(), busy)
+    free = max(1, int(available_cores() - busy + 0.5))  # one that is less than half busy counts as free
     if free >= int(wanted):
         return
     told = f"other processes keep {busy:.1f} of {available_cores()} cores busy"
@@ -137,15 +137,6 @@ def busy_cores(before: str, after: str) -> float:
         if sum(passed) > 0:
             busy += 1 - sum(passed[index] for index in _IDLE) / sum(passed)
     return busy
-
-
-def free_cores(cores: int, busy: float) -> int:
-    """Return how many cores are free, at least one; a core that is less than half busy counts as free.
-
-    >>> free_cores(2, 0.4), free_cores(2, 0.9), free_cores(2, 2.0), free_cores(64, 20.2)
-    (2, 1, 1, 44)
-    """
-    return max(1, int(cores - busy + 0.5))
 
 
 def _times_of_cores() -> str:
