@@ -25,11 +25,11 @@ def _audit(at: RunAtWork) -> None:
     audit(at.run.base, at.folder / MODEL, **vars(at.run.measure.audit)).save(at.folder / AUDIT_RESULT)
 
 
-def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:
+def _audit_row(file: Path, tables: Rows) -> dict[str, Any]:
     from ..audits.result.audit_result import Audit
     from ..audits.result.summary import median_relative, update_norm
 
-    audit = Audit.load(folder / AUDIT_RESULT)
+    audit = Audit.load(file)
     modules = module_paths([matrix.name for matrix in audit.matrices])
     of_matrices: Any = audit.matrices_to_pandas().to_dict("records")
     of_vectors: Any = audit.to_pandas().to_dict("records")
@@ -40,8 +40,9 @@ def _audit_row(folder: Path, tables: Rows) -> dict[str, Any]:
     tables["vectors"] = of_vectors
     spaces = [matrix.subspaces for matrix in audit.matrices if matrix.subspaces is not None]
     rotations = [space.rotation_left_sine2 for space in spaces if math.isfinite(space.rotation_left_sine2)]
-    with told_what_to_remove(folder, folder / TRACE):
-        tables["traces"] = list(_traces(folder / TRACE, audit))
+    trace = file.parent / TRACE
+    with told_what_to_remove(file.parent, trace):
+        tables["traces"] = list(_traces(trace, audit))
     return {
         "k": audit.k,
         "epsilon": audit.epsilon,
@@ -159,10 +160,10 @@ def _scale(at: RunAtWork) -> None:
     at.write("scale.json", scales.to_document())
 
 
-def _scale_row(folder: Path, tables: Rows) -> dict[str, Any]:
+def _scale_row(file: Path, tables: Rows) -> dict[str, Any]:
     from ..audits.scales.critical_scales_result import CriticalScales
 
-    measured = CriticalScales.load(folder / "scale.json")
+    measured = CriticalScales.load(file)
     by_name = {matrix.name: matrix for matrix in measured.matrices}
     for row in tables.get("matrices", []):
         if scale := by_name.get(row["name"]):
@@ -245,8 +246,8 @@ def _mechanism(at: RunAtWork) -> None:
     )
 
 
-def _mechanism_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    tables["mechanism"] = read_result(folder / "mechanism.json")["rows"]
+def _mechanism_row(file: Path, tables: Rows) -> dict[str, Any]:
+    tables["mechanism"] = read_result(file)["rows"]
     return {}
 
 

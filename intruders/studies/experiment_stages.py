@@ -42,9 +42,8 @@ def _attribute(at: RunAtWork) -> None:
     at.write(file, parts.to_document() | {"skipped": None})
 
 
-def _attribute_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    [file] = ATTRIBUTE.results
-    document = read_result(folder / file)
+def _attribute_row(file: Path, tables: Rows) -> dict[str, Any]:
+    document = read_result(file)
     sizes = {matrix["name"]: matrix["frobenius"] for matrix in tables.get("matrices", [])}
     tables["attributions"] = [
         {
@@ -120,9 +119,8 @@ def _intervene(at: RunAtWork) -> None:
     at.write(file, {"skipped": None, "rows": intervention_rows(sweep), "verdicts": sweep.verdicts()})
 
 
-def _intervene_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    [file] = INTERVENE.results
-    tables["interventions"] = read_result(folder / file)["rows"]
+def _intervene_row(file: Path, tables: Rows) -> dict[str, Any]:
+    tables["interventions"] = read_result(file)["rows"]
     return {}
 
 
@@ -191,11 +189,10 @@ def _remedies(at: RunAtWork) -> None:
     comparison.save(out)
 
 
-def _remedies_row(folder: Path, tables: Rows) -> dict[str, Any]:
+def _remedies_row(file: Path, tables: Rows) -> dict[str, Any]:
     from ..experiments.point import rows_of_document
 
-    [file] = REMEDIES.results
-    document = read_result(folder / file)
+    document = read_result(file)
     tables["remedies"] = rows = [] if document.get("skipped") else list(rows_of_document(document))
     for remedy in document["remedies"]:
         if remedy["reason"] is not None:

@@ -94,9 +94,8 @@ def losses_of(
     return losses_by_corpus(open_language_model(source, base, loading), corpora, settings, SAMPLE_SEED)
 
 
-def _evaluate_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    [file] = EVALUATE.for_tables
-    document = read_result(folder / file)
+def _evaluate_row(file: Path, tables: Rows) -> dict[str, Any]:
+    document = read_result(file)
     losses = tables["losses"] = [
         {
             "corpus": loss["corpus"],
@@ -158,9 +157,7 @@ OUTPUTS = Stage(
     "outputs",
     results=("outputs.json",),
     do=_outputs,
-    row=lambda folder, tables: {
-        "update_output_energy": read_result(folder / "outputs.json")["mean_relative_energy"]
-    },
+    row=lambda file, tables: {"update_output_energy": read_result(file)["mean_relative_energy"]},
     wanted=lambda measure: measure.output_energy,
     settings=lambda run: evaluated(run) | run.measure.audit.part(Selection).changed(),
     columns={"update_output_energy": float},  # mean over matrices of mean ||D h||^2 / mean ||W0 h||^2
@@ -188,8 +185,8 @@ KL = Stage(
     "kl",
     results=("kl.json",),
     do=_kl,
-    row=lambda folder, tables: {
-        f"kl_{part}": read_result(folder / "kl.json")[part]["estimate"] for part in ("prompts", "answers")
+    row=lambda file, tables: {
+        f"kl_{part}": read_result(file)[part]["estimate"] for part in ("prompts", "answers")
     },
     wanted=lambda measure: measure.kl_to_base is not None,
     settings=lambda run: run.measure.part(Loading).recorded() | prefixed("kl", run.measure.kl_to_base),

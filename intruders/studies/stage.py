@@ -97,7 +97,7 @@ class Stage:
     name: str  # as the record of a run calls it
     results: tuple[str, ...]  # files and folders in the run's folder; all exist when the stage is finished
     do: Callable[[RunAtWork], None]  # does the work, and writes the results
-    # Reads from the run's folder what the run's row gets; may add rows to other tables, or columns to those of
+    # Reads from the first of its files what the run's row gets; may add rows to other tables, or columns to those of
     # stages before.
     row: Callable[[Path, Rows], dict[str, Any]]
     kind: str = "finetune"  # of the runs that have it

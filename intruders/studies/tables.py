@@ -185,8 +185,9 @@ def rows_of(run: Run, folder: Path) -> Rows:
         if stage.is_there(folder):  # its files may have been removed since
             # A model without its record cannot be told from another one.
             removed = folder if stage.results[0] == MODEL else folder / stage.results[0]
-            with told_what_to_remove(removed, folder / stage.files[0]):
-                row |= stage.row(folder, tables)
+            file = folder / stage.files[0]
+            with told_what_to_remove(removed, file):
+                row |= stage.row(file, tables)
     return {table: [{"run_id": run.id} | row for row in rows] for table, rows in tables.items()}
 
 

@@ -17,8 +17,8 @@ def _train(at: RunAtWork) -> None:
     finetune(at.config, list(at.callbacks()))
 
 
-def _train_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    record = RunFolder(folder / MODEL).record
+def _train_row(file: Path, tables: Rows) -> dict[str, Any]:
+    record = RunFolder(file.parent).record
     return {
         "seconds": record["seconds"]["training"],
         "trained_steps": record["steps"],
@@ -61,8 +61,8 @@ def _sequence(at: RunAtWork) -> None:
     at.write("sequence.json", sequence.to_document() | {"seconds": seconds})
 
 
-def _sequence_row(folder: Path, tables: Rows) -> dict[str, Any]:
-    document = read_result(folder / "sequence.json")
+def _sequence_row(file: Path, tables: Rows) -> dict[str, Any]:
+    document = read_result(file)
     reached, heads = document["reached"], document["head_steps"]
     tables["sequences"] = [
         {

@@ -24,7 +24,7 @@ LETTERS = Stage(
     "letters",
     results=("letters.json",),
     do=lambda at: at.write("letters.json", {"letters": len(Path(at.run.base).name)}),
-    row=lambda folder, tables: {"letters": read_result(folder / "letters.json")["letters"]},
+    row=lambda file, tables: {"letters": read_result(file)["letters"]},
     wanted=lambda measure: measure.max_examples is not None,
     settings=lambda run: {"base": run.base},
     columns={"letters": int},
