@@ -61,8 +61,8 @@ def usual_settings() -> Iterator[None]:
         if len(_before) == 1:
             torch.set_default_dtype(torch.float32)
     threads = torch.get_num_threads()
-    forked = getattr(multiprocessing.context, "ForkProcess", ())  # not on Windows
-    is_forked = os.getpid() != IMPORTING_PROCESS or isinstance(multiprocessing.current_process(), forked)
+    is_fork = isinstance(multiprocessing.current_process(), multiprocessing.context.ForkProcess)
+    is_forked = os.getpid() != IMPORTING_PROCESS or is_fork
     if is_forked:
         torch.set_num_threads(1)
     try:

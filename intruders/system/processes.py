@@ -104,13 +104,10 @@ class _Worker(Generic[Item]):
     def end(self) -> None:
         """Let an idle process end by itself; one that is at work is ended, and keeps what it has finished."""
         self.connection.close()
-        if self.item is None:
-            self._process.join(_PATIENCE)
-        if self._process.is_alive():
+        if self.item is not None:
             self._process.terminate()
-            self._process.join(_PATIENCE)
-        if self._process.is_alive():
-            self._process.kill()
+        self._process.join(_PATIENCE)
+        self._process.kill()  # one that has not ended
         self._process.join()
 
 
