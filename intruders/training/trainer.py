@@ -2,7 +2,6 @@
 
 import inspect
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..models.answers import outcomes_until_decided
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.token_losses import in_single
 from ..models.tuned_model import OpenedModel
+from .kl_to_base import KLToBase
 from .prepared_run import PreparedRun
 from .run_folder import RunFolder
 
@@ -26,12 +26,14 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
     The targets are a text's class, or a causal model's next tokens, over all batches of the step together. What a
     model of transformers returns as its loss is not that everywhere: a classifier's is a mean over its own batch,
     which Trainer adds up as if it were divided already, and the decoders of BART and its kin do not shift the labels.
+    With ``kl`` its loss is that and the term for how far the model has moved from the base.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, kl: KLToBase | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs, compute_loss_func=loss_of_targets)
         self.remove_callback(PrinterCallback)
-        self._keeps_few_logits = self.args.n_gpu < 2 and takes_positions(self.model)
+        self._kl = kl
+        self._keeps_few_logits = self.args.n_gpu < 2 and kl is None and takes_positions(self.model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -48,41 +50,32 @@ class TargetTrainer(Trainer):  # type: ignore[misc]
         loss, outputs = super().compute_loss(model, given, True, num_items_in_batch)
         if num_items_in_batch is None:
             loss = loss / batches
-        for term in self._terms(self.accelerator.unwrap_model(model), inputs, outputs):
-            loss = loss + term / batches  # the targets' loss is of all batches of a step; this is of its own
-        return (loss, outputs) if return_outputs else loss
-
-    def _terms(self, model: Any, inputs: dict[str, Any], outputs: Any) -> Iterator[Tensor]:
-        """Yield what is added to the targets' loss of a batch."""
-        balance = balance_of_experts(model, outputs)
+        own = self.accelerator.unwrap_model(model)
+        # The targets' loss is of all batches of a step; these terms are of their own.
+        balance = balance_of_experts(own, outputs)
         if balance is not None:
-            yield balance
+            loss = loss + balance / batches
+        if self._kl is not None and own.training:
+            loss = loss + self._kl(own, inputs, outputs.logits) / batches
+        return (loss, outputs) if return_outputs else loss
 
 
 class RunTrainer(TargetTrainer):
-    """Trainer of a prepared run, which stops at the step whose loss is NaN or infinite, before the optimizer sees it.
-
-    With a term for how far the model has moved from the base, its loss is that and the loss of the task.
-    """
+    """Trainer of a prepared run; it stops at the step whose loss is NaN or infinite, before the optimizer sees it."""
 
     def __init__(self, run: RunFolder, prepared: PreparedRun, **kwargs: Any) -> None:
-        self._run, self._order, self._kl = run, prepared.order, prepared.kl
+        self._run, self._order = run, prepared.order
         super().__init__(
+            kl=prepared.kl,
             model=prepared.model,
             args=prepared.arguments,
             train_dataset=[*prepared.rows, *(prepared.replay.rows if prepared.replay else [])],
             data_collator=PadRight(pad_token_id(prepared.tokenizer)),
             **kwargs,
         )
-        self._keeps_few_logits = self._keeps_few_logits and self._kl is None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._order is None else self._order
-
-    def _terms(self, model: Any, inputs: dict[str, Any], outputs: Any) -> Iterator[Tensor]:
-        yield from super()._terms(model, inputs, outputs)
-        if self._kl is not None and model.training:
-            yield self._kl(model, inputs, outputs.logits)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self._kl is not None and "loss" in logs:
