@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CacheError, CheckpointError, SettingError, os_reason, some_of
@@ -42,8 +42,7 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
     """
     folder = Path(os.path.realpath(user_path(target)))
     check_target(target, force=force)
-    part, lock = _make_part(folder)
-    try:
+    with _hidden_part(folder) as part:
         with stop_on_full_disk(folder.parent, "run the same command again"):
             yield part
             # So that a power cut after the rename finds everything there.
@@ -54,24 +53,15 @@ def atomic_folder(target: str | os.PathLike[str], *, force: bool = False) -> Ite
         except OSError as error:
             raise CheckpointError(f"cannot write '{target}': {os_reason(error)}") from error
         _flush_entry(folder.parent)
-    finally:
-        os.close(lock)
-        shutil.rmtree(part, ignore_errors=True)
 
 
-@contextmanager
-def scratch_folder(within: Path) -> Iterator[Path]:
-    """Yield a new hidden folder in a folder, and remove it when the block ends.
+def scratch_folder(within: Path) -> AbstractContextManager[Path]:
+    """Make a new hidden folder in a folder, and remove it when the block ends.
 
     Its disk is the one that the results need anyhow, where the system's folder of temporary files may be small, or
     not there. What a kill leaves is removed by the next call for that folder, and by :func:`locked_folder`.
     """
-    scratch, lock = _make_part(within / "scratch")
-    try:
-        yield scratch
-    finally:
-        os.close(lock)
-        shutil.rmtree(scratch, ignore_errors=True)
+    return _hidden_part(within / "scratch")
 
 
 def follow_umask(folder: Path) -> None:
@@ -135,9 +125,9 @@ def _is_around_current(folder: Path) -> bool:
     return False
 
 
-def _make_part(folder: Path) -> tuple[Path, int]:
-    """A new hidden folder and a lock on it, held while this process lives: by it another process can tell a folder
-    in work from one left behind."""
+@contextmanager
+def _hidden_part(folder: Path) -> Iterator[Path]:
+    """Yield a new hidden folder with a lock on it: by it another process can tell one in work from one left behind."""
     prefix = hidden_prefix(folder)
     for entry in folder.parent.glob(f"{glob.escape(prefix)}*.part"):
         remove_if_left_behind(entry)
@@ -155,8 +145,13 @@ def _make_part(folder: Path) -> tuple[Path, int]:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         if part.is_dir():
-            return part, lock
+            break
         os.close(lock)
+    try:
+        yield part
+    finally:
+        os.close(lock)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_if_left_behind(part: Path) -> None:
