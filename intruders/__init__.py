@@ -7,83 +7,21 @@ Every command is a function here: ``intruders audit`` is :func:`audit`, ``fleet`
 ``verify --endpoint`` :func:`verify_served`; the others bear the command's name.
 """
 
+import re
 from importlib import import_module
+from pkgutil import get_data
 from typing import Any
 
 from .errors import IntrudersError as IntrudersError
 from .system import this_process as this_process  # now: others are imported after a fork
 from .version import __version__ as __version__
 
-# Names are loaded on first use, so that importing the package stays fast. __init__.pyi tells type checkers of them.
-_HOMES = {
-    "Attribution": "experiments.attribution",
-    "AttributionSettings": "experiments.experiment_settings",
-    "Audit": "audits.result.audit_result",
-    "AuditSettings": "audits.audit_settings",
-    "AuditedMatrix": "audits.result.records",
-    "Columns": "data.columns",
-    "ComparisonSettings": "experiments.experiment_settings",
-    "Compute": "audits.audit_settings",
-    "CriticalScales": "audits.scales.critical_scales_result",
-    "DiskCache": "audits.base_cache",
-    "Evaluation": "measures.evaluation",
-    "FinetuneConfig": "training.finetune_config",
-    "FleetAudit": "audits.fleet.fleet_result",
-    "HarnessSettings": "measures.measure_settings",
-    "HealSettings": "experiments.experiment_settings",
-    "Healing": "experiments.healing",
-    "Inspection": "checkpoints.pairing.inspect",
-    "InterventionSweep": "experiments.sweep",
-    "IntruderCallback": "training.callback.callback",
-    "Loading": "models.loading_settings",
-    "LossSettings": "measures.measure_settings",
-    "MemoryCache": "audits.base_cache",
-    "Mitigation": "mitigation.mitigation_result",
-    "Plugin": "system.plugins",
-    "PreparedBase": "audits.prepare_base",
-    "RemedyComparison": "experiments.remedy_comparison",
-    "Results": "studies.results",
-    "RunFolder": "training.run_folder",
-    "ScaleChoice": "experiments.choose_scale",
-    "ScoreSettings": "measures.measure_settings",
-    "SequenceResult": "training.sequence_result",
-    "ServedVerification": "measures.verify_served",
-    "Study": "studies.study",
-    "StudyOutcome": "studies.run_study",
-    "SweepSettings": "experiments.experiment_settings",
-    "UpdateAlone": "audits.update_alone",
-    "UpdateOverlap": "audits.update_alone",
-    "Verification": "checkpoints.merges.verify",
-    "WrittenScale": "mitigation.write_at_scale",
-    "attribute": "experiments.attribute",
-    "audit": "audits.audit",
-    "audit_fleet": "audits.fleet.audit_fleet",
-    "choose_scale": "experiments.choose_scale",
-    "compare_remedies": "experiments.compare_remedies",
-    "compare_updates": "audits.update_alone",
-    "critical_scales": "audits.scales.critical_scales",
-    "evaluate": "measures.evaluate",
-    "finetune": "training.finetune",
-    "heal": "experiments.heal",
-    "inspect": "checkpoints.pairing.inspect",
-    "inspect_update": "audits.update_alone",
-    "intervene": "experiments.intervene",
-    "load_plugins": "system.plugins",
-    "load_results": "studies.results",
-    "mitigate": "mitigation.mitigate",
-    "prepare": "audits.prepare_base",
-    "read_study": "studies.study",
-    "read_trace": "training.callback.trace",
-    "run_study": "studies.run_study",
-    "train_in_sequence": "training.train_in_sequence",
-    "verify": "checkpoints.merges.verify",
-    "verify_served": "measures.verify_served",
-    "write_at_scale": "mitigation.write_at_scale",
-    "write_card": "reports.model_card",
-    "write_report": "reports.write_report",
-}
+# The stub, which type checkers read, says where each name is defined. Names are loaded on first use, so that importing
+# the package stays fast.
+_STUB = (get_data(__name__, "__init__.pyi") or b"").decode()
+_HOMES = {name: home for home, name in re.findall(r"^from \.(\S+) import (\w+)", _STUB, re.MULTILINE)}
 
-__all__ = sorted([*_HOMES, "IntrudersError", "__version__"])
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

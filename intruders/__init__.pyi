@@ -1,4 +1,4 @@
-"""The public names, for type checkers: those of ``_HOMES`` in ``__init__.py``, which loads them on first use."""
+"""The public names, a line each: type checkers read them here, and ``__init__.py``, which loads them on first use."""
 
 from .audits.audit import audit as audit
 from .audits.audit_settings import AuditSettings as AuditSettings

@@ -19,6 +19,7 @@ from tests.commands import environment
 REPOSITORY = Path(__file__).parents[1]
 # What is read at run time besides Python: without one of these, a command fails only for those who installed a wheel.
 DATA = {
+    "intruders/__init__.pyi",
     "intruders/py.typed",
     *(
         f"intruders/checkpoints/stored/{model}-lora/{file}"

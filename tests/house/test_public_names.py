@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -56,8 +57,11 @@ def test_type_checkers_find_every_name_where_the_package_loads_it_from() -> None
     stub = Path(intruders.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
     imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
     homes = {alias.asname: node.module for node in imports for alias in node.names}
-    assert homes == {**intruders._HOMES, "IntrudersError": "errors", "__version__": "version"}
-    assert sorted(intruders.__all__) == sorted(homes)
+    assert homes == intruders._HOMES
+    assert intruders.__version__ == intruders.version.__version__
+    for name in set(homes) - {"__version__"}:
+        module = importlib.import_module(f"intruders.{homes[name]}")
+        assert getattr(intruders, name) is getattr(module, name)
 
 
 def documented(cls: type) -> list[str]:
