@@ -102,8 +102,5 @@ def readable(
     if task.kind != "causal":
         return task
     where = f"{split} split of task {task.name!r}"
-    if drop_too_long:
-        examples = fitting(tokenizer, examples, context, where)
-    else:
-        encode_completions(tokenizer, examples, context, where=where)
+    examples = fitting(tokenizer, examples, context, where, drop_too_long=drop_too_long)
     return replace(task, test=examples) if split == "test" else replace(task, validation=examples)

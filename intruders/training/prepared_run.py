@@ -107,10 +107,8 @@ def encoded_rows(
     if task.score == "none":
         return rows, task  # no row of the other splits is read
     where = f"validation split of task {task.name!r}"
-    if not config.drop_too_long:
-        encode_completions(tokenizer, task.validation, context, where=where)
-        return rows, task
-    return rows, replace(task, validation=fitting(tokenizer, task.validation, context, where))
+    scored = fitting(tokenizer, task.validation, context, where, drop_too_long=config.drop_too_long)
+    return rows, replace(task, validation=scored)
 
 
 def _measured_text(config: FinetuneConfig) -> Corpus | None:
