@@ -80,34 +80,15 @@ def causal_example(names: Sequence[str], values: Sequence[Any], origin: str) -> 
     ``names`` are the columns of ``values``, and ``origin`` is the location of the row, for errors. NotTextError for a
     message with more than a text, SettingError for what is no text or message, or ends with no answer.
     """
-    if len(names) == 1:
-        messages = _messages(values[0], names[0], origin)
-        return _of_conversation(names[0], origin, messages[:-1], messages[-1:])
-    if any(isinstance(value, list) for value in values):
-        prompt, completion = (
-            _messages(value, name, origin) for name, value in zip(names, values, strict=True)
-        )
-        return _of_conversation(names[1], origin, prompt, completion)
-    prompt_text, completion_text = (
-        as_text(value, name, origin) for name, value in zip(names, values, strict=True)
-    )
-    return Example(text=prompt_text, target=completion_text, origin=origin)
-
-
-def classified_example(names: Sequence[str], values: Sequence[Any], origin: str) -> Example:
-    """Return the example of a row with one text or two, and behind them its label."""
-    *texts, label = (as_text(value, name, origin) for name, value in zip(names, values, strict=True))
-    if not label.strip():
-        raise empty_value(names[-1], origin)
-    return Example(text=texts[0], target=label, pair=texts[1] if len(texts) == 2 else None, origin=origin)
-
-
-def _of_conversation(
-    name: str, origin: str, prompt: tuple[Message, ...], completion: tuple[Message, ...]
-) -> Example:
+    cells = list(zip(names, values, strict=True))
+    if len(names) == 2 and not any(isinstance(value, list) for value in values):
+        text, target = (as_text(value, name, origin) for name, value in cells)
+        return Example(text=text, target=target, origin=origin)
+    *before, last = (_messages(value, name, origin) for name, value in cells)
+    prompt, completion = (before[0], last) if before else (last[:-1], last[-1:])
     if not prompt or not completion or completion[-1][0] != "assistant":
         raise SettingError(
-            f"column {name!r} of {origin} does not end with an answer to a prompt; expected messages before it, "
+            f"column {names[-1]!r} of {origin} does not end with an answer to a prompt; expected messages before it, "
             "and a last one with the role 'assistant'"
         )
     return Example(
@@ -116,6 +97,14 @@ def _of_conversation(
         origin=origin,
         conversation=Conversation(prompt, completion),
     )
+
+
+def classified_example(names: Sequence[str], values: Sequence[Any], origin: str) -> Example:
+    """Return the example of a row with one text or two, and behind them its label."""
+    *texts, label = (as_text(value, name, origin) for name, value in zip(names, values, strict=True))
+    if not label.strip():
+        raise empty_value(names[-1], origin)
+    return Example(text=texts[0], target=label, pair=texts[1] if len(texts) == 2 else None, origin=origin)
 
 
 def _messages(value: Any, name: str, origin: str) -> tuple[Message, ...]:

@@ -21,7 +21,7 @@ from .controls import RandomVectors
 from .doses import Doses
 from .entries import FAPM, Trim
 from .heads import Head, Heads
-from .remedy import Case, EntryRemedy, Position, Remedy, ScaledIntruders, WantedTriplets
+from .remedy import Case, Position, Remedy, ScaledIntruders, WantedTriplets
 from .shares import Layers, Lines
 from .singular_values import Budget, DGHard, Truncate
 from .surgery import Surgery
@@ -130,14 +130,11 @@ class RandomFrames(_Drawn, Project):
 
 
 @dataclass(frozen=True)
-class RandomEntries(_Drawn, EntryRemedy):
+class RandomEntries(_Drawn, Trim):
     """The same number of entries of every update, drawn at random."""
 
     name = RANDOM
-    strength = "density"
     source = "control"
-
-    density: float = setting(0.2, "Share of an update's entries that stays.", above=0, most=1)
 
     def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
         scores = drawn_entries(f"entries {self.seed} {name}", update)

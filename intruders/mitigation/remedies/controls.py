@@ -17,15 +17,7 @@ from torch import Tensor
 from ...audits.result.records import AuditedMatrix
 from ...linalg.low_rank import LowRank
 from .changes import Change
-from .remedy import (
-    Case,
-    Remedy,
-    ScaledIntruders,
-    ScaledRemedy,
-    WantedTriplets,
-    intruder_indices,
-    intruders_of,
-)
+from .remedy import Case, Remedy, ScaledIntruders, ScaledRemedy, WantedTriplets, intruder_indices
 from .remedy_table import SHRINK_OUTPUT
 
 # Norms that agree to this share of their square are equal.
@@ -42,9 +34,6 @@ class Complement(ScaledRemedy):
     """
 
     name = "complement"
-
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix, self.which)
 
     def exists(self, case: Case) -> bool:
         return self._share_outside(case) is not None

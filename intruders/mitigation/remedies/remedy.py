@@ -190,8 +190,8 @@ class ScaledRemedy(Remedy):
     def intruder_scale(self) -> float:
         return self.scale
 
-    @abstractmethod
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets: ...
+    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
+        return intruders_of(matrix, self.which)
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return (self.scaled(matrix),)
@@ -212,9 +212,6 @@ class ScaledIntruders(ScaledRemedy):
 
     name = INTRUDERS
     strengths = (0.75, 0.5, 0.25, 0.0)
-
-    def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix, self.which)
 
     def change(self, case: Case) -> Change:
         return Change(added=LowRank(*case.parts[self.scaled(case.matrix)].factors(self.scale - 1.0)))
