@@ -134,7 +134,6 @@ class RandomEntries(_Drawn, Trim):
     """The same number of entries of every update, drawn at random."""
 
     name = RANDOM
-    source = "control"
 
     def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
         scores = drawn_entries(f"entries {self.seed} {name}", update)

@@ -24,7 +24,6 @@ class Directions(PublishedRemedy):
     strength = "k"
     strengths = (10, 30, 100)
     source = "arXiv 2508.16546, 2509.12235"
-    rank_after = "at most r + 2k"
 
     k: int = setting(100, "Number of leading directions to rewind, 1 or more.", least=1)
 
@@ -57,7 +56,6 @@ class Project(PublishedRemedy):
     strength = "k"
     strengths = (16, 64, 128)
     source = "OPLoRA, arXiv 2510.13003; after training: ours"
-    rank_after = "at most r"
 
     k: int = setting(
         16, "Number of the base's leading directions that updates leave alone, 1 or more.", least=1

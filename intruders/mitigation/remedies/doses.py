@@ -31,7 +31,6 @@ class Doses(PublishedRemedy):
     strength = "share"
     strengths = (0.5, 0.75, 1.0)
     source = "after aTLAS, arXiv 2407.02880"
-    rank_after = "r"
     scales_whole_updates = True
 
     share: float = setting(1.0, "How far a dose goes from 1 to what was learned, 0 to 1.", least=0, most=1)
@@ -97,8 +96,6 @@ class LearnedUpdates(Remedy):
     reach = "model"
     strength = "share"
     share = 1.0
-    source = "intruders heal"
-    rank_after = "r"
 
     updates: Mapping[str, LowRank | Tensor] = field(repr=False)  # by matrix: factors, or D' (m, n)
     doses: Doses

@@ -56,7 +56,6 @@ class Heads(PublishedRemedy):
     strength = "quota"
     strengths = (0.25, 0.5, 0.75)
     source = "Diffract, ICML 2026; the choice of heads: ours"
-    rank_after = "r"
 
     quota: float = setting(
         0.25, "Share of the attention heads that return to the base, 0 to 1.", least=0, most=1

@@ -88,13 +88,11 @@ class Remedy(ABC):
 
     name: ClassVar[str]
     reach: ClassVar[Reach]
-    source: ClassVar[str]  # the paper
     strength: ClassVar[str]  # the setting that ``--strength`` stands for
     strengths: ClassVar[tuple[float, ...]] = ()  # those worth comparing, from the mildest
     needs_threshold: ClassVar[bool] = False  # of the case
     needs_base: ClassVar[bool] = False  # of the case
     fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
-    rank_after: ClassVar[str]  # of an adapter of rank r, in words
     # Whether it scales by one number per tensor, so that norm and direction say all.
     scales_whole_updates: ClassVar[bool] = False
 
@@ -162,8 +160,6 @@ class ScaledRemedy(Remedy):
 
     reach = "intruders"
     strength = "scale"
-    source = "Shuttleworth et al., arXiv 2410.21228"
-    rank_after = "at most r + the number of scaled vectors"
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
     seed: int = 0  # of a remedy that draws
@@ -237,6 +233,7 @@ class PublishedRemedy(Settings, Remedy):
     Its docstring is what the documentation's table is written from: the formula, the source, the default.
     """
 
+    source: ClassVar[str]  # the paper
     reach = "matrices"
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
@@ -269,7 +266,6 @@ class EntryRemedy(PublishedRemedy):
 
     needs_base = True
     fits_an_adapter = False
-    rank_after = "none: checkpoint only"
 
     def change(self, case: Case) -> Change:
         return Change(entries=partial(self.left, case.matrix.name))
@@ -283,7 +279,6 @@ class ShareRemedy(PublishedRemedy):
     """A remedy that keeps a share of every update, by its position in the model alone."""
 
     reach = "model"
-    rank_after = "r"
     scales_whole_updates = True
 
     @abstractmethod

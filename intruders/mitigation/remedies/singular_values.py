@@ -30,7 +30,6 @@ class Flatten(SpectralRemedy):
     strength = "factor"
     strengths = (1.0, 0.8, 0.6, 0.4)
     source = "report on 18 LoRA adapters, 2026, not peer reviewed"
-    rank_after = "r"
 
     factor: float = setting(1.0, "Multiple of the flat singular value, 0 or more.", least=0)
     norm: str = setting(
@@ -70,7 +69,6 @@ class Truncate(SpectralRemedy):
     strength = "energy"
     strengths = (0.95, 0.9, 0.75, 0.5)
     source = "arXiv 2606.07596"
-    rank_after = "at most r"
 
     energy: float = setting(
         0.9,
@@ -111,7 +109,6 @@ class DGHard(SpectralRemedy):
     strength = "factor"
     strengths = (0.5, 1.0, 1.5, 2.0)
     source = "DG-Hard, arXiv 2605.20296"
-    rank_after = "none: a low-rank update is refused"
 
     factor: float = setting(1.0, "Multiple c of the threshold, 0 or more.", least=0)
 
@@ -154,7 +151,6 @@ class Budget(PublishedRemedy):
     strength = "kappa"
     strengths = (2.0, 1.0, 0.5, 0.25)
     source = "arXiv 2607.23711; the rule in detail: ours"
-    rank_after = "r"
     needs_threshold = True
     scales_whole_updates = True
 

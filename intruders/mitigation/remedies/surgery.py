@@ -46,7 +46,6 @@ class Surgery(SpectralRemedy):
     strength = "share"
     strengths = (0.1, 0.2, 0.4)
     source = "arXiv 2603.03995"
-    rank_after = "r"
 
     share: float = setting(
         0.2, "Share of an update's directions to strengthen, and to weaken; 0 to 0.5.", least=0, most=0.5
