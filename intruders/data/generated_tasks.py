@@ -5,7 +5,6 @@ The text of the manual differs between versions of Python, so scores compare onl
 
 import random
 import re
-from functools import lru_cache
 
 from ..errors import SettingError
 from .task import Example, Task
@@ -24,7 +23,6 @@ _GAINS = ("finds {n} more", "buys {n} more", "is given {n} more", "wins another 
 _LOSSES = ("gives away {n}", "loses {n}", "sells {n}", "leaves {n} with a friend")
 
 
-@lru_cache(maxsize=2)  # training, evaluation and interventions of a run ask for the same rows
 def word_problems(seed: int = 0) -> Task:
     """Make the task ``word-problems``. No story appears in two splits; the answer's last number is scored.
 

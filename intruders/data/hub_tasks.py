@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +115,8 @@ def hub_task(name: str, seed: int = 0) -> Task:
     """Load a task of the table, its rows shuffled by seed; from ``$INTRUDERS_DATA`` if that has a copy of it."""
     source = HUB_TASKS[name]
     if files := files_of_copied_task(name):
-        digest = digest_of_files(list(files.values()))
-        splits = {split: list(_examples_of_file(name, file, digest)) for split, file in files.items()}
-        told = f"copy {digest}"
+        splits = {split: _examples_of_file(name, file) for split, file in files.items()}
+        told = f"copy {digest_of_files(list(files.values()))}"
     else:
         wanted = {"train": "train", "validation": source.validation, "test": source.test}
         with loader_of_hub(f"task {name!r}", source.path) as load:
@@ -152,9 +150,7 @@ def files_of_copied_task(name: str) -> dict[str, Path]:
     return files
 
 
-@lru_cache(maxsize=12)  # the stages and measures of a run ask for the same rows
-def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]:
-    # The digest tells whether the file is still the same.
+def _examples_of_file(name: str, file: Path) -> list[Example]:
     source = HUB_TASKS[name]
     names = source.columns if ending(file) in (".tsv", ".csv") else ()  # which a table without a header lacks
     rows = read_rows(file, no_header=bool(names))
@@ -164,7 +160,7 @@ def _examples_of_file(name: str, file: Path, digest: str) -> tuple[Example, ...]
     elif names:
         rows = read_rows(file)
     examples = _examples(name, source, rows.rows, f"{file.parent.name}/{file.name}")
-    return tuple(replace(example, origin=rows.origin(index)) for index, example in enumerate(examples))
+    return [replace(example, origin=rows.origin(index)) for index, example in enumerate(examples)]
 
 
 @contextmanager
