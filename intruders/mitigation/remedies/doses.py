@@ -94,8 +94,6 @@ class LearnedUpdates(Remedy):
 
     name = "learned updates"
     reach = "model"
-    strength = "share"
-    share = 1.0
 
     updates: Mapping[str, LowRank | Tensor] = field(repr=False)  # by matrix: factors, or D' (m, n)
     doses: Doses
