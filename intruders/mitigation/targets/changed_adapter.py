@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.open import Source
 from ...checkpoints.pairing.names_of_base import with_experts_as
 from ...checkpoints.stored.checkpoint import Checkpoint
-from ...checkpoints.stored.locate import folder_of
 from ...checkpoints.stored.names import looks_up_tokens, may_be_same, tensor_of
 from ...checkpoints.stored.tied import HEADS
 from ...checkpoints.writing.companions import TOKENIZER, companions, copy_files
@@ -27,7 +26,6 @@ from ...checkpoints.writing.lora_adapter import (
     lora_adapter,
     modules_and_tensors,
     not_matched,
-    read_lora,
     retrained_tokens,
     rewritten,
 )
@@ -52,18 +50,15 @@ class LoraContent:
     modules: dict[str, str]  # base's matrix -> the adapter's module
     in_full: dict[str, str]  # the adapter's tensor -> the base's
     rank: Rank
-    beside: Path | None = None  # the adapter's folder, which may have a tokenizer
+    beside: Path | None  # the adapter's folder, which may have a tokenizer
 
     @classmethod
-    def of(cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank) -> "LoraContent":
+    def of(
+        cls, base: Checkpoint, adapter: LoraAdapter, rank: Rank, beside: Path | None = None
+    ) -> "LoraContent":
         """Build the target; raise PairingError if the adapter is of other modules than the base's."""
         base = with_experts_as(adapter.rest, base)
-        return cls(base, adapter, *modules_and_tensors(base, adapter), rank)
-
-    @classmethod
-    def read(cls, base: Checkpoint, path: Path, source: str, rank: Rank) -> "LoraContent":
-        beside = None if path.suffix == ".gguf" else folder_of(path)
-        return replace(cls.of(base, read_lora(path, source, base), rank), beside=beside)
+        return cls(base, adapter, *modules_and_tensors(base, adapter), rank, beside)
 
     def rewritten(self, changes: Changes) -> tuple[Rewritten, Cut]:
         """The new adapter, and what became of its ranks."""

@@ -23,7 +23,7 @@ from ...checkpoints.writing.companions import (
     write_companions,
     write_recipe,
 )
-from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora
+from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora, read_lora
 from ...checkpoints.writing.merged import planned_checkpoint
 from ...checkpoints.writing.shards import SHARD_BYTES, write_checkpoint
 from ...checkpoints.writing.training_record import keep_training, training_record
@@ -163,7 +163,8 @@ def choose_target(
         _require_update_of_the_adapter(base, tuned)
         content = LoraContent.of(base, active_lora(model)[1], rank)
     elif isinstance(tuned, Adapter) and path is not None and is_plain_lora(path, tuned.source):
-        content = LoraContent.read(base, path, tuned.source, rank)
+        beside = None if path.suffix == ".gguf" else folder_of(path)
+        content = LoraContent.of(base, read_lora(path, tuned.source, base), rank, beside)
     else:
         content = NewLoraContent.of(base, tuned, rank)
     trained = None if path is None else training_record(folder_of(path))
