@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.formats.safetensors import read_header
+from ..checkpoints.opening.named_base import known_here
 from ..errors import NotEnoughMemoryError
 from .loading_settings import Loading
 from .stored_dtype import dtype_name, dtype_to_load
@@ -47,15 +48,7 @@ class MemoryPlan:
 
 def memory_plan(location: str, loading: Loading) -> MemoryPlan | None:
     """Return the plan for the model at ``location``; None if its files are not on this machine or not safetensors."""
-    folder = Path(location)
-    if not folder.is_dir():
-        try:
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(location, local_files_only=True))
-        except Exception:  # not downloaded yet: transformers says whatever there is to say
-            return None
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(Path(known_here(location) or location).glob("*.safetensors"))
     entries = [
         entry for file in files for entry in read_header(file, mapped=False).values()
     ]  # maps need memory
