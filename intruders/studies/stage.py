@@ -155,12 +155,10 @@ def began_in(folder: Path) -> dict[str, Any]:
 
 
 def audited(run: Run) -> dict[str, Any]:
-    """Return the settings that whatever is of the audit depends on."""
     return run.measure.audit.recorded()
 
 
 def evaluated(run: Run) -> dict[str, Any]:
-    """Return the settings that losses and scores depend on."""
     measure = run.measure
     losses = measure.part(LossSettings).recorded()
     return losses | {"max_examples": measure.max_examples} | measure.part(Loading).recorded()

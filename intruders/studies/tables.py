@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from ..errors import NewerVersionError, ResultFileError, what_is_wrong
 from ..settings import settings_of
+from ..system.documents import of_schema
 from ..system.files import write_atomically
 from ..system.parquet import document_in, parquet_bytes
 from ..training.finetune_config import ADAPTER_ONLY, FinetuneConfig
@@ -129,12 +130,7 @@ def check_table_schema(file: Path) -> None:
         document = document_in(_read(file, pq.read_schema), METADATA_KEY)
     except KeyError:
         raise ResultFileError(f"'{file}' is not a table that intruders study wrote; move it away") from None
-    schema = document.get("schema")
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise NewerVersionError(
-            f"'{file}' was written by a newer version of intruders (schema {schema}, this one reads {SCHEMA}); "
-            "update intruders, or pass another path"
-        )
+    of_schema(document, str(file), "a table of a study", SCHEMA)
     if document.get("table") != file.stem:
         raise ResultFileError(
             f"'{file}' is the table {document.get('table')!r} of a study; expected {file.stem!r}; move it away"

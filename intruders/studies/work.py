@@ -35,7 +35,6 @@ class Workplace:
 
     @classmethod
     def of(cls, out: str) -> "Workplace":
-        """Return the workplace that ``out`` names: a folder, or a URL."""
         return cls(Store.at(out, "studies"))
 
     @property

@@ -85,7 +85,6 @@ def plugin_command(name: str) -> Any:
 
 
 def plugins_of(group: str) -> dict[str, Any]:
-    """Return the loaded objects of a group by name."""
     return {plugin.name: plugin.loaded for plugin in _of_group(group) if not plugin.error}
 
 

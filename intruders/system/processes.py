@@ -90,7 +90,6 @@ class _Worker(Generic[Item]):
         return True
 
     def take(self) -> Item:
-        """The item that it was at; it is free for the next one."""
         item, self.item = self.item, None
         assert item is not None
         return item

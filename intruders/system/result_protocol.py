@@ -79,5 +79,4 @@ def refuse_others(file: Path, kind: str, written_by: str) -> Iterator[None]:
 
 
 def json_bytes(document: Mapping[str, Any] | Sequence[Any], indent: int | None = None) -> bytes:
-    """Return a document as the content of a JSON file."""
     return (json.dumps(document, allow_nan=False, ensure_ascii=False, indent=indent) + "\n").encode()

@@ -181,7 +181,6 @@ class Kept:
             write_atomically(file, json.dumps({**self._key(unit), "value": value}, default=plain).encode())
 
     def once(self, unit: Mapping[str, Any], kind: Any, make: Callable[[], Any]) -> Any:
-        """Return the kept value, or make and keep it."""
         value = self.get(unit, kind)
         if value is None:
             value = make()

@@ -69,7 +69,6 @@ def steps_of_warmup(config: FinetuneConfig, steps: int) -> int:
 
 
 def resolved_precision(config: FinetuneConfig) -> str:
-    """Resolve ``auto`` as :func:`precision_here` does; others stay."""
     return precision_here() if config.precision == "auto" else config.precision
 
 

@@ -113,7 +113,6 @@ def train_in_sequence(
 
 
 def has_finished(config: FinetuneConfig, tasks: Sequence[str], retrain_heads: bool = False) -> bool:
-    """Return whether the folder contains the result of this sequence of tasks, with its heads treated so."""
     record = _record(Path(config.out))
     return (
         record is not None

@@ -147,7 +147,6 @@ def autocast_as_trained(precision: str) -> AbstractContextManager[Any]:
 
 
 def first_not_finite(model: nn.Module) -> str | None:
-    """Return the name of the first trained parameter with NaN or infinity; None without one."""
     trained = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
     return next((name for name, parameter in trained if not torch.isfinite(parameter).all()), None)
 
@@ -187,22 +186,15 @@ class KeepRecord(TrainerCallback):  # type: ignore[misc]
     def __init__(self, run: RunFolder, seconds_before: float) -> None:
         self.run = run
         self.seconds = seconds_before
-        self._counted_to = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._counted_to = time.perf_counter()
+        self._began = time.perf_counter() - self.seconds
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._count()
+        self.seconds = time.perf_counter() - self._began
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self._count()
         self.run.write_log(state.log_history)
         # Resumed from a step at which it stops, Trainer would take another one, also where max_steps is reached.
         if not control.should_training_stop and first_not_finite(model) is None:
-            self.run.mark_complete(state.global_step, self.seconds)
-
-    def _count(self) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self._counted_to
-        self._counted_to = now
+            self.run.mark_complete(state.global_step, time.perf_counter() - self._began)

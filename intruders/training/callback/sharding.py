@@ -149,6 +149,5 @@ def _from_fsdp_1(model: nn.Module, is_first: bool) -> dict[str, Tensor]:
 
 
 def to_gather(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's tensors, or only the adapters' if it has some."""
     state = model.state_dict(keep_vars=True)
     return adapter_tensors(model, state) if has_adapters(model) else state
