@@ -120,8 +120,7 @@ def check_target(target: str | os.PathLike[str], *, force: bool = False) -> None
 def _is_around_current(folder: Path) -> bool:
     """Return whether this process stands in the folder; its user would be left in one that is gone."""
     with suppress(OSError):  # the current folder is gone already
-        current = Path.cwd().resolve()
-        return folder == current or folder in current.parents
+        return Path.cwd().resolve().is_relative_to(folder)
     return False
 
 

@@ -53,7 +53,8 @@ def map_in_processes(
             at_work = [connection for connection, worker in workers.items() if worker.item is not None]
             for ready in wait(at_work):
                 worker = workers[ready]  # type: ignore[index]  # of pipes alone, wait gives connections
-                item = worker.take()
+                item, worker.item = worker.item, None
+                assert item is not None
                 try:
                     error = worker.connection.recv()
                 except (EOFError, OSError):
@@ -88,11 +89,6 @@ class _Worker(Generic[Item]):
             return False
         self.item = item
         return True
-
-    def take(self) -> Item:
-        item, self.item = self.item, None
-        assert item is not None
-        return item
 
     def how_it_ended(self) -> str:
         """Return the signal or the status with which a process ended whose pipe is closed."""
