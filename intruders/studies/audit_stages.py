@@ -111,7 +111,6 @@ AUDIT = Stage(
     },
     after={"k": "validation_accuracy", "rotation": "a_movement"},
     tables={
-        # One row a matrix of a run.
         "matrices": {
             "name": str,
             "kind": str,  # of module, such as q_proj
@@ -127,7 +126,6 @@ AUDIT = Stage(
             "effective_rank": float,
             "stable_rank": float,
         },
-        # One row a singular vector of a matrix of a run.
         "vectors": {
             "name": str,
             "index": int,
@@ -137,7 +135,6 @@ AUDIT = Stage(
             "intruder": bool,
             "certificate": str,
         },
-        # One row a matrix at a step of training (from the callback).
         "traces": {
             "step": int,
             "name": str,
@@ -259,7 +256,6 @@ MECHANISM = Stage(
     row=_mechanism_row,
     settings=audited,
     tables={
-        # One row a base matrix with a random rank-one term of one size.
         "mechanism": {
             "name": str,
             "rows": int,

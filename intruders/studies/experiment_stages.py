@@ -74,7 +74,6 @@ ATTRIBUTE = Stage(
         | prefixed("attribute", run.measure.attribute)
     ),
     tables={
-        # One row a matrix of a run whose loss was split into parts.
         "attributions": {
             "name": str,
             "corpus": str,

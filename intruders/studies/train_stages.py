@@ -98,7 +98,6 @@ SEQUENCE = Stage(
     row=_sequence_row,
     settings=audited,
     tables={
-        # One row a task seen, after each stage of a sequence.
         "sequences": {
             "stage": int,
             "task_index": int,

@@ -229,8 +229,6 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         is_earlier = has_best and getattr(state, "best_global_step", None) != step
         if step != self._audited_step and not is_earlier:
             self._look_at(objects["model"], args, state, control)
-        if self._text is not None:
-            self._text.training_ends()
         if self._watch.has_limit and not self._look.is_below:
             args.load_best_model_at_end = False  # it was the user's until the end
             over = f"the state at step {step} is over the limit"

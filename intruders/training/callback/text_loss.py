@@ -51,26 +51,17 @@ class TextLoss:
         self.base: float | None = None  # nats per token
         self.last: float | None = None
         self.seconds = 0.0  # of all measures, the base's too
+        self.share_of_time = 0.0  # that they took, of the time until the last of them
         self._tokenizer: Any = None
         self._began = time.perf_counter()
-        self._ended: float | None = None
 
     @property
     def rise(self) -> float | None:
         """The last loss less that of the base, in nats per token; None before both are known."""
         return None if self.base is None or self.last is None else self.last - self.base
 
-    @property
-    def share_of_time(self) -> float:
-        """The share of the time that all measures took, of the training and of what was measured before it."""
-        ended = time.perf_counter() if self._ended is None else self._ended
-        return min(1.0, self.seconds / max(ended - self._began, 1e-9))
-
     def training_begins(self) -> None:
-        self._began, self._ended = time.perf_counter() - self.seconds, None
-
-    def training_ends(self) -> None:
-        self._ended = time.perf_counter()
+        self._began = time.perf_counter() - self.seconds
 
     def tokenizer_for(self, trainers: Any, model: nn.Module) -> Any:
         """Return the tokenizer that was given, or the Trainer's, or that of the model's folder, found once."""
@@ -133,7 +124,9 @@ class TextLoss:
                 contexts.callback(_split_again, model)
             losses = losses_by_corpus(opened, {self.name: self._corpora}, settings)
         loss = mean_loss(losses[self.name], [corpus.weight for corpus in self._corpora])
-        self.seconds += time.perf_counter() - began
+        ended = time.perf_counter()
+        self.seconds += ended - began
+        self.share_of_time = min(1.0, self.seconds / max(ended - self._began, 1e-9))
         return loss
 
 
