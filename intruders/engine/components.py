@@ -42,70 +42,55 @@ _SMALL = 8
 
 @full_precision()
 def find_components(
-    batch: Pair,
-    indices: Sequence[Sequence[int]],
-    values: Sequence[Sequence[float]],
-    from_update: bool,
-) -> list[Components]:
-    """Compute the singular triplets of every W of a batch at the given indices of its descending order.
+    pair: Pair, wanted: Sequence[int], values: Sequence[float], from_update: bool
+) -> Components:
+    """Compute the singular triplets of W at the ``wanted`` places of its descending order.
 
-    ``values`` are the leading singular values of each as an audit knows them, one for each vector examined. With
+    ``values`` are its leading singular values as an audit knows them, one for each vector examined. With
     ``from_update`` the wanted vectors are mostly the update's doing (intruders are); others need a wider start.
 
     Vectors are within an angle of ``ANGLE`` of the true ones. Single precision where that reaches it, then double;
     the dense decomposition where singular values are too close, or the shape too small, for either.
     """
-    count = len(indices)
-    components: list[Components | None] = [None] * count
-    if min(batch.base.shape[-2:]) >= _DENSE_BELOW:
-        for widened in (lambda part: part, Pair.double):
-            eps = torch.finfo(widened(batch.select(torch.tensor([0]))).base.dtype).eps
-            # Those whose residuals can become as small as ``ANGLE`` asks, with products that are rounded to eps.
-            pending = [
-                i
-                for i, (wanted, known) in enumerate(zip(indices, values, strict=True))
-                if components[i] is None
-                and all(ANGLE * _gap(known, wanted, j) > _ROUNDING * eps * known[0] for j in wanted)
-            ]
-            if not pending:
-                continue
-            some = widened(batch if len(pending) == count else batch.select(torch.tensor(pending)))
-            parts = _by_krylov(some, [indices[i] for i in pending], [values[i] for i in pending], from_update)
-            for i, part in zip(pending, parts, strict=True):
-                components[i] = part
-    return [
-        part if part is not None else _by_dense_svd(batch, i, indices[i]) for i, part in enumerate(components)
-    ]
+    if min(pair.base.shape) >= _DENSE_BELOW:
+        for dtype in dict.fromkeys((pair.base.dtype, torch.float64)):
+            eps = torch.finfo(dtype).eps
+            # Residuals must become as small as ``ANGLE`` asks, with products that are rounded to eps.
+            if all(ANGLE * _gap(values, wanted, j) > _ROUNDING * eps * values[0] for j in wanted):
+                widened = pair.to(pair.base.device, dtype)
+                found = _by_krylov(widened, wanted, values, from_update)
+                if found is not None:
+                    return found
+    return _by_dense_svd(pair.double(), wanted)
 
 
-def _by_dense_svd(batch: Pair, index: int, wanted: Sequence[int]) -> Components:
+def _by_dense_svd(pair: Pair, wanted: Sequence[int]) -> Components:
     """Decompose the matrix; vectors within a cluster of singular values are chosen as by an exact audit."""
-    pair = batch.select(torch.tensor([index])).double()
-    matrix = pair.dense()[0]
+    matrix = pair.dense()
     svd = leading_svd(matrix, max(wanted) + 1)
     rows = torch.tensor(list(wanted), dtype=torch.long)
-    left = settle_clusters(svd, max(wanted) + 1, pair.base[0])[rows]
+    left = settle_clusters(svd, max(wanted) + 1, pair.base)[rows]
     products = left @ matrix  # s_j v_j for any choice of y_j within a cluster
     lengths = products.norm(dim=-1)
     return Components(lengths, left, torch.nn.functional.normalize(products, dim=-1))
 
 
 def _by_krylov(
-    batch: Pair, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]], from_update: bool
-) -> list[Components | None]:
-    start = _start(batch, max(len(wanted) for wanted in indices), from_update)
+    pair: Pair, wanted: Sequence[int], values: Sequence[float], from_update: bool
+) -> Components | None:
+    batch = Pair.joined([pair])
+    start = _start(batch, len(wanted), from_update)
     width = start.shape[-2]
     space = KrylovSpace.empty(batch.operator)
     space.grow(start)
-    components: list[Components | None] = [None] * len(indices)
     for _ in range(_LOOKS):
-        if len(space) + width * _STEPS_BETWEEN_LOOKS > min(batch.base.shape[-2:]):
+        if len(space) + width * _STEPS_BETWEEN_LOOKS > min(pair.base.shape):
             break
         space.grow_chain(width, _STEPS_BETWEEN_LOOKS)
-        components = _matched(space, indices, values)
-        if all(part is not None for part in components):
-            break
-    return components
+        found = _matched(space, wanted, values)
+        if found is not None:
+            return found
+    return None
 
 
 def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
@@ -127,19 +112,14 @@ def _start(batch: Pair, most: int, from_update: bool) -> Tensor:
     return torch.cat([rows, random.to(rows.device, rows.dtype).expand(len(rows), -1, -1)], dim=-2)
 
 
-def _matched(
-    space: KrylovSpace, indices: Sequence[Sequence[int]], values: Sequence[Sequence[float]]
-) -> list[Components | None]:
-    """Return each matrix's wanted triplets, or None until all of them have converged and can be told apart."""
-    triplets, _ = space.ritz(min(len(space) - 1, 4 * max(len(known) for known in values)))
-    ritz = triplets.values.double()  # (batch, tracked)
-    residuals = triplets.residuals.double()
-    components: list[Components | None] = []
-    for row, (wanted, known) in enumerate(zip(indices, values, strict=True)):
-        kept = _places(ritz[row], residuals[row], known, wanted)
-        vectors = (part[row, kept].double() for part in (triplets.left, triplets.right))
-        components.append(None if kept is None else Components(ritz[row, kept], *vectors))
-    return components
+def _matched(space: KrylovSpace, wanted: Sequence[int], values: Sequence[float]) -> Components | None:
+    """Return the wanted triplets, or None until all of them have converged and can be told apart."""
+    triplets, _ = space.ritz(min(len(space) - 1, 4 * len(values)))
+    ritz = triplets.values[0].double()  # (tracked,)
+    kept = _places(ritz, triplets.residuals[0].double(), values, wanted)
+    if kept is None:
+        return None
+    return Components(ritz[kept], triplets.left[0, kept].double(), triplets.right[0, kept].double())
 
 
 def _places(

@@ -7,7 +7,7 @@ import torch
 
 from ..audits.audit import AuditedWhole
 from ..audits.audit_settings import AuditSettings
-from ..audits.batches import Batch, NotJudged, of_one_model, read_batches
+from ..audits.batches import NotJudged, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
 from ..checkpoints.pairing.pairing import PairedMatrix
@@ -18,6 +18,7 @@ from ..engine.components import find_components, leading_components
 from ..errors import PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.operators import Dense, Update
+from ..linalg.pair import Pair
 from ..linalg.spiked_threshold import spectrum_of, spiked_threshold
 from ..linalg.svd import Components
 from .remedies.remedy import Case, Remedy, ScaledIntruders, WantedTriplets, intruder_indices, positions_of
@@ -105,95 +106,53 @@ class TunedMatrices:
         left_out = NotJudged()
         chosen = of_one_model([by_name[name] for name in audited])
         for batch in read_batches(chosen, self.device, left_out):
-            matrices = [audited[pair.name] for pair in batch.matrices]
-            is_compared = any(matrix.name in compared for matrix in matrices)
-            updates = [
-                update if unit == 1.0 else update.double().scaled(unit)
-                for index, unit in enumerate(batch.units)
-                for update in [batch.pair.select(index).update]
-            ]
-            for matrix, update in zip(matrices, updates, strict=True):
+            for index, (paired, unit) in enumerate(zip(batch.matrices, batch.units, strict=True)):
+                matrix, pair = audited[paired.name], batch.pair.select(index)
+                update = pair.update if unit == 1.0 else pair.update.double().scaled(unit)
                 self._require_same_norm(matrix, update)
-            needing = (ScaledIntruders(0), *remedies) if is_compared else remedies
-            parts = self._parts(batch, matrices, updates, needing)
-            for index, (matrix, update, known) in enumerate(zip(matrices, updates, parts, strict=True)):
-                base, unit, threshold = batch.pair.base[index], batch.units[index], None
+                needing = (ScaledIntruders(0), *remedies) if matrix.name in compared else remedies
+                # Two remedies, or one at two scales, can need the same.
+                needs = dict.fromkeys(need for remedy in needing for need in remedy.needs(matrix))
+                parts = {need: self._components(matrix, pair, unit, update, need) for need in needs}
+                threshold = None
                 if asks:
-                    spectrum = spectrum_of(base, self.audit.k)
+                    spectrum = spectrum_of(pair.base, self.audit.k)
                     threshold = unit * spiked_threshold(spectrum, self.audit.k, self.audit.epsilon)
-                whole = unit * base if shows_base else None
-                yield Case(matrix, update, known, positions[matrix.name], threshold, whole)
+                whole = unit * pair.base if shows_base else None
+                yield Case(matrix, update, parts, positions[matrix.name], threshold, whole)
         for skipped in left_out.skipped.get(0, ()):
             raise self._other_weights(skipped.name)
 
-    def _parts(
-        self,
-        batch: Batch,
-        matrices: list[AuditedMatrix],
-        updates: Sequence[Update],
-        remedies: Sequence[Remedy],
-    ) -> list[dict[WantedTriplets, Components]]:
-        """Return the triplets of each matrix that some of the remedies need."""
-        parts: list[dict[WantedTriplets, Components]] = [{} for _ in matrices]
-        for remedy in remedies:
-            # A remedy needs the same kinds of triplets of every matrix, each matrix its own ones.
-            for needs in zip(*(remedy.needs(matrix) for matrix in matrices), strict=True):
-                if all(need in known for need, known in zip(needs, parts, strict=True)):
-                    continue  # another remedy, or this one at another scale, needs the same
-                components = self._needed_components(batch, matrices, updates, needs)
-                for known, need, part in zip(parts, needs, components, strict=True):
-                    known[need] = part
-        return parts
-
-    def _needed_components(
-        self,
-        batch: Batch,
-        matrices: list[AuditedMatrix],
-        updates: Sequence[Update],
-        needs: Sequence[WantedTriplets],
-    ) -> list[Components]:
-        """Compute the needed triplets of each matrix, in the units of the checkpoint."""
-        if needs[0].of == "update":
-            both = zip(updates, needs, strict=True)
-            return [leading_components(update, len(need.indices)) for update, need in both]
-        most = max((max(need.indices, default=-1) for need in needs), default=-1)
-        if needs[0].of == "tuned" and most < min(len(matrix.vectors) for matrix in matrices):
-            return self._tuned_components(batch, matrices, [need.indices for need in needs])
-        # What the audit knows nothing of: the base's, and more of W than was examined.
-        components = []
-        for index, need in enumerate(needs):
-            pair, unit = batch.pair.select(index), batch.units[index]
+    def _components(
+        self, matrix: AuditedMatrix, pair: Pair, unit: float, update: Update, need: WantedTriplets
+    ) -> Components:
+        """Compute triplets of a matrix, in the units of the checkpoint."""
+        count = len(need.indices)
+        if need.of == "update":
+            return leading_components(update, count)
+        if need.of == "tuned" and max(need.indices, default=-1) < len(matrix.vectors):
+            part = self._examined(matrix, pair, unit, need.indices)
+        else:
+            # What the audit knows nothing of: the base's, and more of W than was examined.
             dense = (pair.base if need.of == "base" else pair.dense()).double()
-            part = leading_components(Dense(dense), len(need.indices), _CLOSE)
-            components.append(part.with_values(unit * part.values))
-        return components
+            part = leading_components(Dense(dense), count, _CLOSE)
+        return part.with_values(unit * part.values)
 
-    def _tuned_components(
-        self, batch: Batch, matrices: list[AuditedMatrix], indices: list[tuple[int, ...]]
-    ) -> list[Components]:
-        pair = batch.pair
-        values = [
-            [vector.singular_value / unit for vector in matrix.vectors]
-            for matrix, unit in zip(matrices, batch.units, strict=True)
-        ]
+    def _examined(
+        self, matrix: AuditedMatrix, pair: Pair, unit: float, indices: tuple[int, ...]
+    ) -> Components:
+        if not indices:  # a matrix whose every vector is an intruder has no other to scale
+            m, n = matrix.shape
+            nothing = pair.base.new_zeros(0, dtype=torch.float64)
+            return Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))
+        values = [vector.singular_value / unit for vector in matrix.vectors]
         # Intruders are mostly the update's doing, and are found from it; other vectors belong to the base.
-        both = zip(indices, matrices, strict=True)
-        from_update = all(set(wanted) <= set(intruder_indices(matrix)) for wanted, matrix in both)
-        nothing = pair.base.new_zeros(0, dtype=torch.float64)
-        m, n = pair.base.shape[-2:]
-        components = [Components(nothing, nothing.reshape(0, m), nothing.reshape(0, n))] * len(indices)
-        # A matrix whose every vector is an intruder has no other to scale; the rest goes on without it.
-        some = [i for i, wanted in enumerate(indices) if wanted]
-        if not some:
-            return components
-        chosen = pair if len(some) == len(indices) else pair.select(torch.tensor(some))
-        parts = find_components(chosen, [indices[i] for i in some], [values[i] for i in some], from_update)
-        for i, part in zip(some, parts, strict=True):
-            stated = part.values.new_tensor([values[i][j] for j in indices[i]])
-            if float((part.values - stated).abs().max()) > _SAME_VALUE * values[i][0]:
-                raise self._other_weights(matrices[i].name)
-            components[i] = Components(batch.units[i] * part.values, part.left, part.right)
-        return components
+        from_update = set(indices) <= set(intruder_indices(matrix))
+        part = find_components(pair, indices, values, from_update)
+        stated = part.values.new_tensor([values[index] for index in indices])
+        if float((part.values - stated).abs().max()) > _SAME_VALUE * values[0]:
+            raise self._other_weights(matrix.name)
+        return part
 
     def _require_same_norm(self, matrix: AuditedMatrix, update: Update) -> None:
         if self.audit.settings.get("base_dtype") is not None:

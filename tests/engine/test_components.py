@@ -8,18 +8,14 @@ from intruders.engine.components import find_components
 from intruders.linalg.exact import exact_cosines
 from intruders.linalg.pair import Pair
 from intruders.linalg.svd import Components
-from tests.matrices import SPECTRA, PlantedPair, batch_of, orthonormal_columns, spiked, with_values
+from tests.matrices import SPECTRA, PlantedPair, orthonormal_columns, spiked, with_values
 
 SHAPES = [(140, 140), (150, 110), (110, 150), (30, 40)]
 
 
 def check(pair: PlantedPair, wanted: list[int], from_update: bool) -> None:
     values = np.linalg.svd(pair.tuned_double(), compute_uv=False)[:10].tolist()
-    (found,) = find_components(pair.batch(), [wanted], [values], from_update)
-    require_truth(found, pair, wanted)
-
-
-def require_truth(found: Components, pair: PlantedPair, wanted: list[int]) -> None:
+    found = find_components(pair.batch().select(0), wanted, values, from_update)
     tuned = torch.from_numpy(pair.tuned_double())
     u, s, v = torch.linalg.svd(tuned, full_matrices=False)
     truth = (u[:, wanted] * s[wanted]) @ v[wanted]
@@ -60,23 +56,12 @@ def test_equal_values_are_chosen_as_the_audit_chooses_them() -> None:
     values = np.concatenate([[1.0, 0.9], np.linspace(0.5, 0.01, 118)])
     # A spread direction at exactly the value of the second base vector: which vectors stand for the two is open.
     spread = np.outer(x[:, -8:].sum(1) / 8**0.5, z[:, -8:].sum(1) / 8**0.5)
-    base = torch.from_numpy((x * values) @ z.T)[None]
+    base = torch.from_numpy((x * values) @ z.T)
     tuned = torch.from_numpy((x[:, :-8] * values[:-8]) @ z[:, :-8].T + 0.9 * spread)
-    batch = Pair(base, tuned[None])
-    chosen = exact_cosines(base[0], tuned, 10, 0.5)
+    chosen = exact_cosines(base, tuned, 10, 0.5)
     wanted = (chosen.max_cosines < 0.5).nonzero().flatten().tolist()
     assert len(wanted) == 1
-    (found,) = find_components(batch, [wanted], [chosen.values.tolist()], True)
+    found = find_components(Pair(base, tuned), wanted, chosen.values.tolist(), True)
     y = chosen.left[wanted]
     left_factor, right_factor = found.factors(1.0)
     torch.testing.assert_close(left_factor @ right_factor, y.mT @ (y @ tuned), rtol=0, atol=1e-9)
-
-
-def test_a_stack_has_the_answers_of_its_members() -> None:
-    rng = np.random.default_rng(8)
-    pairs = [spiked(with_values(130, 160, SPECTRA["power law"](130, rng), rng), [1.3], rng) for _ in range(4)]
-    values = [np.linalg.svd(pair.tuned_double(), compute_uv=False)[:10].tolist() for pair in pairs]
-    wanted = [[0], [1], [0], [0, 2]]
-    components = find_components(batch_of(pairs), wanted, values, False)
-    for pair, places, found in zip(pairs, wanted, components, strict=True):
-        require_truth(found, pair, places)
