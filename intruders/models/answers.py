@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from ..data.task import ANSWER_TOKENS, Example, Task, final_number
 from .chat import ends_of_answers
@@ -38,9 +37,9 @@ def outcomes_until_decided(
     As soon as too many answers are wrong, no further one is generated. An untrained model, which writes on to its
     limit, is told from a trained one by a few answers.
     """
+    settled = _targets(opened, task, task.labels, examples, _BATCH).reproduced
     if task.kind == "classification":
-        return [*(graded(opened, task, examples).right or [])]
-    settled = _targets(opened, examples, _BATCH).reproduced
+        return [*settled]
     right: list[bool | None] = [is_settled or None for is_settled in settled]
     open_rows = [row for row, is_settled in enumerate(settled) if not is_settled]
     at_a_look = 16
@@ -82,9 +81,9 @@ def graded(
 
     ``labels`` names the model's outputs in order if that is not the task's own order.
     """
+    targets = _targets(opened, task, labels or task.labels, examples, batch_size)
     if task.kind == "classification":
-        return _classes(opened, labels or task.labels, examples, batch_size)
-    targets = _targets(opened, examples, batch_size)
+        return replace(targets, right=targets.reproduced)
     if not answers:
         return targets
     # Where every next token of the target is the most likely one, greedy generation gives just the target:
@@ -239,36 +238,23 @@ def without_own_settings(model: Any) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def _targets(opened: OpenedModel, examples: Sequence[Example], batch_size: int) -> Graded:
+def _targets(
+    opened: OpenedModel, task: Task, labels: Sequence[str], examples: Sequence[Example], batch_size: int
+) -> Graded:
     # The loss of each target, and whether each of its tokens is the most likely one given those before it.
     model, tokenizer = opened.model, opened.tokenizer
-    losses, tokens, reproduced = [0.0] * len(examples), [0] * len(examples), [False] * len(examples)
-    rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
+    if task.kind == "classification":
+        rows = encode_classification(tokenizer, examples, labels, opened.context)
+    else:
+        rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
+    losses, tokens, reproduced = [0.0] * len(rows), [0] * len(rows), [False] * len(rows)
     with evaluating(model):
         for chosen, batch in batches_by_length(rows, tokenizer, batch_size, opened.device):
-            labels = labels_of_next(batch.pop("labels"))
-            each, hits = losses_and_hits(model, batch, labels)
-            counts = (labels != IGNORED).sum(-1).tolist()
+            wanted = labels_of_next(batch.pop("labels"))  # (batch, width) tokens, or (batch,) classes
+            each, hits = losses_and_hits(model, batch, wanted)
+            counts = (wanted != IGNORED).reshape(len(wanted), -1).sum(-1).tolist()
             of_rows = zip(chosen, torch.split(each, counts), torch.split(hits, counts), strict=True)
             for row, lost, hit in of_rows:
                 losses[row], tokens[row] = float(lost.double().sum()), len(lost)
                 reproduced[row] = bool(hit.all())
     return Graded(losses, tokens, None, reproduced)
-
-
-@torch.no_grad()
-def _classes(
-    opened: OpenedModel, labels: Sequence[str], examples: Sequence[Example], batch_size: int
-) -> Graded:
-    model, tokenizer = opened.model, opened.tokenizer
-    rows = encode_classification(tokenizer, examples, labels, opened.context)
-    losses, right = [0.0] * len(rows), [False] * len(rows)
-    with evaluating(model):
-        for chosen, batch in batches_by_length(rows, tokenizer, batch_size, opened.device):
-            wanted = batch.pop("labels")  # (batch,)
-            logits = model(**batch).logits
-            each = cross_entropy(logits.float(), wanted, reduction="none").tolist()
-            hits = (logits.argmax(dim=-1) == wanted).tolist()
-            for position, row in enumerate(chosen):
-                losses[row], right[row] = each[position], hits[position]
-    return Graded(losses, [1] * len(rows), right, right)

@@ -27,13 +27,12 @@ def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) ->
       inputs: the model's arguments, (batch, width) each.
       labels: (batch, width), the token that is predicted *at* each position, or ``IGNORED``.
     """
-    parts = [_losses(logits, wanted) for logits, wanted in _logits_in_parts(model, inputs, labels)]
-    return torch.cat(parts) if parts else torch.empty(0, device=labels.device)
+    return torch.cat([_losses(logits, wanted) for logits, wanted in _logits_in_parts(model, inputs, labels)])
 
 
 @torch.no_grad()
 def losses_and_hits(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return :func:`token_losses`, and whether each label is the most likely token at its position."""
+    """Return :func:`token_losses`, and whether each label is the most likely one there; labels (batch,) are classes."""
     parts = [
         (_losses(logits, wanted), logits.argmax(dim=-1) == wanted)
         for logits, wanted in _logits_in_parts(model, inputs, labels)
@@ -45,22 +44,6 @@ def _losses(logits: Tensor, wanted: Tensor) -> Tensor:
     return cross_entropy(logits.float(), wanted, reduction="none")
 
 
-def _logits_in_parts(
-    model: nn.Module, inputs: dict[str, Tensor], labels: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    # The logits are (positions, vocabulary), at labels, in order, some at a time.
-    chosen = labels != IGNORED  # (batch, width)
-    split = SplitModel.of(model)
-    states = None if split is None else split.states(inputs)
-    if split is None or states is None:
-        yield model(**inputs).logits[chosen], labels[chosen]
-        return
-    step = max(_FEWEST_PLACES, _LOGITS_AT_ONCE // split.vocabulary)
-    parts = torch.split(states[chosen], step), torch.split(labels[chosen], step)
-    for some, wanted in zip(*parts, strict=True):
-        yield split.logits(some), wanted
-
-
 def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the logits (targets, classes or tokens), in single precision or better, and the targets (targets,).
 
@@ -69,12 +52,24 @@ def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tens
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     labels = labels_of_next(batch["labels"])
-    is_target = labels != IGNORED
-    split = SplitModel.of(model) if labels.dim() > 1 and is_target.any() else None
+    [(logits, targets)] = _logits_in_parts(model, inputs, labels, at_once=labels.numel())
+    return in_single(logits), targets
+
+
+def _logits_in_parts(
+    model: Any, inputs: dict[str, Tensor], labels: Tensor, at_once: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    # The logits are (targets, classes or tokens), at labels, in order, some at a time; a classifier has few.
+    chosen = labels != IGNORED  # (batch, width) or (batch,)
+    split = SplitModel.of(model) if labels.dim() > 1 and chosen.any() else None
     states = None if split is None else split.states(inputs)
-    if split is not None and states is not None:
-        return in_single(split.logits(states[is_target])), labels[is_target]
-    return in_single(model(**inputs).logits[is_target]), labels[is_target]
+    if split is None or states is None:
+        yield model(**inputs).logits[chosen], labels[chosen]
+        return
+    step = at_once or max(_FEWEST_PLACES, _LOGITS_AT_ONCE // split.vocabulary)
+    parts = torch.split(states[chosen], step), torch.split(labels[chosen], step)
+    for some, wanted in zip(*parts, strict=True):
+        yield split.logits(some), wanted
 
 
 def in_single(tensor: Tensor) -> Tensor:
