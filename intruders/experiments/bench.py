@@ -136,7 +136,7 @@ def kept_outcomes(
             "audit": question.audited.settings.recorded(),
             "intruders": digest_of_intruders(question.audited.audit),
             "tasks": {name: [task.kind, task.score, task.labels] for name, task in measuring.tasks.items()},
-            "labels": None if trained is None else trained.labels,
+            "labels": trained.labels,
             "window": losses.window,
             "stride": losses.stride,
             "estimate": losses.estimate,

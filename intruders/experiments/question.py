@@ -19,7 +19,7 @@ from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import EVERY_MATRIX
 from ..checkpoints.writing.companions import own_tokenizer_files
-from ..checkpoints.writing.training_record import data_seed_of
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task
@@ -60,7 +60,7 @@ class Question:
 
     @cached_property
     def rows_by(self) -> int:
-        return data_seed_of(self.tuned) if self.data_seed is None else self.data_seed
+        return FinetunedFolder.of(self.tuned).data_seed if self.data_seed is None else self.data_seed
 
     def tasks(self, names: Iterable[str], columns: Columns) -> dict[str, Task]:
         return {name: load_task(name, columns, self.rows_by) for name in names}

@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 from ..checkpoints.pairing.open_sides import on_disk
-from ..checkpoints.writing.training_record import FinetunedFolder, data_seed_of
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.corpora import Corpora, halves_of_corpora, load_all
 from ..data.load_task import load_task
 from ..data.task import Example, Task, halves_of_task
@@ -125,7 +125,7 @@ def evaluate(
         check_evaluation_folder(folder, force)
     # Everything that can be wrong is found out before the first model is loaded.
     corpora = load_all(losses.loss_on, max_documents=losses.max_documents, seed=seed)
-    rows_by = data_seed_of(model) if data_seed is None else data_seed
+    rows_by = FinetunedFolder.of(model).data_seed if data_seed is None else data_seed
     tasks = [load_task(task, scores, rows_by) for task in scores.tasks]
     if reported_half:
         if scores.split is not None:
@@ -329,8 +329,7 @@ class MeasuredModel:
         self, opened: OpenedModel, task: Task, examples: Sequence[Example]
     ) -> Iterator[str]:
         """Yield that a classifier is scored on more of its rows than its training, which cut them, has read."""
-        folder = FinetunedFolder.of(self.source) if task.kind == "classification" else None
-        limit = None if folder is None else folder.max_length
+        limit = FinetunedFolder.of(self.source).max_length if task.kind == "classification" else None
         if limit is None or limit >= opened.context:
             return
         rows = encode_classification(opened.tokenizer, examples, task.labels, opened.context)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.open_sides import open_sides
 from ..checkpoints.pairing.pair_sides import pair_sides
-from ..checkpoints.writing.training_record import data_seed_of
+from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.columns import Columns
 from ..data.load_task import load_task
 from ..data.task import Example, Task
@@ -56,7 +56,8 @@ def with_sensitivities(
             raise SettingError(surgery.refusal(pair.name, pair.shape, None) or "")
         svd = update.svd
         directions[pair.name] = svd.left, svd.right
-    task = load_task(surgery.task, Columns(), data_seed_of(after.source) if data_seed is None else data_seed)
+    rows_by = FinetunedFolder.of(after.source).data_seed if data_seed is None else data_seed
+    task = load_task(surgery.task, Columns(), rows_by)
     opened, labels = open_for_task(after.source, task, before.source, loading, merged=True)
     modules = in_memory(before, opened.model).modules_of(directions)
     batches = task_batches(opened, task, task.train[: surgery.examples], labels)

@@ -70,8 +70,9 @@ def open_language_model(
         masked = is_masked(location)
         if is_classifier(source, adapter):
             with_head = location if adapter else _head_location(source, base)
-            model, _ = _language_model(source, None, with_head, masked, loading)
-            classifier, more = _classifier(source, adapter, location, None, loading, merged=merged)
+            model = _language_model(with_head, masked, loading)
+            classifier = _classifier(source, adapter, location, None, loading)
+            classifier, more = _adapted(classifier, source, adapter, location, merged)
             if adapter is not None and not merged:
                 # The module with an adapter beside its layers cannot give its weights away without merging them.
                 setattr(model, model.base_model_prefix, classifier.base_model)
@@ -82,7 +83,8 @@ def open_language_model(
                         f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
                     )
         else:
-            model, more = _language_model(source, adapter, location, masked, loading, merged=merged)
+            model = _language_model(location, masked, loading)
+            model, more = _adapted(model, source, adapter, location, merged)
         tokenizer = load_tokenizer(location)
         refuse_unknown_tokens(model, tokenizer, location)
         notes = (*named_base_note(source, base), *more)
@@ -152,13 +154,14 @@ def open_for_task(
         tokenizer = load_tokenizer(location)
         labels: list[str] = []
         if task.kind == "causal":
-            model, more = _language_model(source, adapter, location, False, loading, merged=merged)
+            model = _language_model(location, False, loading)
             context = longest_read(model.config)
         else:
-            model, more = _classifier(source, adapter, location, task.labels, loading, merged=merged)
+            model = _classifier(source, adapter, location, task.labels, loading)
             labels = outputs_named(model.config)
             _refuse_other_labels(source, labels, task)
             context = context_length(model.config, None)  # longer texts are cut, as in training
+        model, more = _adapted(model, source, adapter, location, merged)
         refuse_unknown_tokens(model, tokenizer, location)
         notes = (*named_base_note(source, base), *more)
         return reading_as(OpenedModel(model, tokenizer, context, notes=notes), source), labels
@@ -170,8 +173,7 @@ def check_for_task(source: str, task: Task, base: str | None = None) -> None:
         location = base_location(source, base)
         check_kind(source, location, task)
         if task.kind == "classification":
-            folder = FinetunedFolder.of(source)
-            labels = labels_of(source, location, folder.labels if folder else None, task.labels)
+            labels = labels_of(source, location, FinetunedFolder.of(source).labels, task.labels)
             _refuse_other_labels(source, labels, task)
 
 
@@ -200,22 +202,18 @@ def base_location(source: str, base: str | None) -> str:
 
 def _head_location(source: str, base: str | None) -> str:
     # Of a classifier that was trained in full.
-    folder = None if base is not None else FinetunedFolder.of(source)
-    return base_model_location(base or (folder and folder.base) or source)
+    return base_model_location(base or FinetunedFolder.of(source).base or source)
 
 
-def _language_model(
-    source: str,
-    adapter: dict[str, Any] | None,
-    location: str,
-    is_masked: bool,
-    loading: Loading,
-    *,
-    merged: bool = False,
-) -> tuple[Any, list[str]]:
-    model = (
+def _language_model(location: str, is_masked: bool, loading: Loading) -> Any:
+    return (
         load_masked_model(location, loading) if is_masked else load_model(location, "causal", None, loading)
     )
+
+
+def _adapted(
+    model: Any, source: str, adapter: dict[str, Any] | None, location: str, merged: bool
+) -> tuple[Any, list[str]]:
     return (model, []) if adapter is None else adapted(model, source, location, merged=merged)
 
 
@@ -225,11 +223,8 @@ def _classifier(
     location: str,
     labels: Sequence[str] | None,
     loading: Loading,
-    *,
-    merged: bool,
-) -> tuple[Any, list[str]]:
-    folder = FinetunedFolder.of(source)
-    stored = folder.labels if folder else None
+) -> Any:
+    stored = FinetunedFolder.of(source).labels
     if labels is None and adapter is not None and not stored:
         # A loss on text needs the encoder alone, and PEFT a head of the size that it has stored.
         classes = classes_of_head(source)
@@ -254,7 +249,7 @@ def _classifier(
             f"{source!r} has no trained weights for {missing[0]!r} of its classifier, which would start at random; "
             "pass a model or an adapter that was fine-tuned on labels"
         )
-    return (model, []) if adapter is None else adapted(model, source, location, merged=merged)
+    return model
 
 
 def _refuse_other_labels(source: str, labels: Sequence[str], task: Task) -> None:

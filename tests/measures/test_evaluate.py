@@ -24,7 +24,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from intruders.checkpoints.writing.training_record import data_seed_of, keep_training
+from intruders.checkpoints.writing.training_record import FinetunedFolder, keep_training
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.errors import CheckpointError, SettingError
@@ -225,8 +225,8 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(place: Path, tmp_path: Pat
     rows, out = str(place / "sums.jsonl"), str(tmp_path / "run")
     read: dict[str, Any] = {"prompt": "q", "completion": "a", "max_new_tokens": 8}
     run(place, "llama", out, rows, data_seed=3, **read)
-    assert data_seed_of(out) == 3
-    assert data_seed_of(str(place / "llama")) == 0
+    assert FinetunedFolder.of(out).data_seed == 3
+    assert FinetunedFolder.of(str(place / "llama")).data_seed == 0
     trained = {example.text for example in load_task(rows, Columns(prompt="q", completion="a"), 3).train}
     seen = []
 
@@ -417,4 +417,4 @@ def test_a_classifier_is_measured_under_the_head_of_the_base_in_its_record(hub: 
     # A head alone was added, so the encoder under the base's head is the base.
     by_path = losses_of(str(base), None, tmp_path)
     assert by_id.losses[0].loss.estimate == pytest.approx(by_path.losses[0].loss.estimate)
-    assert data_seed_of("org/classifier") == 7
+    assert FinetunedFolder.of("org/classifier").data_seed == 7

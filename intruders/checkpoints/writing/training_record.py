@@ -41,19 +41,19 @@ def keep_training(record: dict[str, Any], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class FinetunedFolder:
-    """The facts about a model from the record of its run."""
+    """The facts about a model from the record of its run, as far as there is one and it has them."""
 
-    base: str | None
-    labels: list[str] | None  # of a classifier, in the order of its classes
-    data_seed: int  # by another one, rows that were trained on would be among those that are scored
+    base: str | None = None
+    labels: list[str] | None = None  # of a classifier, in the order of its classes
+    data_seed: int = 0  # by another one, rows that were trained on would be among those that are scored
     max_length: int | None = None  # tokens of a row that the training read
 
     @classmethod
-    def of(cls, source: str | Path) -> "FinetunedFolder | None":
-        """Read the record in a folder; None for a sum of models, and for a model that no run of ours trained."""
+    def of(cls, source: str | Path) -> "FinetunedFolder":
+        """Read the record in a folder; a sum of models has none, nor a model that no run of ours trained."""
         record = None if is_sum(str(source)) else training_record(locate(str(source)))
         if record is None:
-            return None
+            return cls()
         config, task = _section(record, "config"), _section(record, "task")
         base, labels, seed = config.get("base"), task.get("labels"), config.get("data_seed")
         length = config.get("max_length")
@@ -63,12 +63,6 @@ class FinetunedFolder:
             data_seed=seed if isinstance(seed, int) else 0,
             max_length=length if isinstance(length, int) else None,
         )
-
-
-def data_seed_of(model: str) -> int:
-    """Return the data seed of the run that trained a model; 0 for a model that no run of this package trained."""
-    folder = FinetunedFolder.of(model)
-    return 0 if folder is None else folder.data_seed
 
 
 def _section(record: dict[str, Any], name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.writing.companions import copy_own_tokenizer, own_tokenizer_files
-from intruders.checkpoints.writing.training_record import FinetunedFolder, data_seed_of, training_record
+from intruders.checkpoints.writing.training_record import FinetunedFolder, training_record
 from intruders.errors import ResultFileError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.doses import Doses
@@ -231,7 +231,7 @@ def test_a_scaled_model_keeps_labels_and_data_seed_and_is_no_run(
     mitigate(base, tmp_path / "half", remedy=Interpolate(alpha=0.5), out=tmp_path / "quarter", check=False)
     for name in ("half", "quarter"):
         assert FinetunedFolder.of(tmp_path / name) == FinetunedFolder("base", ["bad", "good"], 5)
-        assert data_seed_of(str(tmp_path / name)) == 5
+        assert FinetunedFolder.of(str(tmp_path / name)).data_seed == 5
         assert not (tmp_path / name / "run.json").exists()
     assert not (tmp_path / "quarter" / "written.json").exists()
 
@@ -246,4 +246,4 @@ def test_a_record_that_cannot_be_read_is_refused_before_anything_is_written(tmp_
 
 def test_a_folder_without_a_run_has_no_record(tmp_path: Path) -> None:
     assert training_record(tmp_path) is None
-    assert data_seed_of(str(tmp_path)) == 0
+    assert FinetunedFolder.of(str(tmp_path)).data_seed == 0
