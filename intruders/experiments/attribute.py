@@ -109,7 +109,7 @@ def attribute(
             "tasks": {name: one_task.fingerprint() for name, one_task in tasks.items()},
         }
         # On the CPU: the parts inside the intruders need double precision, which not every device has.
-        matrices = TunedMatrices.of(question.both[0], question.audited, torch.device("cpu"))
+        matrices = TunedMatrices(question.both[0], question.audited, torch.device("cpu"))
         dosed = open_dosed(question, tasks, "direction", so="no loss rose", dense_in_one=True)
         groups, of_intruders = dosed.groups, _inside_intruders(matrices, dosed.updates)
         inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))

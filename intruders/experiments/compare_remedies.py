@@ -124,7 +124,7 @@ def compare_remedies(
         measuring = Measuring(losses, tasks, seed, harness, scores.max_examples)
         kept = kept_outcomes(folder, question, measuring, scores)
         tally = Tally(progress, planned_evaluations(names, comparison.strengths, len(data.choice)))
-        matrices = TunedMatrices.of(question.stacks, question.audited, compute.torch_device())
+        matrices = TunedMatrices(question.stacks, question.audited, compute.torch_device())
         bench = Bench(question, measuring, matrices, kept, tally)
         of_base = bench.of_base([*data.choice, data.report], answers_on=data.report)
         learned: Doses | str = "were not asked for"

@@ -292,7 +292,8 @@ def comparing(
         is_report = share is data.report
         base = bases[share.name] = _with_tasks(bench, outcome, share, is_report)
         # Where tensors are left out by name, they stay as tuned at 0 too, and that is not the base.
-        first = None if bench.matrices.leave_some_out else base
+        selected = bench.matrices.audited.settings
+        first = None if selected.include or selected.exclude else base
         curves[share.name] = bench.along_curve(share, answers=is_report, base=first)
     chosen = [share.name for share in data.choice]
     bases[_CHOICE] = joined([bases[name] for name in chosen])

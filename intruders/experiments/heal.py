@@ -164,7 +164,7 @@ def heal(
             return finished
         audited = question.audited.audit
         _require_written(question.pairs, audited, settings.per)
-        matrices = TunedMatrices.of(question.both[0], question.audited, compute.torch_device())
+        matrices = TunedMatrices(question.both[0], question.audited, compute.torch_device())
         of_tasks = {
             "tasks": {name: described_task(name, columns) for name in names},
             "max_new_tokens": columns.max_new_tokens,

@@ -124,7 +124,7 @@ def intervene(
                 "nothing to scale; pass a larger --epsilon or --k, or another model"
             )
         kept = kept_outcomes(folder, question, measuring, scores)
-        matrices = TunedMatrices.of(question.stacks, question.audited, compute.torch_device())
+        matrices = TunedMatrices(question.stacks, question.audited, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
         cases = matrices.cases(_remedies(sweep, seed, {}))
         on_curve = matrices.cases(ALONG_CURVE) if is_curve_wanted or asks_inputs else []

@@ -144,7 +144,7 @@ def mitigate(
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
     audited = audited_whole(*sides, audit, compute, progress)
     before = audited.audit
-    matrices = TunedMatrices.of(sides[0], audited, device)
+    matrices = TunedMatrices(sides[0], audited, device)
     remedy = matrices.fitted(remedy)
     records, changed = _changed(matrices, remedy, progress)
     with target.writing(Changes(changed, matrices.elsewhere(remedy)), progress) as written:
@@ -232,8 +232,6 @@ def _changed(
             update_norm_before=case.update.norm(),
             update_norm_after=change.norm_of(case.update, case.base),
             rank_before=case.update.rank if isinstance(case.update, LowRank) else None,
-            rank_after=None,
-            relative_error=0.0,
             exists=remedy.exists(case),
         )
         progress("scale", len(changed), len(names))

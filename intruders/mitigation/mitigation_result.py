@@ -27,8 +27,8 @@ class MitigatedMatrix:
     update_norm_before: float  # ||D||_F
     update_norm_after: float  # ||W' - W0||_F
     rank_before: int | None  # of the update, where it came as factors
-    rank_after: int | None  # None in a checkpoint
-    relative_error: float  # of the written update, in the Frobenius norm, from cutting its rank
+    rank_after: int | None = None  # None in a checkpoint
+    relative_error: float = 0.0  # of the written update, in the Frobenius norm, from cutting its rank
     exists: bool = True  # whether there is such a control of the matrix; one without it stays as it was
 
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..audits.audit import AuditedWhole
-from ..audits.audit_settings import AuditSettings
 from ..audits.batches import NotJudged, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
-from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.merged import Elsewhere
@@ -39,14 +37,12 @@ class TunedMatrices:
     """Base and update of every audited matrix of a tuned model."""
 
     base: Checkpoint
-    pairs: Sequence[PairedMatrix]
-    audit: Audit
-    settings: AuditSettings  # of the audit
+    audited: AuditedWhole
     device: torch.device
 
-    @classmethod
-    def of(cls, base: Checkpoint, audited: AuditedWhole, device: torch.device) -> "TunedMatrices":
-        return cls(base, audited.pairing.pairs, audited.audit, audited.settings, device)
+    @property
+    def audit(self) -> Audit:
+        return self.audited.audit
 
     def cases(self, remedies: Sequence[Remedy]) -> list[Case]:
         """Return all of :meth:`read` at once, for models that are changed again and again."""
@@ -55,23 +51,20 @@ class TunedMatrices:
     def fitted(self, remedy: Remedy) -> Remedy:
         """Return the remedy with what it must know of all audited matrices together."""
         audited = {matrix.name for matrix in self.audit.matrices}
-        return remedy.fitted([pair for pair in self.pairs if pair.name in audited], self.base.config)
+        return remedy.fitted(
+            [pair for pair in self.audited.pairing.pairs if pair.name in audited], self.base.config
+        )
 
     def elsewhere(self, remedy: Remedy) -> Elsewhere:
         """Return the share of its update that a remedy leaves to every tensor that was not audited."""
         positions = positions_of([*self.base.names(), *self.base.tied])
-        wanted = replace(self.settings, include_embeddings=True)
+        wanted = replace(self.audited.settings, include_embeddings=True)
 
         def share(name: str) -> float:
             is_left_out = name not in positions or wanted.reason_to_leave_out(name) is not None
             return remedy.share_elsewhere(name, None if is_left_out else positions[name])
 
         return share
-
-    @property
-    def leave_some_out(self) -> bool:
-        """Whether the selection excludes tensors by name."""
-        return bool(self.audit.settings.get("include") or self.audit.settings.get("exclude"))
 
     def reached(self, remedies: Sequence[Remedy]) -> list[AuditedMatrix]:
         everywhere = any(remedy.reach != "intruders" for remedy in remedies)
@@ -89,7 +82,7 @@ class TunedMatrices:
           SettingError: a remedy cannot change an update of such a rank.
           NonFiniteError: a matrix holds NaN or infinity.
         """
-        by_name = {pair.name: pair for pair in self.pairs}
+        by_name = {pair.name: pair for pair in self.audited.pairing.pairs}
         audited = {matrix.name: matrix for matrix in self.reached(remedies)}
         for name, matrix in audited.items():
             if name not in by_name or by_name[name].shape != matrix.shape:

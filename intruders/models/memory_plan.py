@@ -27,7 +27,6 @@ _QUANTIZED = {"4bit": 0.56, "8bit": 1.06}
 class MemoryPlan:
     """The memory of one model."""
 
-    location: str
     weights: int  # numbers
     dtype: str  # "bfloat16", or "4bit"
     needed: int  # bytes, with what a short pass takes
@@ -62,14 +61,14 @@ def memory_plan(location: str, loading: Loading) -> MemoryPlan | None:
     written = int(weights * (_QUANTIZED.get(dtype) or getattr(torch, dtype).itemsize))
     device = loading.torch_device()
     needed = written + others + _BESIDE
-    plans = [MemoryPlan(location, weights, dtype, needed, available_memory(device))]
+    plans = [MemoryPlan(weights, dtype, needed, available_memory(device))]
     # All files stay mapped until the last weight is read. Weights in the type of the file stay in its map, and others
     # are written beside it.
     mapped = [file.stat().st_size for file in files]
     beside = 0 if written == stored else written
     for limit, opening, room in _rooms_of_shell() if device.type == "cpu" else ():
         needed = sum(mapped) + max(beside, max(mapped) if opening else 0) + _BESIDE
-        plans.append(MemoryPlan(location, weights, dtype, needed, room, limit))
+        plans.append(MemoryPlan(weights, dtype, needed, room, limit))
     return min(plans, key=lambda plan: plan.available - plan.needed)
 
 

@@ -70,7 +70,7 @@ def matrices_of(base: Any, tuned: Any, audit: Any = AS_USUAL) -> TunedMatrices:
     """The matrices of two sides as remedies read them, by an audit that is given, or made by settings."""
     sides = open_sides(base, tuned)
     audited = audited_whole(*sides, audit, Compute(cache=False))
-    return TunedMatrices.of(with_stacks_of(*sides), audited, torch.device("cpu"))
+    return TunedMatrices(with_stacks_of(*sides), audited, torch.device("cpu"))
 
 
 def mitigated(folder: Path, source: str | None = None, **settings: Any) -> Mitigation:

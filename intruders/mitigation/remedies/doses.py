@@ -102,9 +102,6 @@ class LearnedUpdates(Remedy):
     def needs_base(self) -> bool:  # type: ignore[override]
         return any(isinstance(update, Tensor) for update in self.updates.values())
 
-    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
-        return ()
-
     def change(self, case: Case) -> Change:
         update = self.updates[case.matrix.name]
         if isinstance(update, LowRank):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ...audits.result.records import AuditedMatrix
 from ...checkpoints.pairing.pairing import PairedMatrix
 from ...checkpoints.stored.matrices import fused_rows, settings_of
 from ...errors import SettingError
@@ -92,9 +91,6 @@ class Heads(PublishedRemedy):
     def in_order(self, heads: Sequence[Head], moved: Mapping[Head, float]) -> list[Head]:
         """The heads, those that return first in front, from how far each was moved."""
         return sorted(heads, key=lambda head: moved[head])
-
-    def needs(self, matrix: AuditedMatrix) -> tuple[()]:
-        return ()
 
     def change(self, case: Case) -> Change:
         blocks = self.blocks.get(case.matrix.name, ())

@@ -118,9 +118,9 @@ class Remedy(ABC):
         """Return why it cannot change a matrix whose update is of a rank, or dense (None); None where it can."""
         return None
 
-    @abstractmethod
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         """Return what it reads of a matrix besides the update."""
+        return ()
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets | None:
         """Return the singular vectors that it scales; None of a remedy that scales no single ones."""
@@ -235,9 +235,6 @@ class PublishedRemedy(Settings, Remedy):
 
     source: ClassVar[str]  # the paper
     reach = "matrices"
-
-    def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
-        return ()
 
     def components(self, case: Case) -> Components:
         """Return the triplets that it needs, of a remedy that needs one kind."""

@@ -70,7 +70,10 @@ class Surgery(SpectralRemedy):
             raise SettingError(
                 f"remedy 'surgery' found no tuned matrix named {', '.join(self.modules)}; choose another remedy"
             )
-        self._measured()
+        if self.sensitivities is None:
+            raise SettingError(
+                "remedy 'surgery' has no sensitivities; expected those of the loss on a task; pass --task TASK"
+            )
         return self
 
     def refusal(self, name: str, shape: tuple[int, int], rank: int | None) -> str | None:
@@ -85,7 +88,7 @@ class Surgery(SpectralRemedy):
         name = case.matrix.name
         if not self.reaches(name):
             return Change()
-        measured = self._measured()
+        measured = self.sensitivities or {}
         if name not in measured:
             raise SettingError(
                 f"remedy 'surgery' has no sensitivities of '{name}'; measure them for these two models"
@@ -106,13 +109,6 @@ class Surgery(SpectralRemedy):
             felt = {name: list(own) for name, own in self.sensitivities.items()}
             record["sensitivities"] = json_digest(felt, 16)
         return record
-
-    def _measured(self) -> Mapping[str, Sequence[float]]:
-        if self.sensitivities is None:
-            raise SettingError(
-                "remedy 'surgery' has no sensitivities; expected those of the loss on a task; pass --task TASK"
-            )
-        return self.sensitivities
 
     def weights(self, felt: Tensor, name: str) -> Tensor:
         """Return the factors on a matrix's singular values, from the sensitivity of the loss to each ``(r,)``."""
