@@ -37,10 +37,6 @@ class HubTask:
     columns: tuple[str, ...] = ()  # in a local copy without a header, in this order
     label_names: tuple[str, ...] = ()  # as copies may spell the labels 0, 1, ... that the hub has
 
-    @property
-    def name(self) -> str:
-        return "/".join(part for part in (self.path, self.configuration) if part)
-
 
 def _pair(first: str, second: str) -> Callable[[dict[str, Any]], Example]:
     return lambda row: Example(text=row[first], pair=row[second], target=str(row["label"]))
@@ -126,7 +122,7 @@ def hub_task(name: str, seed: int = 0) -> Task:
                 if called is not None
             }
         splits = {split: _examples(name, source, of_split, source.path) for split, of_split in rows.items()}
-        told = f"hub {source.name}"
+        told = "hub " + "/".join(part for part in (source.path, source.configuration) if part)
     for examples in splits.values():
         random.Random(f"rows {seed}").shuffle(examples)
     train, validation = splits["train"], splits.get("validation")

@@ -13,10 +13,10 @@ from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import match_names, may_be_same, tensor_of
 from ..checkpoints.stored.selection import EVERY_MATRIX
 from ..checkpoints.stored.tied import HEADS, tied_uses, ties
+from ..checkpoints.writing.merged import MERGE
 from ..errors import SettingError, some_of
 
 _UNTIE = "save the base with a head of its own (tie_word_embeddings false), and pass that"
-_MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
 
 
 def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
@@ -51,7 +51,7 @@ def require_only_matrices(sides: tuple[Checkpoint, Opened]) -> None:
         if others:
             raise SettingError(
                 f"'{adapter.source}' also changes {some_of(others)}, which no dose acts on; expected an adapter of "
-                f"matrices alone; {_MERGE}"
+                f"matrices alone; {MERGE}"
             )
 
 

@@ -12,8 +12,6 @@ from ..system.versions import installed_versions
 from ..version import __version__
 from .remedies.remedy_table import TOP
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class MitigatedMatrix:
@@ -61,7 +59,7 @@ class Mitigation(JsonResult):
       versions: versions of the packages.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the record of a mitigation"
     written_by = "intruders mitigate"
     file_name: ClassVar[str] = "intruders.json"
@@ -122,7 +120,7 @@ class Mitigation(JsonResult):
         """Return plain JSON values; the audits have their own schema."""
         settings = dict(self.remedy.settings)
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "intruders_version": __version__,
             "base": {"source": self.base_source},
             "tuned": {"source": self.tuned_source},

@@ -26,7 +26,6 @@ from .beyond_doses import require_same_head
 from .targets.choose_target import choose_target
 from .targets.target import Changes
 
-SCHEMA = 1
 # Scales further from 0 are taken for a mistake, such as a percentage.
 _MOST = 100
 # Rounding that changes more of the update is told. A few rows of a matrix are enough to measure it.
@@ -48,7 +47,7 @@ class WrittenScale(JsonResult):
       versions: versions of the packages.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the record of a written scale"
     written_by = "intruders scale --out"
     file_name: ClassVar[str] = "written.json"

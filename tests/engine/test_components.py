@@ -7,7 +7,6 @@ import torch
 from intruders.engine.components import find_components
 from intruders.linalg.exact import exact_cosines
 from intruders.linalg.pair import Pair
-from intruders.linalg.svd import Components
 from tests.matrices import SPECTRA, PlantedPair, orthonormal_columns, spiked, with_values
 
 SHAPES = [(140, 140), (150, 110), (110, 150), (30, 40)]

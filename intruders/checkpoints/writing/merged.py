@@ -30,6 +30,8 @@ from ..stored.selection import EVERY_MATRIX
 from ..stored.tied import HEADS, separated_uses
 from .shards import require_finite
 
+MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
+
 # A matrix in its new form, computed in double precision and rounded once, from the two matrices as they are stored.
 Changed = Callable[[Pair, torch.dtype], Tensor]
 # Of the update of a tensor that is not among the changed matrices, by the base's name: the share that stays.
@@ -54,8 +56,7 @@ def _require_written(names: Iterable[str], written: Collection[str], source: str
     if lost:
         raise CheckpointError(
             f"'{source}' changes {some_of(lost)}, which no tensor of the written checkpoint contains; expected a base "
-            "with the same matrices; merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the "
-            "merged checkpoint"
+            f"with the same matrices; {MERGE}"
         )
 
 

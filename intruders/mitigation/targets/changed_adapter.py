@@ -29,14 +29,12 @@ from ...checkpoints.writing.lora_adapter import (
     retrained_tokens,
     rewritten,
 )
-from ...checkpoints.writing.merged import Elsewhere, changed_tensor
+from ...checkpoints.writing.merged import MERGE, Elsewhere, changed_tensor
 from ...errors import CheckpointError, SettingError, some_of
 from ...linalg.low_rank import LowRank
 from ...system.progress import Progress
 from ..remedies.changes import Change
 from .target import Changes, Cut, Written, write_adapter
-
-_MERGE = "merge it into its base (merge_and_unload in PEFT, save_pretrained), and pass the merged checkpoint"
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class LoraContent:
             if any(elsewhere(name) != 1 for name in everything if may_be_same(name, weight)):
                 raise SettingError(
                     f"'{self.adapter.source}' retrained single tokens ('{own}'), of which no share can be written; "
-                    f"{_MERGE}"
+                    f"{MERGE}"
                 )
         # A tensor stored in full whose counterpart keeps a share. A classifier's new head has no counterpart.
         names = set(everything) - set(self.in_full.values())
@@ -135,7 +133,7 @@ class LoraContent:
             if any(elsewhere(name) != 1 for name in counterparts):
                 raise CheckpointError(
                     f"'{self.adapter.source}' contains '{own}' in full, and no tensor of '{self.base.source}' is known "
-                    f"to be what it was trained from, so no share of its update can be written; {_MERGE}"
+                    f"to be what it was trained from, so no share of its update can be written; {MERGE}"
                 )
 
     def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
