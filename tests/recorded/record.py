@@ -40,8 +40,9 @@ _SETTLED = (
     (r"\"float32\": \"[^\"]*\"", '"float32": "<numbers>"'),
     (r"python -m [\w.]*\.intruders\b", "intruders"),
     (r"(?<=-)(?=[0-9a-f]*\d)[0-9a-f]{8}\b", "<id>"),
+    (r"\bLinux-\d[\w.+-]*", "<platform>"),
     (
-        r"\b(torch|python|numpy|transformers|peft|intruders|datasets|accelerate) \d+(\.\d+)+[\w.+]*",
+        r"\b(torch|python|numpy|safetensors|transformers|peft|intruders|datasets|accelerate) \d+(\.\d+)+[\w.+]*",
         r"\1 <version>",
     ),
 )
