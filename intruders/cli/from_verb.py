@@ -42,7 +42,7 @@ class Taken:
 
 
 def command(*taken: Taken) -> Callable[[Function], Function]:
-    """Make a command of a function: its docstring is the help, as :func:`add_to` reads it."""
+    """Make a command of a function: its docstring is the help, and ends in examples."""
 
     every = all_of(*taken)
 

@@ -129,7 +129,7 @@ def strip_lines(
 ) -> list[str]:
     """Return a strip in lines of up to `a_line` layers, shaded by intruders; `-`: nothing was audited."""
     cells = 2 if len(strip.intruders) <= a_line // 2 else 1
-    digits = len(str(strip.last))
+    digits = len(str(strip.first + len(strip.intruders) - 1))
     lines = []
     for start in range(0, len(strip.intruders), a_line):
         counts = strip.intruders[start : start + a_line]

@@ -25,9 +25,8 @@ from ..system.commands import command_of
 from ..system.words import duration, number, percent, plural
 from .attribute import intruder_maps
 from .page.html_page import render_figures
-from .terminal import Page, estimate_text
+from .terminal import WIDE, Page, estimate_text
 
-WIDE = 150  # columns of a terminal in which every interval fits
 SIGNED = "+.3f"  # the format of a change
 
 LABELS = {

@@ -14,9 +14,8 @@ from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..system.files import user_path
 from ..system.words import number, plural
 from .page.html_page import render_figures, write_page
-from .terminal import Page, estimate_text
+from .terminal import WIDE, Page, estimate_text
 
-WIDE = 150  # columns of a terminal in which every interval fits
 _CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")
 # The control of the strongest intruders alone.
 _OF_TOP = "neighbours"

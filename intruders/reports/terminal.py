@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..measures.intervals import Interval
 
 WIDTH = 80
+WIDE = 150  # columns of a terminal in which every interval fits
 
 
 def in_columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

@@ -28,7 +28,6 @@ class KindSummary:
 
     kind: str
     matrices: int
-    affected: int  # matrices with at least one intruder
     intruders: int
     vectors: int
     energy_share: float
@@ -45,10 +44,6 @@ class LayerStrip:
     first: int
     intruders: list[int | None]  # None for a layer of which nothing was audited
 
-    @property
-    def last(self) -> int:
-        return self.first + len(self.intruders) - 1
-
 
 def by_kind(matrices: Sequence[AuditedMatrix]) -> list[KindSummary]:
     """Summarize every kind of module, in the order in which they first occur."""
@@ -63,7 +58,6 @@ def summarize(kind: str, matrices: Sequence[AuditedMatrix]) -> KindSummary:
     return KindSummary(
         kind=kind,
         matrices=len(matrices),
-        affected=sum(matrix.intruders > 0 for matrix in matrices),
         intruders=sum(matrix.intruders for matrix in matrices),
         vectors=sum(len(matrix.vectors) for matrix in matrices),
         energy_share=energy_share(vector for matrix in matrices for vector in matrix.vectors),
