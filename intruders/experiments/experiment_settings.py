@@ -18,9 +18,7 @@ from ..system.plugins import REMEDIES as OF_PLUGINS
 from ..system.plugins import plugins_of
 
 AUTO = "auto"
-LEARN = (AUTO, "weights", "doses")
 SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes, in the place of a corpus
-PER = ("matrix", "direction", "layer", "block", "kind")
 SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "weights"
 # What else is learned and reported beside the healing: of these the last two learn the weights on other text.
 LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
@@ -49,14 +47,14 @@ class HealSettings(Settings):
         AUTO,
         "What is learned: the weights of the update itself (the factors of an adapter), one dose for every matrix, or "
         "auto: weights of an adapter, doses of a full fine-tuning or with --per.",
-        choices=LEARN,
+        choices=(AUTO, WEIGHTS, DOSES),
         metavar="WHAT",
     )
     per: str = _healing(
         "matrix",
         "What has a dose of its own: matrix, direction (of a low-rank update), layer, block (a third of the layers) or "
         "kind (of module).",
-        choices=PER,
+        choices=("matrix", "direction", "layer", "block", "kind"),
         metavar="PART",
         advanced=True,
     )

@@ -16,6 +16,7 @@ from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.heal import heal
 from intruders.experiments.healing import Healing
 from intruders.experiments.open_dosed import read_updates
+from intruders.linalg.low_rank import LowRank
 from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
@@ -83,7 +84,7 @@ def read_sides(models: Models, per: str = "matrix") -> tuple[Checkpoint, dict[st
     """The base, the updates of its linear layers, and their doses."""
     base, tuned = open_sides(*models)
     updates = read_updates(pair_sides(base, tuned).pairs, per, torch.device("cpu"), silent)
-    ranks = {name: update.rank for name, update in updates.items()}
+    ranks = {name: update.rank for name, update in updates.items() if isinstance(update, LowRank)}
     return base, updates, dose_groups(list(updates), per, ranks)
 
 

@@ -88,7 +88,8 @@ def test_directions_are_those_of_the_update(tmp_path: Path) -> None:
     loaded = pairs[0].load()
     left, values, right = torch.linalg.svd(loaded.update.dense().double(), full_matrices=False)
     wanted = left[:, :2] * values[:2] * torch.tensor([0.25, -0.5]) @ right[:2]
-    got = updates[pairs[0].name].times(torch.tensor([0.25, -0.5]))
+    update = updates[pairs[0].name]
+    got = update.left * torch.tensor([0.25, -0.5]) @ update.right
     assert torch.allclose(got.double(), wanted, atol=1e-5)
 
 
