@@ -18,6 +18,8 @@ from .study_folder import RunRecord, StudyFolder
 from .tables import refuse_newer_tables, rows_of, write_tables
 from .work import FILES, Workplace, precisions_of
 
+SCHEMA = 1
+
 
 @dataclass(frozen=True)
 class StudyProgress:
@@ -45,7 +47,7 @@ class StudyOutcome(JsonResult):
       refused: ids of published runs that were not taken over, each with the reason.
     """
 
-    schema = 1
+    schema = SCHEMA
     what = "the outcome of a study"
     written_by = "StudyOutcome.save"
 
@@ -210,12 +212,12 @@ def _at_work(
             on_lost=workplace.note_end,
         )
     else:
+
+        def callbacks() -> list[Any]:
+            from ..training.show_progress import ShowProgress
+
+            return [ShowProgress(lambda stage, done, in_all: progress.on_step(done, in_all))]
+
         for run in runs:
-            workplace.perform(run, partial(_step_callbacks, progress), partial(progress.on_stage, run))
+            workplace.perform(run, callbacks, partial(progress.on_stage, run))
             yield run
-
-
-def _step_callbacks(progress: StudyProgress) -> Sequence[Any]:
-    from ..training.show_progress import ShowProgress
-
-    return [ShowProgress(lambda stage, done, in_all: progress.on_step(done, in_all))]

@@ -141,10 +141,20 @@ def _train(
     trainer = RunTrainer(
         run, prepared, callbacks=[*bounds, keeper, *looking, *callbacks], optimizers=optimizers
     )
-    if resumed is None and config.audit_steps is not None:  # of this very run, before its first checkpoint
-        (run.path / _TRACE).unlink(missing_ok=True)
-    auditor = _auditor(config, run, location, trainer, prepared.tokenizer)
-    if auditor is not None:
+    auditor = None
+    if config.audit_steps is not None:
+        if resumed is None:  # of this very run, before its first checkpoint
+            (run.path / _TRACE).unlink(missing_ok=True)
+        auditor = IntruderCallback(
+            trainer,
+            every=config.audit_steps,
+            stop_above=config.stop_above,
+            trace=run.path / _TRACE,
+            # PEFT does not know of a plugin's start, and what is beneath the adapter is not the base.
+            base=location if config.starts_from_changed_base and config.kind_of_method.is_plugin else None,
+            tokenizer=prepared.tokenizer,
+            **vars(config.part(Limits)),
+        )
         trainer.add_callback(auditor)
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
     if ruined := first_not_finite(model):  # by its last step, after which no loss came
@@ -207,23 +217,6 @@ def _record_of_start(
     if any(left_out.values()):
         record["task"]["too_long"] = left_out
     return record
-
-
-def _auditor(
-    config: FinetuneConfig, run: RunFolder, location: str, trainer: Any, tokenizer: Any
-) -> IntruderCallback | None:
-    if config.audit_steps is None:
-        return None
-    return IntruderCallback(
-        trainer,
-        every=config.audit_steps,
-        stop_above=config.stop_above,
-        trace=run.path / _TRACE,
-        # PEFT does not know of a plugin's start, and what is beneath the adapter is not the base.
-        base=location if config.starts_from_changed_base and config.kind_of_method.is_plugin else None,
-        tokenizer=tokenizer,
-        **vars(config.part(Limits)),
-    )
 
 
 def _score(
