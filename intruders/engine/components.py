@@ -58,9 +58,9 @@ def find_components(
             # Residuals must become as small as ``ANGLE`` asks, with products that are rounded to eps.
             if all(ANGLE * _gap(values, wanted, j) > _ROUNDING * eps * values[0] for j in wanted):
                 widened = pair.to(pair.base.device, dtype)
-                found = _by_krylov(widened, wanted, values, from_update)
-                if found is not None:
-                    return found
+                part = _by_krylov(widened, wanted, values, from_update)
+                if part is not None:
+                    return part
     return _by_dense_svd(pair.double(), wanted)
 
 
@@ -87,9 +87,9 @@ def _by_krylov(
         if len(space) + width * _STEPS_BETWEEN_LOOKS > min(pair.base.shape):
             break
         space.grow_chain(width, _STEPS_BETWEEN_LOOKS)
-        found = _matched(space, wanted, values)
-        if found is not None:
-            return found
+        part = _matched(space, wanted, values)
+        if part is not None:
+            return part
     return None
 
 

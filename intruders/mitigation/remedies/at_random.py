@@ -130,7 +130,7 @@ class RandomFrames(_Drawn, Project):
 
 
 @dataclass(frozen=True)
-class RandomEntries(_Drawn, Trim):
+class RandomEntries(Trim, _Drawn):  # in this order, its records have the seed before the density
     """The same number of entries of every update, drawn at random."""
 
     name = RANDOM

@@ -88,6 +88,7 @@ class Remedy(ABC):
 
     name: ClassVar[str]
     reach: ClassVar[Reach]
+    source: ClassVar[str]  # the paper
     strength: ClassVar[str]  # the setting that ``--strength`` stands for
     strengths: ClassVar[tuple[float, ...]] = ()  # those worth comparing, from the mildest
     needs_threshold: ClassVar[bool] = False  # of the case
@@ -160,6 +161,7 @@ class ScaledRemedy(Remedy):
 
     reach = "intruders"
     strength = "scale"
+    source = "Shuttleworth et al., arXiv 2410.21228"
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
     seed: int = 0  # of a remedy that draws
@@ -233,7 +235,6 @@ class PublishedRemedy(Settings, Remedy):
     Its docstring is what the documentation's table is written from: the formula, the source, the default.
     """
 
-    source: ClassVar[str]  # the paper
     reach = "matrices"
 
     def components(self, case: Case) -> Components:
