@@ -104,16 +104,12 @@ class Followed(Batched):
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self._parts())
+        return sum(part.nbytes for part in self.parts)
 
     @property
     def kind(self) -> tuple[torch.Size, ...]:
         """What groups that can be joined have in common."""
-        return tuple(part.shape[1:] for part in self._parts())
-
-    def _parts(self) -> list[Tensor]:
-        coordinates, near = self.coordinates, self.near
-        return [coordinates.left, coordinates.right, near.base, near.cross, near.update, near.further]
+        return tuple(part.shape[1:] for part in self.parts)
 
 
 @dataclass

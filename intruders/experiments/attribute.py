@@ -199,4 +199,4 @@ def _correlations(
         "update_norm": [audited[share.name].update.frobenius for share in shares],
     }
     with_part = pd.DataFrame(columns).corr("spearman")["part"].drop("part")
-    return with_part.dropna().to_dict()  # a side may not vary
+    return {str(name): float(value) for name, value in with_part.dropna().items()}  # a side may not vary

@@ -38,13 +38,6 @@ class Pair(Batched):
         """Columns of a low-rank update; None where W is dense."""
         return self.tuned.rank if isinstance(self.tuned, LowRank) else None
 
-    @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """The tensors that it is made of: the base, then W or the two factors of the update."""
-        if isinstance(self.tuned, LowRank):
-            return self.base, self.tuned.left, self.tuned.right
-        return self.base, self.tuned
-
     def dense(self) -> Tensor:
         """W: as it is, or summed in double precision."""
         if isinstance(self.tuned, LowRank):

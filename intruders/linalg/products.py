@@ -142,6 +142,14 @@ class Batched:
     def tensors(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors that it is made of, in the order of the fields."""
+        parts: list[Tensor] = []
+        for value in self.tensors().values():
+            parts += [value] if isinstance(value, Tensor) else value.parts
+        return tuple(parts)
+
     def select(self, index: Tensor | int) -> Self:
         """Return the matrices at ``index``; of a number the one matrix, without a batch dimension."""
         return self._changed(lambda tensor: selected(tensor, index), lambda inner: inner.select(index))

@@ -112,7 +112,7 @@ def times_columns(rows: Tensor, columns: Tensor) -> Tensor:
         return together.view(-1, batch, r).permute(1, 0, 2)
     if rows.dtype == torch.float64 or rows[0].numel() <= _WIDENED or not rows.is_cpu:
         return rows.double() @ columns
-    parts = rows.split(_rows_at_once(rows), -2)
+    parts = torch.split(rows, _rows_at_once(rows), -2)
     if columns.shape[-1] > _FEW:
         return torch.cat([part.double() @ columns for part in parts], -2)
     turned = columns.mT.contiguous()
@@ -130,7 +130,7 @@ def columns_times(rows: Tensor, coordinates: Tensor) -> Tensor:
     step = _rows_at_once(rows)
     turned = coordinates.mT.contiguous()
     total = coordinates.new_zeros(len(rows), coordinates.shape[-1], rows.shape[-1])
-    for part, of_part in zip(rows.split(step, -2), turned.split(step, -1), strict=True):
+    for part, of_part in zip(torch.split(rows, step, -2), torch.split(turned, step, -1), strict=True):
         total.baddbmm_(of_part, part.double())
     return total.mT
 

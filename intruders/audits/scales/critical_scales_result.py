@@ -127,7 +127,7 @@ class CriticalScales(JsonResult):
         import pandas as pd
 
         pairs = pd.DataFrame([(own.measured, own.predicted) for own in both])
-        return float(pairs.corr("spearman").loc[0, 1])
+        return float(pairs.corr("spearman").to_numpy()[0, 1])
 
     def to_document(self) -> dict[str, Any]:
         """Plain JSON values; null for an infinite or undefined number."""
