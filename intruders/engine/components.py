@@ -163,6 +163,6 @@ def leading_components(update: Update, count: int, angle: float = ANGLE) -> Comp
             return Components(
                 *(part[0, :count].double() for part in (leading.values, leading.left, leading.right))
             )
-    leading = leading_svd(update.matrix, min(count, *update.shape)).first(count)
+    svd = leading_svd(update.matrix, min(count, *update.shape)).first(count)
     # Copies: slices would hold the complete decomposition of every matrix in memory.
-    return Components(leading.values.clone(), leading.left.clone(), leading.right.clone())
+    return Components(svd.values.clone(), svd.left.clone(), svd.right.clone())
