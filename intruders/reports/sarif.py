@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from ..audits.gated import Gated
 from ..audits.result import summary
 from ..audits.result.audit_result import Audit
-from ..audits.result.gated import Gated
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.opening.model_sum import is_sum, split_sum
 from ..errors import IntrudersError, in_one_line, some_of

@@ -25,9 +25,9 @@ from ...system.result_protocol import refuse_others
 from ...system.store import Store
 from ...system.versions import installed_versions
 from ..audit_settings import AuditSettings, shown_settings
+from ..gated import Gated
 from ..result.audit_result import Audit
 from ..result.forgetting import Forgetting
-from ..result.gated import Gated
 from ..result.summary import ON_ONE_SIDE, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, file_name

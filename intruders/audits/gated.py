@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...checkpoints.pairing.pairing import Skipped
-from ..audit_settings import AuditSettings
-from .audit_result import Audit
-from .forgetting import Forgetting, median_rank, why_not_predicted
-from .summary import left_open_in_words, matrices_on_one_side, not_compared
+from ..checkpoints.pairing.pairing import Skipped
+from .audit_settings import AuditSettings
+from .result.audit_result import Audit
+from .result.forgetting import Forgetting, median_rank, why_not_predicted
+from .result.summary import left_open_in_words, matrices_on_one_side, not_compared
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import intruders
-from intruders.audits.result.gated import Gated
+from intruders.audits.gated import Gated
 
 
 @pytest.mark.parametrize("wanted", [True, False])
