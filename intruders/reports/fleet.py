@@ -36,7 +36,7 @@ def print_fleet(fleet: FleetAudit, page: Page, verbose: bool = False) -> None:
     shown = ordered if verbose else ordered.head(ROWS_SHOWN)
     if len(shown):
         page.say("")
-        _print_rows(shown, page, has_nats)
+        _print_table(shown, page, has_nats)
     if len(shown) < len(ordered):
         less = "; --verbose lists all" if has_nats else " with at most as many intruders"
         page.say(f"and {plural(len(ordered) - len(shown), 'adapter')} more{less}")
@@ -57,7 +57,7 @@ def print_fleet(fleet: FleetAudit, page: Page, verbose: bool = False) -> None:
         page.say(f"passed over {plural(len(named), 'entry', 'entries')}: {', '.join(entries)}{more}")
 
 
-def _print_rows(shown: pd.DataFrame, page: Page, has_nats: bool) -> None:
+def _print_table(shown: pd.DataFrame, page: Page, has_nats: bool) -> None:
     """Print the table; predicted nats and their share take the place of three other columns."""
 
     def ranks(row: Any) -> str:

@@ -36,8 +36,7 @@ def test_the_terminal_wraps_prose_and_no_command() -> None:
 def test_titles_and_cells_of_a_table_are_text() -> None:
     rows = [[NAME, "1"], ["b\nc", NAME]]
     shown = printed(lambda page: page.columns([NAME, "task\nloss\x1b"], rows, wrapped=(0, 1)))
-    lines = shown.splitlines()
-    head, under, first, second = (line.rstrip() for line in lines)
+    head, under, first, second = (line.rstrip() for line in shown.splitlines())
     room = len(SHOWN)
     assert head == f"{'':{room}}  {'task':>{room}}"
     assert under == f"{SHOWN}  {'loss' + chr(0xFFFD):>{room}}"

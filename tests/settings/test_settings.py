@@ -1,6 +1,5 @@
 """Settings as values: read, checked and said the same way whoever gives them."""
 
-import importlib
 import inspect
 import re
 import subprocess
@@ -201,24 +200,6 @@ def test_one_text_of_error_whoever_gives_it(given: dict[str, Any], said: str, tm
 def test_names_are_checked(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError, match=re.escape(said)):
         Outer.from_mapping(given)
-
-
-def test_the_annotations_of_another_package_may_be_texts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "theirs_with_future.py").write_text(
-        "from __future__ import annotations\n"
-        "from dataclasses import dataclass\n"
-        "from intruders.settings import Settings, setting\n"
-        "@dataclass(frozen=True)\n"
-        "class Theirs(Settings):\n"
-        "    share: float | None = setting(None, 'A share.', least=0)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    theirs = importlib.import_module("theirs_with_future").Theirs
-    assert theirs.from_mapping({"share": "0.5"}).share == 0.5
-    with pytest.raises(SettingError, match="share is -1"):
-        theirs(-1.0)
 
 
 def test_a_file_is_read_and_what_is_given_goes_over_it(tmp_path: Path) -> None:
