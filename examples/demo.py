@@ -170,7 +170,7 @@ def main(folder: Path) -> None:
         "Try next, on a model of yours and its base (folders, files or Hugging Face Hub ids):\n"
         f"  {shown} audit BASE TUNED --html report.html\n"
         f"  {shown} evaluate TUNED --base BASE --loss-on pydoc --max-documents 20\n"
-        f"  {shown} heal BASE TUNED --task TASK --loss-on pydoc --out healed\n"
+        f"  {shown} heal BASE TUNED --task TASK --out healed\n"
         "An audit does not measure forgetting: evaluate does, and heal is for a model that forgot."
     )
 

@@ -86,7 +86,7 @@ def _steps(audit: Audit, scales: CriticalScales | None) -> Iterator[Step]:
         yield Step(
             f"If the loss rose, recover what the model forgot. {TASK} is the task or data file that it was tuned on, "
             "which it keeps:",
-            command("heal", *measuring("healed"), only=FINDING_INTRUDERS),
+            command("heal", "--task", TASK, "--out", "healed", only=FINDING_INTRUDERS),
         )
         yield Step(
             "Or turn the complete update down, by the share that both losses favor:",

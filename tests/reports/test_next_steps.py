@@ -76,7 +76,7 @@ def test_an_adapter_with_intruders() -> None:
         (
             "If the loss rose, recover what the model forgot. TASK is the task or data file that it was tuned on, "
             "which it keeps: "
-            "intruders heal base runs/r2 --task TASK --loss-on pydoc --out healed"
+            "intruders heal base runs/r2 --task TASK --out healed"
         ),
         (
             "Or turn the complete update down, by the share that both losses favor: "
