@@ -282,12 +282,6 @@ def _read(
     return (wide, tuned) if unit == 1.0 else (wide.over(unit), over_unit(tuned, unit))
 
 
-def read_alone(matrix: PairedMatrix, device: torch.device) -> tuple[Pair, float] | Skipped:
-    """Return a single matrix as a batch has it, and the unit that it is divided by; or why it is skipped."""
-    read = _read(matrix, _Forms(device, is_shared=False), skip_non_finite=False)
-    return read if isinstance(read, Skipped) else (Pair(read[0].matrix, read[1]), read[0].unit)
-
-
 def loaded_or_skipped(matrix: PairedMatrix) -> Pair | Skipped:
     loaded = matrix.load()
     if loaded is None:

@@ -102,5 +102,8 @@ def readable(
     if task.kind != "causal":
         return task
     where = f"{split} split of task {task.name!r}"
-    examples = fitting(tokenizer, examples, context, where, drop_too_long=drop_too_long)
+    if drop_too_long:
+        examples = fitting(tokenizer, examples, context, where)
+    else:
+        encode_completions(tokenizer, examples, context, where=where)
     return replace(task, test=examples) if split == "test" else replace(task, validation=examples)

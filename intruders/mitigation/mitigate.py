@@ -211,8 +211,8 @@ def _changed(
     """The matrices that the remedy changes, in the audit's order; none where it changes nothing."""
     if remedy.changes_nothing:
         return [], {}
-    reached = len(matrices.reached([remedy]))
-    records: list[MitigatedMatrix] = []
+    names = [matrix.name for matrix in matrices.reached([remedy])]
+    records: dict[str, MitigatedMatrix] = {}
     changed: dict[str, Change] = {}
     for case in matrices.read([remedy]):
         change = remedy.change(case)
@@ -223,7 +223,7 @@ def _changed(
             values = case.parts[scaled].values.tolist()
             places = list(scaled.indices[: len(values)])
         changed[matrix.name] = change
-        record = MitigatedMatrix(
+        records[matrix.name] = MitigatedMatrix(
             name=matrix.name,
             shape=matrix.shape,
             intruders=matrix.intruders,
@@ -234,9 +234,8 @@ def _changed(
             rank_before=case.update.rank if isinstance(case.update, LowRank) else None,
             exists=remedy.exists(case),
         )
-        records.append(record)
-        progress("scale", len(changed), reached)
-    return records, changed
+        progress("scale", len(changed), len(names))
+    return [records[name] for name in names if name in records], changed
 
 
 def audit_after(

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..audits.audit import AuditedWhole
-from ..audits.batches import read_alone
+from ..audits.batches import NotJudged, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
-from ..checkpoints.pairing.pairing import Skipped
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.merged import Elsewhere
@@ -76,7 +75,7 @@ class TunedMatrices:
         return [name for name in self.base.names() if name not in audited]
 
     def read(self, remedies: Sequence[Remedy]) -> Iterator[Case]:
-        """Yield every audited matrix that ``remedies`` reach, with what they need.
+        """Yield every audited matrix that ``remedies`` reach, with what they need; by shape, not in the audit's order.
 
         Raises:
           PairingError: the audit is of other weights than these.
@@ -97,23 +96,25 @@ class TunedMatrices:
         names = [name for name, matrix in audited.items() if matrix.intruders > 0]
         count = min(_COMPARED, len(names))
         compared = {names[index * len(names) // count] for index in range(count)}  # evenly over them
-        for name, matrix in audited.items():
-            read = read_alone(by_name[name], self.device)
-            if isinstance(read, Skipped):
-                raise self._other_weights(name)
-            pair, unit = read
-            update = pair.update if unit == 1.0 else pair.update.double().scaled(unit)
-            self._require_same_norm(matrix, update)
-            needing = (ScaledIntruders(0), *remedies) if name in compared else remedies
-            # Two remedies, or one at two scales, can need the same.
-            needs = dict.fromkeys(need for remedy in needing for need in remedy.needs(matrix))
-            parts = {need: self._components(matrix, pair, unit, update, need) for need in needs}
-            threshold = None
-            if asks:
-                spectrum = spectrum_of(pair.base, self.audit.k)
-                threshold = unit * spiked_threshold(spectrum, self.audit.k, self.audit.epsilon)
-            base = unit * pair.base if shows_base else None
-            yield Case(matrix, update, parts, positions[name], threshold, base)
+        left_out = NotJudged()
+        chosen = of_one_model([by_name[name] for name in audited])
+        for batch in read_batches(chosen, self.device, left_out):
+            for index, (paired, unit) in enumerate(zip(batch.matrices, batch.units, strict=True)):
+                matrix, pair = audited[paired.name], batch.pair.select(index)
+                update = pair.update if unit == 1.0 else pair.update.double().scaled(unit)
+                self._require_same_norm(matrix, update)
+                needing = (ScaledIntruders(0), *remedies) if matrix.name in compared else remedies
+                # Two remedies, or one at two scales, can need the same.
+                needs = dict.fromkeys(need for remedy in needing for need in remedy.needs(matrix))
+                parts = {need: self._components(matrix, pair, unit, update, need) for need in needs}
+                threshold = None
+                if asks:
+                    spectrum = spectrum_of(pair.base, self.audit.k)
+                    threshold = unit * spiked_threshold(spectrum, self.audit.k, self.audit.epsilon)
+                whole = unit * pair.base if shows_base else None
+                yield Case(matrix, update, parts, positions[matrix.name], threshold, whole)
+        for skipped in left_out.skipped.get(0, ()):
+            raise self._other_weights(skipped.name)
 
     def _components(
         self, matrix: AuditedMatrix, pair: Pair, unit: float, update: Update, need: WantedTriplets

@@ -54,38 +54,12 @@ def encode_completions(
 
     SettingError for a row that does not fit in ``context`` tokens, unless such rows are dropped.
     """
-    fit = _that_fit(tokenizer, examples, context, where, drop_too_long, trains)
-    return [
-        {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
-        for _, prompt, completion in fit
-    ]
-
-
-def fitting(
-    tokenizer: Any, examples: Sequence[Example], context: int, where: str, *, drop_too_long: bool = True
-) -> list[Example]:
-    """Return the examples whose prompt and completion fit in ``context`` tokens together; SettingError if none does.
-
-    Unless ``drop_too_long``, SettingError for the first that does not fit, too.
-    """
-    return [example for example, _, _ in _that_fit(tokenizer, examples, context, where, drop_too_long)]
-
-
-def _that_fit(
-    tokenizer: Any,
-    examples: Sequence[Example],
-    context: int,
-    where: str,
-    drop_too_long: bool,
-    trains: bool = True,
-) -> list[tuple[Example, list[int], list[int]]]:
-    # Each example with the tokens of its prompt and completion.
-    kept = []
+    encoded = []
     for row, (example, parts) in enumerate(zip(examples, encode_parts(tokenizer, examples), strict=True)):
         prompt, completion = parts
-        if len(prompt) + len(completion) <= context:
-            kept.append((example, prompt, completion))
-        elif not drop_too_long:
+        if len(prompt) + len(completion) > context:
+            if drop_too_long:
+                continue
             named = f"{example.origin} (the {where})" if example.origin else f"row {row + 1} of the {where}"
             do = "or leave it out of the file: a model cannot answer what it cannot read"
             if trains:
@@ -96,11 +70,27 @@ def _that_fit(
                 f"{named} has {len(prompt)} tokens of prompt and {len(completion)} of completion, more than the "
                 f"context of {context}; shorten it, {do}"
             )
+        encoded.append({"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion})
+    if not encoded:
+        raise _none_fits(where, context)
+    return encoded
+
+
+def fitting(tokenizer: Any, examples: Sequence[Example], context: int, where: str) -> list[Example]:
+    """Return the examples whose prompt and completion fit in ``context`` tokens together; SettingError if none does."""
+    parts = encode_parts(tokenizer, examples)
+    kept = [
+        example
+        for example, (prompt, completion) in zip(examples, parts, strict=True)
+        if len(prompt) + len(completion) <= context
+    ]
     if examples and not kept:
-        raise SettingError(
-            f"no row of the {where} fits in the context of {context} tokens; raise --max-length"
-        )
+        raise _none_fits(where, context)
     return kept
+
+
+def _none_fits(where: str, context: int) -> SettingError:
+    return SettingError(f"no row of the {where} fits in the context of {context} tokens; raise --max-length")
 
 
 def ids_alone(tokenizer: Any, text: str) -> list[int]:

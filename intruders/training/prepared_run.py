@@ -107,8 +107,10 @@ def encoded_rows(
     if task.score == "none":
         return rows, task  # no row of the other splits is read
     where = f"validation split of task {task.name!r}"
-    scored = fitting(tokenizer, task.validation, context, where, drop_too_long=config.drop_too_long)
-    return rows, replace(task, validation=scored)
+    if not config.drop_too_long:
+        encode_completions(tokenizer, task.validation, context, where=where)
+        return rows, task
+    return rows, replace(task, validation=fitting(tokenizer, task.validation, context, where))
 
 
 def _measured_text(config: FinetuneConfig) -> Corpus | None:
