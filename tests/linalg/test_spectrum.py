@@ -44,7 +44,7 @@ def test_stable_rank_by_hand() -> None:
 def estimated(matrix: Array, seed: int = 0, steps: int = STEPS) -> tuple[float, float]:
     """Effective rank and error from a space of ``steps`` steps of 4 rows, as audits take them."""
     batch = torch.from_numpy(matrix).float().unsqueeze(0)
-    block = torch.randn(PROBES, matrix.shape[1], generator=own_generator(seed))
+    block = torch.randn(PROBES, min(matrix.shape), generator=own_generator(seed))
     space = KrylovSpace.empty(Dense(batch))
     space.grow(block.unsqueeze(0))
     space.grow_chain(PROBES, steps - 1)

@@ -200,12 +200,13 @@ def _weights_in(folder: Path) -> Path:
     if adapters:
         said = f"contains adapters in folders of their own: {some_of(adapters)}; pass one of these"
     else:
-        nothing = (
-            "contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
-        )
-        what_to_do = _how_to_merge_shards(folder) or where_training_stopped(folder)
-        said = other_format(folder) or f"{nothing}{what_to_do}"
-    raise CheckpointError(f"'{folder}' {said}")
+        said = other_format(folder)
+    if said:
+        raise CheckpointError(f"'{folder}' {said}")
+    raise CheckpointError(
+        f"'{folder}' contains no weights; expected model.safetensors or its index, pytorch_model.bin, or a .gguf file"
+        + (_how_to_merge_shards(folder) or where_training_stopped(folder))
+    )
 
 
 def _how_to_merge_shards(folder: Path) -> str:

@@ -255,15 +255,20 @@ def _require_modules(
         sizes = {shape for name, shape in shapes.items() if name not in matching.tuned_of}
         are_there = all(any(same_shape(size, update.full_shape) for size in sizes) for update in lost)
         names = some_of(list(dict.fromkeys(update.name for update in lost)))
-        reason, what_to_do = f"{other};" if other else "is for another base:", ""
-        if not other and (are_there or matching.renamed):
+        if other:
+            raise PairingError(
+                f"the adapter '{adapter.source}' {other}; '{base.source}' lacks {len(lost)} of the {len(updates)} "
+                f"weights it changes: {names}"
+            )
+        what_to_do = ""
+        if are_there or matching.renamed:
             what_to_do = (
                 "; transformers may name its tensors otherwise in memory than the file does; merge the adapter with "
                 "PEFT (merge_and_unload, save_pretrained), and pass the merged model"
             )
         raise PairingError(
-            f"the adapter '{adapter.source}' {reason} '{base.source}' lacks {len(lost)} of the {len(updates)} weights "
-            f"it changes: {names}{what_to_do}"
+            f"the adapter '{adapter.source}' is for another base: '{base.source}' lacks {len(lost)} of the "
+            f"{len(updates)} weights it changes: {names}{what_to_do}"
         )
     wrong = [
         f"{base_of[update.name]} is {shapes[base_of[update.name]]} and the adapter's is {update.full_shape}"

@@ -118,7 +118,7 @@ def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
 
     def lower_the_limit(state: Any, model: Any) -> None:
         if state.global_step == 2:  # from here on no state is below
-            callback._limits = replace(callback._limits, keep_intruders_below=1)
+            callback._watch = replace(callback._watch, keep_intruders_below=1)
 
     for observer in (when("step_end", keep), when("step_begin", lower_the_limit), callback):
         trainer.add_callback(observer)
