@@ -118,8 +118,8 @@ def attribute(
             text_measure(name, dosed.language, parts, settings.max_tokens, seed)
             for name, parts in corpora.items()
         ] + [
-            task_measure(name, opened, tasks[name], labels, settings.max_examples)
-            for name, (opened, labels) in dosed.scored.items()
+            task_measure(name, opened, tasks[name], settings.max_examples)
+            for name, opened in dosed.scored.items()
         ]
         of_inside = digest_of_intruders(matrices.audit)
         path = DosePath(dosed.doses, inside, of_inside, Kept(folder, key), seed, question.progress)

@@ -34,7 +34,7 @@ from .experiment_settings import ALPHAS
 from .question import Question, digest_of_intruders
 
 ALONG_CURVE = tuple(Interpolate(alpha) for alpha in ALPHAS)
-Scored = Mapping[str, tuple[OpenedModel, list[str]]]  # by task, the model and its labels in order
+Scored = Mapping[str, OpenedModel]  # by task
 
 
 @dataclass
@@ -50,12 +50,10 @@ class Tally:
         self.done += 1
 
 
-def task_outcome(
-    opened: OpenedModel, labels: Sequence[str], task: Task, examples: Sequence[Example], answers: bool
-) -> TaskOutcome:
+def task_outcome(opened: OpenedModel, task: Task, examples: Sequence[Example], answers: bool) -> TaskOutcome:
     """Measure the losses of the targets; with ``answers`` also which answers are right, if the task has right ones."""
     answers = answers and task.score != "none"
-    grades = graded(opened, task, examples, labels=list(labels) or None, answers=answers)
+    grades = graded(opened, task, examples, answers=answers)
     losses = DocumentLosses("target-loss", np.array(grades.losses), np.array(grades.tokens, dtype=np.int64))
     return TaskOutcome(losses, grades.right if answers else None, grades.reproduced)
 
@@ -64,7 +62,7 @@ def answered_by(language: OpenedModel, tasks: Mapping[str, Task]) -> Scored:
     """Return the tasks that a causal language model answers itself."""
     if language.is_masked:
         return {}
-    return {name: (language, []) for name, task in tasks.items() if task.kind == "causal"}
+    return {name: language for name, task in tasks.items() if task.kind == "causal"}
 
 
 def opened_for_tasks(
@@ -80,7 +78,7 @@ def opened_for_tasks(
 
 def distinct_models(language: OpenedModel | None, scored: Scored) -> list[nn.Module]:
     """Return each model once, the language model first."""
-    opened = [*([] if language is None else [language]), *(reader for reader, _ in scored.values())]
+    opened = [*([] if language is None else [language]), *scored.values()]
     return list({id(reader.model): reader.model for reader in opened}.values())
 
 
@@ -113,8 +111,8 @@ class Measuring:
         return Outcome(
             {} if language is None else losses_by_corpus(language, share.corpora, self.losses, self.seed),
             {
-                name: task_outcome(opened, labels, self.tasks[name], share.examples[name], answers)
-                for name, (opened, labels) in scored.items()
+                name: task_outcome(opened, self.tasks[name], share.examples[name], answers)
+                for name, opened in scored.items()
             },
             harness_items(language, self.harness, limit=self.harness_limit, seed=self.seed)
             if answers and self.harness.lm_eval and language is not None
@@ -274,10 +272,10 @@ class Bench:
         self.tally.step("sensitivities")
 
         def measured() -> dict[str, list[float]]:
-            opened, labels = self.scored[task]
+            opened = self.scored[task]
             live = self.live[id(opened.model)]
             live.reset()
-            batches = task_batches(opened, of_task, share.examples[task], labels)
+            batches = task_batches(opened, of_task, share.examples[task])
             modules = live.in_memory.modules_of(directions)
             return sensitivities(opened.model, batches, directions, modules)
 

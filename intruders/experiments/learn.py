@@ -58,8 +58,8 @@ def learn(
     It begins at the smallest interpolation that is allowed. An interrupted learning in ``work`` resumes.
     """
     data, progress = bench.data, bench.question.progress
-    model, labels = bench.scored[data.task]
-    rows = encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples, labels)
+    model = bench.scored[data.task]
+    rows = encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples)
     longest = max([settings.max_tokens, *(len(row["input_ids"]) for row in rows)])
     for each in distinct_models(bench.language, bench.scored):
         attend_by_products_if_short(each, longest, in_bf16=bench.language.dtype is torch.bfloat16)
@@ -120,7 +120,7 @@ class _Learner:
         with bench.doses.at(values, learned):
             objective = Objective(
                 bench.language,
-                bench.scored[data.task][0],
+                bench.scored[data.task],
                 bench.doses,
                 [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.learned_text],
                 [part.weight for part in data.learned_text],

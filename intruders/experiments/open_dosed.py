@@ -254,7 +254,7 @@ def open_to_heal(
         unit = {"answers": list(prompts)}
         answers = kept.once(unit, list[str], partial(own_answers, language, prompts))
         task = task_of_prompts(prompts, answers, seed)
-        tasks, scored = {task.name: task}, {task.name: (language, [])}
+        tasks, scored = {task.name: task}, {task.name: language}
     corpora = {
         name: dosed.own_text(kept, name, settings.max_documents, settings.max_tokens, seed)
         if name in OWN_TEXT

@@ -100,11 +100,9 @@ def text_measure(
     return DocumentMeasure(name, "text", measure, opened.model, rows, part_of, weights)
 
 
-def task_measure(
-    name: str, opened: OpenedModel, task: Task, labels: Sequence[str], max_examples: int
-) -> DocumentMeasure:
+def task_measure(name: str, opened: OpenedModel, task: Task, max_examples: int) -> DocumentMeasure:
     """Encode validation examples of a task with their targets; those too long for the model are skipped."""
-    encoded = encoded_examples(opened, task, task.validation[:max_examples], labels)
+    encoded = encoded_examples(opened, task, task.validation[:max_examples])
     pad = PadRight(pad_token_id(opened.tokenizer))
     rows = [{key: tensor.to(opened.device) for key, tensor in pad([row]).items()} for row in encoded]
     rows = [{**row, "labels": labels_of_next(row["labels"])} for row in rows]  # a class stays as it is

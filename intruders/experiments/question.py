@@ -69,7 +69,7 @@ class Question:
         """Return the rows of a task by split without the completions that the tuned model cannot read whole."""
         if task.kind != "causal":  # a text to classify is cut
             return dict(splits)
-        opened, _ = open_for_task(self.tuned, task, self.base, self.loading)
+        opened = open_for_task(self.tuned, task, self.base, self.loading)
         return {
             split: fitting(opened.tokenizer, rows, opened.context, f"{split} split of task {task.name!r}")
             for split, rows in splits.items()

@@ -247,14 +247,14 @@ class MeasuredModel:
             # The memory of an encoder is needed for the classifier, and that of the base for the model.
             if task.kind == "classification" or self._language_of != self.source:
                 self._language = None
-            opened, labels = self._language, list[str]()
+            opened = self._language
             if opened is None or opened.is_masked:
-                opened, labels = open_for_task(self.source, task, self.base, self.loading)
+                opened = open_for_task(self.source, task, self.base, self.loading)
             if task.kind == "causal":
                 self._language, self._language_of = opened, self.source
             self.progress(f"score {task.name}", 0, len(examples))
             batch = self.losses.windows or BATCH
-            scored = score_task(opened, task, split=split, max_examples=most, labels=labels, batch_size=batch)
+            scored = score_task(opened, task, split=split, max_examples=most, batch_size=batch)
             notes = [*opened.notes, *self._note_on_longer_rows(opened, task, examples)]
             return {"right": scored.right, "unfinished": scored.unfinished}, notes
 

@@ -63,7 +63,7 @@ def kl_on_task(
             "compare with; use a task with prompts and completions, or leave kl_to_base out"
         )
     _, examples = first_examples(task, None, max_examples)
-    opened = [open_for_task(source, task, base, loading)[0] for source in (base, tuned)]
+    opened = [open_for_task(source, task, base, loading) for source in (base, tuned)]
     context = min(model_of.context for model_of in opened)
     tokenizer = opened[1].tokenizer  # of the model that was trained on such rows
     rows = encode_completions(

@@ -58,9 +58,9 @@ def with_sensitivities(
         directions[pair.name] = svd.left, svd.right
     rows_by = FinetunedFolder.of(after.source).data_seed if data_seed is None else data_seed
     task = load_task(surgery.task, Columns(), rows_by)
-    opened, labels = open_for_task(after.source, task, before.source, loading, merged=True)
+    opened = open_for_task(after.source, task, before.source, loading, merged=True)
     modules = in_memory(before, opened.model).modules_of(directions)
-    batches = task_batches(opened, task, task.train[: surgery.examples], labels)
+    batches = task_batches(opened, task, task.train[: surgery.examples])
     return replace(surgery, sensitivities=sensitivities(opened.model, batches, directions, modules, progress))
 
 
@@ -122,10 +122,8 @@ def _probe(weight: Tensor, directions: tuple[Tensor, Tensor]) -> tuple[Tensor, A
     return delta, add
 
 
-def task_batches(
-    opened: OpenedModel, task: Task, chosen: Sequence[Example], labels: Sequence[str]
-) -> list[dict[str, Tensor]]:
+def task_batches(opened: OpenedModel, task: Task, chosen: Sequence[Example]) -> list[dict[str, Tensor]]:
     """Return training examples in batches, encoded by :func:`encoded_examples`."""
-    rows = encoded_examples(opened, task, chosen, labels)
+    rows = encoded_examples(opened, task, chosen)
     collate = PadRight(pad_token_id(opened.tokenizer))
     return [collate(rows[start : start + _BATCH]) for start in range(0, len(rows), _BATCH)]

@@ -47,12 +47,11 @@ def score_task(
     *,
     split: str | None = None,
     max_examples: int | None = None,
-    labels: list[str] | None = None,
     batch_size: int = BATCH,
 ) -> TaskScore:
     """Measure a model's accuracy on a task, on the test split if it has rows and else on the validation split."""
     chosen, examples = scored_examples(task, split, max_examples)
-    grades = graded(opened, task, examples, labels=labels or None, batch_size=batch_size)
+    grades = graded(opened, task, examples, batch_size=batch_size)
     return score_of_answers(task, chosen, grades.right or [], grades.unfinished)
 
 
@@ -80,12 +79,10 @@ def first_examples(task: Task, split: str | None, max_examples: int | None) -> t
     return chosen, examples
 
 
-def encoded_examples(
-    opened: OpenedModel, task: Task, examples: Sequence[Example], labels: Sequence[str]
-) -> list[dict[str, Any]]:
+def encoded_examples(opened: OpenedModel, task: Task, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """Encode training examples with their targets for the model; those too long for it are skipped."""
     if task.kind == "classification":
-        return encode_classification(opened.tokenizer, examples, labels, opened.context)
+        return encode_classification(opened.tokenizer, examples, opened.labels or task.labels, opened.context)
     where = f"train split of task {task.name!r}"
     return encode_completions(opened.tokenizer, examples, opened.context, drop_too_long=True, where=where)
 

@@ -37,7 +37,7 @@ def outcomes_until_decided(
     As soon as too many answers are wrong, no further one is generated. An untrained model, which writes on to its
     limit, is told from a trained one by a few answers.
     """
-    settled = _targets(opened, task, task.labels, examples, _BATCH).reproduced
+    settled = _targets(opened, task, examples, _BATCH).reproduced
     if task.kind == "classification":
         return [*settled]
     right: list[bool | None] = [is_settled or None for is_settled in settled]
@@ -73,15 +73,11 @@ def graded(
     task: Task,
     examples: Sequence[Example],
     *,
-    labels: Sequence[str] | None = None,
     batch_size: int = _BATCH,
     answers: bool = True,
 ) -> Graded:
-    """Measure the loss on each example's target and, with ``answers``, whether the model's own answer is right.
-
-    ``labels`` names the model's outputs in order if that is not the task's own order.
-    """
-    targets = _targets(opened, task, labels or task.labels, examples, batch_size)
+    """Measure the loss on each example's target and, with ``answers``, whether the model's own answer is right."""
+    targets = _targets(opened, task, examples, batch_size)
     if task.kind == "classification":
         return replace(targets, right=targets.reproduced)
     if not answers:
@@ -238,13 +234,11 @@ def without_own_settings(model: Any) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def _targets(
-    opened: OpenedModel, task: Task, labels: Sequence[str], examples: Sequence[Example], batch_size: int
-) -> Graded:
+def _targets(opened: OpenedModel, task: Task, examples: Sequence[Example], batch_size: int) -> Graded:
     # The loss of each target, and whether each of its tokens is the most likely one given those before it.
     model, tokenizer = opened.model, opened.tokenizer
     if task.kind == "classification":
-        rows = encode_classification(tokenizer, examples, labels, opened.context)
+        rows = encode_classification(tokenizer, examples, opened.labels or task.labels, opened.context)
     else:
         rows = encode_completions(tokenizer, examples, opened.context, where="rows to score", trains=False)
     losses, tokens, reproduced = [0.0] * len(rows), [0] * len(rows), [False] * len(rows)

@@ -41,6 +41,9 @@ class OpenedModel:
     context: int  # tokens
     is_masked: bool = False
     notes: tuple[str, ...] = ()  # what a person should know of how it was opened
+    labels: Sequence[
+        str
+    ] = ()  # of a classifier's outputs, in their order; where it names none, the task's is theirs
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,7 +142,7 @@ def reading_as(opened: OpenedModel, source: str) -> OpenedModel:
 
 def open_for_task(
     source: str, task: Task, base: str | None = None, loading: Loading = AS_STORED, *, merged: bool = False
-) -> tuple[OpenedModel, list[str]]:
+) -> OpenedModel:
     """Open ``source`` as the kind of model that ``task`` needs, with its labels in the order of its outputs.
 
     ``loading`` and ``merged`` are those of :func:`open_language_model`.
@@ -164,7 +167,7 @@ def open_for_task(
         model, more = _adapted(model, source, adapter, location, merged)
         refuse_unknown_tokens(model, tokenizer, location)
         notes = (*named_base_note(source, base), *more)
-        return reading_as(OpenedModel(model, tokenizer, context, notes=notes), source), labels
+        return reading_as(OpenedModel(model, tokenizer, context, notes=notes, labels=labels), source)
 
 
 def check_for_task(source: str, task: Task, base: str | None = None) -> None:

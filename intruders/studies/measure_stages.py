@@ -49,11 +49,11 @@ def _evaluate(at: RunAtWork) -> None:
     scores = []
     task = at.task()
     if task.score != "none":
-        opened, labels = open_for_task(at.model, task, base, at.loading)
+        opened = open_for_task(at.model, task, base, at.loading)
         most = at.run.measure.max_examples
         if config.drop_too_long:  # as the training did
             task = readable(task, opened.tokenizer, opened.context, max_examples=most, drop_too_long=True)
-        scores.append(score_task(opened, task, max_examples=most, labels=labels))
+        scores.append(score_task(opened, task, max_examples=most))
     Evaluation(model=MODEL, base=base, losses=losses, scores=scores).save(at.folder / EVALUATION)
 
 

@@ -281,7 +281,7 @@ def test_a_corpus_of_another_spelling_and_two_of_equal_text(
 def test_a_score_is_of_every_message(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that is scored is the same in all of these; what the model reads before it is not."""
     opened = SimpleNamespace(notes=(), is_masked=False)
-    monkeypatch.setattr(evaluating, "open_for_task", lambda *given: (opened, []))
+    monkeypatch.setattr(evaluating, "open_for_task", lambda *given: opened)
     scored: list[str] = []
 
     def score(model: Any, task: Any, *, split: str, **more: Any) -> TaskScore:

@@ -1,6 +1,7 @@
 """Answers as the model writes them, and whether they are right."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def test_classes_follow_the_models_own_order_of_labels(tmp_path: Path) -> None:
     rows = [Example("x", "a"), Example("yy", "b"), Example("z", "b")]
     task = Task("t", "classification", "class", rows, rows, [])
     opened = OpenedModel(model, character_tokenizer(around=True), 128)
-    named = graded(opened, task, rows, labels=["b", "a"])
+    named = graded(replace(opened, labels=["b", "a"]), task, rows)
     assert named.right == [False, True, True]
     assert graded(opened, task, rows).right == [True, False, False]
 

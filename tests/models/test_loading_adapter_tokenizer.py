@@ -62,7 +62,7 @@ def test_messages_are_written_by_the_adapters_template(of_base: str | None, side
     base, tuned = sides
     give_tokenizer(base, base, of_base)
     trained_with = give_tokenizer(tuned, base, TEMPLATE)
-    opened, _ = open_for_task(tuned, TASK, base)
+    opened = open_for_task(tuned, TASK, base)
     assert ids_of(opened.tokenizer) == ids_as_trained(trained_with)
     told = f"the chat template is that of adapter {tuned!r}, which differs from its base's"
     assert opened.notes[-1] == told
@@ -77,7 +77,7 @@ def test_the_bases_tokenizer_stays_where_the_adapters_adds_no_template(sides: tu
     own = give_tokenizer(base, base, TEMPLATE)
     for template in (TEMPLATE, None):
         give_tokenizer(tuned, base, template)
-        opened, _ = open_for_task(tuned, TASK, base)
+        opened = open_for_task(tuned, TASK, base)
         assert ids_of(opened.tokenizer) == ids_as_trained(own)
         assert not any("tokenizer" in note or "template" in note for note in opened.notes)
 
@@ -89,7 +89,7 @@ def test_tokens_that_the_training_named_are_read_as_it_read_them(sides: tuple[st
     assert len(shorter_by_one(base, AutoTokenizer.from_pretrained(base))) == rows - 1
     trained_with = give_tokenizer(tuned, base, TEMPLATE.replace("assistant: ", "<|im|>"), ["<|im|>"])
     assert len(trained_with) == rows
-    opened, _ = open_for_task(tuned, TASK, base)
+    opened = open_for_task(tuned, TASK, base)
     told = f"the tokenizer is that of adapter {tuned!r}, whose tokens differ from its base's"
     assert opened.notes[-1] == told
     assert opened.tokenizer.encode("<|im|>", add_special_tokens=False) == [rows - 1]
@@ -121,7 +121,7 @@ def test_a_token_beyond_the_embeddings_is_not_taken(sides: tuple[str, str]) -> N
     """The model has no place for it, so that no row of the training can have had it."""
     base, tuned = sides
     give_tokenizer(tuned, base, TEMPLATE, ["<|im|>"])
-    opened, _ = open_for_task(tuned, TASK, base)
+    opened = open_for_task(tuned, TASK, base)
     assert opened.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
     assert opened.tokenizer.chat_template == TEMPLATE
 
@@ -129,7 +129,7 @@ def test_a_token_beyond_the_embeddings_is_not_taken(sides: tuple[str, str]) -> N
 def test_a_tokenizer_that_cannot_be_loaded_is_told_of(sides: tuple[str, str]) -> None:
     base, tuned = sides
     (Path(tuned) / "tokenizer_config.json").write_text('{"tokenizer_class": "NoSuchTokenizer"}')
-    opened, _ = open_for_task(tuned, TASK, base)
+    opened = open_for_task(tuned, TASK, base)
     assert "transformers cannot load the tokenizer beside adapter" in opened.notes[-1]
 
 
