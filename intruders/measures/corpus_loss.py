@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..data.corpora import Corpora, Corpus
+from ..data.corpora import Corpora
 from ..errors import SettingError
 from ..models.tuned_model import OpenedModel
 from ..system.out_of_memory import Halving
 from .intervals import Interval, loss_interval, paired_difference
 from .losses import DocumentLosses
 from .measure_settings import LossSettings
-from .text_loss import causal_losses, ids_of, masked_estimate, pseudo_losses
+from .text_loss import ids_of, text_losses
 
 _MOST_NATS = 700.0  # more have no exponential in double precision
 
@@ -51,21 +51,15 @@ def losses_by_corpus(
     seed: int = 0,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> dict[str, list[DocumentLosses]]:
-    """Return losses per document of every part of each corpus, by name.
-
-    Cross-entropy of a causal model, pseudo-loss of a masked one. ``settings.estimate`` takes the cheap 15 % estimate
-    instead of the pseudo-loss; it is a different quantity. ``advance`` is called with the tokens that a pass has done.
-    """
-    halving = Halving(is_on=settings.halves_batches)
-
-    def measured(corpus: Corpus) -> DocumentLosses:
-        documents = corpus.documents
-        if opened.is_masked and settings.estimate:
-            return masked_estimate(opened, documents, settings, seed=seed, advance=advance)
-        losses_of = pseudo_losses if opened.is_masked else causal_losses
-        return losses_of(opened, documents, settings, halving=halving, advance=advance)
-
-    return {name: [measured(part) for part in parts] for name, parts in corpora.items()}
+    """Return the :func:`text_losses` of every part of each corpus, by name."""
+    halving = Halving(is_on=settings.batch_size == "auto")
+    return {
+        name: [
+            text_losses(opened, part.documents, settings, seed=seed, halving=halving, advance=advance)
+            for part in parts
+        ]
+        for name, parts in corpora.items()
+    }
 
 
 def summarize_losses(

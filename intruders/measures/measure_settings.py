@@ -89,10 +89,6 @@ class LossSettings(Settings):
     def windows(self) -> int | None:
         return self.batch_size if isinstance(self.batch_size, int) else None
 
-    @property
-    def halves_batches(self) -> bool:
-        return self.batch_size == "auto"
-
 
 @dataclass(frozen=True)
 class ScoreSettings(Columns):

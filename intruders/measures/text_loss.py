@@ -39,25 +39,57 @@ def width_of(opened: OpenedModel, settings: LossSettings) -> int:
     return min(settings.window or WINDOW, opened.context)
 
 
-def causal_losses(
+def text_losses(
     opened: OpenedModel,
     documents: Sequence[str],
     settings: LossSettings = NO_LOSSES,
     *,
+    seed: int = 0,
     halving: Halving = AS_GIVEN,
     advance: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentLosses:
-    """Return -log p(token | those before it in its window), summed over each document.
+    """Return losses summed over each document: the cross-entropy of a causal model, the pseudo-loss of a masked one.
+
+    ``settings.estimate`` takes the cheap 15 % estimate instead of the pseudo-loss; it is a different quantity.
+    ``halving`` is what is done with a batch that does not fit in memory, and ``advance`` is called with the tokens that
+    a pass has done. Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is NaN or
+    infinite.
+    """
+    needed = "a token"
+    if not opened.is_masked:
+        measure, needed = "cross-entropy", "two tokens or more"
+        passes = _causal(opened, documents, settings, halving)
+    elif settings.estimate:
+        measure, passes = "masked-15%-estimate", _estimated(opened, documents, settings, seed)
+    else:
+        measure, passes = "pseudo-loss", _pseudo(opened, documents, settings, halving)
+    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
+    with evaluating(opened.model):
+        for document, losses, done in passes:
+            sums[document] += np.sum(losses)
+            tokens[document] += len(losses)
+            advance(done)
+    kept = tokens > 0
+    if not kept.any():
+        raise SettingError(f"no document has {needed}; there is nothing to score")
+    return DocumentLosses(measure, sums[kept], tokens[kept])
+
+
+# The number of a document, the losses of tokens of it, and how many tokens are done with them.
+_Pass = tuple[int, Any, int]
+
+
+def _causal(
+    opened: OpenedModel, documents: Sequence[str], settings: LossSettings, halving: Halving
+) -> Iterator[_Pass]:
+    """Yield -log p(token | those before it in its window).
 
     The window moves by ``stride`` tokens (half a window if not given); a token is scored once, in the first
     window that contains it. It has at least window - stride tokens of context unless the document begins there.
     The first token of a window is never scored, so a stride equal to the window leaves out one token per window.
-    ``halving`` is what is done with a batch that does not fit in memory, and ``advance`` is called with the tokens that
-    a pass scored.
     The first token of a document is scored only after a begin-of-sequence token that the tokenizer adds.
-    Raises SettingError for a stride outside [1, window], NonFiniteError for a loss that is NaN or infinite.
     """
-    model, tokenizer, window = opened.model, opened.tokenizer, width_of(opened, settings)
+    tokenizer, window = opened.tokenizer, width_of(opened, settings)
     stride = window // 2 if settings.stride is None else settings.stride
     if not 1 <= stride <= window or window < 2:
         raise SettingError(f"stride is {stride} and window {window}; expected a stride from 1 to the window")
@@ -66,8 +98,6 @@ def causal_losses(
         for document, text in enumerate(documents)
         for piece in sliding_windows(document, ids_of(tokenizer, text, settings.max_tokens), window, stride)
     ]
-    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
-
     pad = PadRight(pad_token_id(tokenizer))
 
     def read(batch: Sequence[Window]) -> list[Any]:
@@ -75,19 +105,16 @@ def causal_losses(
             {"input_ids": p.ids, "labels": [IGNORED] * p.scored_from + p.ids[p.scored_from :]} for p in batch
         ]
         tensors = {key: value.to(opened.device) for key, value in pad(rows).items()}
-        losses = token_losses(model, tensors, labels_of_next(tensors.pop("labels"))).double().cpu().numpy()
+        labels = labels_of_next(tensors.pop("labels"))
+        losses = token_losses(opened.model, tensors, labels).double().cpu().numpy()
         ends = np.cumsum([len(piece.ids) - piece.scored_from for piece in batch])
         return np.split(losses, ends[:-1])
 
-    with evaluating(model):
-        for batch in _batches(windows, settings.windows):
-            for piece, losses in zip(batch, halving.results(batch, read), strict=True):
-                if not np.isfinite(losses).all():
-                    raise NonFiniteError(f"the loss on document {piece.document + 1} is not a number")
-                sums[piece.document] += losses.sum()
-                tokens[piece.document] += len(losses)
-                advance(len(losses))
-    return _collected("cross-entropy", sums, tokens, "two tokens or more")
+    for batch in _batches(windows, settings.windows):
+        for piece, losses in zip(batch, halving.results(batch, read), strict=True):
+            if not np.isfinite(losses).all():
+                raise NonFiniteError(f"the loss on document {piece.document + 1} is not a number")
+            yield piece.document, losses, len(losses)
 
 
 def ids_of(tokenizer: Any, text: str, most: int | None) -> list[int]:
@@ -128,54 +155,33 @@ def _batches(windows: list[Window], batch_size: int | None) -> Iterator[list[Win
         yield batch
 
 
-def pseudo_losses(
-    opened: OpenedModel,
-    documents: Sequence[str],
-    settings: LossSettings = NO_LOSSES,
-    *,
-    halving: Halving = AS_GIVEN,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> DocumentLosses:
-    """Return -log p(token | the others of its window), masked one by one, summed over a document.
+def _pseudo(
+    opened: OpenedModel, documents: Sequence[str], settings: LossSettings, halving: Halving
+) -> Iterator[_Pass]:
+    """Yield -log p(token | the others of its window), masked one by one.
 
     The pseudo-log-likelihood of Salazar et al. (2020), with the sign of a loss. Documents are cut into
     windows that follow each other; special tokens are never masked. One forward pass per token, in batches.
-    ``halving`` and ``advance`` are those of :func:`causal_losses`.
     """
-    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
-    with evaluating(opened.model):
-        for document, ids, ordinary in _masked_windows(opened, documents, settings):
-            measure = partial(_masked_losses, opened, ids)
-            for places in torch.split(ordinary, settings.windows or _BATCH):
-                sums[document] += sum(halving.results(places.unsqueeze(1).tolist(), measure))
-                tokens[document] += len(places)
-                advance(len(places))
-    return _collected("pseudo-loss", sums, tokens)
+    for document, ids, ordinary in _masked_windows(opened, documents, settings):
+        measure = partial(_masked_losses, opened, ids)
+        for places in torch.split(ordinary, settings.windows or _BATCH):
+            yield document, halving.results(places.unsqueeze(1).tolist(), measure), len(places)
 
 
-def masked_estimate(
-    opened: OpenedModel,
-    documents: Sequence[str],
-    settings: LossSettings = NO_LOSSES,
-    *,
-    seed: int = 0,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> DocumentLosses:
-    """Return -log p of tokens masked together, a random 15 % of every window: the loss of BERT's pre-training.
+def _estimated(
+    opened: OpenedModel, documents: Sequence[str], settings: LossSettings, seed: int
+) -> Iterator[_Pass]:
+    """Yield -log p of tokens masked together, a random 15 % of every window: the loss of BERT's pre-training.
 
     One pass per window. It is not the pseudo-loss: masked tokens do not see each other, so it is higher. Both
     models of a comparison get the same masks from the same seed.
     """
     generator = torch.Generator().manual_seed(seed)
-    sums, tokens = np.zeros(len(documents)), np.zeros(len(documents), dtype=np.int64)
-    with evaluating(opened.model):
-        for document, ids, ordinary in _masked_windows(opened, documents, settings):
-            count = max(1, round(_MASKED * len(ordinary)))
-            places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
-            sums[document] += sum(_masked_losses(opened, ids, [places.tolist()]))
-            tokens[document] += count
-            advance(len(ordinary))
-    return _collected("masked-15%-estimate", sums, tokens)
+    for document, ids, ordinary in _masked_windows(opened, documents, settings):
+        count = max(1, round(_MASKED * len(ordinary)))
+        places = ordinary[torch.randperm(len(ordinary), generator=generator)[:count]]
+        yield document, _masked_losses(opened, ids, [places.tolist()]), len(ordinary)
 
 
 def _masked_windows(
@@ -210,10 +216,3 @@ def _masked_losses(opened: OpenedModel, ids: Tensor, places: Sequence[Sequence[i
     if not np.isfinite(losses).all():
         raise NonFiniteError("the masked loss is not a number")
     return losses
-
-
-def _collected(measure: str, sums: Any, tokens: Any, needed: str = "a token") -> DocumentLosses:
-    kept = tokens > 0
-    if not kept.any():
-        raise SettingError(f"no document has {needed}; there is nothing to score")
-    return DocumentLosses(measure, sums[kept], tokens[kept])

@@ -34,7 +34,7 @@ from intruders.measures.evaluation import Evaluation
 from intruders.measures.harness import check_harness
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.measures.task_score import TaskScore, score_task
-from intruders.measures.text_loss import causal_losses, pseudo_losses
+from intruders.measures.text_loss import text_losses
 from intruders.models.answers import graded
 from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import OpenedModel, can_go_on, open_language_model
@@ -71,7 +71,7 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
     assert opened == [str(base), str(merged), str(rounded)]  # the adapter is put on the open base
     documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
     sums = [
-        causal_losses(OpenedModel(AutoModelForCausalLM.from_pretrained(folder), tokenizer, 512), documents)
+        text_losses(OpenedModel(AutoModelForCausalLM.from_pretrained(folder), tokenizer, 512), documents)
         for folder in (base, merged, merged, rounded)
     ]
     steps = [result, *result.also]
@@ -138,7 +138,7 @@ def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, plac
     by_hand.bert.load_state_dict(encoder.state_dict(), strict=False)
     tokenizer = AutoTokenizer.from_pretrained(place / "bert")
     documents = [(place / "texts" / f"{name}.txt").read_text() for name in "abc"]
-    expected = pseudo_losses(OpenedModel(by_hand, tokenizer, 128), documents).mean
+    expected = text_losses(OpenedModel(by_hand, tokenizer, 128, is_masked=True), documents).mean
     assert found.losses[0].loss.estimate == pytest.approx(expected, rel=1e-5)
     assert found.losses[0].difference.estimate != 0
 

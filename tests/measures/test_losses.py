@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from intruders.errors import NonFiniteError, SettingError
 from intruders.measures import text_loss
 from intruders.measures.measure_settings import LossSettings
-from intruders.measures.text_loss import causal_losses, masked_estimate, pseudo_losses, sliding_windows
+from intruders.measures.text_loss import sliding_windows, text_losses
 from intruders.models.tuned_model import OpenedModel
 from tests.tiny import character_tokenizer, save_bert, save_llama
 
@@ -66,7 +66,7 @@ def test_every_token_but_the_first_is_scored_once_in_context(length: int, window
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 5), (16, 16), (200, 100), (16, None)])
 def test_causal_losses_are_sums_over_tokens(llama: OpenedModel, window: int, stride: int | None) -> None:
-    found = causal_losses(llama, TEXTS, LossSettings(window=window, stride=stride))
+    found = text_losses(llama, TEXTS, LossSettings(window=window, stride=stride))
     step = window // 2 if stride is None else stride
     sums, counts = [], []
     for text in TEXTS:
@@ -92,21 +92,21 @@ def test_one_window_is_transformers_own_loss(llama: OpenedModel) -> None:
     ids = torch.tensor([llama.tokenizer(TEXTS[0])["input_ids"]])
     with torch.no_grad():
         expected = float(llama.model(input_ids=ids, labels=ids).loss)
-    assert causal_losses(llama, TEXTS[:1]).mean == pytest.approx(expected, rel=1e-5)
+    assert text_losses(llama, TEXTS[:1]).mean == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("most", [2, 5, 40])
 def test_cut_documents_are_those_of_cut_texts(llama: OpenedModel, bert: OpenedModel, most: int) -> None:
     cut = [text[:most] for text in TEXTS]  # the tokenizer makes a token of a character
-    for measure, opened in ((causal_losses, llama), (pseudo_losses, bert), (masked_estimate, bert)):
-        found = measure(opened, TEXTS, LossSettings(window=16, max_tokens=most))
-        expected = measure(opened, cut, LossSettings(window=16))
+    for estimate, opened in ((False, llama), (False, bert), (True, bert)):
+        found = text_losses(opened, TEXTS, LossSettings(window=16, max_tokens=most, estimate=estimate))
+        expected = text_losses(opened, cut, LossSettings(window=16, estimate=estimate))
         np.testing.assert_allclose(found.sums, expected.sums, rtol=1e-5)
         assert found.tokens.tolist() == expected.tokens.tolist()
 
 
 def test_pseudo_loss_masks_one_token_at_a_time(bert: OpenedModel) -> None:
-    found = pseudo_losses(bert, TEXTS, LossSettings(window=16, batch_size=3))
+    found = text_losses(bert, TEXTS, LossSettings(window=16, batch_size=3))
     sums, counts = [], []
     for text in TEXTS:
         plain = bert.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -125,10 +125,10 @@ def test_pseudo_loss_masks_one_token_at_a_time(bert: OpenedModel) -> None:
 
 
 def test_the_estimate_is_another_quantity_with_the_same_masks_for_all(bert: OpenedModel) -> None:
-    one = masked_estimate(bert, TEXTS, LossSettings(window=32), seed=1)
-    same = masked_estimate(bert, TEXTS, LossSettings(window=32), seed=1)
-    other = masked_estimate(bert, TEXTS, LossSettings(window=32), seed=2)
-    assert one.measure == "masked-15%-estimate" != pseudo_losses(bert, TEXTS[1:2]).measure
+    one = text_losses(bert, TEXTS, LossSettings(window=32, estimate=True), seed=1)
+    same = text_losses(bert, TEXTS, LossSettings(window=32, estimate=True), seed=1)
+    other = text_losses(bert, TEXTS, LossSettings(window=32, estimate=True), seed=2)
+    assert one.measure == "masked-15%-estimate" != text_losses(bert, TEXTS[1:2]).measure
     assert np.array_equal(one.sums, same.sums)
     assert not np.array_equal(one.sums, other.sums)
     # 15 % of each window of at most 30 tokens, but at least one.
@@ -139,7 +139,7 @@ def test_the_estimate_is_another_quantity_with_the_same_masks_for_all(bert: Open
 
 def test_all_tokens_masked_together(bert: OpenedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_loss, "_MASKED", 1.0)
-    found = masked_estimate(bert, ["abcde"])
+    found = text_losses(bert, ["abcde"], LossSettings(estimate=True))
     plain = bert.tokenizer("abcde", add_special_tokens=False)["input_ids"]
     masked = [1, *[bert.tokenizer.mask_token_id] * 5, 2]
     expected = sum(loss_of(bert, masked, place, token) for place, token in enumerate(plain, start=1))
@@ -148,13 +148,13 @@ def test_all_tokens_masked_together(bert: OpenedModel, monkeypatch: pytest.Monke
 
 def test_what_cannot_be_scored_is_said(llama: OpenedModel, bert: OpenedModel) -> None:
     with pytest.raises(SettingError, match="stride is 9 and window 8"):
-        causal_losses(llama, TEXTS, LossSettings(window=8, stride=9))
+        text_losses(llama, TEXTS, LossSettings(window=8, stride=9))
     with pytest.raises(SettingError, match="nothing to score"):
-        causal_losses(llama, ["", "x"])
+        text_losses(llama, ["", "x"])
     with pytest.raises(SettingError, match="nothing to score"):
-        pseudo_losses(bert, [""])
+        text_losses(bert, [""])
     own: Any = llama.model
     broken = type(own)(own.config)
     broken.model.norm.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"document \d is not a number"):
-        causal_losses(replace(llama, model=broken), TEXTS)
+        text_losses(replace(llama, model=broken), TEXTS)

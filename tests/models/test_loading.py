@@ -258,7 +258,6 @@ def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_a_batch_size_is_a_number_or_auto() -> None:
     assert LossSettings(batch_size="4").windows == 4
     assert LossSettings(batch_size="auto").windows is None
-    assert LossSettings(batch_size="auto").halves_batches
     for wrong in ("some", "0", 0):
         with pytest.raises(SettingError, match="expected a whole number of windows, 1 or more, or auto"):
             LossSettings(batch_size=wrong)

@@ -19,7 +19,7 @@ from transformers import (
 from intruders.data.corpora import load_corpora
 from intruders.errors import SettingError
 from intruders.measures.measure_settings import LossSettings
-from intruders.measures.text_loss import masked_estimate
+from intruders.measures.text_loss import text_losses
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel
 from intruders.training.callback.callback import IntruderCallback
@@ -136,8 +136,8 @@ def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path)
     trainer = tiny_trainer(model, tmp_path / "out", callbacks=[_callback(texts)])
     trainer.train()
     documents = load_corpora(str(texts))[0].documents
-    opened = OpenedModel(model, AutoTokenizer.from_pretrained(location), context=128)
-    after = masked_estimate(opened, documents, LossSettings(max_tokens=TOKENS)).mean
+    opened = OpenedModel(model, AutoTokenizer.from_pretrained(location), context=128, is_masked=True)
+    after = text_losses(opened, documents, LossSettings(max_tokens=TOKENS, estimate=True)).mean
     assert trainer.state.log_history[-2]["forgetting/known/loss"] == pytest.approx(after, rel=1e-6)
 
 
