@@ -81,23 +81,18 @@ def sensitivities(
         raise PairingError(
             f"the model that is measured has no module with the complete weight '{missing[0]}'; choose another remedy"
         )
-    was_trained = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False).eval()
-    try:
-        with ExitStack() as probes:
-            deltas = {}
-            for name, part in directions.items():
-                module = model.get_submodule(modules[name])
-                deltas[name], add = _probe(module.weight, part)
-                probes.callback(module.register_forward_hook(add).remove)
-            for done, batch in enumerate(batches):
-                progress("measure the task's loss", done, len(batches))
-                placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                loss = cross_entropy(*target_logits(model, placed)) / len(batches)
-                loss.backward()  # type: ignore[no-untyped-call]
-    finally:
-        for parameter, trained in zip(model.parameters(), was_trained, strict=True):
-            parameter.requires_grad_(trained)
+    with ExitStack() as probes:
+        deltas = {}
+        for name, part in directions.items():
+            module = model.get_submodule(modules[name])
+            deltas[name], add = _probe(module.weight, part)
+            probes.callback(module.register_forward_hook(add).remove)
+        for done, batch in enumerate(batches):
+            progress("measure the task's loss", done, len(batches))
+            placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            loss = cross_entropy(*target_logits(model, placed)) / len(batches)
+            loss.backward()  # type: ignore[no-untyped-call]
     felt = {}
     for name, delta in deltas.items():
         gradient = torch.zeros_like(delta) if delta.grad is None else delta.grad
