@@ -8,7 +8,6 @@ per predicted token, apart for the tokens of prompts and those of answers. This 
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,17 +29,9 @@ _ROWS = 8  # in one pass: the logits of both models are kept
 class KLOnTask:
     """The mean KL(base || tuned) in nats per token, with its 95 % interval over examples."""
 
+    examples: int
     prompts: Interval
     answers: Interval
-    examples: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "schema": 1,
-            "examples": self.examples,
-            "prompts": self.prompts.as_dict(),
-            "answers": self.answers.as_dict(),
-        }
 
 
 def kl_on_task(
@@ -97,4 +88,4 @@ def kl_on_task(
         losses = DocumentLosses("kl", sums[kept, part], tokens[kept, part])
         return loss_interval(losses) if kept.any() else Interval(math.nan, -math.inf, math.inf, 0)
 
-    return KLOnTask(mean(0), mean(1), len(rows))
+    return KLOnTask(len(rows), mean(0), mean(1))

@@ -11,6 +11,7 @@ from ..measures.measure_settings import LossSettings
 from ..models.loading_settings import Loading
 from ..system.digests import json_digest
 from ..system.folders import locked_folder
+from ..system.plain_values import plain
 from ..system.store import Kept
 from .runs import Run
 from .stage import SAMPLE_SEED, Rows, RunAtWork, Stage, evaluated, prefixed, read_result
@@ -178,7 +179,7 @@ def _kl(at: RunAtWork) -> None:
         drop_too_long=at.config.drop_too_long,
         loading=at.loading,
     )
-    at.write("kl.json", kl.as_dict())
+    at.write("kl.json", {"schema": 1, **plain(kl, short=True)})
 
 
 KL = Stage(
