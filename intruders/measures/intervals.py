@@ -130,11 +130,6 @@ class Interval:
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
-def normal_quantile(level: float) -> float:
-    """Return the two-sided quantile of the normal distribution."""
-    return NormalDist().inv_cdf((1 + level) / 2)
-
-
 def student_quantile(level: float, freedom: int) -> float:
     """Return the two-sided quantile of Student's distribution."""
     return float(_special().stdtrit(freedom, (1 + level) / 2))

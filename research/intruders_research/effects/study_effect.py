@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from intruders.measures.intervals import normal_quantile, student_quantile
+from intruders.measures.intervals import student_quantile
 
 from ..claims.shared.claim import CONTRADICTED, REPORTED, SUPPORTED, UNDECIDED
+from ..claims.shared.statistics import normal_quantile
 
 _LEVEL = 0.95
 _BOUNDED = ("rank correlation", "AUC")  # whose intervals are over runs, and not Student's over seeds

@@ -17,7 +17,6 @@ from intruders.measures.intervals import (
     LEVEL,
     Interval,
     expanded_percentiles,
-    normal_quantile,
     student_p,
     student_quantile,
 )
@@ -105,6 +104,11 @@ def seeds_needed(effect: float, spread: float) -> int | None:
         if reach * spread / math.sqrt(seeds) <= abs(effect):
             return seeds
     return None
+
+
+def normal_quantile(level: float) -> float:
+    """Return the two-sided quantile of the normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def settings_needed(correlation: float) -> int | None:
