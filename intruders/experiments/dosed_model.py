@@ -52,10 +52,8 @@ class DoseGroups:
 
     def of(self, doses: Tensor, name: str) -> Tensor:
         """Return the dose of a matrix, or those of its directions: (1,) or (directions,)."""
-        places = self.places[name]
-        if places == tuple(range(places[0], places[0] + len(places))):
-            return doses[places[0] : places[0] + len(places)]
-        return doses[torch.tensor(places, device=doses.device)]
+        places = self.places[name]  # which follow each other
+        return doses[places[0] : places[-1] + 1]
 
 
 def dose_groups(
