@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, FINDING_INTRUDERS, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
@@ -170,7 +171,7 @@ def _learned(bench: Bench, corpora: Corpora, data: DataShares, settings: HealSet
 
     The reason instead where it cannot be learned.
     """
-    tasks, kept = bench.measuring.tasks, bench.kept
+    tasks = bench.measuring.tasks
     first = next(iter(tasks))
     trained = DataShare("training", {}, {first: tasks[first].train[: settings.learned_examples]})
     unit = {
@@ -178,16 +179,17 @@ def _learned(bench: Bench, corpora: Corpora, data: DataShares, settings: HealSet
         "share": [share.fingerprint() for share in (trained, *data.choice)],
         "learned on": [first, next(iter(corpora))],
     }
-    if (record := kept.get(unit)) is not None:
-        return Doses(doses=record["doses"], elsewhere=record["elsewhere"])
-    try:
+
+    def learned() -> dict[str, Any]:
         dosed = open_to_heal(bench.question, corpora, tasks, settings)
         doses, groups = learn(dosed, settings).state.doses, dosed.groups
+        remedy = doses_in(groups.by_matrix(doses), groups.elsewhere(doses))
+        return {"doses": remedy.doses, "elsewhere": remedy.elsewhere}
+
+    try:
+        return Doses(**bench.kept.once(unit, Any, learned))
     except IntrudersError as error:
         return str(error)
-    learned = doses_in(groups.by_matrix(doses), groups.elsewhere(doses))
-    kept.put(unit, {"doses": dict(learned.doses or {}), "elsewhere": learned.elsewhere})
-    return learned
 
 
 def _healing(losses: LossSettings, scores: ScoreSettings, corpora: Corpora, allow: float) -> HealSettings:

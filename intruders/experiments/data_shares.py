@@ -159,12 +159,15 @@ def sampled_tokens(opened: OpenedModel, count: int, tokens: int) -> list[list[in
 
 @dataclass(frozen=True)
 class HealData:
-    """The data to learn from and choose by, of the first corpus and task, and the reported data of all."""
+    """The data to choose by, of the first corpus and task, and the reported data of all."""
 
-    learned_text: Sequence[Corpus]  # of the first corpus
-    learned_examples: Sequence[Example]  # of the first task's training split
     choice: DataShare
     report: DataShare
+
+    @property
+    def text(self) -> Sequence[Corpus]:
+        """The documents that are learned from, by which the state to keep is chosen too."""
+        return next(iter(self.choice.corpora.values()))
 
     @property
     def task(self) -> str:
@@ -212,11 +215,8 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings,
     most, reported = settings.max_examples, settings.report_examples or settings.max_examples
     chosen_by, told = halves_of_corpora(corpora, seed)
     corpus, task = next(iter(corpora)), next(iter(tasks))
-    text = chosen_by[corpus]
     return HealData(
-        learned_text=text,
-        learned_examples=tasks[task].train[: settings.learned_examples],
-        choice=DataShare("choice", {corpus: text}, {task: halves_of_task(tasks[task], most)[0]}),
+        choice=DataShare("choice", {corpus: chosen_by[corpus]}, {task: halves_of_task(tasks[task], most)[0]}),
         report=DataShare(
             "report", told, {name: halves_of_task(own, reported)[1] for name, own in tasks.items()}
         ),

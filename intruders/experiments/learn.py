@@ -16,9 +16,9 @@ from .data_shares import HealData
 from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, rates_of, with_parameters
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
-from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured
+from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured, least_allowed
 from .objective import Objective, StepLosses
-from .open_dosed import HealBench, encoded_texts, least_dose
+from .open_dosed import HealBench, encoded_texts
 from .work_folder import NOWHERE, WorkFolder
 
 Told = Callable[[str], None]
@@ -58,8 +58,8 @@ def learn(
     It begins at the smallest interpolation that is allowed. An interrupted learning in ``work`` resumes.
     """
     data, progress = bench.data, bench.question.progress
-    model = bench.scored[data.task]
-    rows = encoded_examples(model, bench.measuring.tasks[data.task], data.learned_examples)
+    task = bench.measuring.tasks[data.task]
+    rows = encoded_examples(bench.scored[data.task], task, task.train[: settings.learned_examples])
     longest = max([settings.max_tokens, *(len(row["input_ids"]) for row in rows)])
     for each in distinct_models(bench.language, bench.scored):
         attend_by_products_if_short(each, longest, in_bf16=bench.language.dtype is torch.bfloat16)
@@ -76,10 +76,10 @@ def learn(
     progress("find the interpolation to start from", 4, steps)
 
     def is_allowed(dose: float) -> bool:
-        task = bench.on_task(bench.everywhere(dose), data.choice)
-        return allowance.allows(task.losses.mean, sum(task.reproduced))
+        outcome = bench.on_task(bench.everywhere(dose), data.choice)
+        return allowance.allows(outcome.losses.mean, sum(outcome.reproduced))
 
-    start = least_dose(is_allowed, _HALVINGS)
+    start = least_allowed(is_allowed, halvings=_HALVINGS)
     learner = _Learner(bench, settings, rows, allowance, start, told, work, matrices)
     learned = learner.learned(settings.learn)
     quiet = replace(learner, told=untold)
@@ -122,8 +122,8 @@ class _Learner:
                 bench.language,
                 bench.scored[data.task],
                 bench.doses,
-                [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.learned_text],
-                [part.weight for part in data.learned_text],
+                [encoded_texts(bench.language, part, self.settings.max_tokens) for part in data.text],
+                [part.weight for part in data.text],
                 self.rows,
                 bench.question.seed,
                 replays=name == REPLAY,
@@ -184,9 +184,9 @@ class _Learner:
         if name not in (SELF, RANDOM_TOKENS):
             return self.bench.data
         data = self.bench.data
-        count, tokens = documents_in(data.learned_text), self.settings.max_tokens
+        count, tokens = documents_in(data.text), self.settings.max_tokens
         text = self.bench.own_text(self.bench.kept, name, count, tokens, self.bench.question.seed)
-        return replace(data, learned_text=text, choice=replace(data.choice, corpora={name: text}))
+        return replace(data, choice=replace(data.choice, corpora={name: text}))
 
 
 def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
@@ -207,7 +207,7 @@ def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:
     warnings = []
     assert base.text_loss is not None
     assert tuned.text_loss is not None
-    documents = documents_in(data.choice.corpora[data.corpus])
+    documents = documents_in(data.text)
     for name, what, count, more in (
         (data.corpus, "document", documents, "--max-documents"),
         (data.task, "example", len(data.choice.examples[data.task]), "--max-examples"),

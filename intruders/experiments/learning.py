@@ -19,8 +19,8 @@ EVERY = 5
 _BETAS, _EPS = (0.9, 0.99), 1e-10
 _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, up and down
 _WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
-# Where the line from the last state to the tuned model (1) begins, and how often it is halved.
-_BEYOND, _HALVINGS = -0.4, 5
+_BEYOND = -0.4  # where the line from the last state to the tuned model (1) begins
+_HALVINGS = 5  # of a range of doses; each is one measure of the task
 
 State = tuple[Mapping[str, Tensor], Mapping[str, str]]  # tensors and texts, as a safetensors file has them
 
@@ -151,15 +151,12 @@ class Learning:
         last = [tensor.detach().clone() for tensor in self._tensors]
         if self._learns_weights and self.measured[-1].text_loss is not None:
             return  # weights need not be moved away from the tuned model: that would cost the task what it has left
-        low, high = (0.0 if self._learns_weights else _BEYOND), 1.0
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            self._go(last, middle)
-            if self.allowance.allows(*self.on_task()):
-                high = middle
-            else:
-                low = middle
-        self._go(last, high)
+
+        def is_allowed(share: float) -> bool:
+            self._go(last, share)
+            return self.allowance.allows(*self.on_task())
+
+        self._go(last, least_allowed(is_allowed, 0.0 if self._learns_weights else _BEYOND))
         self._look(follows=False)
         self._go(last, 0.0)
 
@@ -203,3 +200,17 @@ class Learning:
 def at_bounds(doses: Sequence[float]) -> int:
     """Return the number of doses at an end of their range."""
     return sum(dose <= LEAST or dose >= MOST for dose in doses)
+
+
+def least_allowed(
+    is_allowed: Callable[[float], bool], low: float = 0.0, *, halvings: int = _HALVINGS
+) -> float:
+    """Return the smallest number from ``low`` to 1 that is allowed, to so many halvings of the range; 1 if none is."""
+    high = 1.0
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        if is_allowed(middle):
+            high = middle
+        else:
+            low = middle
+    return high

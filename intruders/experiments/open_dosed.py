@@ -1,6 +1,6 @@
 """The models whose updates get doses, and what they read: their updates, and texts and examples as tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -168,7 +168,6 @@ def open_dosed(
     return DosedModels(language, scored, updates, groups, doses)
 
 
-_HALVINGS = 5  # of the range of a dose; each is one measure of the task
 NOT_KEPT = Kept(None)
 # Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
 _BYTES_OF_LEARNED = 6 * 4
@@ -284,15 +283,3 @@ def _require_memory(question: Question) -> None:
             f"{numbers:,} weights to learn need {needed / 2**30:.1f} GiB of {available / 2**30:.1f} GiB beside the "
             "model; pass --learn doses, which needs none of it, or use a machine with more memory"
         )
-
-
-def least_dose(is_enough: Callable[[float], bool], halvings: int = _HALVINGS) -> float:
-    """Return the smallest common dose, to ``0.5 ** halvings``, that is enough; 1 if none is."""
-    low, high = 0.0, 1.0
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        if is_enough(middle):
-            high = middle
-        else:
-            low = middle
-    return high

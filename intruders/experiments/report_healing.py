@@ -19,8 +19,8 @@ from .dosed_model import DoseVector, TunedState
 from .experiment_settings import HealSettings
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, TUNED, Healing
 from .learn import Learned
-from .learning import LEAST, MOST, at_bounds
-from .open_dosed import HealBench, least_dose
+from .learning import LEAST, MOST, at_bounds, least_allowed
+from .open_dosed import HealBench
 from .point import CorpusMeasure, HealedPoint, TaskMeasure
 from .yardstick import Yardstick
 
@@ -137,7 +137,7 @@ def same_dose(bench: HealBench, healed: float, tuned: float) -> float:
     """
 
     def at_most(loss: float) -> float:
-        return least_dose(
+        return least_allowed(
             lambda dose: bench.on_task(bench.everywhere(dose), bench.data.report).losses.mean <= loss
         )
 
