@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,6 @@ import numpy.typing as npt
 from ..errors import SettingError, missing_extra
 from ..system.documents import json_number
 from .losses import DocumentLosses
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LEVEL = 0.95
 RESAMPLES, _AT_ONCE = 10_000, 100
@@ -60,10 +57,6 @@ class Interval:
         """Return the estimate without its ends."""
         return replace(self, low=-math.inf, high=math.inf, p=None, spread=None)
 
-    def plus(self, number: float) -> "Interval":
-        """Return the interval moved by a number."""
-        return replace(self, estimate=self.estimate + number, low=self.low + number, high=self.high + number)
-
     def turned(self) -> "Interval":
         """Return the change the other way round: what was lost of what was gained, with the ends in order."""
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
@@ -74,10 +67,6 @@ class Interval:
         spread = None if self.spread is None else factor * self.spread
         return replace(self, estimate=estimate, low=low, high=high, spread=spread)
 
-    def columns(self, name: str, prefix: str = "") -> dict[str, float]:
-        """Return table cells: the estimate under ``name``, the ends under ``low`` and ``high`` after ``prefix``."""
-        return self.cells(name, f"{prefix}low", f"{prefix}high")
-
     def cells(self, name: str, low: str = "{}_low", high: str = "{}_high") -> dict[str, float]:
         """Return table cells: the estimate under ``name``, the ends under the other two, where {} is ``name``."""
         return {name: self.estimate, low.format(name): self.low, high.format(name): self.high}
@@ -85,15 +74,6 @@ class Interval:
     def json_cells(self, name: str) -> dict[str, float | None]:
         """Return :meth:`cells` as plain JSON types: None for what is NaN or infinite."""
         return {column: json_number(value) for column, value in self.cells(name).items()}
-
-    @classmethod
-    def from_cells(
-        cls, row: "Mapping[str, Any] | pd.Series[Any]", name: str, low: str = "{}_low", high: str = "{}_high"
-    ) -> "Interval":
-        """Read what :meth:`cells` or :meth:`json_cells` gave; a cell that is None or missing is NaN."""
-        cells = (row.get(column) for column in (name, low.format(name), high.format(name)))
-        estimate, lower, upper = (math.nan if cell is None else float(cell) for cell in cells)
-        return cls(estimate, lower, upper)
 
     def ends(self, form: str) -> str:
         """Return ``" [low, high]"`` with numbers in the format ``form``, or nothing if the spread is unknown."""

@@ -19,6 +19,7 @@ from ..claims import causes, intervention, rank, remedies
 from ..claims.every_claim import analyse_all
 from ..claims.shared.claim import ALPHA, SUPPORTED, Finding, Where
 from ..claims.shared.equal_score import below_score
+from ..claims.shared.statistics import interval_in
 from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said
 
@@ -119,7 +120,7 @@ def _on_rank(finding: Finding) -> list[Advice]:
     advice = []
     trends = {(_where(row), row["measure"]): row for row in _rows(finding, rank.TRENDS)}
     for valley in _rows(finding, rank.VALLEYS):
-        on, depth = _where(valley), Interval.from_cells(valley, "depth", "low", "high")
+        on, depth = _where(valley), interval_in(valley, "depth", "low", "high")
         loss, count = (trends.get((on, rank.MEASURES[name])) for name in ("loss_change", "per_100"))
         support = [] if count is None or not _per_doubling(count).is_clear else [_change_said(count)]
         if depth.is_above_zero:
@@ -135,7 +136,7 @@ def _on_rank(finding: Finding) -> list[Advice]:
 
 
 def _per_doubling(trend: Row) -> Interval:
-    return Interval.from_cells(trend, "per_doubling", "low", "high")
+    return interval_in(trend, "per_doubling", "low", "high")
 
 
 def _change_said(trend: Row) -> str:
@@ -158,7 +159,7 @@ def _on_remedies(rows: Sequence[Row], swept: Sequence[Row]) -> list[Advice]:
     plain = {_where(row): row["remedy"] for row in reversed(rows) if row["kind"] == "baseline"}
     advice = []
     for (on, kind), row in best.items():
-        cost = Interval.from_cells(row, "points_lost", "lost_low", "lost_high")
+        cost = interval_in(row, "points_lost", "lost_low", "lost_high")
         evidence = [
             (
                 f"{on.label}: it saves {said(_saved(row), 3)} nats of forgetting against {plain[on]} and "
@@ -181,7 +182,7 @@ def _on_remedies(rows: Sequence[Row], swept: Sequence[Row]) -> list[Advice]:
 
 
 def _saved(remedy: Row) -> Interval:
-    return Interval.from_cells(remedy, "saved")
+    return interval_in(remedy, "saved")
 
 
 def _control_beside(row: Row, rows: Sequence[Row]) -> str | None:
@@ -203,7 +204,7 @@ def _gain_beside(row: Row, plain: str, swept: Sequence[Row]) -> Interval | None:
     for each in swept:
         is_plain = each["setting"].removesuffix(intervention.OF_TOP) == plain
         if is_plain and (_where(each), each["control"], each["measure"], each["scale"]) == wanted:
-            return Interval.from_cells(each, "change", "low", "high")
+            return interval_in(each, "change", "low", "high")
     return None
 
 
@@ -216,7 +217,7 @@ def _on_causes(finding: Finding) -> list[Advice]:
     topics["max_train_samples"] = "data"
     advice = []
     for row in _rows(finding, causes.TABLE):
-        change = Interval.from_cells(row, "change_per_100_vectors", "low", "high")
+        change = interval_in(row, "change_per_100_vectors", "low", "high")
         if row["varied"] not in topics or not change.is_clear or row["p_among_all"] >= ALPHA:
             continue
         direction = "lower" if change.estimate > 0 else "higher"

@@ -91,7 +91,7 @@ class Comparison:
             "varied": self.cause,
             "from": self.start,
             "to": self.end,
-            **self.difference.columns("change_per_100_vectors"),
+            **self.difference.cells("change_per_100_vectors", "low", "high"),
             "p_among_all": self.p_among_all,
             "contexts": self.contexts,
             "runs": self.runs,

@@ -120,7 +120,7 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
                 {
                     "base": base,
                     "multiple": multiple,
-                    **share.columns("share_with_intruders"),
+                    **share.cells("share_with_intruders", "low", "high"),
                     "predicted_share": float(at["predicted"].mean()),
                     "matrices": at["name"].nunique(),
                     "seeds": len(shares),

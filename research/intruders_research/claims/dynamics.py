@@ -112,7 +112,7 @@ def _by_step(steps: pd.DataFrame) -> Iterator[dict[str, object]]:
         count = mean_interval(group.groupby("seed")["per_100"].mean())
         yield setting | {
             "share_of_training": group["share_of_training"].mean(),
-            **count.columns("intruders_per_100_vectors"),
+            **count.cells("intruders_per_100_vectors", "low", "high"),
             "update_frobenius": group["update_frobenius"].mean(),
             "intruder_over_base_value": group["relative"].mean(),
             "seeds": group["seed"].nunique(),

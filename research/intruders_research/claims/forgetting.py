@@ -130,7 +130,7 @@ def _rows(choice: Choice, correlations: dict[str, dict[str, Interval]]) -> list[
             "rates": choice.name or "all",
             "measure": measure,
             "held_fixed": fixed,
-            **correlation.columns("correlation"),
+            **correlation.cells("correlation", "low", "high"),
             "runs": len(runs),
             "settings": runs["setting"].nunique(),
             "seeds": seeds_of_settings(runs),

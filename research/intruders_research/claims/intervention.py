@@ -160,8 +160,8 @@ def _by_scale(points: pd.DataFrame) -> Iterator[dict[str, object]]:
         yield setting | {
             "value": group["value"].mean(),
             "base_value": group["base_value"].mean(),
-            **_change(group, "change").columns("change"),
-            **_change(group, "against_intruders").columns("against_intruders", "against_"),
+            **_change(group, "change").cells("change", "low", "high"),
+            **_change(group, "against_intruders").cells("against_intruders", "against_low", "against_high"),
             "seeds": seeds_in(group),
         }
 

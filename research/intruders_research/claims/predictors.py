@@ -144,8 +144,8 @@ def _correlations(each: _Comparison) -> Iterator[dict[str, object]]:
         yield {
             **each.where,
             "predictor": PREDICTORS[name],
-            **plain.columns("correlation"),
-            **held.columns("norm_held_fixed", "fixed_"),
+            **plain.cells("correlation", "low", "high"),
+            **held.cells("norm_held_fixed", "fixed_low", "fixed_high"),
             "runs": int(np.isfinite(each.column(name)).sum()),
         }
 
@@ -168,7 +168,7 @@ def _held_out(each: _Comparison) -> Iterator[dict[str, object]]:
             "predictor": PREDICTORS[name],
             "error": float(means["error"].mean()),
             "error_of_none": float(means["none"].mean()),
-            **mean_interval(means["gain"]).columns("gain"),
+            **mean_interval(means["gain"]).cells("gain", "low", "high"),
             "settings": len(means),
         }
 

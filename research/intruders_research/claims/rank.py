@@ -66,7 +66,7 @@ def analyse(results: Results) -> Finding:
                 trends += [keys | row for row in _trends(each)]
                 points += [keys | row for row in _points(each)]
                 deepest = valley(each.table("loss_change"))
-                valleys.append(keys | {"rank": deepest.rank} | deepest.depth.columns("depth"))
+                valleys.append(keys | {"rank": deepest.rank} | deepest.depth.cells("depth", "low", "high"))
                 evidence.notes += each.notes(choice.on)
             if all_series:
                 main = main_series(all_series, "per_100")
@@ -101,7 +101,7 @@ def _trends(each: RankSeries) -> Iterator[dict[str, object]]:
     for column, name in MEASURES.items():
         yield {
             "measure": name,
-            **each.trend(column).columns("per_doubling"),
+            **each.trend(column).cells("per_doubling", "low", "high"),
             "ranks": ", ".join(f"{rank:g}" for rank in each.ranks),
             "seeds": len(each.table(column)),
         }
@@ -112,7 +112,12 @@ def _points(each: RankSeries) -> Iterator[dict[str, object]]:
         for column, name in MEASURES.items():
             grain = one_in_100(runs) if column == "per_100" else 0.0
             mean = mean_interval(runs.groupby("seed")[column].mean(), grain=grain)
-            yield {"rank": rank, "measure": name, **mean.columns("value"), "seeds": seeds_in(runs)}
+            yield {
+                "rank": rank,
+                "measure": name,
+                **mean.cells("value", "low", "high"),
+                "seeds": seeds_in(runs),
+            }
 
 
 def _valley_said(deepest: Valley) -> str:

@@ -190,7 +190,7 @@ def _row(stratum: Stratum, described: str, forgotten: float, gain: Gain) -> dict
         "forgotten": forgotten,
         "remedy": gain.remedy,
         "strengths": ", ".join(f"{strength:g}" for strength in strengths),
-        **gain.interval.columns("gain", "gain_"),
+        **gain.interval.cells("gain"),
         "interval_over": gain.over or "seeds",
         "healed": float(gain.chosen["healed"].mean()),
         "kept": float(gain.chosen["kept"].mean()),

@@ -54,8 +54,8 @@ def add_training_gains(evidence: Evidence, results: Results) -> list[dict[str, o
             rows.append(
                 stratum.on.columns
                 | {"setting": with_setting, "remedy": name}
-                | interval.columns("gain", "gain_")
-                | of_share.columns("gain_of_share", "gain_of_share_")
+                | interval.cells("gain")
+                | of_share.cells("gain_of_share")
                 | {"seeds": len(gains)}
             )
     return rows

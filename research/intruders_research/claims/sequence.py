@@ -142,7 +142,9 @@ def _by_setting(runs: pd.DataFrame) -> Iterator[dict[str, object]]:
     for setting, group in per_setting(runs):
         yield setting | {
             **group[["method", "rank", "chosen"]].iloc[0],
-            **mean_interval(group.groupby("seed")["forgetting"].mean()).columns("forgetting_points"),
+            **mean_interval(group.groupby("seed")["forgetting"].mean()).cells(
+                "forgetting_points", "low", "high"
+            ),
             "average_accuracy": group["average_accuracy"].mean(),
             "own_accuracy": group["own_accuracy"].mean(),
             "intruders_per_100_vectors": group["per_100"].mean(),

@@ -114,7 +114,7 @@ def _by_setting(stratum: Stratum) -> Iterator[dict[str, object]]:
             "rank": first["rank"] if first["method"] != "full" else None,
             "chosen": first["chosen"],
             "seeds": seeds_in(runs),
-            **share.columns("intruders_per_100_vectors"),
+            **share.cells("intruders_per_100_vectors", "low", "high"),
             "affected_matrices": runs["affected_matrices"].mean(),
             "matrices": runs["matrices"].mean(),
             "energy_share": runs["intruder_energy_share"].mean(),

@@ -15,7 +15,7 @@ from .shared.claim import Claim, Finding
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, Part, parts, values
 from .shared.seed_tables import complete, noted_complete, seed_table, seeds_in
-from .shared.statistics import auc_interval, clipped, spearman
+from .shared.statistics import auc_interval, clipped, moved, spearman
 from .shared.strata import MEASURED_ALIKE, Stratum, finished, points_of, strata
 from .shared.words import said
 
@@ -90,10 +90,10 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
         what = "AUC of the predicted scale, above the 0.5 of chance"
         phrase = f"AUC {said(area, signed=False)} over {plural(runs, 'run')}"
         lacking = "more runs with intruders in some matrices"
-        evidence.add(stratum.on, what, area.plus(-0.5), phrase=phrase, seeds=seeds, lacking=lacking)
+        evidence.add(stratum.on, what, moved(area, -0.5), phrase=phrase, seeds=seeds, lacking=lacking)
         what = "AUC of the relative update, above the 0.5 of chance"
         phrase = f"AUC of the relative update alone {said(baseline, signed=False)}"
-        evidence.add(stratum.on, what, baseline.plus(-0.5), None, phrase=phrase)
+        evidence.add(stratum.on, what, moved(baseline, -0.5), None, phrase=phrase)
         what = "share of matrices predicted within a factor of two"
         phrase = f"{100 * within.estimate:.0f} % within a factor of two"
         evidence.add(stratum.on, what, within, None, phrase=phrase)
@@ -101,15 +101,15 @@ def _add(evidence: Evidence, stratum: Stratum) -> dict[str, object]:
         evidence.add(stratum.on, what, correlation, None, phrase=f"rank correlation {said(correlation)}")
     rule = ((matrices["predicted_scale"] <= 1) == has).groupby(matrices["run_id"]).mean()
     return stratum.on.columns | {
-        **area.columns("auc", "auc_"),
-        **baseline.columns("auc_of_relative_update", "auc_of_relative_update_"),
+        **area.cells("auc"),
+        **baseline.cells("auc_of_relative_update"),
         "rule_agrees": float(rule.mean()),
         "with_intruders": int(has.sum()),
         "predicted_of_these": float((matrices.loc[has, "predicted_scale"] <= 1).mean()),
         "without": int((~has).sum()),
         "predicted_none_of_these": float((matrices.loc[~has, "predicted_scale"] > 1).mean()),
-        **within.columns("within_factor_two", "within_"),
-        **correlation.columns("rank_correlation", "correlation_"),
+        **within.cells("within_factor_two", "within_low", "within_high"),
+        **correlation.cells("rank_correlation", "correlation_low", "correlation_high"),
         "runs": runs,
         "seeds": seeds,
     }

@@ -20,7 +20,7 @@ from intruders.mitigation.remedies.remedy_table import INTRUDERS
 from intruders.studies.compare_settings import settings_in
 from intruders.studies.results import Results
 
-from ..claims.shared.statistics import spearman
+from ..claims.shared.statistics import interval_in, spearman
 
 _FILE = Path(__file__).parent / "paper.json"
 _NAMED = ("task", "method", "rank", "alpha", "lr")
@@ -89,7 +89,7 @@ def beside_paper(results: Results) -> list[BesidePaper]:
 
 def _accuracy(row: _Row, alike: pd.DataFrame, results: Results) -> Iterator[_Row]:
     is_single = len(alike) == 1
-    ours = Interval.from_cells(alike.iloc[0], "accuracy") if is_single else _over_seeds(alike["accuracy"])
+    ours = interval_in(alike.iloc[0], "accuracy") if is_single else _over_seeds(alike["accuracy"])
     yield {"paper": row["accuracy"]} | ours.cells(*_OURS) | {"seeds": len(alike)}
 
 
@@ -115,7 +115,7 @@ def _changes(points: pd.DataFrame, scale: float) -> tuple[Interval, int]:
         if tuned["measure"].iloc[0] == "loss":
             whole -= float(tuned["base_value"].iloc[0])
         if whole > 0:
-            changes.append(Interval.from_cells(at.iloc[0], "change").times(100 / whole))
+            changes.append(interval_in(at.iloc[0], "change").times(100 / whole))
     if len(changes) == 1:
         return changes[0], 1
     return _over_seeds(pd.Series([change.estimate for change in changes], dtype=float)), len(changes)

@@ -5,9 +5,10 @@ ends are infinite: the estimate stands, and says nothing of what another seed wo
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,19 @@ def seeds_needed(effect: float, spread: float) -> int | None:
         if reach * spread / math.sqrt(seeds) <= abs(effect):
             return seeds
     return None
+
+
+def interval_in(
+    row: "Mapping[str, Any] | pd.Series[Any]", name: str, low: str = "{}_low", high: str = "{}_high"
+) -> Interval:
+    """Read an interval from its cells in the row of a table, as its ``cells`` names them; a missing one is NaN."""
+    cells = (row.get(column) for column in (name, low.format(name), high.format(name)))
+    estimate, lower, upper = (math.nan if cell is None else float(cell) for cell in cells)
+    return Interval(estimate, lower, upper)
+
+
+def moved(interval: Interval, by: float) -> Interval:
+    return replace(interval, estimate=interval.estimate + by, low=interval.low + by, high=interval.high + by)
 
 
 def normal_quantile(level: float) -> float:

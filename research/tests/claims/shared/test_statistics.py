@@ -17,6 +17,8 @@ from intruders_research.claims.shared.rank_correlation import auc
 from intruders_research.claims.shared.statistics import (
     auc_interval,
     clipped,
+    interval_in,
+    moved,
     partial_spearman,
     ratio_interval,
     seeds_needed,
@@ -314,3 +316,19 @@ def test_one_run_with_all_positives_has_no_interval() -> None:
     assert (one.low, one.high) == (-math.inf, math.inf)
     both = auc_interval([4, 5, 1, 2, 4, 2, 3, 1], [True, True, False, False] + [True] + [False] * 3, groups)
     assert math.isfinite(both.low)
+
+
+def test_an_interval_is_read_from_the_cells_that_it_gave() -> None:
+    interval, one_seed = Interval(0.5, 0.25, 0.75), Interval(0.5, -math.inf, math.inf)
+    assert interval_in(interval.cells("gain"), "gain") == interval
+    named = interval.cells("ours", "{} low", "{} high")
+    assert interval_in(named, "ours", "{} low", "{} high") == interval
+    read = interval_in(one_seed.json_cells("gain"), "gain")
+    assert read.estimate == 0.5
+    assert math.isnan(read.low)
+    assert math.isnan(read.high)
+    assert math.isnan(interval_in({}, "gain").estimate)
+
+
+def test_an_interval_moves_with_its_ends() -> None:
+    assert moved(Interval(1.0, -0.5, 2.0, n=3), -0.5) == Interval(0.5, -1.0, 1.5)
