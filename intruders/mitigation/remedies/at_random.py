@@ -134,13 +134,11 @@ class RandomEntries(Trim, _Drawn):  # in this order, its records have the seed b
     """The same number of entries of every update, drawn at random."""
 
     name = RANDOM
+    in_words = "{density:.1%} of the updates' entries kept, drawn at random"
 
     def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
         scores = drawn_entries(f"entries {self.seed} {name}", update)
         return update * largest_entries(scores, self.density)
-
-    def sentence(self, vectors: int) -> str:
-        return f"{self.density:.1%} of the updates' entries kept, drawn at random"
 
 
 def _moved(position: Position, seed: int) -> Position:

@@ -24,6 +24,7 @@ class Directions(PublishedRemedy):
     strength = "k"
     strengths = (10, 30, 100)
     source = "arXiv 2508.16546, 2509.12235"
+    in_words = "the {k} leading directions of every matrix rewound to the base's"
 
     k: int = setting(100, "Number of leading directions to rewind, 1 or more.", least=1)
 
@@ -40,9 +41,6 @@ class Directions(PublishedRemedy):
         """Choose the triplets to rewind among those that it needs."""
         return part
 
-    def sentence(self, vectors: int) -> str:
-        return f"the {self.k} leading directions of every matrix rewound to the base's"
-
 
 @dataclass(frozen=True)
 class Project(PublishedRemedy):
@@ -56,6 +54,7 @@ class Project(PublishedRemedy):
     strength = "k"
     strengths = (16, 64, 128)
     source = "OPLoRA, arXiv 2510.13003; after training: ours"
+    in_words = "updates taken off the base's {k} leading directions"
 
     k: int = setting(
         16, "Number of the base's leading directions that updates leave alone, 1 or more.", least=1
@@ -81,6 +80,3 @@ class Project(PublishedRemedy):
         """X^T (k, m) and Z^T (k, n)."""
         base = self.components(case)
         return base.left, base.right
-
-    def sentence(self, vectors: int) -> str:
-        return f"updates taken off the base's {self.k} leading directions"

@@ -34,6 +34,10 @@ class Complement(ScaledRemedy):
     """
 
     name = "complement"
+    in_words = (
+        "control: updates shrunk outside of {vectors:,} intruders, to the norms that scaling these by {scale:g} "
+        "leaves"
+    )
 
     def exists(self, case: Case) -> bool:
         return self._share_outside(case) is not None
@@ -44,12 +48,6 @@ class Complement(ScaledRemedy):
             return Change()
         left = case.parts[self.scaled(case.matrix)].left  # Y^T, (c, m)
         return Change(share, LowRank((1 - share) * left.mT, _inside(case, left)))
-
-    def sentence(self, vectors: int) -> str:
-        return (
-            f"control: updates shrunk outside of {vectors:,} intruders, to the norms that scaling these by "
-            f"{self.scale:g} leaves"
-        )
 
     def _share_outside(self, case: Case) -> float | None:
         """1 - a."""
@@ -94,13 +92,11 @@ class RandomVectors(OtherVectors):
     """As many of them as there are intruders, drawn by seed. Did it matter that they were intruders?"""
 
     name = "random"
+    in_words = "control: {vectors:,} random vectors that are not intruders scaled by {scale:g}"
 
     def chosen(self, intruders: tuple[int, ...], others: list[int], matrix: AuditedMatrix) -> list[int]:
         drawn = random.Random(f"{self.seed} {matrix.name}")
         return drawn.sample(others, min(len(intruders), len(others)))
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: {vectors:,} random vectors that are not intruders scaled by {self.scale:g}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +107,7 @@ class Neighbours(OtherVectors):
     """
 
     name = "neighbours"
+    in_words = "control: {vectors:,} vectors next in rank to intruders scaled by {scale:g}"
 
     def chosen(self, intruders: tuple[int, ...], others: list[int], matrix: AuditedMatrix) -> list[int]:
         chosen: list[int] = []
@@ -118,9 +115,6 @@ class Neighbours(OtherVectors):
             left = set(others).difference(chosen)
             chosen.append(min(left, key=lambda other: (abs(other - intruder), other)))
         return chosen
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: {vectors:,} vectors next in rank to intruders scaled by {self.scale:g}"
 
 
 @dataclass(frozen=True)
@@ -131,12 +125,10 @@ class UpdateDirections(ScaledIntruders):
     """
 
     name = "update"
+    in_words = "control: {vectors:,} leading directions of the update scaled by {scale:g}"
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
         return WantedTriplets("update", tuple(range(len(intruder_indices(matrix, self.which)))))
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: {vectors:,} leading directions of the update scaled by {self.scale:g}"
 
 
 def _of_the_remedy(name: str) -> Any:

@@ -29,18 +29,16 @@ class Doses(PublishedRemedy):
     name = "doses"
     reach = "model"
     strength = "share"
+    nothing_at = 0
     strengths = (0.5, 0.75, 1.0)
     source = "after aTLAS, arXiv 2407.02880"
+    in_words = "every update in the dose that was learned for it (share {share:g})"
     scales_whole_updates = True
 
     share: float = setting(1.0, "How far a dose goes from 1 to what was learned, 0 to 1.", least=0, most=1)
     # By matrix: its dose, or those of its directions in the descending order of D's singular values.
     doses: Mapping[str, Sequence[float]] | None = field(default=None, repr=False, compare=False)
     elsewhere: float = 1.0  # of other tuned tensors, such as norms and biases
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self.share == 0
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         if any(len(doses) > 1 for doses in (self.doses or {}).values()):
@@ -84,15 +82,13 @@ class Doses(PublishedRemedy):
             record["doses"] = json_digest(doses | {"": self.elsewhere}, 16)
         return record
 
-    def sentence(self, vectors: int) -> str:
-        return f"every update in the dose that was learned for it (share {self.share:g})"
-
 
 @dataclass(frozen=True)
 class LearnedUpdates(Remedy):
     """``W' = W0 + D'`` with a learned update D' of every audited matrix; all else has its dose."""
 
     name = "learned updates"
+    in_words = "every update as it was learned"
     reach = "model"
 
     updates: Mapping[str, LowRank | Tensor] = field(repr=False)  # by matrix: factors, or D' (m, n)
@@ -110,9 +106,6 @@ class LearnedUpdates(Remedy):
 
     def share_elsewhere(self, name: str, position: Position | None) -> float:
         return self.doses.share_elsewhere(name, position)
-
-    def sentence(self, vectors: int) -> str:
-        return "every update as it was learned"
 
     def recorded(self) -> dict[str, Any]:
         return self.doses.recorded()

@@ -21,6 +21,7 @@ class Trim(EntryRemedy):
     strength = "density"
     strengths = (0.5, 0.2, 0.1)
     source = "TIES, arXiv 2306.01708"
+    in_words = "updates trimmed to the {density:.1%} of their entries that are largest"
 
     density: float = setting(
         0.2, "Share of an update's entries that stays, above 0 and at most 1.", above=0, most=1
@@ -28,9 +29,6 @@ class Trim(EntryRemedy):
 
     def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
         return update * largest_entries(update.abs(), self.density)
-
-    def sentence(self, vectors: int) -> str:
-        return f"updates trimmed to the {self.density:.1%} of their entries that are largest"
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Drop(EntryRemedy):
     strength = "probability"
     strengths = (0.5, 0.7, 0.9)
     source = "DARE, arXiv 2311.03099"
+    in_words = "{probability:.0%} of the updates' entries dropped at random, the others scaled up"
 
     probability: float = setting(
         0.9, "Probability of an entry to be dropped, 0 or more and below 1.", least=0, below=1
@@ -53,9 +52,6 @@ class Drop(EntryRemedy):
     def left(self, name: str, base: Tensor, update: Tensor) -> Tensor:
         kept = drawn_entries(f"{self.seed} {name}", update) >= self.probability
         return update * kept / (1 - self.probability)
-
-    def sentence(self, vectors: int) -> str:
-        return f"{self.probability:.0%} of the updates' entries dropped at random, the others scaled up"
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,7 @@ class FAPM(EntryRemedy):
     strength = "density"
     strengths = (0.5, 0.2, 0.1)
     source = "FAPM, arXiv 2509.08255"
+    in_words = "updates trimmed to {density:.1%} of their entries, large ones of large weights first"
 
     density: float = setting(
         0.1, "Share of an update's entries that stays, above 0 and at most 1.", above=0, most=1
@@ -78,6 +75,3 @@ class FAPM(EntryRemedy):
         weights = base.abs()
         relative = update.abs() / weights.clamp_min(torch.finfo(weights.dtype).tiny)
         return update * largest_entries(update.abs() - weights.mean() * relative, self.density)
-
-    def sentence(self, vectors: int) -> str:
-        return f"updates trimmed to {self.density:.1%} of their entries, large ones of large weights first"

@@ -55,6 +55,7 @@ class Heads(PublishedRemedy):
     strength = "quota"
     strengths = (0.25, 0.5, 0.75)
     source = "Diffract, ICML 2026; the choice of heads: ours"
+    in_words = "{quota:.0%} of the attention heads taken back to the base, the least changed first"
 
     quota: float = setting(
         0.25, "Share of the attention heads that return to the base, 0 to 1.", least=0, most=1
@@ -110,9 +111,6 @@ class Heads(PublishedRemedy):
             return Change(added=LowRank(chosen.mT, update.matrix[places]))
         chosen = -one_hot(places, update.shape[1]).double()
         return Change(added=LowRank(update.matrix[:, places], chosen))
-
-    def sentence(self, vectors: int) -> str:
-        return f"{self.quota:.0%} of the attention heads taken back to the base, the least changed first"
 
 
 def _ratio(sizes: Sequence[Sequence[float]]) -> float:

@@ -91,6 +91,8 @@ class Remedy(ABC):
     source: ClassVar[str]  # the paper
     strength: ClassVar[str]  # the setting that ``--strength`` stands for
     strengths: ClassVar[tuple[float, ...]] = ()  # those worth comparing, from the mildest
+    in_words: ClassVar[str]  # what was done, with ``vectors`` and its fields in braces
+    nothing_at: ClassVar[float | None] = None  # the strength at which every matrix stays as it is
     needs_threshold: ClassVar[bool] = False  # of the case
     needs_base: ClassVar[bool] = False  # of the case
     fits_an_adapter: ClassVar[bool] = True  # whether what it leaves of a low-rank update has a low rank
@@ -105,7 +107,7 @@ class Remedy(ABC):
     @property
     def changes_nothing(self) -> bool:
         """Whether every matrix stays as it is, whatever it holds."""
-        return False
+        return self.nothing_at is not None and self.strength_value == self.nothing_at
 
     @property
     def strength_value(self) -> float:
@@ -142,9 +144,9 @@ class Remedy(ABC):
         """
         return 1.0
 
-    @abstractmethod
     def sentence(self, vectors: int) -> str:
-        """Describe what was done, with the number of singular vectors where it scales single ones."""
+        """Return what was done, with the number of singular vectors where it scales single ones."""
+        return self.in_words.format(vectors=vectors, **vars(self))
 
     @abstractmethod
     def recorded(self) -> dict[str, Any]:
@@ -161,6 +163,7 @@ class ScaledRemedy(Remedy):
 
     reach = "intruders"
     strength = "scale"
+    nothing_at = 1
     source = "Shuttleworth et al., arXiv 2410.21228"
 
     scale: float  # the share of the singular vectors that is kept: 0 removes them, 1 changes nothing
@@ -179,10 +182,6 @@ class ScaledRemedy(Remedy):
                 f"scale is {self.scale!r}; "
                 "expected the share of the intruders to keep: 0 removes them, 1 changes nothing"
             )
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self.scale == 1
 
     @property
     def intruder_scale(self) -> float:

@@ -19,20 +19,15 @@ class Interpolate(ShareRemedy):
 
     name = "interpolate"
     strength = "alpha"
+    nothing_at = 1
     strengths = (0.8, 0.6, 0.5, 0.4, 0.2)
     source = "WiSE-FT, arXiv 2109.01903"
+    in_words = "interpolated: every update times {alpha:g}"
 
     alpha: float = setting(0.5, "Share of every update that stays, 0 to 1.", least=0, most=1)
 
-    @property
-    def changes_nothing(self) -> bool:
-        return self.alpha == 1
-
     def share(self, position: Position) -> float:
         return self.alpha
-
-    def sentence(self, vectors: int) -> str:
-        return f"interpolated: every update times {self.alpha:g}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,10 @@ class Lines(ShareRemedy):
 
     name = "lines"
     strength = "alpha"
+    nothing_at = 1
     strengths = (0.75, 0.5, 0.25, 0.0)
     source = "LiNeS, arXiv 2410.17146"
+    in_words = "updates times {alpha:g} in the first layer, growing to 1 in the last"
 
     alpha: float = setting(
         0.5,
@@ -54,19 +51,12 @@ class Lines(ShareRemedy):
         most=1,
     )
 
-    @property
-    def changes_nothing(self) -> bool:
-        return self.alpha == 1
-
     def share(self, position: Position) -> float:
         if position.layer is None:
             return self.alpha
         if position.layers == 1:
             return 1.0  # the first layer is the last
         return self.alpha + (1 - self.alpha) * position.layer / (position.layers - 1)
-
-    def sentence(self, vectors: int) -> str:
-        return f"updates times {self.alpha:g} in the first layer, growing to 1 in the last"
 
 
 @dataclass(frozen=True)
@@ -80,6 +70,7 @@ class Layers(ShareRemedy):
     strength = "quota"
     strengths = (0.25, 0.5, 0.75)
     source = "arXiv 2508.16546"
+    in_words = "the first {quota:.0%} of the layers, embeddings and head taken back to the base"
 
     quota: float = setting(
         0.25, "Share of the layers, from the first, that return to the base, 0 to 1.", least=0, most=1
@@ -90,6 +81,3 @@ class Layers(ShareRemedy):
             return 0.0 if position.is_embedding_or_head else 1.0
         # 0.3 of 10 layers are 3, whatever the product is rounded to.
         return 0.0 if position.layer < math.floor(self.quota * position.layers + 1e-9) else 1.0
-
-    def sentence(self, vectors: int) -> str:
-        return f"the first {self.quota:.0%} of the layers, embeddings and head taken back to the base"

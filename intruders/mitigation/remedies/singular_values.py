@@ -67,8 +67,10 @@ class Truncate(SpectralRemedy):
 
     name = "truncate"
     strength = "energy"
+    nothing_at = 1
     strengths = (0.95, 0.9, 0.75, 0.5)
     source = "arXiv 2606.07596"
+    in_words = "updates cut to the leading directions with {energy:.1%} of their energy"
 
     energy: float = setting(
         0.9,
@@ -76,10 +78,6 @@ class Truncate(SpectralRemedy):
         above=0,
         most=1,
     )
-
-    @property
-    def changes_nothing(self) -> bool:
-        return self.energy == 1
 
     def change(self, case: Case) -> Change:
         part = self.components(case)
@@ -90,9 +88,6 @@ class Truncate(SpectralRemedy):
         if not bool((part.values[count:] > ZERO_SHARE * part.values[0]).any()):
             return Change()  # every term stays, as the only one of a rank-one update does
         return Change(share=0.0, added=LowRank(*self.kept(part, count, case.matrix.name).factors(1.0)))
-
-    def sentence(self, vectors: int) -> str:
-        return f"updates cut to the leading directions with {self.energy:.1%} of their energy"
 
 
 @dataclass(frozen=True)
@@ -151,6 +146,7 @@ class Budget(PublishedRemedy):
     strength = "kappa"
     strengths = (2.0, 1.0, 0.5, 0.25)
     source = "arXiv 2607.23711; the rule in detail: ours"
+    in_words = "updates limited to {kappa:g} times their matrix's spiked threshold"
     needs_threshold = True
     scales_whole_updates = True
 
@@ -165,9 +161,6 @@ class Budget(PublishedRemedy):
         assert case.threshold is not None
         size = float(self.components(case).values[0])
         return Change(share=min(1.0, self.kappa * case.threshold / size) if size > 0 else 1.0)
-
-    def sentence(self, vectors: int) -> str:
-        return f"updates limited to {self.kappa:g} times their matrix's spiked threshold"
 
 
 def omega(beta: float) -> float:

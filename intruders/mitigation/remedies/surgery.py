@@ -46,6 +46,7 @@ class Surgery(SpectralRemedy):
     strength = "share"
     strengths = (0.1, 0.2, 0.4)
     source = "arXiv 2603.03995"
+    in_words = "singular values of updates weighed by the task's loss ({mode})"
 
     share: float = setting(
         0.2, "Share of an update's directions to strengthen, and to weaken; 0 to 0.5.", least=0, most=0.5
@@ -129,6 +130,3 @@ class Surgery(SpectralRemedy):
         weights[order[:count]] = _DOWN
         weights[order[len(order) - count :]] = _UP
         return weights
-
-    def sentence(self, vectors: int) -> str:
-        return f"singular values of updates weighed by the task's loss ({self.mode})"
