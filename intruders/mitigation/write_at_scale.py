@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -18,6 +17,7 @@ from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.selection import AS_AUDITED, Selection
 from ..errors import SettingError
 from ..linalg.pair import Pair
+from ..settings.numbers import is_number
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
@@ -116,7 +116,7 @@ def write_at_scale(
       ('adapter', 0.5)
     """
     started = time.perf_counter()
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not -_MOST < scale < _MOST:
+    if not is_number(scale) or not -_MOST < scale < _MOST:
         raise SettingError(f"scale (--at) is {scale!r}; expected a scale of the update, such as 0.5 or 1.2")
     sides = open_sides(base, tuned)
     if scale != 1:

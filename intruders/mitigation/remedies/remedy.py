@@ -188,7 +188,7 @@ class ScaledRemedy(Remedy):
         return self.scale
 
     def scaled(self, matrix: AuditedMatrix) -> WantedTriplets:
-        return intruders_of(matrix, self.which)
+        return WantedTriplets("tuned", intruder_indices(matrix, self.which))
 
     def needs(self, matrix: AuditedMatrix) -> tuple[WantedTriplets, ...]:
         return (self.scaled(matrix),)
@@ -216,10 +216,6 @@ class ScaledIntruders(ScaledRemedy):
     def sentence(self, vectors: int) -> str:
         whose = "" if self.which == ALL else ", the strongest of each matrix,"
         return f"{vectors:,} intruders{whose} scaled by {self.scale:g}"
-
-
-def intruders_of(matrix: AuditedMatrix, which: str = ALL) -> WantedTriplets:
-    return WantedTriplets("tuned", intruder_indices(matrix, which))
 
 
 def intruder_indices(matrix: AuditedMatrix, which: str = ALL) -> tuple[int, ...]:
