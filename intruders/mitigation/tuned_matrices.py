@@ -77,10 +77,8 @@ class TunedMatrices:
     def read(self, remedies: Sequence[Remedy]) -> Iterator[Case]:
         """Yield every audited matrix that ``remedies`` reach, with what they need; by shape, not in the audit's order.
 
-        Raises:
-          PairingError: the audit is of other weights than these.
-          SettingError: a remedy cannot change an update of such a rank.
-          NonFiniteError: a matrix holds NaN or infinity.
+        PairingError if the audit is of other weights, SettingError if a remedy cannot change an update of such a rank,
+        NonFiniteError for NaN or infinity.
         """
         by_name = {pair.name: pair for pair in self.audited.pairing.pairs}
         audited = {matrix.name: matrix for matrix in self.reached(remedies)}

@@ -22,10 +22,8 @@ _FEWEST_PLACES = 64  # at once, so that the head's own weights are not read anew
 def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
     """Compute ``-log p(label)`` in nats, in single precision, one per label in the order of reading.
 
-    Args:
-      model: a causal or masked language model, or a PEFT model around one.
-      inputs: the model's arguments, (batch, width) each.
-      labels: (batch, width), the token that is predicted *at* each position, or ``IGNORED``.
+    ``inputs`` are the arguments of a language model, (batch, width) each, and ``labels`` (batch, width) the token that
+    is predicted *at* each position, or ``IGNORED``.
     """
     return torch.cat([_losses(logits, wanted) for logits, wanted in _logits_in_parts(model, inputs, labels)])
 

@@ -19,15 +19,11 @@ def parquet_bytes(
     only_texts: bool = False,
     is_small: bool = False,
 ) -> bytes:
-    """Return the table as the content of a Parquet file.
+    """Return the table as the content of a Parquet file, with JSON ``documents``, if any, in place of its own metadata.
 
-    Args:
-      table: Its own metadata are replaced if there are documents.
-      documents: JSON values by the key that :func:`document_in` finds them under.
-      only_texts: Whether only columns of text have dictionaries. Names repeat, and a dictionary of them saves most of
-        a file; one of numbers, which differ, adds to it.
-      is_small: Whether the size counts more than the time to write, as for tables that are published: fractions are
-        split into their bytes, and compressed harder. It needs ``only_texts``.
+    With ``only_texts`` only columns of text have dictionaries: names repeat, and a dictionary of them saves most of a
+    file; one of numbers, which differ, adds to it. With ``is_small``, which needs ``only_texts``, the size counts more
+    than the time to write: fractions are split into their bytes, and compressed harder.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -27,16 +27,11 @@ def map_on_ray(
     """Call ``do`` on every item on a Ray cluster; yield each item when it is over, in any order.
 
     An item whose worker dies is given to another worker, up to three times. Items and ``do`` must pickle; workers have
-    another working directory, and as many torch threads as the item asks for processors.
-
-    Args:
-      address: that of a cluster, "auto" for the one that this machine belongs to, or None: the one that the
-        environment names (RAY_ADDRESS), else a Ray of this machine for as long as it takes.
-      on_lost: hears, here, of an item that was lost, and how.
-      on_result: hears, here, what ``do`` returned for an item.
-
-    Raises:
-      IntrudersError: a cluster that cannot be reached or lacks the resources; and whatever ``do`` raised of that kind.
+    another working directory, and as many torch threads as the item asks for processors. ``address`` is that of a
+    cluster, "auto" for the one that this machine belongs to, or None: the one that the environment names
+    (RAY_ADDRESS), else a Ray of this machine for as long as it takes. Called here are ``on_lost`` with an item that was
+    lost, and how, and ``on_result`` with what ``do`` returned. IntrudersError for a cluster that cannot be reached or
+    lacks the resources, and whatever ``do`` raised of that kind.
     """
     wanted = {"CPU": cpus, "GPU": gpus}
     for name, amount in wanted.items():
