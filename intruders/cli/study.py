@@ -56,14 +56,14 @@ def study(*, file: Path, out: str | None, resume: bool, dry_run: bool, jobs: int
 
     from ..reports.study import WITHOUT_VERDICTS
     from ..reports.terminal import in_columns
-    from ..studies.compare_settings import compare_settings, settings_frame
+    from ..studies.compare_settings import compare_settings
     from ..studies.results import load_results
     from ..studies.run_study import run_study
 
     with resumable("finished runs are kept"), study_progress() as progress:
         outcome = run_study(described, out, resume=resume, jobs=jobs, ray=ray, progress=progress)
     print_outcome(outcome)
-    frame = settings_frame(compare_settings(load_results(outcome.folder)))
+    frame = compare_settings(load_results(outcome.folder))
     if len(frame):
         rows = [list(map(str, frame)), *frame.astype(str).values.tolist()]
         say(["", *in_columns(rows, left=len(rows[0]))], whole=True)

@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.api import types
 
 from ..errors import SettingError
-from ..studies.compare_settings import compare_settings, settings_frame
+from ..studies.compare_settings import compare_settings
 from ..studies.results import Results, load_results
 from ..studies.study_folder import REPORT
 from ..system.files import user_path, write_atomically
@@ -57,7 +57,7 @@ def write_study_report(
     if figures is not None:
         written.append(user_path(figures) / "settings.csv")
         make_folder(user_path(figures), "png")
-        content = settings_frame(compare_settings(results)).to_csv(index=False)
+        content = compare_settings(results).to_csv(index=False)
         write_atomically(written[-1], content.encode())
     return written
 
@@ -65,7 +65,7 @@ def write_study_report(
 def render_study(results: Results) -> str:
     name = results.name or results.folder.name
     done = int((results.runs["status"] == "finished").sum())
-    frame = settings_frame(compare_settings(results))
+    frame = compare_settings(results)
     return render_figures(
         "study.html.j2",
         [],

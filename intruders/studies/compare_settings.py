@@ -7,11 +7,11 @@ Student's, over seeds; with one seed there is none.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from ..measures.intervals import Interval, mean_interval
+from ..measures.intervals import mean_interval
 from ..settings import settings_of
 from ..training.finetune_config import ADAPTER_ONLY, FinetuneConfig
 from .results import Results
@@ -35,26 +35,15 @@ MEASURES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class ComparedSetting:
-    """One setting on one base and task."""
-
-    base: str
-    task: str  # of a sequence all tasks
-    setting: str  # method, rank, alpha, learning rate, and what else differs, in words
-    seeds: int  # number of its finished runs
-    means: Mapping[str, Interval]  # by measure, over seeds
-    # By measure, the mean over shared seeds of this setting minus the chosen one; empty for that one.
-    differences: Mapping[str, Interval]
-
-
-def compare_settings(results: Results) -> list[ComparedSetting]:
-    """Return every setting of finished trainings, beside full fine-tuning if it is one setting, else the first."""
+def compare_settings(results: Results) -> pd.DataFrame:
+    """Return a row for every setting of finished trainings: of every measure the mean over seeds, and its difference
+    over shared seeds from full fine-tuning if it is one setting, else from the first. Both are text with an interval.
+    """
     runs = results.runs
     done = runs[(runs["status"] == "finished") & runs["method"].notna()].copy()
     done["setting"] = labels_of(rows_in(done))
     done["of"] = settings_in(done)
-    compared = []
+    rows: list[dict[str, object]] = []
     for (base, task), group in done.groupby(["base", "task"], sort=False, dropna=False):
         names = group["setting"]
         full = names[group["method"] == "full"]
@@ -62,32 +51,19 @@ def compare_settings(results: Results) -> list[ComparedSetting]:
         reference = group[names == chosen]
         for _, own in group.groupby("of", sort=False):
             setting = str(own["setting"].iloc[0])
-            measured = [name for name in MEASURES if own[name].notna().any()]
-            means = {name: mean_interval(own[name].astype(float)) for name in measured}
-            differences = {}
-            for name in measured if setting != chosen else []:
+            row = {"base": text_of(base), "task": text_of(task), "setting": setting, "seeds": len(own)}
+            for name, title in MEASURES.items():
+                row[title] = _with_ends(own[name], ".3g")
                 mine, others = (side.groupby("seed")[name].mean() for side in (own, reference))
-                differences[name] = mean_interval((mine - others).astype(float))
-            compared.append(
-                ComparedSetting(text_of(base), text_of(task), setting, len(own), means, differences)
-            )
-    return compared
-
-
-def settings_frame(compared: list[ComparedSetting]) -> pd.DataFrame:
-    """Return the settings as a table: one row each, and of every measure a mean and a difference, each as text."""
-    rows = []
-    for setting in compared:
-        row = {"base": setting.base, "task": setting.task, "setting": setting.setting, "seeds": setting.seeds}
-        for name, title in MEASURES.items():
-            columns = ((title, setting.means, ".3g"), (f"{title}, difference", setting.differences, "+.3g"))
-            for column, measured, form in columns:
-                row[column] = ""
-                if (interval := measured.get(name)) is not None and not math.isnan(interval.estimate):
-                    row[column] = f"{interval.estimate:{form}}{interval.ends(form)}"
-        rows.append(row)
+                row[f"{title}, difference"] = "" if setting == chosen else _with_ends(mine - others, "+.3g")
+            rows.append(row)
     frame = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["setting"])
     return frame[[column for column in frame if (frame[column].astype(str) != "").any()]]
+
+
+def _with_ends(values: "pd.Series[Any]", form: str) -> str:
+    interval = mean_interval(values.astype(float))
+    return "" if math.isnan(interval.estimate) else interval.text(form)
 
 
 def setting_of(row: dict[str, object], without: Sequence[str] = ()) -> str:
@@ -103,10 +79,8 @@ def settings_in(runs: pd.DataFrame, without: Sequence[str] = ()) -> "pd.Series[s
 
 def rows_in(runs: pd.DataFrame) -> list[dict[str, object]]:
     """Return every run as a dictionary of the columns that this file reads."""
-    names = [name for name in _TOLD_BY if name in runs.columns]
-    # Column by column: pandas takes four times as long to go through a table of many types by rows.
-    columns = [runs[name].tolist() for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    rows: Any = runs[[name for name in _TOLD_BY if name in runs.columns]].to_dict("records")
+    return list(rows)
 
 
 def label_of(row: dict[str, object]) -> str:

@@ -2,10 +2,9 @@
 
 import math
 
-import pytest
 from scipy import stats
 
-from intruders.studies.compare_settings import compare_settings, settings_frame
+from intruders.studies.compare_settings import compare_settings
 from intruders.studies.results import Results
 from tests.studies.planted import run, study
 
@@ -20,19 +19,18 @@ def of_three_seeds() -> Results:
 
 
 def test_a_mean_and_a_paired_difference_have_students_interval() -> None:
-    lora, full = compare_settings(of_three_seeds())
-    assert (lora.seeds, full.seeds) == (3, 3)
-    assert full.differences == {}, "full fine-tuning is what others are compared with"
+    lora, full = compare_settings(of_three_seeds()).to_dict("records")
+    assert (lora["seeds"], full["seeds"]) == (3, 3)
+    assert full["accuracy, difference"] == "", "full fine-tuning is what others are compared with"
     low, high = stats.t.interval(0.95, 2, loc=0.85, scale=stats.sem(LORA))
-    assert (lora.means["accuracy"].low, lora.means["accuracy"].high) == pytest.approx((low, high))
+    assert lora["accuracy"] == f"0.85 [{low:.3g}, {high:.3g}]"
     pairs = [one - other for one, other in zip(LORA, FULL, strict=True)]
     low, high = stats.t.interval(0.95, 2, loc=0.07, scale=stats.sem(pairs))
-    difference = lora.differences["accuracy"]
-    assert (difference.estimate, difference.low, difference.high) == pytest.approx((0.07, low, high))
+    assert lora["accuracy, difference"] == f"+0.07 [{low:+.3g}, {high:+.3g}]"
 
 
 def test_the_table_has_a_row_a_setting_and_no_empty_column() -> None:
-    frame = settings_frame(compare_settings(of_three_seeds()))
+    frame = compare_settings(of_three_seeds())
     assert list(frame["seeds"]) == [3, 3]
     assert frame["accuracy"].iloc[0].startswith("0.85 [")
     assert frame["accuracy, difference"].tolist()[1] == ""
@@ -41,4 +39,4 @@ def test_the_table_has_a_row_a_setting_and_no_empty_column() -> None:
 
 def test_a_study_without_a_finished_run_has_no_settings() -> None:
     results = study(runs=[run("one", status="failed")])
-    assert settings_frame(compare_settings(results)).empty
+    assert compare_settings(results).empty
