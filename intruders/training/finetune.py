@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..data.load_task import described_task, load_task
 from ..data.task import Task
 from ..errors import IntrudersError, NonFiniteError, SettingError, in_one_line
@@ -120,9 +118,8 @@ def _train(
     scratch: Path,
 ) -> None:
     asked = config
-    if config.precision == "auto" and (run.path / "run.json").is_file():
-        # A run that began on another machine ends as if it had not been interrupted.
-        config = replace(config, precision=run.record.get("precision", "auto"))
+    if config.precision == "auto":  # a run that began on another machine ends as if it had not been interrupted
+        config = replace(config, precision=run.begun.get("precision", "auto"))
     prepared = prepare_run(config, run, location, task, scratch)
     model = prepared.model
     bounds = [callback for plugin in plugins_for(config) for callback in plugin.callbacks(model, config)]
@@ -162,7 +159,7 @@ def _train(
             f"{ruined} contains NaN or infinity after the last step, so the model is not saved; lower lr or raise "
             "warmup_steps"
         )
-    run.write_model(lambda folder: _save(model, prepared.tokenizer, folder, prepared.start))
+    run.write_model(lambda folder: save_model(model, prepared.tokenizer, folder, prepared.start))
     run.write_log(trainer.state.log_history)
 
     began = time.perf_counter()
@@ -260,10 +257,3 @@ def _seen_by(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) 
             "share_of_time": auditor.share_of_time,
         }
     return seen
-
-
-def _save(model: nn.Module, tokenizer: Any, folder: Path, start: Path | None) -> None:
-    save_model(model, folder, start)
-    tokenizer.save_pretrained(folder)
-    # PEFT's model card is a form of empty headings; the record of the run says more.
-    (folder / "README.md").unlink(missing_ok=True)

@@ -116,23 +116,26 @@ def make_optimizer(model: nn.Module, config: "FinetuneConfig") -> torch.optim.Op
     return optimizer
 
 
-def save_model(model: Any, folder: Path, start: Path | None) -> None:
-    """Write the model or adapter so that it belongs to the base as it is on disk.
+def save_model(model: Any, tokenizer: Any, folder: Path, start: Path | None) -> None:
+    """Write the model or adapter so that it belongs to the base as it is on disk, and its tokenizer.
 
     An adapter whose method changed the base becomes W0 + D of twice the rank by PEFT's own conversion, which
     writes low-rank weights alone: the trained head is added to them.
     """
-    if start is None:
-        model.save_pretrained(folder)
-        return
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file, save_file
 
-    whole = {name: value.contiguous() for name, value in get_peft_model_state_dict(model).items()}
-    model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
-    file = folder / "adapter_model.safetensors"
-    head = {name: value for name, value in whole.items() if ".lora_" not in name}
-    save_file(load_file(file) | head, file, metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+    if start is None:
+        model.save_pretrained(folder)
+    else:
+        whole = {name: value.contiguous() for name, value in get_peft_model_state_dict(model).items()}
+        model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
+        file = folder / "adapter_model.safetensors"
+        head = {name: value for name, value in whole.items() if ".lora_" not in name}
+        save_file(load_file(file) | head, file, metadata={"format": "pt"})
+    # PEFT's model card is a form of empty headings; the record of the run says more.
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def linear_modules(model: Any) -> dict[str, nn.Linear]:

@@ -99,9 +99,14 @@ class RunFolder:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
     @property
+    def begun(self) -> dict[str, Any]:
+        """The record; empty where no run has begun."""
+        return self.record if (self.path / "run.json").is_file() else {}
+
+    @property
     def is_finished(self) -> bool:
         """Whether the record says that the run is finished."""
-        return (self.path / "run.json").is_file() and self.record.get("status") == "finished"
+        return self.begun.get("status") == "finished"
 
     def summary(self) -> str:
         """Return the result in one line."""
@@ -137,9 +142,9 @@ class RunFolder:
 
     def require_same_settings(self, config: dict[str, Any]) -> None:
         """Raise SettingError if a run of other settings has begun here."""
-        if not (self.path / "run.json").is_file():
+        record = self.begun
+        if not record:
             return
-        record = self.record
         # Where a run is kept does not change what it is: a moved folder can be resumed.
         changed = sorted(
             key
@@ -154,9 +159,7 @@ class RunFolder:
 
     def require_same_inputs(self, task: Task, models: Mapping[str, str]) -> None:
         """Raise SettingError if a run of other rows, or of another base or adapter, has begun here."""
-        if not (self.path / "run.json").is_file():
-            return
-        record, now = self.record, task.fingerprint()
+        record, now = self.begun, task.fingerprint()
         before = record.get("task", {}).get("data", {})
         for split in now:
             if split in before and before[split] != now[split]:
@@ -178,11 +181,10 @@ class RunFolder:
 
     def require_same_texts(self, measured: Corpus | None, replayed: Corpus | None) -> None:
         """Raise SettingError if a run of other texts has begun here."""
-        if not (self.path / "run.json").is_file():
-            return
+        record = self.begun
         texts = (("loss_on", "measured its loss on", measured), ("replay", "replayed", replayed))
         for name, used, corpus in texts:
-            before = self.record.get(name)
+            before = record.get(name)
             if corpus is not None and before is not None and before["digest"] != corpus.digest:
                 raise SettingError(
                     f"out {str(self.path)!r} contains a run that {used} other text of {corpus.name!r} "
