@@ -1,6 +1,5 @@
 """A comparison of remedies as text for a terminal, and as a page with its figures."""
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -259,9 +258,8 @@ def _series(
         assert point is not None
         reported = up(point)
         if reported is not None:
-            low, high = _finite(reported)
-            x, y = [across(point)], [reported.estimate]
-            series.append(Series(label(remedy), x, y, [low], [high], notes=["reported"], tone=tone))
+            x, y, low, high = [across(point)], [reported.estimate], [reported.low], [reported.high]
+            series.append(Series(label(remedy), x, y, low, high, notes=["reported"], tone=tone))
         tried = [(attempt, attempt.healed) for attempt in remedy.tried if attempt.healed is not None]
         if is_share and len(tried) > 1:
             half = "on the half that strengths are chosen on"
@@ -283,7 +281,7 @@ def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
             if (value := getattr(remedy.chosen, key)) is not None
         ]
         x, y = [value.estimate for _, value in rows], [position + 0.15 * tone for position, _ in rows]
-        lows, highs = ([_finite(value)[end] for _, value in rows] for end in (0, 1))
+        lows, highs = [value.low for _, value in rows], [value.high for _, value in rows]
         series.append(Series(name, x, y, x_low=lows, x_high=highs, tone=tone))
     return Chart(
         "remedies-gains",
@@ -296,9 +294,3 @@ def _gains(measured: Sequence[ComparedRemedy]) -> Chart:
         "examples. Right of zero the remedy is better than scaling the complete update down.",
         wide=True,
     )
-
-
-def _finite(value: Interval) -> tuple[float, float]:
-    """Return the ends of an interval; an end that is not known becomes the estimate."""
-    low, high = (end if math.isfinite(end) else value.estimate for end in (value.low, value.high))
-    return low, high
