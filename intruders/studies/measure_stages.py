@@ -197,6 +197,3 @@ KL = Stage(
     },
     amount="KL to the base",
 )
-
-# In the order in which they are done. What is added here is a stage of every study whose measures ask for it.
-MEASURES = (EVALUATE, OUTPUTS, KL)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from ..system.words import plural
 from .audit_stages import AUDIT, MECHANISM, SCALE
 from .experiment_stages import ATTRIBUTE, INTERVENE, REMEDIES
-from .measure_stages import MEASURES
+from .measure_stages import EVALUATE, KL, OUTPUTS
 from .runs import Run
 from .stage import Stage
 from .train_stages import SEQUENCE, TRAIN
 
+# What is added here is a stage of every study whose measures ask for it.
 STAGES = (
-    TRAIN, AUDIT, *MEASURES, ATTRIBUTE, SCALE, INTERVENE, REMEDIES, SEQUENCE, MECHANISM,
+    TRAIN, AUDIT, EVALUATE, OUTPUTS, KL, ATTRIBUTE, SCALE, INTERVENE, REMEDIES, SEQUENCE, MECHANISM,
 )  # fmt: skip
 _ALWAYS = ("base", "task", "method", "rank", "alpha", "lr")
 _HIDDEN = {"out", "seed"}
