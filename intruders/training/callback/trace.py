@@ -63,7 +63,6 @@ def append_to_trace(trace: Path, step: int, audit: Audit, a_movement: Mapping[st
             # pandas warns of all-empty columns, which an audit without a changed matrix has.
             warnings.simplefilter("ignore", FutureWarning)
             frame = pd.concat([before[before["step"] < step], frame], ignore_index=True)
-    trace.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(trace, frame.to_parquet(index=False))
 
 
