@@ -47,8 +47,7 @@ def prepare_run(
     refuse_masked(config.base, location, task)
     tokenizer = load_tokenizer(location)
     set_seed(config.seed)
-    labels = task.labels if task.kind == "classification" else None
-    base = load_model(location, task.kind, labels, config.loading(task.kind))
+    base = load_model(location, task.kind, task.labels, config.loading(task.kind))
     refuse_unknown_tokens(base, tokenizer, location)
     context = context_length(base.config, config.max_length)
     rows, scored = encoded_rows(config, tokenizer, task, context)

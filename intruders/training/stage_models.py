@@ -46,18 +46,13 @@ class TaskStage:
     def head(self) -> Path:
         return self.folder / "head.safetensors"
 
-    @property
-    def labels(self) -> list[str] | None:
-        """The classes of the task; None of a causal one, which has no head of its own."""
-        return self.task.labels if self.task.kind == "classification" else None
-
 
 def remove_without_output_head(stage: TaskStage) -> None:
     """Remove the backbone of a classifier if completions cannot be trained on it; it is then written with a head."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if stage.labels is None or not stage.backbone.is_dir():
+    if stage.task.kind == "causal" or not stage.backbone.is_dir():
         return
     config = AutoConfig.from_pretrained(stage.backbone)
     has_head = not {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}.isdisjoint(config.architectures or ())
@@ -74,25 +69,25 @@ def keep_backbone(stage: TaskStage, *, head_of: str | None) -> None:
         return
     RunFolder(stage.folder).require_model()
     with quiet_transformers():
-        source, labels = str(stage.folder), stage.labels
+        source, is_classifier = str(stage.folder), stage.task.kind == "classification"
         # In a folder that was moved, records and adapters name where the base was.
         location = base_location(source, stage.config.base)
         # In float32 also on a base of 16 bits, which would round a part of the update away.
-        model: Any = load_model(location, stage.task.kind, labels, IN_SINGLE)
+        model: Any = load_model(location, stage.task.kind, stage.task.labels, IN_SINGLE)
         if location != str(stage.folder.resolve()):
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, source).merge_and_unload()
         tensors = {
             f"{name}.{key}": value.contiguous()
-            for name, head in (heads(model) if labels else {}).items()
+            for name, head in (heads(model) if is_classifier else {}).items()
             for key, value in head.state_dict().items()
         }
-        if labels and head_of is not None:
+        if is_classifier and head_of is not None:
             body = model.base_model.state_dict()
             model = load_model(base_model_location(head_of), "causal", loading=IN_SINGLE)
             model.base_model.load_state_dict(body)
-        elif labels:
+        elif is_classifier:
             model = model.base_model
         with atomic_folder(stage.backbone, force=True) as folder:
             model.save_pretrained(folder)
@@ -106,16 +101,17 @@ def accuracy(config: FinetuneConfig, after: TaskStage, own: TaskStage, head_step
 
     With ``head_steps`` that head is trained again for so many, on the backbone as it is.
     """
-    location, task, labels = str(after.backbone), own.task, own.labels
+    location, task = str(after.backbone), own.task
     with quiet_transformers():
-        model: Any = load_model(location, task.kind, labels, IN_SINGLE)
+        model: Any = load_model(location, task.kind, task.labels, IN_SINGLE)
         head, tokenizer = load_file(own.head), load_tokenizer(location)
         model.load_state_dict(head, strict=False)
         if head_steps:
             limited = task.limited(config.max_train_samples, config.max_eval_samples)
             with scratch_folder(Path(config.out)) as scratch:
                 retrain_head(model, head, tokenizer, limited, config, head_steps, scratch)
-        context = context_length(model.config, None) if labels else longest_read(model.config)
+        is_causal = task.kind == "causal"
+        context = longest_read(model.config) if is_causal else context_length(model.config, None)
         opened = OpenedModel(model, tokenizer, context)
         scored = readable(
             task, tokenizer, context, max_examples=config.max_eval_samples, drop_too_long=config.drop_too_long

@@ -156,17 +156,17 @@ def _trained(
     results: list[dict[str, Any]] = []
     for number, stage in enumerate(stages):
         run = train_unless_finished(stage.config, callbacks())
-        if any(following.labels is None for following in stages[number + 1 : number + 2]):
+        if any(following.task.kind == "causal" for following in stages[number + 1 : number + 2]):
             remove_without_output_head(stage)
         head_of = None
-        if any(other.labels is None for other in stages):
+        if any(other.task.kind == "causal" for other in stages):
             # Stages of classes leave the output head as the last stage of completions has it, or the first base.
-            writers = [str(other.backbone) for other in stages[:number] if other.labels is None]
+            writers = [str(other.backbone) for other in stages[:number] if other.task.kind == "causal"]
             head_of = [config.base, *writers][-1]
         keep_backbone(stage, head_of=head_of)
         earlier = zip(stages[:number], results, strict=True)
         # A causal task has no head.
-        again = [0 if other.labels is None else result["steps"] for other, result in earlier]
+        again = [0 if other.task.kind == "causal" else result["steps"] for other, result in earlier]
         head_steps = again if retrain_heads else None
         measured = _measured(config, stages[: number + 1], head_steps, audit, compute)
         reached = None if config.match is None else run.record["stopped_by"] == "match"
