@@ -118,9 +118,8 @@ def _train(
     scratch: Path,
 ) -> None:
     asked = config
-    if (
-        config.precision == "auto"
-    ):  # a run that began on another machine ends as if it had not been interrupted
+    if config.precision == "auto":
+        # A run that began on another machine ends as if it had not been interrupted.
         config = replace(config, precision=run.begun.get("precision", "auto"))
     prepared = prepare_run(config, run, location, task, scratch)
     model = prepared.model
