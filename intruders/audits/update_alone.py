@@ -22,7 +22,6 @@ from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult
 
 ENERGY = 0.99
-SCHEMA = 1
 
 _NO_FACTORS = "its update has no low-rank factors without the base"
 _NOT_FINITE = "its factors contain NaN or infinity"
@@ -40,9 +39,7 @@ class ModuleUpdate:
     spectral: float
     effective_rank: float
     stable_rank: float
-    energy_rank: (
-        int  # the smallest rank that keeps the share of the squared singular values; 0 of a dead module
-    )
+    energy_rank: int  # the smallest that keeps the share of the squared singular values; 0 of a dead module
 
     @property
     def rank_in_use(self) -> float:
@@ -67,7 +64,7 @@ class UpdateAlone(JsonResult):
       start: the initialization that changed the base, such as PiSSA: D is B A, beside that base. None without one.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the saved update of an adapter"
     written_by = "UpdateAlone.save"
 
@@ -106,13 +103,12 @@ class UpdateAlone(JsonResult):
         return {"r": rank, "lora_alpha": alpha, "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern}
 
     def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         modules = [
             plain(module) | {"rank_in_use": module.rank_in_use, "is_dead": module.is_dead}
             for module in self.modules
         ]
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "source": self.source,
             "start": self.start,
             "energy": self.energy,
@@ -152,7 +148,7 @@ class UpdateOverlap(JsonResult):
       not_measured: names of weights whose update is not known without the base, each with the reason.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "the saved overlap of two adapters"
     written_by = "UpdateOverlap.save"
 

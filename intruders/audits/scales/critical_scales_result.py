@@ -17,7 +17,6 @@ from ...system.words import number, plural
 from ...version import __version__
 from ..result.audit_result import Audit
 
-SCHEMA = 1
 SCALE_NAME = "scale.json"  # the name of the file that is looked for next to an audit
 
 
@@ -52,7 +51,7 @@ class CriticalScales(JsonResult):
       tuned_hub: likewise of the tuned model.
     """
 
-    schema = SCHEMA
+    schema = 1
     what = "a file of critical scales"
     written_by = "intruders scale --json"
 
@@ -70,9 +69,7 @@ class CriticalScales(JsonResult):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "CriticalScales":
-        """Make it from its document."""
         base, tuned, largest = document["base"], document["tuned"], document["largest_scale"]
-
         fields = {
             **document,
             **document["settings"],
@@ -130,9 +127,8 @@ class CriticalScales(JsonResult):
         return float(pairs.corr("spearman").to_numpy()[0, 1])
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values; null for an infinite or undefined number."""
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "intruders_version": __version__,
             "base": {"source": self.base_source, "hub": plain(self.base_hub)},
             "tuned": {"source": self.tuned_source, "hub": plain(self.tuned_hub)},

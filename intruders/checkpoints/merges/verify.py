@@ -135,7 +135,6 @@ class Verification(JsonResult):
         return (ExitStatus.DONE if told else ExitStatus.NOT_TOLD).value
 
     def to_document(self, allow_other: bool = False) -> dict[str, Any]:
-        """Plain JSON values; null for what is not known."""
         return {
             "schema": self.schema,
             "intruders_version": __version__,
@@ -155,7 +154,6 @@ class Verification(JsonResult):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Verification":
-        """Make it from its document."""
         sources = {f"{side}_source": document[side]["source"] for side in ("base", "adapter", "merged")}
         return super().from_document({**document, **sources})
 
