@@ -38,14 +38,11 @@ def pair_sides(base: Checkpoint, tuned: Opened, selection: Selection = AS_AUDITE
     return Pairing(base, tuned, pairs, skipped, list(dict.fromkeys(notes)), biases)
 
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
 def with_rounded_base(pairing: Pairing, dtype: str | None) -> Pairing:
     """Return the pairing with each base matrix rounded to ``dtype``; None leaves it as it is."""
     if dtype is None:
         return pairing
-    rounding = DTYPES[dtype]
+    rounding: torch.dtype = getattr(torch, dtype)
 
     def rounded(load: Callable[[], Pair | None]) -> Pair | None:
         pair = load()
