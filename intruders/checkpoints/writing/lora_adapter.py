@@ -85,19 +85,11 @@ class Rewritten:
     errors: dict[str, float]
 
 
-def is_plain_lora(path: Path, source: str) -> bool:
-    """Return whether an adapter with a config is at the path, whose every update is its scale times B A."""
-    stored = stored_adapter(path, source)
-    return stored is not None and _not_plain(AdapterConfig(stored.config, source)) is None
-
-
-def read_lora(path: Path, source: str, base: Checkpoint) -> LoraAdapter:
-    """The adapter at a path; CheckpointError if there is none, or it is no plain sum of B A."""
+def plain_lora(path: Path, source: str, base: Checkpoint) -> LoraAdapter | None:
+    """The adapter with a config at a path; None if there is none, or an update is not its scale times B A."""
     stored = stored_adapter(path, source, base.config or {})
-    if stored is None:
-        raise CheckpointError(
-            f"'{source}' is not an adapter with a config; expected one of PEFT, MLX or llama.cpp"
-        )
+    if stored is None or _not_plain(AdapterConfig(stored.config, source)) is not None:
+        return None
     named = {} if stored.config.get("base_model_name_or_path") else fields_of_base(base.source)
     return lora_adapter(stored.open(), AdapterConfig(stored.config | named, source))
 

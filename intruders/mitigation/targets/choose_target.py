@@ -23,7 +23,7 @@ from ...checkpoints.writing.companions import (
     write_companions,
     write_recipe,
 )
-from ...checkpoints.writing.lora_adapter import Rank, check_rank, is_plain_lora, read_lora
+from ...checkpoints.writing.lora_adapter import Rank, check_rank, plain_lora
 from ...checkpoints.writing.merged import planned_checkpoint
 from ...checkpoints.writing.shards import SHARD_BYTES, write_checkpoint
 from ...checkpoints.writing.training_record import keep_training, training_record
@@ -162,9 +162,9 @@ def choose_target(
     elif model is not None:
         _require_update_of_the_adapter(base, tuned)
         content = LoraContent.of(base, active_lora(model)[1], rank)
-    elif isinstance(tuned, Adapter) and path is not None and is_plain_lora(path, tuned.source):
+    elif path is not None and (plain := plain_lora(path, tuned.source, base)) is not None:
         beside = None if path.suffix == ".gguf" else folder_of(path)
-        content = LoraContent.of(base, read_lora(path, tuned.source, base), rank, beside)
+        content = LoraContent.of(base, plain, rank, beside)
     else:
         content = NewLoraContent.of(base, tuned, rank)
     trained = None if path is None else training_record(folder_of(path))

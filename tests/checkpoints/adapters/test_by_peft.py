@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from intruders.audits.audit import audit
 from intruders.checkpoints.adapters import peft_types
 from intruders.checkpoints.adapters.by_peft import peft_at_work
-from intruders.checkpoints.opening.open import open_source
+from intruders.checkpoints.opening.open import open_checkpoint, open_source
 from intruders.checkpoints.pairing.inspect import inspect
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
-from intruders.checkpoints.writing.lora_adapter import is_plain_lora
+from intruders.checkpoints.writing.lora_adapter import plain_lora
 from intruders.errors import MissingDependencyError, PairingError
 from tests.checkpoints.adapted import move, require_audit
 from tests.checkpoints.models import (
@@ -358,7 +358,7 @@ VARIANTS["monteclora"] = config_of("Lora", monteclora_config=MontecloraConfig())
 @pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS.keys())
 def test_no_variant_is_taken_for_a_plain_lora_to_write_back(make: Make, tmp_path: Path) -> None:
     """New factors under its config would be loaded as something else: a start repeated, a diagonal between them."""
-    assert not is_plain_lora(saved(trained(make), tmp_path), "it")
+    assert plain_lora(saved(trained(make), tmp_path), "it", open_checkpoint(tiny_llama())) is None
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("OFT", {"oft_block_size": 4}), ("Vera", {"r": 4})])

@@ -17,7 +17,7 @@ from torch import Tensor
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.stored.checkpoint import StoredTensor, tensor_in_memory
 from intruders.checkpoints.writing.companions import companions, copy_files, write_companions
-from intruders.checkpoints.writing.lora_adapter import read_lora, rewritten
+from intruders.checkpoints.writing.lora_adapter import plain_lora, rewritten
 from intruders.checkpoints.writing.shards import require_finite, write_checkpoint, write_safetensors
 from intruders.errors import NonFiniteError
 from intruders.linalg.low_rank import LowRank
@@ -150,7 +150,8 @@ def test_every_type_is_asked(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("start", ["orthogonal", "mica", "eva", "gaussian", False, True])
 def test_peft_loads_a_module_of_an_odd_rank(tmp_path: Path, start: str | bool) -> None:
     model = with_lora(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
-    adapter = read_lora(saved(model, tmp_path / "given"), "given", open_checkpoint(tiny_llama()))
+    adapter = plain_lora(saved(model, tmp_path / "given"), "given", open_checkpoint(tiny_llama()))
+    assert adapter is not None
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(shape, generator=generator) for shape in ((16, 5), (5, 16)))
     changed = "model.layers.1.self_attn.q_proj"

@@ -14,7 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.writing.lora_adapter import read_lora
+from intruders.checkpoints.writing.lora_adapter import plain_lora
 from intruders.checkpoints.writing.merged import everywhere_as_tuned
 from intruders.errors import CheckpointError
 from intruders.mitigation.remedies.changes import Change
@@ -63,7 +63,9 @@ def test_experts_stored_in_full_on_a_base_that_has_them_one_by_one(tmp_path: Pat
 def test_a_changed_matrix_that_the_adapter_has_no_tensor_for_is_refused(tmp_path: Path) -> None:
     saved(hot_llama(target_modules=["q_proj"]), tmp_path / "tuned")
     base = open_checkpoint(tiny_llama())
-    content = LoraContent.of(base, read_lora(tmp_path / "tuned", "tuned", base), None)
+    adapter = plain_lora(tmp_path / "tuned", "tuned", base)
+    assert adapter is not None
+    content = LoraContent.of(base, adapter, None)
     changed = {"model.layers.0.mlp.up_proj.weight": Change(share=0.5)}
     with pytest.raises(CheckpointError, match=r"changes 'model\.layers\.0\.mlp\.up_proj\.weight', for which"):
         content.rewritten(Changes(changed, everywhere_as_tuned))
