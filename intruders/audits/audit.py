@@ -133,7 +133,6 @@ def audit_pairing(
     """Audit matrices that are paired already; ``kept`` is what predicts nats where it is not in the base cache."""
     started = time.perf_counter()
     device, cache = compute.torch_device(), compute.base_cache()
-    store = None if settings.exact else cache
     kept = kept or KeptNats.at(cache, pairing.base)
     pairing = with_rounded_base(pairing, settings.base_dtype)
     results: dict[str, AuditedMatrix] = {}
@@ -142,7 +141,7 @@ def audit_pairing(
 
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
-        records = records_of(batch, decide_batch(batch, settings.k, settings.epsilon, settings.exact, store))
+        records = records_of(batch, decide_batch(batch, settings.k, settings.epsilon, settings.exact, cache))
         if kept.text is not None:
             computed = kept.responses(batch, [record.update.effective_rank for record in records])
             responses.update(zip((record.name for record in records), computed, strict=True))

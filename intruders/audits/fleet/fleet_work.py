@@ -81,7 +81,7 @@ class FleetWork:
 
         Of a model that is refused no unit is kept: the cause may be gone at the next call.
         """
-        store = None if self.settings.exact else self.compute.base_cache()
+        store = self.compute.base_cache()
         stage = f"fleet of {len(self.members):,}"
         in_all = sum(len(matrices) for matrices in blocks.values())
         left_out = NotJudged(self.settings.skip_non_finite, goes_on=True)
@@ -105,14 +105,13 @@ class FleetWork:
 
         for several in grouped(blocks.items(), matrices_of, _MATRICES_TOGETHER):
             group = dict(several)
-            block_of = {name: block for block, matrices in several for name in matrices}
             judged_of: dict[str, list[Judged]] = {block: [] for block in group}
             matrices = chain.from_iterable(of_block.values() for of_block in group.values())
             works = counted(read_batches(matrices, self.compute.torch_device(), left_out))
             with run_side_by_side(works, judge, Batch.is_small, self.compute.workers) as judged:
                 for result in chain.from_iterable(judged):
-                    judged_of[block_of[result.matrix.name]].append(result)
-            read.update(block_of)
+                    judged_of[block_of(result.matrix.name)].append(result)
+            read.update(*group.values())
             for block, results in judged_of.items():
                 self._keep(block, group[block], results, left_out)
         if blocks:
