@@ -29,9 +29,8 @@ class Member:
 
     source: str
     digest: str
-    facts: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # columns of the table, from its config and headers
+    # Columns of the table, from its config and headers.
+    facts: Mapping[str, Any] = field(default_factory=dict)
     pairing: Pairing | None = None
     reason: str | None = None
     is_finished: bool = False  # by an earlier call: it is not opened again

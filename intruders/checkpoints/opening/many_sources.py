@@ -22,11 +22,9 @@ _COLLECTION = "collection:"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 _INDEX = ".index.json"
 # What an entry of a folder is that is passed over though it has weights.
-MODEL, NO_CONFIG, DEEPER = (
-    "a complete model",
-    f"no {ADAPTER_CONFIG} beside its weights",
-    "adapters deeper down",
-)
+MODEL = "a complete model"
+NO_CONFIG = f"no {ADAPTER_CONFIG} beside its weights"
+DEEPER = "adapters deeper down"
 _BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the tokenizer of a model that is run
 
 

@@ -52,10 +52,8 @@ def write_record(
     about = f"By intruders {__version__} from {code(names['tuned'])} and its base {code(names['base'])}:"
     shown = []
     program = Path(sys.argv[0])
-    if "intruders" in (
-        program.stem,
-        program.parent.name,
-    ):  # the command line of this process, without folders
+    if "intruders" in (program.stem, program.parent.name):
+        # The command line of this process, without folders.
         command = shlex.join(["intruders", *(each_part(word, last_part) for word in sys.argv[1:])])
         shown = ["", "```bash", command, "```"]
     section = "\n".join([_BEGIN, "## What was done to the weights", "", about, "", *lines, *shown, _END])
