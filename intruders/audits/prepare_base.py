@@ -213,7 +213,6 @@ class PrepareOnRay:
     where: str  # folder or URL of the cache
 
     def __call__(self, name: str) -> bool:
-        """Return whether the matrix was decomposed now."""
         matrices = _opened_by_worker(self.base, self.selection)
         return decompose(matrices.read(name, self.compute.torch_device()), DiskCache(self.where))
 

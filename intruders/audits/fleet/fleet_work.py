@@ -46,8 +46,6 @@ def matrices_of(block: tuple[str, Mapping[str, Sharers]]) -> int:
 
 @dataclass
 class FleetWork:
-    """State for auditing a fleet block by block."""
-
     base: Checkpoint
     members: list[Member]
     settings: AuditSettings

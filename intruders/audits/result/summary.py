@@ -216,7 +216,6 @@ def not_finite_in_words(matrices: int) -> str:
 
 
 def matrices_not_finite(left_out: Sequence[Skipped]) -> int:
-    """Count the matrices that were left out for NaN or infinity."""
     return sum(skipped.kind == SkipKind.NOT_FINITE for skipped in left_out)
 
 

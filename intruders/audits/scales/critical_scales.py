@@ -183,7 +183,6 @@ class _Search:
         self._room, self._lock = _KEPT_BYTES, threading.Lock()
 
     def scales(self) -> dict[str, float]:
-        """Find the critical scale of every matrix, by name."""
         pairs = self._pairing.pairs
         scales: dict[str, float] = {}
         kinds: dict[object, list[list[_Group]]] = {}

@@ -104,7 +104,6 @@ class AdapterConfig:
         return default
 
     def is_target(self, module: str, pattern: str) -> bool:
-        """Return whether ``target_modules``, given as a pattern for complete paths, matches a module."""
         return self._matches(f"({pattern})$", pattern, module, "target_modules")
 
     def _matches(self, whole: str, pattern: str, module: str, key: str) -> bool:

@@ -127,7 +127,6 @@ def unfit(source: str, has: str, module: str, expected: str) -> CheckpointError:
 
 
 def require_factors(down: StoredTensor, up: StoredTensor, module: str, source: str) -> None:
-    """Raise CheckpointError unless the factors of a LoRA multiply."""
     fitting = len(down.shape) >= 2 and len(up.shape) >= 2 and down.shape[0] > 0
     if not fitting or up.shape[1] != down.shape[0] or prod(up.shape[2:]) != 1:
         expected = "(r, in) and (out, r), and no grouped convolution, whose LoRA PEFT cannot merge either"
@@ -183,7 +182,6 @@ def lora_scale(module: str, rank: int, config: AdapterConfig) -> float:
 
 
 def module_update(module: LoraFactors, config: AdapterConfig) -> AdaptedWeight:
-    """The update of a module's weight."""
     name, magnitude, outputs = module.module, module.magnitude, module.up.shape[0]
     scale = lora_scale(name, module.rank, config)
     if (magnitude is None) == config.flag("use_dora"):

@@ -119,7 +119,6 @@ def modules_of(tensors: Tensors, config: AdapterConfig) -> dict[str, dict[str, S
 
 
 def updates_one_by_one(tensors: Tensors, config: AdapterConfig) -> list[AdaptedWeight]:
-    """One update a module, made by PEFT from its tensors and its weight."""
     modules = modules_of(tensors, config)
     if config.peft_type == "LN_TUNING":  # made for norms, which are no matrices
         modules = {

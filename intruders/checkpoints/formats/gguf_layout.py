@@ -23,8 +23,6 @@ _LONGEST_KEPT = 1024
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor of a checked file."""
-
     name: str
     shape: tuple[int, ...]  # as numpy and torch say it: the reverse of the file's order
     kind: GGMLQuantizationType
@@ -42,7 +40,6 @@ class GgufLayout:
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name for it."""
         return self.text("general.architecture") or ""
 
     def value(self, key: str) -> Any:

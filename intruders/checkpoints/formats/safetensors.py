@@ -94,7 +94,6 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def safetensors_file(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one .safetensors file."""
     return {
         name: StoredTensor(
             entry.shape,

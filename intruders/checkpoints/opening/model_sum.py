@@ -30,7 +30,6 @@ class ModelSum:
 
     @property
     def hub(self) -> tuple[HubOrigin, ...]:
-        """The commits of its parts that come from the hub."""
         return tuple(dict.fromkeys(origin for part, _ in self.parts for origin in part.hub))
 
     @property

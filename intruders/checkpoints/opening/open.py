@@ -222,5 +222,4 @@ def _how_to_merge_shards(folder: Path) -> str:
 
 
 def suffixes_of_plugins() -> tuple[str, ...]:
-    """Return what names of weights end with that installed plugins read."""
     return tuple(suffix for plugin in plugins_of(FORMATS).values() for suffix in plugin.suffixes)

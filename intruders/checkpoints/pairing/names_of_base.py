@@ -189,7 +189,6 @@ def with_own_head(base: Checkpoint, merged: Checkpoint) -> Checkpoint:
 def _are_alike(
     base: Checkpoint, uses: Tied, embedding: _Change | None, head: _Change | None, adapter: Adapter
 ) -> bool:
-    """Whether an adapter changes both uses to the same numbers."""
     if isinstance(embedding, StoredTensor) and isinstance(head, StoredTensor):
         return embedding.shape == head.shape and torch.equal(embedding.read(), head.read())
     if not isinstance(embedding, AdaptedWeight) or not isinstance(head, AdaptedWeight):

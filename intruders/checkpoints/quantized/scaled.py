@@ -281,7 +281,6 @@ def _modules(tensors: Tensors, main: str, others: tuple[str, ...]) -> dict[str, 
 
 
 def require(weight: str, fits: bool, part: str) -> None:
-    """Raise CheckpointError unless the parts of a quantized weight fit together."""
     if not fits:
         raise unfit(weight, part)
 

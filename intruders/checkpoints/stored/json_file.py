@@ -36,7 +36,6 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; raises CheckpointError as :func:`parse_json_object` does."""
     try:
         size = path.stat().st_size
         text = path.read_bytes() if size <= LARGEST_BYTES else b""

@@ -168,7 +168,6 @@ def is_class_token(shape: Shape) -> bool:
 
 
 def every_matrix(checkpoint: Checkpoint) -> dict[str, MatrixView]:
-    """Every matrix of the checkpoint by its name."""
     return {
         matrix.name: matrix
         for name, stored in checkpoint.tensors.items()
@@ -178,7 +177,6 @@ def every_matrix(checkpoint: Checkpoint) -> dict[str, MatrixView]:
 
 
 def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) -> list[MatrixView]:
-    """The matrices that one tensor of the checkpoint holds."""
     stored = checkpoint.tensors[name]
     input_first = name in checkpoint.input_first
     if holds_experts(name, stored.shape):

@@ -48,7 +48,6 @@ def scores_tokens(name: str) -> bool:
 
 
 def scores_classes(name: str) -> bool:
-    """Return whether a tensor of this name is an output head over classes."""
     return _CLASSES.search(name) is not None
 
 

@@ -43,7 +43,6 @@ class Selection(Settings):
     )
 
     def reason_to_leave_out(self, name: str) -> str | None:
-        """Return why a tensor is not wanted; None if it is."""
         if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
             return "not included"
         if any(fnmatchcase(name, pattern) for pattern in self.exclude):

@@ -55,7 +55,6 @@ def ties(config: Mapping[str, Any] | None) -> bool | None:
 
 
 def classes_of(config: Mapping[str, Any] | None) -> list[str]:
-    """The classes of transformers that a config names."""
     named = (config or {}).get("architectures")
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
