@@ -160,9 +160,8 @@ class AdaptedWeight:
     experts: int | None = None  # when the weight is a stack of this many matrices
     component: str = ""  # the part of a pipeline it is for ("unet", "te1"), where one file has several
     factor_rank: int | None = None  # of the factors inside an update that is dense itself, as DoRA's
-    # Whether it can be made for a linear layer alone, no convolution and no embedding.
-    needs_linear: bool = False
-    # Of a weight that PEFT makes: as a merge by PEFT leaves it in the type of the base's weight that it is given.
+    # Of a weight that PEFT makes, which is a linear layer's: as a merge by PEFT leaves it in the type of the base's
+    # weight that it is given.
     merged: "Callable[[Tensor], Tensor] | None" = field(default=None, repr=False)
     # Of a method that changes the module's bias with its weight: the same update of a module that has this bias.
     with_bias: "Callable[[StoredTensor], AdaptedWeight] | None" = field(default=None, repr=False)

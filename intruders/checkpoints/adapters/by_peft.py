@@ -192,7 +192,6 @@ def _weight(module: str, config: AdapterConfig, make: Make) -> AdaptedWeight:
         None,
         config.peft_type.lower(),
         lambda base, expert: make(base, True),
-        needs_linear=True,
         merged=lambda base: make(base, False),
     )
 

@@ -280,7 +280,8 @@ def _require_modules(
             f"the adapter '{adapter.source}' is for another base: {len(wrong)} of {len(updates)} weights of "
             f"'{base.source}' have another shape: {some_of(wrong)}"
         )
-    require_linear(base, adapter, [base_of[update.name] for update in updates if update.needs_linear])
+    made_by_peft = [update.name for update in updates if update.merged is not None]
+    require_linear(base, adapter, [base_of[name] for name in made_by_peft])
     return [
         Skipped(update.name, f"for another part of the pipeline ({update.component})") for update in absent
     ]
