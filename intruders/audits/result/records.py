@@ -4,7 +4,7 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ class UpdateSize:
 UPDATE_COLUMNS = tuple(field.name for field in fields(UpdateSize))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subspaces:
     """The subspaces of one matrix; NaN for what the audit did not need or what is not defined.
 
@@ -98,13 +98,11 @@ class Subspaces:
         # A number that is not known is equal to itself here: NaN is not.
         return isinstance(other, Subspaces) and plain(self) == plain(other)
 
-    __hash__: ClassVar[None] = None  # type: ignore[assignment]
-
 
 SUBSPACE_COLUMNS = tuple(field.name for field in fields(Subspaces))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AuditedMatrix:
     """One audited weight matrix: its examined vectors, the size of its update, and its similarity matrix.
 
@@ -159,8 +157,6 @@ class AuditedMatrix:
         mine, theirs = dict(vars(self)), dict(vars(other))
         return np.array_equal(mine.pop("similarity"), theirs.pop("similarity")) and mine == theirs
 
-    __hash__: ClassVar[None] = None  # type: ignore[assignment]
-
 
 def energy_share(vectors: Iterable[Vector]) -> float:
     """Sum of s_j^2 over the intruders among `vectors`, over the same sum over all of them; in [0, 1]."""
@@ -181,7 +177,7 @@ def energy_share_of(values: Sequence[float], intruder: Sequence[bool]) -> float:
 
 CERTIFICATES = ("coordinates", "overlap", "mass", "moment", "exact")
 _KINDS = get_type_hints(AuditedMatrix)
-del _KINDS["similarity"], _KINDS["__hash__"]
+del _KINDS["similarity"]
 
 
 def matrix_to_record(matrix: AuditedMatrix) -> dict[str, Any]:
