@@ -75,17 +75,6 @@ class AdapterFile:
     counts: Mapping[str, Any]  # those that are counted from the rows
     sketch: str | None = None  # of all its updates, by :func:`sketch_text`
 
-    @classmethod
-    def read(cls, path: Path, key: str) -> "AdapterFile | None":
-        """Read the metadata of a file; None if it is broken or of another key."""
-        try:
-            record = document_in(pq.read_schema(path), _OF_FLEET)
-            is_mine = (record["schema"], record["key"]) == (_SCHEMA, key)
-            file: AdapterFile = from_plain(cls, record | {"path": str(path)})
-        except _UNREADABLE:
-            return None
-        return file if is_mine else None
-
 
 @dataclass(frozen=True)
 class FleetFiles:
@@ -120,12 +109,13 @@ class FleetFiles:
                 self.folder.remove(f"{BLOCKS}/{kept.file.name}")
 
     def adapters(self) -> Iterator[AdapterFile]:
-        """Yield what the file of every adapter says, those of earlier calls too; broken ones are left out."""
-        for under in (VECTORS, OTHERS):
-            for name in self._names(under):
-                file = AdapterFile.read(self.folder.fetched(f"{under}/{name}"), self.key)
-                if file is not None:
-                    yield file
+        """Yield what the file of every adapter says, those of earlier calls too; skip as :meth:`blocks` does."""
+        for name in [f"{under}/{name}" for under in (VECTORS, OTHERS) for name in self._names(under)]:
+            path = self.folder.fetched(name)
+            with suppress(*_UNREADABLE):
+                record = document_in(pq.read_schema(path), _OF_FLEET)
+                if (record["schema"], record["key"]) == (_SCHEMA, self.key):
+                    yield from_plain(AdapterFile, record | {"path": str(path)})
 
     def write(self, file: AdapterFile, header: Mapping[str, Any], rows: pa.Table) -> None:
         """Write the file of an adapter, completely or not at all: the header of its audit, and its rows."""
