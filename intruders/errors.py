@@ -72,10 +72,6 @@ class EndpointError(IntrudersError):
         self.status = status  # of HTTP, where it answered
 
 
-class BrokenDocumentError(ValueError):
-    """A document that is not an audit of a schema known here; the text says where it fails."""
-
-
 class DiskFullError(IntrudersError):
     """There is no room for further results."""
 

@@ -15,7 +15,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...errors import BrokenDocumentError
 from ...system.parquet import document_in
 from ...system.plain_values import plain
 from .records import CERTIFICATES, SUBSPACE_COLUMNS, UPDATE_COLUMNS, AuditedMatrix, matrix_of
@@ -128,28 +127,26 @@ def relative_updates(
 
 
 def read_vector_table(content: bytes) -> tuple[dict[str, Any], pa.Table]:
-    """Return the document of a Parquet file, without its matrices, and the table; BrokenDocumentError for others."""
+    """Return the document of a Parquet file, without its matrices, and the table; ValueError for others."""
     try:
         table = pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
-        raise BrokenDocumentError(f"it is not a complete Parquet file ({error})") from error
+        raise ValueError(f"it is not a complete Parquet file ({error})") from error
     try:
         document = document_in(table.schema, METADATA_KEY)
     except KeyError:
-        raise BrokenDocumentError(
-            "it is a Parquet file, but not one that `intruders` wrote as an audit"
-        ) from None
+        raise ValueError("it is a Parquet file, but not one that `intruders` wrote as an audit") from None
     return document, table
 
 
 def matrices_in(table: pa.Table) -> list[AuditedMatrix]:
     """Return the matrices of a table of vectors; LookupError, TypeError or ValueError if it is another one."""
     if missing := [name for name in VECTOR_SCHEMA.names if name not in table.column_names]:
-        raise BrokenDocumentError(f"it has no column '{missing[0]}'")
+        raise ValueError(f"it has no column '{missing[0]}'")
     try:
         table = table.select(VECTOR_SCHEMA.names).cast(VECTOR_SCHEMA)
     except (pa.ArrowException, NotImplementedError) as error:
-        raise BrokenDocumentError(f"a column has another type than an audit's ({error})") from error
+        raise ValueError(f"a column has another type than an audit's ({error})") from error
     matrices = []
     for _, of_matrix in groupby(table.to_pylist(), key=itemgetter("name")):
         rows = list(of_matrix)
