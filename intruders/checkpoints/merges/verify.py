@@ -18,7 +18,7 @@ from ...system.this_process import ExitStatus
 from ...version import __version__
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Source, open_checkpoint
-from ..pairing.names_of_base import under_common_names, with_own_head
+from ..pairing.names_of_base import under_common_names
 from ..pairing.open_sides import open_sides
 from ..pairing.pair_sides import pair_sides
 from ..pairing.pairing import PairedMatrix
@@ -26,7 +26,7 @@ from ..pairing.side import sides_of
 from ..stored.checkpoint import Checkpoint, StoredTensor, read_once
 from ..stored.names import match_names, tensor_of
 from ..stored.selection import Selection
-from ..stored.tied import separated_uses
+from ..stored.tied import separated, separated_uses, tied_uses
 from .merged_matrix import MergedMatrix, stored_type, type_name
 from .other_tensors import OtherTensor, added_differences, differences, tensors_not_compared, tensors_only_in
 from .verdict import (
@@ -209,8 +209,8 @@ def verify(
     parts = [part for part, _ in parts_of(opened)]
     before, (*_, after), renamed = under_common_names(before, [*parts, open_checkpoint(merged)])
     assert isinstance(after, Checkpoint)
-    still_one = _said_of_one_tensor(before, after)
-    before, is_sum = read_once(with_own_head(before, after)), isinstance(opened, ModelSum)
+    before, still_one = _with_head_as(before, after)
+    before, is_sum = read_once(before), isinstance(opened, ModelSum)
     selection = Selection(include_embeddings=True, split_fused=split_fused)
     wanted, in_merged = pair_sides(before, opened, selection), pair_sides(before, after, selection)
     merged_name = match_names(before.shapes(), after.shapes()).tuned_of
@@ -250,18 +250,24 @@ def verify(
     )
 
 
-def _said_of_one_tensor(base: Checkpoint, merged: Checkpoint) -> dict[str, str]:
-    """What is wrong with each use of a tied tensor that a merge left as one and that had to become two, by name."""
-    uses = separated_uses(base)
+def _with_head_as(base: Checkpoint, merged: Checkpoint) -> tuple[Checkpoint, dict[str, str]]:
+    """The base with a tensor of its own for a head that it ties, where a merged model has another head beside it.
+
+    Also what is wrong with each use of a tied tensor that a merge left as one and that had to become two, by name.
+    """
+    apart = separated_uses(base)
+    uses = apart or tied_uses(base)
     if uses is None or not {uses.embedding, uses.head} <= merged.tensors.keys():
-        return {}
+        return base, {}
     if not torch.equal(merged.read(uses.embedding), merged.read(uses.head)):
-        return {}
+        return separated(base, uses), {}
+    if apart is None:
+        return base, {}
     words = (
         f"'{uses.embedding}' and '{uses.head}' are one tensor in the merged model, and two beneath the adapter; "
         "write it with two (intruders scale --at 1 --as checkpoint)"
     )
-    return {uses.embedding: words, uses.head: words}
+    return base, {uses.embedding: words, uses.head: words}
 
 
 def _verdict(

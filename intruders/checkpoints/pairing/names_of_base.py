@@ -177,15 +177,6 @@ def with_tied_head(base: Checkpoint, tuned: Opened) -> Checkpoint:
     return separated(base, uses)
 
 
-def with_own_head(base: Checkpoint, merged: Checkpoint) -> Checkpoint:
-    """The base with a tensor of its own for a head that it ties, where a merged model has another head beside it."""
-    uses = tied_uses(base)
-    if uses is None or not {uses.head, uses.embedding} <= merged.tensors.keys():
-        return base
-    is_same = torch.equal(merged.read(uses.head), merged.read(uses.embedding))
-    return base if is_same else separated(base, uses)
-
-
 def _are_alike(
     base: Checkpoint, uses: Tied, embedding: _Change | None, head: _Change | None, adapter: Adapter
 ) -> bool:
