@@ -2,6 +2,7 @@
 
 import base64
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,8 @@ def _kind_row(kind: summary.KindSummary) -> list[str]:
 
 
 def _layers(audit: Audit, page: Page) -> None:
-    strips = [strip for strip in summary.by_layer(audit.matrices) if len(strip.intruders) > 1]
-    most = max((count or 0 for strip in strips for count in strip.intruders), default=0)
+    stacks = {stack: own for stack, own in summary.by_layer(audit.matrices).items() if len(own) > 1}
+    most = max((count for layers in stacks.values() for count in layers.values()), default=0)
     if most == 0:
         return
     shades = ASCII_SHADES if page.plain else SHADES
@@ -116,26 +117,26 @@ def _layers(audit: Audit, page: Page) -> None:
     )
     page.say("")
     a_line = max(1, min(LAYERS_A_LINE, page.width - _BESIDE_LAYERS))
-    for strip in strips:
-        if len(strips) > 1:
-            page.say((strip.stack or "layers", "dim"))
-        for line in strip_lines(strip, most, shades, a_line):
+    for stack, layers in stacks.items():
+        if len(stacks) > 1:
+            page.say((stack or "layers", "dim"))
+        for line in strip_lines(layers, most, shades, a_line):
             page.say(line)
     page.folded(f"intruders per layer:  {'   '.join(legend)}", "dim")
 
 
 def strip_lines(
-    strip: summary.LayerStrip, most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE
+    layers: Mapping[int, int], most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE
 ) -> list[str]:
-    """Return a strip in lines of up to `a_line` layers, shaded by intruders; `-`: nothing was audited."""
-    cells = 2 if len(strip.intruders) <= a_line // 2 else 1
-    digits = len(str(strip.first + len(strip.intruders) - 1))
+    """Return layers in lines of up to `a_line`, shaded by intruders; `-`: nothing was audited."""
+    end = max(layers) + 1
+    numbers = range(min(layers), end)
+    cells, digits = 2 if len(numbers) <= a_line // 2 else 1, len(str(end - 1))
     lines = []
-    for start in range(0, len(strip.intruders), a_line):
-        counts = strip.intruders[start : start + a_line]
-        marks = "".join(("-" if count is None else shade(count, most, shades)) * cells for count in counts)
-        first = strip.first + start
-        lines.append(f"layer {first:>{digits}} |{marks}| {first + len(counts) - 1}")
+    for first in numbers[::a_line]:
+        several = range(first, min(first + a_line, end))
+        marks = "".join((shade(layers[i], most, shades) if i in layers else "-") * cells for i in several)
+        lines.append(f"layer {first:>{digits}} |{marks}| {several[-1]}")
     return lines
 
 

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from intruders.audits.result.audit_result import Audit
-from intruders.audits.result.summary import LayerStrip
 from intruders.checkpoints.pairing.pairing import Skipped
 from intruders.cli.output import progress_bar
 from intruders.cli.standard_streams import ready_streams
@@ -80,9 +79,9 @@ def test_kinds_are_counted() -> None:
 
 
 def test_the_strip_runs_from_the_first_layer_to_the_last() -> None:
-    strip = LayerStrip("model.layers", 3, [0, None, 1, 8, 4])
+    strip = {3: 0, 5: 1, 6: 8, 7: 4}
     assert strip_lines(strip, most=8) == ["layer 3 |  --░░██▒▒| 7"]
-    assert [len(line) for line in strip_lines(LayerStrip("", 0, [1] * 126), most=1)] == [75, 76, 22]
+    assert [len(line) for line in strip_lines(dict.fromkeys(range(126), 1), most=1)] == [75, 76, 22]
     assert "layer  0 |" in printed(AUDITS["llama"])
 
 

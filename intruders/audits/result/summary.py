@@ -36,15 +36,6 @@ class KindSummary:
     effective_rank: float  # median
 
 
-@dataclass(frozen=True)
-class LayerStrip:
-    """Intruders by layer of one stack of layers, from its first audited layer to its last."""
-
-    stack: str
-    first: int
-    intruders: list[int | None]  # None for a layer of which nothing was audited
-
-
 def by_kind(matrices: Sequence[AuditedMatrix]) -> list[KindSummary]:
     """Summarize every kind of module, in the order in which they first occur."""
     groups: dict[str, list[AuditedMatrix]] = {}
@@ -83,17 +74,14 @@ def update_norm(matrices: Iterable[AuditedMatrix]) -> float:
     return math.hypot(*(matrix.update.frobenius for matrix in matrices))
 
 
-def by_layer(matrices: Sequence[AuditedMatrix]) -> list[LayerStrip]:
-    """Count the intruders of every layer, in one strip per stack of layers (encoder and decoder have one each)."""
+def by_layer(matrices: Sequence[AuditedMatrix]) -> dict[str, dict[int, int]]:
+    """Count the intruders of every audited layer, by stack of layers (encoder and decoder have one each)."""
     counts: dict[str, dict[int, int]] = {}
     for matrix, path in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
         if path.layer is not None:
             layers = counts.setdefault(path.stack, {})
             layers[path.layer] = layers.get(path.layer, 0) + matrix.intruders
-    return [
-        LayerStrip(name, min(layers), [layers.get(i) for i in range(min(layers), max(layers) + 1)])
-        for name, layers in counts.items()
-    ]
+    return counts
 
 
 def worst(matrices: Iterable[AuditedMatrix], limit: int) -> list[AuditedMatrix]:
