@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .result.audit_result import Audit
 
 
-BASE_DTYPES = ("float16", "bfloat16")
 # Settings that say which vectors of which matrices are intruders, and with them those of an audit that leaves weights
 # whole, as a change of them needs; in the order of the help.
 FINDING_INTRUDERS = ("k", "epsilon", "include", "exclude")
@@ -68,7 +67,7 @@ class AuditSettings(Selection):
         None,
         "Round the base to float16 or bfloat16 before its vectors are compared; the tuned model stays as it is. "
         "float16 counts as the paper's code does.",
-        choices=BASE_DTYPES,
+        choices=("float16", "bfloat16"),
         new_in="0.2",
         metavar="DTYPE",
         panel="Intruders",

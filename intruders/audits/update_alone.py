@@ -24,7 +24,6 @@ from ..system.result_protocol import JsonResult
 ENERGY = 0.99
 
 _NO_FACTORS = "its update has no low-rank factors without the base"
-_NOT_FINITE = "its factors contain NaN or infinity"
 
 
 @dataclass(frozen=True)
@@ -313,7 +312,7 @@ def _updates(adapter: Adapter, not_measured: dict[str, str]) -> Iterator[tuple[s
             if not isinstance(update, LowRank) or update.left.is_meta or update.right.is_meta:
                 not_measured[name] = _NO_FACTORS
             elif not (update.left.isfinite().all() and update.right.isfinite().all()):
-                not_measured[name] = _NOT_FINITE
+                not_measured[name] = "its factors contain NaN or infinity"
             else:
                 yield name, weight, update
 

@@ -34,8 +34,6 @@ from .fleet_work import BlockOnRay, FleetWork
 
 # Part of the key of what is kept: raise it when the meaning of a row changes.
 _VERSION = 2
-# By one of these a folder is that of a fleet.
-MARKS = (ADAPTERS, VECTORS, BLOCKS)
 
 
 @usual_settings()
@@ -226,7 +224,7 @@ def _fleet_folder(
         yield Store(Path(temporary.name).absolute()), temporary
         return
     store = Store.at(str(out), "fleets")
-    require_ours(store.path, MARKS, "a fleet")
+    require_ours(store.path, (ADAPTERS, VECTORS, BLOCKS), "a fleet")
     make_folder(store.path)
     with locked_folder(store.path):
         yield replace(store, path=store.path.absolute()), None
