@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, some_of
-from ...linalg.low_rank import LowRank
 from ...linalg.pair import Pair
 from ...linalg.products import made_by_rows
 from ..adapters.adapter import Adapter
@@ -252,11 +251,7 @@ def _matrix_with_share(pair: Pair, dtype: torch.dtype, *, share: float) -> Tenso
 
     def rows(some: slice) -> Tensor:
         wide = pair.rows(some).double()
-        if share == 1:
-            return wide.dense()
-        if isinstance(wide.tuned, LowRank):
-            return wide.base.addmm(wide.tuned.left, wide.tuned.right, alpha=share)
-        return wide.base + share * (wide.tuned - wide.base)
+        return wide.dense() if share == 1 else wide.base + share * wide.update.dense()
 
     return made_by_rows(rows, pair.base.shape, dtype, pair.base.device)
 
