@@ -165,27 +165,22 @@ class MergedMatrix:
 
     def blocks(self, round_base: bool = False) -> Iterator[Block]:
         """All rows, some at a time; with ``round_base``, of a base that was rounded to M's type."""
-        base, tuned = self.pair.base, self.pair.tuned
         is_double = any(part.dtype == torch.float64 for part in (*self.pair.parts, self.merged))
         wide = torch.float64 if is_double else torch.float32
-        rows = max(1, _BLOCK // max(1, base.shape[1]))
-        factors = tuned.to(base.device, wide) if isinstance(tuned, LowRank) else None
-        if factors is not None:
-            across = factors.right.norm(dim=0)
-        for start in range(0, base.shape[0], rows):
+        count, columns = self.merged.shape
+        rows = max(1, _BLOCK // max(1, columns))
+        for start in range(0, count, rows):
             part = slice(start, start + rows)
-            before, merged = base[part].to(wide), self.merged[part].to(wide)
-            if factors is not None:
+            pair, merged = self.pair.rows(part).to(wide), self.merged[part].to(wide)
+            before, tuned = pair.base, pair.tuned
+            if isinstance(tuned, LowRank):
                 # |sum of products - the exact one| <= (r + 1) u |B_i| |A_j|, once for the merge and once for us.
-                left = factors.left[part]
-                update = left @ factors.right
-                reach = left.norm(dim=1, keepdim=True) * across
-                slack = reach * (2 * SINGLE * (factors.rank + 8))
+                update = tuned.dense()
+                reach = tuned.left.norm(dim=1, keepdim=True) * tuned.right.norm(dim=0)
+                slack = reach * (2 * SINGLE * (tuned.rank + 8))
             else:
-                assert isinstance(tuned, Tensor)
-                whole = tuned[part].to(wide)
-                update = whole - before
-                reach = whole.abs()
+                update = tuned - before
+                reach = tuned.abs()
                 slack = reach * (_STEPS * SINGLE)
             if round_base:
                 before = before.to(self.dtype).to(wide)
