@@ -91,11 +91,8 @@ def differences(
                 yield None, None
             continue
         expected, stored = saved.get(name, base.tensors[name]), merged.tensors[other]
-        if (
-            expected.dtype.is_floating_point
-            and stored_type(stored.stored_as) is None
-            and (expected.shape == stored.shape)
-        ):
+        is_quantized = expected.dtype.is_floating_point and stored_type(stored.stored_as) is None
+        if is_quantized and expected.shape == stored.shape:
             yield None, OtherTensor(name, f"quantized as {stored.stored_as}")
         else:
             yield _difference(name, expected, stored, name in saved), None

@@ -113,11 +113,8 @@ def _complete_blocks(checkpoint: Checkpoint) -> dict[str, _Roles]:
         shapes = [{stored.shape for stored in experts.values()} for experts in roles.values()]
         has_roles = set(roles) in ({"gate", "up", "down"}, {"up", "down"})
         has_all = all(sorted(experts) == numbers for experts in roles.values())
-        if (
-            has_roles
-            and has_all
-            and all(len(of_role) == 1 and len(next(iter(of_role))) == 2 for of_role in shapes)
-        ):
+        are_matrices = all(len(of_role) == 1 and len(next(iter(of_role))) == 2 for of_role in shapes)
+        if has_roles and has_all and are_matrices:
             complete[parent] = roles
     return complete
 
