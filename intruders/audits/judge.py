@@ -106,13 +106,8 @@ def records_of(batch: Batch, decisions: Decisions) -> list[AuditedMatrix]:
     """Return the records of a batch's matrices, in the units of the checkpoint."""
     k = decisions.values.shape[1]
     # Converted once: indexing tensors element-wise is slower than this loop.
-    columns = [
-        column if isinstance(column, list) else column.tolist()
-        for column in (
-            *(decisions.values, decisions.lower, decisions.upper),
-            *(decisions.intruder, decisions.certificate, decisions.ambiguous),
-        )
-    ]
+    bounds = decisions.values, decisions.lower, decisions.upper
+    columns = [column.tolist() for column in (*bounds, decisions.intruder, decisions.ambiguous)]
     base_values = decisions.base_values.tolist()
     base_norms = decisions.base_values[:, :k].norm(dim=-1).tolist()
     sizes = [UpdateSize(**numbers) for numbers in _by_matrix(decisions.update, fields(UpdateSize))]
@@ -121,10 +116,10 @@ def records_of(batch: Batch, decisions: Decisions) -> list[AuditedMatrix]:
     records = []
     for i, (matrix, unit) in enumerate(zip(batch.matrices, batch.units, strict=True)):
         size = sizes[i]
-        rows = zip(*(column[i] for column in columns), strict=True)
+        rows = zip(*(column[i] for column in columns), decisions.certificate[i], strict=True)
         vectors = [
-            Vector(j, unit * value, (lower, upper), *decided)
-            for j, (value, lower, upper, *decided) in enumerate(rows)
+            Vector(j, unit * value, (lower, upper), intruder, certificate, ambiguous)
+            for j, (value, lower, upper, intruder, ambiguous, certificate) in enumerate(rows)
         ]
         records.append(
             AuditedMatrix(
