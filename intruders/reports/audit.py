@@ -2,7 +2,6 @@
 
 import base64
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -126,17 +125,17 @@ def _layers(audit: Audit, page: Page) -> None:
 
 
 def strip_lines(
-    layers: Mapping[int, int], most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE
+    layers: dict[int, int], most: int, shades: str = SHADES, a_line: int = LAYERS_A_LINE
 ) -> list[str]:
     """Return layers in lines of up to `a_line`, shaded by intruders; `-`: nothing was audited."""
-    end = max(layers) + 1
-    numbers = range(min(layers), end)
-    cells, digits = 2 if len(numbers) <= a_line // 2 else 1, len(str(end - 1))
+    numbers = range(min(layers), max(layers) + 1)
+    cells = 2 if len(numbers) <= a_line // 2 else 1
+    digits = len(str(numbers[-1]))
     lines = []
-    for first in numbers[::a_line]:
-        several = range(first, min(first + a_line, end))
+    for start in range(0, len(numbers), a_line):
+        several = numbers[start : start + a_line]
         marks = "".join((shade(layers[i], most, shades) if i in layers else "-") * cells for i in several)
-        lines.append(f"layer {first:>{digits}} |{marks}| {several[-1]}")
+        lines.append(f"layer {several[0]:>{digits}} |{marks}| {several[-1]}")
     return lines
 
 
