@@ -23,16 +23,21 @@ _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
 
 
-def adapted(model: nn.Module, source: str, location: str, *, merged: bool) -> tuple[nn.Module, list[str]]:
+def adapted(
+    model: nn.Module, source: str, base: str | None, location: str, *, merged: bool
+) -> tuple[nn.Module, list[str]]:
     """Return ``model``, the base at ``location``, with the adapter at ``source``, and notes for people.
 
     Unless ``merged``, the adapter computes beside the base's layers, whose weights stay as they are: in a base of 16
-    bits, merging would round the update away where it is small beside the weight. PairingError if the adapter changes
-    weights that this base does not have, CheckpointError if PEFT cannot load it.
+    bits, merging would round the update away where it is small beside the weight. A source that is no adapter changes
+    nothing. PairingError if the adapter changes weights that this base does not have, CheckpointError if PEFT cannot
+    load it.
     """
     from peft import PeftModel, load_peft_weights
 
-    notes: list[str] = []
+    if adapter_config(source) is None:
+        return model, []
+    notes = named_base_note(source, base)
     try:
         with _files_of_peft(source, model.config) as folder:
             stored = load_peft_weights(folder, device="cpu")

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .base_model import base_model_location
 from .encoding import context_length, longest_read
 from .loading import load_masked_model, load_model, load_tokenizer, refuse_unknown_tokens
 from .loading_settings import AS_STORED, Loading
-from .put_on_base import adapted, named_base_note
+from .put_on_base import adapted
 from .quiet import quiet_transformers
 from .task_fit import (
     adapter_config,
@@ -71,11 +72,12 @@ def open_language_model(
         adapter = adapter_config(source)
         location = base_location(source, base)
         masked = is_masked(location)
+        with_head = _location_with_head(source, base)
+        load = load_masked_model if masked else partial(load_model, kind="causal")
+        model: Any = load(with_head, loading=loading)
         if is_classifier(source, adapter):
-            with_head = location if adapter else _head_location(source, base)
-            model = _language_model(with_head, masked, loading)
-            classifier = _classifier(source, adapter, location, None, loading)
-            classifier, more = _adapted(classifier, source, adapter, location, merged)
+            classifier: Any = _classifier(source, adapter, location, None, loading)
+            classifier, notes = adapted(classifier, source, base, location, merged=merged)
             if adapter is not None and not merged:
                 # The module with an adapter beside its layers cannot give its weights away without merging them.
                 setattr(model, model.base_model_prefix, classifier.base_model)
@@ -86,12 +88,11 @@ def open_language_model(
                         f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
                     )
         else:
-            model = _language_model(location, masked, loading)
-            model, more = _adapted(model, source, adapter, location, merged)
+            model, notes = adapted(model, source, base, location, merged=merged)
         tokenizer = load_tokenizer(location)
         refuse_unknown_tokens(model, tokenizer, location)
-        notes = (*named_base_note(source, base), *more)
-        return reading_as(OpenedModel(model, tokenizer, longest_read(model.config), masked, notes), source)
+        context = longest_read(model.config)
+        return reading_as(OpenedModel(model, tokenizer, context, masked, tuple(notes)), source)
 
 
 def can_go_on(source: str, base: str) -> bool:
@@ -103,8 +104,7 @@ def can_go_on(source: str, base: str) -> bool:
 def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
     """Put the adapter at ``source`` beside the layers of its base ``opened``, a language model; no weight is copied."""
     with quiet_transformers():
-        model, notes = adapted(opened.model, source, base_location(source, base), merged=False)
-        notes = named_base_note(source, base) + notes
+        model, notes = adapted(opened.model, source, base, base_location(source, base), merged=False)
         return reading_as(replace(opened, model=model, notes=tuple(notes)), source)
 
 
@@ -157,17 +157,17 @@ def open_for_task(
         tokenizer = load_tokenizer(location)
         labels: list[str] = []
         if task.kind == "causal":
-            model = _language_model(location, False, loading)
+            model: Any = load_model(location, "causal", loading=loading)
             context = longest_read(model.config)
         else:
             model = _classifier(source, adapter, location, task.labels, loading)
             labels = outputs_named(model.config)
             _refuse_other_labels(source, labels, task)
             context = context_length(model.config, None)  # longer texts are cut, as in training
-        model, more = _adapted(model, source, adapter, location, merged)
+        model, notes = adapted(model, source, base, location, merged=merged)
         refuse_unknown_tokens(model, tokenizer, location)
-        notes = (*named_base_note(source, base), *more)
-        return reading_as(OpenedModel(model, tokenizer, context, notes=notes, labels=labels), source)
+        opened = OpenedModel(model, tokenizer, context, notes=tuple(notes), labels=labels)
+        return reading_as(opened, source)
 
 
 def check_for_task(source: str, task: Task, base: str | None = None) -> None:
@@ -182,10 +182,7 @@ def check_for_task(source: str, task: Task, base: str | None = None) -> None:
 
 def weights_of(source: str, base: str | None = None) -> list[str]:
     """Return all sources of an opened model's weights: the model, what it is put on, and its head."""
-    places = [source, base_location(source, base)]
-    adapter = adapter_config(source)
-    if adapter is None and is_classifier(source, adapter):
-        places.append(_head_location(source, base))
+    places = [source, base_location(source, base), _location_with_head(source, base)]
     return list(dict.fromkeys(places))
 
 
@@ -203,21 +200,11 @@ def base_location(source: str, base: str | None) -> str:
         raise CheckpointError(f"adapter {source!r}: {error}; pass the base with --base") from error
 
 
-def _head_location(source: str, base: str | None) -> str:
-    # Of a classifier that was trained in full.
-    return base_model_location(base or FinetunedFolder.of(source).base or source)
-
-
-def _language_model(location: str, is_masked: bool, loading: Loading) -> Any:
-    return (
-        load_masked_model(location, loading) if is_masked else load_model(location, "causal", None, loading)
-    )
-
-
-def _adapted(
-    model: Any, source: str, adapter: dict[str, Any] | None, location: str, merged: bool
-) -> tuple[Any, list[str]]:
-    return (model, []) if adapter is None else adapted(model, source, location, merged=merged)
+def _location_with_head(source: str, base: str | None) -> str:
+    # A classifier that was trained in full has no language-model head, and its base has one.
+    if adapter_config(source) is None and is_classifier(source, None):
+        return base_model_location(base or FinetunedFolder.of(source).base or source)
+    return base_location(source, base)
 
 
 def _classifier(
