@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,14 +19,17 @@ from .task_fit import model_config
 
 
 def load_model(
-    location: str, kind: Kind, labels: Sequence[str] | None = None, loading: Loading = AS_STORED
+    location: str,
+    kind: Kind | Literal["masked"],
+    labels: Sequence[str] | None = None,
+    loading: Loading = AS_STORED,
 ) -> nn.Module:
-    """Load a causal model, or a sequence classifier with one output per label (a new head starts at random).
+    """Load a language model, or a sequence classifier with one output per label (a new head starts at random).
 
-    Raises CheckpointError when transformers cannot load ``location`` as that, when it lacks weights of a causal model,
-    or when it is a classifier with another number of classes.
+    Raises CheckpointError when transformers cannot load ``location`` as that, when it lacks weights of a language
+    model, or when it is a classifier with another number of classes.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
     if model_config(location).model_type == "xlnet":
         raise CheckpointError(
@@ -41,6 +44,13 @@ def load_model(
             raise CheckpointError(
                 f"{as_given(location)!r} lacks weights of a causal language model: {some_of(lost)}; they would start "
                 "at random, so pass a checkpoint that has them"
+            )
+    elif kind == "masked":
+        model, missing = _loaded(AutoModelForMaskedLM, location, "a masked language model", loading)
+        if missing:
+            raise CheckpointError(
+                f"{as_given(location)!r} has no masked-language-model head ({min(missing)} is missing), "
+                "so its loss on text is not defined; pass as base a masked language model with its head"
             )
     else:
         names = list(labels or [])
@@ -59,19 +69,6 @@ def load_model(
         model.newly_initialized = tuple(name for name in fresh if name.partition(".")[0] not in _HEADS)
         # A decoder's classifier reads the last token that is not this one, and looks at no mask.
         model.config.get_text_config().pad_token_id = pad_token_id(load_tokenizer(location))
-    return _placed(model, loading)
-
-
-def load_masked_model(location: str, loading: Loading = AS_STORED) -> nn.Module:
-    """Load a masked language model; CheckpointError if ``location`` cannot be loaded so, or has no trained head."""
-    from transformers import AutoModelForMaskedLM
-
-    model, missing = _loaded(AutoModelForMaskedLM, location, "a masked language model", loading)
-    if missing:
-        raise CheckpointError(
-            f"{as_given(location)!r} has no masked-language-model head ({min(missing)} is missing), "
-            "so its loss on text is not defined; pass as base a masked language model with its head"
-        )
     return _placed(model, loading)
 
 

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from ..data.task import Task
 from ..errors import CheckpointError, SettingError
 from .base_model import base_model_location
 from .encoding import context_length, longest_read
-from .loading import load_masked_model, load_model, load_tokenizer, refuse_unknown_tokens
+from .loading import load_model, load_tokenizer, refuse_unknown_tokens
 from .loading_settings import AS_STORED, Loading
 from .put_on_base import adapted
 from .quiet import quiet_transformers
@@ -73,8 +72,7 @@ def open_language_model(
         location = base_location(source, base)
         masked = is_masked(location)
         with_head = _location_with_head(source, base)
-        load = load_masked_model if masked else partial(load_model, kind="causal")
-        model: Any = load(with_head, loading=loading)
+        model: Any = load_model(with_head, "masked" if masked else "causal", loading=loading)
         if is_classifier(source, adapter):
             classifier: Any = _classifier(source, adapter, location, None, loading)
             classifier, notes = adapted(classifier, source, base, location, merged=merged)
