@@ -75,7 +75,6 @@ class StepLosses:
     task: float  # KL(tuned || model), of the targets
 
 
-@dataclass(frozen=True)
 class Objective:
     """``KL(base || model)`` of a few documents plus ``weight * KL(tuned || model)`` of the targets of a few examples.
 
@@ -84,28 +83,43 @@ class Objective:
     text is replayed in training.
     """
 
-    language: OpenedModel
-    scored: OpenedModel  # of the task, with the same doses; the two may be one
-    doses: DoseVector
-    texts: Sequence[Sequence[list[int]]]  # the token ids of every document, by the part of a mixture
-    weights: Sequence[float]  # of the parts
-    rows: Sequence[dict[str, Any]]  # encoded examples
-    seed: int
-    replays: bool = False
+    def __init__(
+        self,
+        language: OpenedModel,
+        scored: OpenedModel,
+        doses: DoseVector,
+        texts: Sequence[Sequence[list[int]]],
+        weights: Sequence[float],
+        rows: Sequence[dict[str, Any]],
+        seed: int,
+        *,
+        replays: bool = False,
+    ) -> None:
+        """Prepare the objective on two models with the same ``doses``, of text and of the task; they may be one.
+
+        ``texts`` are the token ids of every document by the part of a mixture, with the ``weights`` of the parts.
+        """
+        self._language, self._scored, self._doses = language, scored, doses
+        self._replays = replays
+        self._texts, self._weights = texts, weights
+        self._rows, self._seed = rows, seed
+        self._pad = PadRight(pad_token_id(scored.tokenizer))
+        model: Any = language.model
+        self._at_once = max(1, _LOGITS // int(model.config.get_text_config().vocab_size))
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of what is learned; NonFiniteError where a loss is not finite."""
-        [numbers] = turns_of_parts([len(self.rows)], [1], EXAMPLES, step, self.seed)
-        rows = [self.rows[number] for number in numbers]
+        [numbers] = turns_of_parts([len(self._rows)], [1], EXAMPLES, step, self._seed)
+        rows = [self._rows[number] for number in numbers]
         return StepLosses(self._text_gradient(step), self._task_gradient(rows, weight))
 
     def _text_gradient(self, step: int) -> float:
         """Add the gradient of the divergence on text: the mean over its documents of that of their part, per token."""
-        counts = [len(part) for part in self.texts]
-        drawn = turns_of_parts(counts, self.weights, DOCUMENTS, step, self.seed)
+        counts = [len(part) for part in self._texts]
+        drawn = turns_of_parts(counts, self._weights, DOCUMENTS, step, self._seed)
         documents = sum(map(len, drawn))
         total = 0.0
-        for part, numbers in zip(self.texts, drawn, strict=True):
+        for part, numbers in zip(self._texts, drawn, strict=True):
             if numbers:
                 texts = [part[number] for number in numbers]
                 total += self._part_gradient(texts, len(texts) / documents, step)
@@ -113,16 +127,16 @@ class Objective:
 
     def _part_gradient(self, texts: Sequence[list[int]], share: float, step: int) -> float:
         """Add the gradient of ``share`` times the divergence per token on some documents."""
-        model: Any = self.language.model
+        model: Any = self._language.model
         batches = [[texts[number] for number in batch] for batch in self._batches(texts)]
-        encoded = [read_rows(self.language, batch, f"{self.seed} {step}") for batch in batches]
+        encoded = [read_rows(self._language, batch, f"{self._seed} {step}") for batch in batches]
         tokens = sum(int(scored.sum()) for _, scored in encoded) / share
         total = 0.0
         for batch, (inputs, scored) in zip(batches, encoded, strict=True):
-            if self.replays:
+            if self._replays:
                 loss = self._loss_of_tokens(batch, inputs, scored) / tokens
             else:
-                with torch.no_grad(), self.doses.off():
+                with torch.no_grad(), self._doses.off():
                     base = model(**inputs).logits[scored].float()
                 loss = _divergence(base, model(**inputs).logits[scored].float()) / tokens
             total += _finite(loss, "divergence from the base on text")
@@ -135,28 +149,31 @@ class Objective:
         """Return the summed loss of the documents' own tokens."""
         ids = pad_sequence([torch.tensor(text) for text in batch], batch_first=True)
         wanted = ids.to(scored.device)
-        if not self.language.is_masked:
+        if not self._language.is_masked:
             wanted = wanted.roll(-1, dims=1)
             scored = scored & inputs["attention_mask"].roll(-1, dims=1).bool()
             scored[:, -1] = False
-        logits = self.language.model(**inputs).logits[scored].float()
+        logits = self._language.model(**inputs).logits[scored].float()
         return cross_entropy(logits, wanted[scored], reduction="sum")
 
     def _task_gradient(self, rows: Sequence[dict[str, Any]], weight: float) -> float:
         """Add the gradient of ``weight`` times the divergence on some examples, the mean over their targets."""
-        model = self.scored.model
-        what = "loss" if self.replays else "divergence from the tuned model"
-        pad = PadRight(pad_token_id(self.scored.tokenizer))
-        of_rows = self._batches([row["input_ids"] for row in rows])
-        padded = [pad([rows[number] for number in numbers]) for numbers in of_rows]
-        batches = [{name: tensor.to(self.scored.device) for name, tensor in each.items()} for each in padded]
+        model = self._scored.model
+        what = "loss" if self._replays else "divergence from the tuned model"
+        batches = [
+            {
+                name: tensor.to(self._scored.device)
+                for name, tensor in self._pad([rows[n] for n in some]).items()
+            }
+            for some in self._batches([row["input_ids"] for row in rows])
+        ]
         targets = sum(int((labels_of_next(batch["labels"]) != IGNORED).sum()) for batch in batches)
         total = 0.0
         for batch in batches:
-            if self.replays:
+            if self._replays:
                 loss = cross_entropy(*target_logits(model, batch), reduction="sum") / targets
             else:
-                with torch.no_grad(), self.doses.at(torch.ones_like(self.doses.values)):
+                with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
                     tuned, _ = target_logits(model, batch)
                 loss = _divergence(tuned, target_logits(model, batch)[0]) / targets
             total += _finite(loss, f"{what} on training examples")
@@ -165,11 +182,9 @@ class Objective:
 
     def _batches(self, texts: Sequence[list[int]]) -> Iterator[list[int]]:
         """Batch the numbers of texts of similar length, as many as memory allows, at least one."""
-        model: Any = self.language.model
-        at_once = _LOGITS // int(model.config.get_text_config().vocab_size)
         batch: list[int] = []
         for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
-            if batch and len(texts[number]) * (len(batch) + 1) > at_once:
+            if batch and len(texts[number]) * (len(batch) + 1) > self._at_once:
                 yield batch
                 batch = []
             batch.append(number)
