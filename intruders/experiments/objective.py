@@ -6,8 +6,9 @@ labels: a few dozen labels could be learned further than the tuned model has, at
 
 import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import NonFiniteError
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
-from ..models.token_losses import target_logits
+from ..models.token_losses import SplitModel, in_single, target_logits
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
 from .experiment_settings import DOCUMENTS, EXAMPLES
+
+# Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
+Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
 
 # Bounds the logits and the activations of a part of a step in memory: tokens x vocabulary.
 _LOGITS = 2**25
@@ -67,6 +71,41 @@ def _position(count: int, number: int, seed: int) -> int:
     return order[position]
 
 
+class KeptAnswers:
+    """What a model predicts at the positions that count of every text; it is asked for a text when it is first needed.
+
+    Kept logits would be texts x tokens x vocabulary. Hidden states are smaller by vocabulary / width, and the
+    head makes the same logits of them at the cost of one product.
+
+    The caller puts the model into the state that is to be kept around every call.
+    """
+
+    def __init__(self, split: SplitModel, encoded: Encoded, batches: Iterable[Sequence[int]]) -> None:
+        """Prepare to keep what a causal model that was taken apart answers; only these batches are ever computed."""
+        self._split, self._encoded = split, encoded
+        self._batch_of = {number: batch for batch in batches for number in batch}
+        self._states: dict[int, Tensor] = {}  # (positions that count, hidden)
+
+    @torch.no_grad()
+    def logits(self, numbers: Sequence[int]) -> Tensor | None:
+        """Return the logits (positions, vocabulary) of texts in the order given, each in the order of reading.
+
+        None if the model's body does not answer with hidden states.
+        """
+        for number in numbers:
+            if number not in self._states and not self._keep(self._batch_of[number]):
+                return None
+        return self._split.logits(torch.cat([self._states[number] for number in numbers]))
+
+    def _keep(self, batch: Sequence[int]) -> bool:
+        inputs, counts = self._encoded(batch)
+        states = self._split.states(inputs)
+        if states is None:
+            return False
+        self._states |= {number: states[row][counts[row]] for row, number in enumerate(batch)}
+        return True
+
+
 @dataclass(frozen=True)
 class StepLosses:
     """The divergences on the documents and examples of one step, in nats per token."""
@@ -101,35 +140,43 @@ class Objective:
         """
         self._language, self._scored, self._doses = language, scored, doses
         self._replays = replays
-        self._texts, self._weights = texts, weights
-        self._rows, self._seed = rows, seed
+        self._counts, self._weights = [len(part) for part in texts], weights
+        self._texts = [ids for part in texts for ids in part]
+        self._rows, self._ids, self._seed = rows, [row["input_ids"] for row in rows], seed
         self._pad = PadRight(pad_token_id(scored.tokenizer))
         model: Any = language.model
         self._at_once = max(1, _LOGITS // int(model.config.get_text_config().vocab_size))
+        # Masked tokens are drawn at every step, and classes have no states of their own: these are not kept.
+        self._base: KeptAnswers | None = None
+        if not language.is_masked and (split := SplitModel.of(language.model)) is not None:
+            of_text = partial(self._inputs, step=0)
+            self._base = KeptAnswers(split, of_text, self._batches(self._texts, range(len(self._texts))))
+        self._tuned: KeptAnswers | None = None
+        is_causal = rows and isinstance(rows[0]["labels"], list)
+        if is_causal and (split := SplitModel.of(scored.model)) is not None:
+            self._tuned = KeptAnswers(split, self._targets, self._batches(self._ids, range(len(rows))))
 
     def gradient(self, step: int, weight: float) -> StepLosses:
         """Add the gradient of a step to that of what is learned; NonFiniteError where a loss is not finite."""
-        [numbers] = turns_of_parts([len(self._rows)], [1], EXAMPLES, step, self._seed)
-        rows = [self._rows[number] for number in numbers]
+        [rows] = turns_of_parts([len(self._rows)], [1], EXAMPLES, step, self._seed)
         return StepLosses(self._text_gradient(step), self._task_gradient(rows, weight))
 
     def _text_gradient(self, step: int) -> float:
         """Add the gradient of the divergence on text: the mean over its documents of that of their part, per token."""
-        counts = [len(part) for part in self._texts]
-        drawn = turns_of_parts(counts, self._weights, DOCUMENTS, step, self._seed)
-        documents = sum(map(len, drawn))
-        total = 0.0
-        for part, numbers in zip(self._texts, drawn, strict=True):
-            if numbers:
-                texts = [part[number] for number in numbers]
-                total += self._part_gradient(texts, len(texts) / documents, step)
-        return total
+        drawn = turns_of_parts(self._counts, self._weights, DOCUMENTS, step, self._seed)
+        before = [sum(self._counts[:part]) for part in range(len(drawn))]
+        numbers = [
+            [first + position for position in positions]
+            for first, positions in zip(before, drawn, strict=True)
+        ]
+        documents = sum(map(len, numbers))
+        return sum(self._part_gradient(part, len(part) / documents, step) for part in numbers if part)
 
-    def _part_gradient(self, texts: Sequence[list[int]], share: float, step: int) -> float:
+    def _part_gradient(self, numbers: Sequence[int], share: float, step: int) -> float:
         """Add the gradient of ``share`` times the divergence per token on some documents."""
         model: Any = self._language.model
-        batches = [[texts[number] for number in batch] for batch in self._batches(texts)]
-        encoded = [read_rows(self._language, batch, f"{self._seed} {step}") for batch in batches]
+        batches = list(self._batches(self._texts, numbers))
+        encoded = [self._inputs(batch, step) for batch in batches]
         tokens = sum(int(scored.sum()) for _, scored in encoded) / share
         total = 0.0
         for batch, (inputs, scored) in zip(batches, encoded, strict=True):
@@ -137,17 +184,18 @@ class Objective:
                 loss = self._loss_of_tokens(batch, inputs, scored) / tokens
             else:
                 with torch.no_grad(), self._doses.off():
-                    base = model(**inputs).logits[scored].float()
-                loss = _divergence(base, model(**inputs).logits[scored].float()) / tokens
+                    known = None if self._base is None else self._base.logits(batch)
+                    known = model(**inputs).logits[scored] if known is None else known
+                    base = log_softmax(known.float(), dim=-1)
+                predicted = log_softmax(model(**inputs).logits[scored].float(), dim=-1)
+                loss = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
             total += _finite(loss, "divergence from the base on text")
             loss.backward()  # type: ignore[no-untyped-call]
         return total
 
-    def _loss_of_tokens(
-        self, batch: Sequence[list[int]], inputs: dict[str, Tensor], scored: Tensor
-    ) -> Tensor:
+    def _loss_of_tokens(self, batch: Sequence[int], inputs: dict[str, Tensor], scored: Tensor) -> Tensor:
         """Return the summed loss of the documents' own tokens."""
-        ids = pad_sequence([torch.tensor(text) for text in batch], batch_first=True)
+        ids = pad_sequence([torch.tensor(self._texts[number]) for number in batch], batch_first=True)
         wanted = ids.to(scored.device)
         if not self._language.is_masked:
             wanted = wanted.roll(-1, dims=1)
@@ -156,40 +204,52 @@ class Objective:
         logits = self._language.model(**inputs).logits[scored].float()
         return cross_entropy(logits, wanted[scored], reduction="sum")
 
-    def _task_gradient(self, rows: Sequence[dict[str, Any]], weight: float) -> float:
+    def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
         """Add the gradient of ``weight`` times the divergence on some examples, the mean over their targets."""
         model = self._scored.model
         what = "loss" if self._replays else "divergence from the tuned model"
-        batches = [
-            {
-                name: tensor.to(self._scored.device)
-                for name, tensor in self._pad([rows[n] for n in some]).items()
-            }
-            for some in self._batches([row["input_ids"] for row in rows])
-        ]
-        targets = sum(int((labels_of_next(batch["labels"]) != IGNORED).sum()) for batch in batches)
+        batches = [(some, self._batch(some)) for some in self._batches(self._ids, numbers)]
+        targets = sum(int((labels_of_next(batch["labels"]) != IGNORED).sum()) for _, batch in batches)
         total = 0.0
-        for batch in batches:
+        for some, batch in batches:
             if self._replays:
                 loss = cross_entropy(*target_logits(model, batch), reduction="sum") / targets
             else:
                 with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
-                    tuned, _ = target_logits(model, batch)
-                loss = _divergence(tuned, target_logits(model, batch)[0]) / targets
+                    known = None if self._tuned is None else self._tuned.logits(some)
+                    known = target_logits(model, batch)[0] if known is None else known
+                    tuned = log_softmax(in_single(known), dim=-1)
+                predicted = log_softmax(target_logits(model, batch)[0], dim=-1)
+                loss = kl_div(predicted, tuned, reduction="sum", log_target=True) / targets
             total += _finite(loss, f"{what} on training examples")
             (weight * loss).backward()  # type: ignore[no-untyped-call]
         return total
 
-    def _batches(self, texts: Sequence[list[int]]) -> Iterator[list[int]]:
+    def _batches(self, texts: Sequence[list[int]], numbers: Sequence[int]) -> Iterator[list[int]]:
         """Batch the numbers of texts of similar length, as many as memory allows, at least one."""
         batch: list[int] = []
-        for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
+        for number in sorted(numbers, key=lambda number: len(texts[number])):
             if batch and len(texts[number]) * (len(batch) + 1) > self._at_once:
                 yield batch
                 batch = []
             batch.append(number)
         if batch:
             yield batch
+
+    def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        device = next(self._scored.model.parameters()).device
+        rows = self._pad([self._rows[number] for number in numbers])
+        return {name: tensor.to(device) for name, tensor in rows.items()}
+
+    def _targets(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of some examples, and where they predict a target: (examples, width)."""
+        batch = self._batch(numbers)
+        return batch, labels_of_next(batch.pop("labels")) != IGNORED
+
+    def _inputs(self, numbers: Sequence[int], step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""
+        texts = [self._texts[number] for number in numbers]
+        return read_rows(self._language, texts, f"{self._seed} {step}")
 
 
 def read_rows(
@@ -215,12 +275,6 @@ def read_rows(
         ids = ids.masked_fill(scored, tokenizer.mask_token_id)
     inputs = {"input_ids": ids.to(device), "attention_mask": attended.to(device)}
     return inputs, scored.to(device)
-
-
-def _divergence(known: Tensor, logits: Tensor) -> Tensor:
-    """Return the sum of ``KL(known || model)`` over positions; both are logits (positions, classes or tokens)."""
-    known, predicted = log_softmax(known, dim=-1), log_softmax(logits, dim=-1)
-    return kl_div(predicted, known, reduction="sum", log_target=True)
 
 
 def _finite(loss: Tensor, what: str) -> float:

@@ -1,7 +1,7 @@
 """-log p of chosen tokens, and a loss of a batch that a gradient is taken of, with logits at chosen positions alone.
 
 Logits are the largest thing that a language model computes: tokens x vocabulary. So it is taken apart here into a body,
-which makes hidden states, and a head, which makes logits of those that are chosen.
+which makes hidden states, and a head, which makes logits of those that are chosen, or that were kept.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,7 @@
 """The objective of a healing, its gradient, what it keeps of models that stay, and the turns of documents."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from intruders.experiments.dosed_model import (
     DosedUpdate,
@@ -18,10 +20,12 @@ from intruders.experiments.dosed_model import (
     put_in_doses,
     with_parameters,
 )
-from intruders.experiments.objective import Objective, turns_of_parts
+from intruders.experiments.objective import KeptAnswers, Objective, turns_of_parts
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
+from intruders.models.token_losses import SplitModel
 from intruders.models.tuned_model import open_language_model
+from tests.tiny import save_gpt2, save_llama
 
 from .healed_models import Models, llama_and_adapter, read_sides
 
@@ -154,6 +158,48 @@ def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, re
         of_b, of_a = (factors[f"{module}.lora_{side}.default.weight"].grad for side in "BA")
         assert torch.allclose(2.0 * update.left.grad, of_b, rtol=1e-3, atol=1e-6), name
         assert torch.allclose(update.right.grad, of_a, rtol=1e-3, atol=1e-6), name
+
+
+KEPT = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14, 15, 16], [17, 18]] * 3
+BATCHES = [[1, 4, 6, 9, 11, 14, 0, 3], [5, 8, 10, 13, 2, 7, 12]]
+
+
+@pytest.fixture(params=[save_llama, save_gpt2])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(request.param(tmp_path / "model")).eval()
+
+
+def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+    rows = [KEPT[number] for number in numbers]
+    width = max(map(len, rows))
+    attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return {"input_ids": ids, "attention_mask": attended}, attended.bool()
+
+
+@torch.no_grad()
+def test_the_logits_are_the_models_own_in_the_order_asked_for(model: Any) -> None:
+    answers = KeptAnswers(SplitModel.of(model), encoded, BATCHES)
+    for numbers in ([3, 0], [7, 1, 10], [0]):
+        own = [model(input_ids=torch.tensor([KEPT[number]])).logits[0] for number in numbers]
+        found = answers.logits(numbers)
+        torch.testing.assert_close(found, torch.cat(own), rtol=1e-4, atol=1e-5)
+
+
+def test_they_are_alike_in_any_order_and_computed_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learning that resumes asks for them in another order."""
+    answers, resumed = (KeptAnswers(SplitModel.of(model), encoded, BATCHES) for _ in range(2))
+    resumed.logits([11, 2])
+    first, again = answers.logits([0, 4]), resumed.logits([0, 4])
+    assert torch.equal(first, again)
+    monkeypatch.setattr(SplitModel, "states", lambda *_: pytest.fail("computed again"))
+    later = answers.logits([4, 0])
+    assert torch.equal(later[2:], first[:3])  # of a text of two tokens, and of one of three
+
+
+def test_a_body_that_answers_otherwise_keeps_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SplitModel, "states", lambda *_: None)
+    assert KeptAnswers(SplitModel.of(model), encoded, BATCHES).logits([0]) is None
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.3), (3, 1), (76, 38, 31, 8, 8), (1, 1e-3)])
