@@ -103,7 +103,7 @@ def _kind_row(kind: summary.KindSummary) -> list[str]:
 
 
 def _layers(audit: Audit, page: Page) -> None:
-    stacks = {stack: own for stack, own in summary.by_layer(audit.matrices).items() if len(own) > 1}
+    stacks = {name: own for name, own in summary.by_layer(audit.matrices).items() if len(own) > 1}
     most = max((count for layers in stacks.values() for count in layers.values()), default=0)
     if most == 0:
         return
@@ -116,9 +116,9 @@ def _layers(audit: Audit, page: Page) -> None:
     )
     page.say("")
     a_line = max(1, min(LAYERS_A_LINE, page.width - _BESIDE_LAYERS))
-    for stack, layers in stacks.items():
+    for name, layers in stacks.items():
         if len(stacks) > 1:
-            page.say((stack or "layers", "dim"))
+            page.say((name or "layers", "dim"))
         for line in strip_lines(layers, most, shades, a_line):
             page.say(line)
     page.folded(f"intruders per layer:  {'   '.join(legend)}", "dim")
