@@ -62,7 +62,7 @@ WRITTEN: dict[str, str] = {
     "system/store.py": "kept work: another number is measured again",
     "training/callback/training_start.py": "beside the trace of a training, and read by one that resumes it alone",
     "training/callback/limits.py": "beside the weights of a training that goes on, and read by that training alone",
-    "measures/kl_on_task.py": "in the folder of a study's run, whose tables have its numbers",
+    "studies/measure_stages.py": "in the folder of a study's run, whose tables have its numbers",
     "measures/output_energy.py": "in the folder of a study's run, whose tables have its numbers",
     "studies/stage.py": "in the folder of a study's run, whose tables have its numbers",
 }
