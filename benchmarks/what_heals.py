@@ -39,7 +39,8 @@ The sixth round is of full fine-tunings, whose default is doses: SST-2, 60 steps
 steps, seeds 20 and 21; AG News, 80 steps, seed 20; all by --method full --lr 5e-5 and what else is above. SST-2 with
 seed 20 was healed to see what comes out, and does not count. Its criterion, written before the four others were
 healed: weights are the default of full fine-tunings too if the mean loss on WikiText-2 is not above that of the doses,
-and the mean accuracy at most one point below.
+and the mean accuracy at most one point below. At commit 1944f835 three of the four were healed: +0.003 nats [-0.024,
++0.029] and +2.0 points. Word problems with seed 21 are not, and doses stay the default.
 """
 
 import argparse
