@@ -148,9 +148,9 @@ class Learning:
         What was learned may cost the task a little more than is allowed, or less. On that line the cost falls towards
         the tuned model's, which is allowed by definition.
         """
-        last = [tensor.detach().clone() for tensor in self._tensors]
         if self._learns_weights and self.measured[-1].text_loss is not None:
             return  # weights need not be moved away from the tuned model: that would cost the task what it has left
+        last = [tensor.detach().clone() for tensor in self._tensors]
 
         def is_allowed(share: float) -> bool:
             self._go(last, share)
@@ -205,7 +205,7 @@ def at_bounds(doses: Sequence[float]) -> int:
 def least_allowed(
     is_allowed: Callable[[float], bool], low: float = 0.0, *, halvings: int = _HALVINGS
 ) -> float:
-    """Return the smallest number from ``low`` to 1 that is allowed, to so many halvings of the range; 1 if none is."""
+    """Return the smallest number from ``low`` to 1 that is allowed, after N halvings of the range; 1 if none is."""
     high = 1.0
     for _ in range(halvings):
         middle = (low + high) / 2

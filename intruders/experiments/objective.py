@@ -237,7 +237,7 @@ class Objective:
             yield batch
 
     def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        device = next(self._scored.model.parameters()).device
+        device = self._scored.device
         rows = self._pad([self._rows[number] for number in numbers])
         return {name: tensor.to(device) for name, tensor in rows.items()}
 
@@ -259,7 +259,7 @@ def read_rows(
 
     A masked model predicts a random 15 % of the ordinary tokens; where none is drawn, all.
     """
-    device, tokenizer = next(opened.model.parameters()).device, opened.tokenizer
+    device, tokenizer = opened.device, opened.tokenizer
     pad, width = pad_token_id(tokenizer), max(len(ids) for ids in texts)
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in texts])
     attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in texts])
