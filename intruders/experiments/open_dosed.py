@@ -20,10 +20,11 @@ from ..measures.losses import Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import LossSettings
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ..models.encoding import ids_at_start
+from ..models.given_model import GivenModel
 from ..models.loading_settings import Loading, require_one_device, require_whole_weights
 from ..models.memory_plan import available_memory
 from ..models.task_fit import is_masked
-from ..models.tuned_model import OpenedModel, base_location, open_language_model, reading_as
+from ..models.tuned_model import OpenedModel, open_language_model, reading_as
 from ..system.progress import Progress
 from ..system.store import Kept
 from .bench import Measuring, Scored, distinct_models, opened_for_tasks
@@ -232,7 +233,7 @@ def open_to_heal(
     Where there are no tasks, the tuned model's answers to ``prompts`` are one. Answers and measures are ``kept``.
     """
     causal = [name for name, task in tasks.items() if task.kind == "causal"]
-    masked = is_masked(base_location(question.base_source, None))
+    masked = is_masked(GivenModel(question.base_source).location)
     if masked and (causal or not tasks):
         what = f"task {causal[0]!r} wants" if causal else "prompts want"
         raise SettingError(

@@ -15,19 +15,18 @@ from ..data.task import Example, Task, halves_of_task
 from ..errors import SettingError
 from ..models.base_model import digest_of_model
 from ..models.encoding import encode_classification
+from ..models.given_model import GivenModel
 from ..models.loading import load_tokenizer
 from ..models.loading_settings import AS_STORED, Loading
 from ..models.memory_plan import memory_plan
 from ..models.stored_dtype import dtype_name, dtype_to_load, recorded_dtypes
 from ..models.tuned_model import (
     OpenedModel,
-    base_location,
     can_go_on,
     check_for_task,
     open_for_task,
     open_language_model,
     put_on,
-    weights_of,
 )
 from ..settings.numbers import check_seeds
 from ..system.callers_process import apart_from_caller
@@ -143,11 +142,12 @@ def evaluate(
             tasks[number] = replace(task, test=rows) if task.test else replace(task, validation=rows)
     splits = [scored_examples(task, scores.split, scores.max_examples)[0] for task in tasks]
     for task in tasks:
-        check_for_task(model, task, base)
+        check_for_task(GivenModel(model, base), task)
     # The model, its base, and those made of it.
-    every = [(model, base), *([] if base is None else [(base, None)]), *((other, base) for other in later)]
-    loaded = [base_location(source, own_base) for source, own_base in every]
-    sources = [weights for source, own_base in every for weights in weights_of(source, own_base)]
+    of_base = [] if base is None else [GivenModel(base)]
+    every = [GivenModel(model, base), *of_base, *(GivenModel(other, base) for other in later)]
+    loaded = [given.location for given in every]
+    sources = [weights for given in every for weights in given.weights()]
     if harness.lm_eval:
         check_harness(harness)
     of: dict[str, Any] = {}  # what a kept measurement depends on
@@ -292,11 +292,11 @@ class MeasuredModel:
         def ready() -> OpenedModel:
             nonlocal in_all
             missing = [parts for name, parts in corpora.items() if self.kept.get(units[name]) is None]
-            plan = memory_plan(base_location(source, base), self.loading)
+            plan = memory_plan(GivenModel(source, base).location, self.loading)
             self.progress(f"open the {which}" + ("" if plan is None else f" ({plan.words()})"), 0, 1)
             model, most = self.open(source, base), self.losses.max_tokens
             if base is not None:
-                of_base = load_tokenizer(base_location(base, None))
+                of_base = load_tokenizer(GivenModel(base).location)
                 require_read_alike(model.tokenizer, of_base, corpora, most, source, base)
             texts = [text for parts in missing for part in parts for text in part.documents]
             in_all = sum(len(ids_of(model.tokenizer, text, most)) for text in texts)

@@ -16,10 +16,10 @@ from ..data.corpora import load_all
 from ..errors import CheckpointError, EndpointError, SettingError
 from ..models.encoding import ids_at_start
 from ..models.endpoint import Endpoint
+from ..models.given_model import GivenModel
 from ..models.loading import load_tokenizer
 from ..models.put_on_base import without_adapters
-from ..models.task_fit import adapter_config
-from ..models.tuned_model import base_location, open_language_model
+from ..models.tuned_model import open_language_model
 from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
 from ..system.result_protocol import JsonResult
@@ -126,7 +126,8 @@ def verify_served(
     """
     started = time.perf_counter()
     base, adapter = on_disk(base, "base"), on_disk(adapter, "adapter")
-    if adapter_config(adapter) is None:
+    given = GivenModel(adapter, base)
+    if given.adapter is None:
         raise CheckpointError(
             f"'{adapter}' is a full checkpoint; expected the adapter that is served; pass BASE ADAPTER in this order"
         )
@@ -136,7 +137,7 @@ def verify_served(
     of_sglang = model.rpartition(":")[0]  # its name of an adapter is BASE:ADAPTER
     only = bases[0] if len(bases) == 1 else None
     base_model = server.parents.get(model) or (of_sglang if of_sglang in bases else only)
-    tokenizer = load_tokenizer(base_location(adapter, base))
+    tokenizer = load_tokenizer(given.location)
     texts = load_all(("pydoc",), max_documents=_DOCUMENTS, seed=0)["pydoc"][0].documents
     prompts = [ids_at_start(tokenizer, text, _TOKENS) for text in texts]
     # A server without a name for the base may be llama.cpp's, which leaves its adapters out for a list of none.

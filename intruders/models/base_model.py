@@ -25,8 +25,24 @@ def base_model_location(base: str) -> str:
     if base in DEMO_MODELS:
         model = DEMO_MODELS[base]
         return str(_converted(model) if model.is_gguf else model.packaged())
+    if is_path(base):
+        return model_folder(base)
+    # transformers takes a revision apart from the id; in the hub's cache, its files are a folder as any other.
+    return str(locate(base)) if "@" in base else base
+
+
+def is_path(base: str) -> bool:
+    """Return whether a base is given as a path, which need not exist, and not as a Hub id."""
     try:
-        return _location_of_path(base, user_path(base))
+        return base.startswith(("/", ".", "~")) or base.count("/") > 1 or user_path(base).exists()
+    except OSError:
+        return True
+
+
+def model_folder(base: str) -> str:
+    """Return the absolute path of a model's folder; CheckpointError for what transformers does not load from there."""
+    try:
+        return _checked_folder(base, user_path(base))
     except OSError as error:  # of the base that an adapter names, which can be in the home of another user
         raise CheckpointError(
             f"base {base[:200]!r} cannot be read ({os_reason(error)}); expected a folder written by save_pretrained "
@@ -34,7 +50,7 @@ def base_model_location(base: str) -> str:
         ) from None
 
 
-def _location_of_path(base: str, path: Path) -> str:
+def _checked_folder(base: str, path: Path) -> str:
     if path.exists() and (other := other_format(path)):
         raise CheckpointError(f"base {base!r} {other}")
     without_config = path.is_dir() and not (path / "config.json").is_file()
@@ -55,15 +71,12 @@ def _location_of_path(base: str, path: Path) -> str:
             f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
             f"or one of {', '.join(DEMO_MODELS)}{where_training_stopped(path)}"
         )
-    if path.is_dir():
-        return str(path.resolve())
-    if path.exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1:
+    if not path.is_dir():
         raise CheckpointError(
             f"base {base!r} is not a model folder; expected a folder written by save_pretrained, a hub id, "
             f"or one of {', '.join(DEMO_MODELS)}"
         )
-    # transformers takes a revision apart from the id; in the hub's cache, its files are a folder as any other.
-    return str(locate(base)) if "@" in base else base
+    return str(path.resolve())
 
 
 def _converted(model: DemoModel) -> Path:

@@ -10,36 +10,33 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoints.adapters.adapter import AdapterConfig
 from ..checkpoints.adapters.other_programs import FULL
 from ..checkpoints.adapters.peft_adapter import stored_adapter
 from ..checkpoints.opening.named_base import other_base_note
-from ..checkpoints.stored.locate import folder_of, locate
+from ..checkpoints.stored.locate import folder_of
 from ..errors import CheckpointError, PairingError, first_line, some_of
 from ..mitigation.targets.target import write_adapter
-from .task_fit import adapter_config
+from .given_model import GivenModel
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 _LAYER = re.compile(r"^base_model\.model\.(.+?\.\d+)\.")
 
 
-def adapted(
-    model: nn.Module, source: str, base: str | None, location: str, *, merged: bool
-) -> tuple[nn.Module, list[str]]:
-    """Return ``model``, the base at ``location``, with the adapter at ``source``, and notes for people.
+def adapted(model: nn.Module, given: GivenModel, *, merged: bool) -> tuple[nn.Module, list[str]]:
+    """Return ``model``, the base of a given adapter, with the adapter, and notes for people.
 
     Unless ``merged``, the adapter computes beside the base's layers, whose weights stay as they are: in a base of 16
-    bits, merging would round the update away where it is small beside the weight. A source that is no adapter changes
+    bits, merging would round the update away where it is small beside the weight. A model that is no adapter changes
     nothing. PairingError if the adapter changes weights that this base does not have, CheckpointError if PEFT cannot
     load it.
     """
     from peft import PeftModel, load_peft_weights
 
-    if adapter_config(source) is None:
+    if given.adapter is None:
         return model, []
-    notes = named_base_note(source, base)
+    source, location, notes = given.source, given.location, named_base_note(given)
     try:
-        with _files_of_peft(source, model.config) as folder:
+        with _files_of_peft(given, model.config) as folder:
             stored = load_peft_weights(folder, device="cpu")
             _require_both_factors(source, stored)
             part = _part_of(model, source, location, stored)
@@ -65,7 +62,7 @@ def adapted(
                 if part is not model:  # PEFT puts its layers into the part, in its place
                     with_adapter = model
     except (ValueError, RuntimeError, OSError, LookupError) as error:
-        raise _unfit(source, location, error) from error
+        raise _unfit(given, error) from error
     if missing:
         notes.append(
             f"base {location!r} has modules that adapter {source!r} asks for and has no weights of; they stay as "
@@ -75,17 +72,16 @@ def adapted(
 
 
 @contextmanager
-def _files_of_peft(source: str, base: Any) -> Iterator[str]:
+def _files_of_peft(given: GivenModel, base: Any) -> Iterator[str]:
     # Of an adapter in another program's files, PEFT loads a copy, which lasts while the block runs.
-    path = locate(source)
-    stored = stored_adapter(path, source, base.to_dict())
+    stored = stored_adapter(given.path, given.source, base.to_dict())
     if stored is None or stored.family == "PEFT":
-        yield str(folder_of(path))
+        yield str(folder_of(given.path))
         return
     if stored.config["peft_type"] == FULL:
         raise CheckpointError(
-            f"adapter {source!r} has weights stored in full (fine_tune_type full of MLX), which PEFT does not load; "
-            "write the model (intruders scale BASE ADAPTER --at 1 --as checkpoint --out FOLDER), and pass that"
+            f"adapter {given.source!r} has weights stored in full (fine_tune_type full of MLX), which PEFT does not "
+            "load; write the model (intruders scale BASE ADAPTER --at 1 --as checkpoint --out FOLDER), and pass that"
         )
     with TemporaryDirectory(prefix="intruders-", ignore_cleanup_errors=True) as folder:
         tensors = {name: tensor.read() for name, tensor in stored.open().items()}
@@ -167,18 +163,17 @@ def _refuse_shared(source: str, model: nn.Module) -> None:
             )
 
 
-def named_base_note(source: str, base: str | None) -> list[str]:
-    """Return a note if ``base`` is another model than the one that the adapter at ``source`` names."""
-    adapter = adapter_config(source)
-    if adapter is None or base is None:
+def named_base_note(given: GivenModel) -> list[str]:
+    """Return a note if an adapter's base is another model than the one that the adapter names."""
+    if given.adapter is None or given.base is None:
         return []
-    return other_base_note(source, AdapterConfig(adapter, source).base_source, base)
+    return other_base_note(given.source, given.adapter.base_source, given.base)
 
 
-def _unfit(source: str, location: str, error: Exception) -> Exception:
-    said = str(error)
+def _unfit(given: GivenModel, error: Exception) -> Exception:
+    source, location, said = given.source, given.location, str(error)
     if "target modules" in said.lower():
-        targets = (adapter_config(source) or {}).get("target_modules") or []
+        targets = (given.adapter.values if given.adapter else {}).get("target_modules") or []
         names = sorted(targets) if isinstance(targets, list) else [str(targets)]
         return PairingError(
             f"adapter {source!r} changes modules {some_of(names)}, and base {location!r} has none of these; pass the "

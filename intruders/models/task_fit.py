@@ -1,26 +1,20 @@
 """Whether a model can be scored on a task, as far as its configuration tells, before any weights are loaded."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.adapters.peft_adapter import stored_adapter
-from ..checkpoints.opening.model_sum import is_sum
-from ..checkpoints.stored.json_file import read_json_object
-from ..checkpoints.stored.locate import locate
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError, first_line
 from ..system.files import as_given
+from .given_model import GivenModel
 
-_HEAD = re.compile(r"\.(?:score|classifier)(?:\.out_proj|\.out)?\.weight$")
 
-
-def check_kind(source: str, location: str, task: Task) -> None:
-    """Refuse a model of another kind than the task, as far as ``source`` and what transformers loads for it tell."""
-    adapter = adapter_config(source)
+def check_kind(given: GivenModel, task: Task) -> None:
+    """Refuse a model of another kind than the task, as far as its files and what transformers loads for it tell."""
+    source, location, adapter = given.source, given.location, given.adapter
     if task.kind == "causal":
-        if is_classifier(source, adapter):
+        if given.is_classifier:
             raise SettingError(
                 f"{source!r} was trained as a classifier and writes no text, but task {task.name!r} has prompts and "
                 "completions; pass a task with labels (--text and --label), or a model that was trained on completions"
@@ -33,7 +27,7 @@ def check_kind(source: str, location: str, task: Task) -> None:
         architectures = model_config(location).architectures
         if architectures and not any(name.endswith("ForSequenceClassification") for name in architectures):
             why = "is a language model or an encoder"
-    elif adapter.get("task_type") == "CAUSAL_LM":
+    elif adapter.values.get("task_type") == "CAUSAL_LM":
         why = "was trained on completions"
     if why is not None:
         raise SettingError(
@@ -49,26 +43,6 @@ def refuse_masked(source: str, location: str, task: Task) -> None:
             f"{source!r} is a masked language model, which cannot complete the prompts of task {task.name!r}; pass a "
             "causal model, or a task with labels (--text and --label)"
         )
-
-
-def adapter_config(source: str) -> dict[str, Any] | None:
-    """Return the settings of an adapter in PEFT's form; None for another model, CheckpointError for a sum of models."""
-    if is_sum(source):
-        raise CheckpointError(
-            f"{source!r} is a sum of models or has a weight, and this measurement needs a plain model; write it with "
-            "'intruders scale BASE SUM --at 1 --out FOLDER', and pass that folder"
-        )
-    stored = stored_adapter(locate(source), source)
-    return None if stored is None else stored.config
-
-
-def is_classifier(source: str, adapter: dict[str, Any] | None) -> bool:
-    """Return whether a model, or an adapter, was trained as a sequence classifier."""
-    if adapter is not None:
-        return adapter.get("task_type") == "SEQ_CLS"
-    file = locate(source) / "config.json"
-    architectures = read_json_object(file).get("architectures") if file.is_file() else None
-    return any(name.endswith("ForSequenceClassification") for name in architectures or [])
 
 
 def is_masked(location: str) -> bool:
@@ -89,18 +63,18 @@ def is_masked(location: str) -> bool:
     return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
 
-def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: Sequence[str]) -> list[str]:
+def labels_of(given: GivenModel, labels: Sequence[str]) -> list[str]:
     """Return the labels of a classifier's outputs, in order.
 
-    The labels come from ``stored``, the record of its training. Otherwise the configuration at ``location`` names them,
-    or they are class numbers if the task's ``labels`` are such. No other order is guessed: CheckpointError.
+    The record of its training has them. Otherwise the configuration that transformers loads names them, or they are
+    class numbers if the task's ``labels`` are such. No other order is guessed: CheckpointError.
     """
-    if stored:
-        return list(stored)
-    named = outputs_named(model_config(location))
+    if given.training.labels:
+        return given.training.labels
+    named = outputs_named(model_config(given.location))
     if named != [f"LABEL_{index}" for index in range(len(named))]:
         return named
-    known = len(named) if adapter_config(source) is None else classes_of_head(source)
+    known = len(named) if given.adapter is None else given.classes_of_head()
     classes = range(known or len(labels))
     stand_ins, numbers = [f"LABEL_{index}" for index in classes], [str(index) for index in classes]
     # A task need not have rows of every class. Without any of class 0, its numbers may count from 1.
@@ -110,23 +84,15 @@ def labels_of(source: str, location: str, stored: Sequence[str] | None, labels: 
         return numbers
     shown = ", ".join(map(repr, labels[:4])) + (", ..." if len(labels) > 4 else "")
     raise CheckpointError(
-        f"{source!r} does not say which label each of its outputs stands for, and the order of {shown} is not guessed; "
-        f"name them as id2label in {str(Path(location) / 'config.json')!r}, or write the task's labels as class "
-        f"numbers 0 to {len(classes) - 1}, with rows of class 0"
+        f"{given.source!r} does not say which label each of its outputs stands for, and the order of {shown} is not "
+        f"guessed; name them as id2label in {str(Path(given.location) / 'config.json')!r}, or write the task's labels "
+        f"as class numbers 0 to {len(classes) - 1}, with rows of class 0"
     )
 
 
 def outputs_named(config: Any) -> list[str]:
     """Return the labels of a classifier's outputs, in order, as its configuration names them."""
     return [str(config.id2label[index]) for index in sorted(config.id2label)]
-
-
-def classes_of_head(source: str) -> int | None:
-    """Return the number of classes of the head that an adapter was trained with; None if it has stored none."""
-    from peft import load_peft_weights
-
-    stored = load_peft_weights(str(locate(source)), device="cpu")
-    return next((len(tensor) for name, tensor in stored.items() if _HEAD.search(name)), None)
 
 
 def model_config(location: str) -> Any:

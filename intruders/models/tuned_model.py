@@ -3,33 +3,22 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ..checkpoints.adapters.adapter import AdapterConfig
 from ..checkpoints.stored.locate import locate
 from ..checkpoints.writing.companions import own_tokenizer_files
-from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Task
 from ..errors import CheckpointError, SettingError
-from .base_model import base_model_location
 from .encoding import context_length, longest_read
+from .given_model import GivenModel
 from .loading import load_model, load_tokenizer, refuse_unknown_tokens
 from .loading_settings import AS_STORED, Loading
 from .put_on_base import adapted
 from .quiet import quiet_transformers
-from .task_fit import (
-    adapter_config,
-    check_kind,
-    classes_of_head,
-    is_classifier,
-    is_masked,
-    labels_of,
-    model_config,
-    outputs_named,
-)
+from .task_fit import check_kind, is_masked, labels_of, model_config, outputs_named
 
 
 @dataclass(frozen=True)
@@ -68,15 +57,15 @@ def open_language_model(
     fine-tuning left alone. Raises CheckpointError when the model cannot be loaded, or when its base has no such head.
     """
     with quiet_transformers():
-        adapter = adapter_config(source)
-        location = base_location(source, base)
+        given = GivenModel(source, base)
+        location = given.location
         masked = is_masked(location)
-        with_head = _location_with_head(source, base)
-        model: Any = load_model(with_head, "masked" if masked else "causal", loading=loading)
-        if is_classifier(source, adapter):
-            classifier: Any = _classifier(source, adapter, location, None, loading)
-            classifier, notes = adapted(classifier, source, base, location, merged=merged)
-            if adapter is not None and not merged:
+        kind: Literal["masked", "causal"] = "masked" if masked else "causal"
+        model: Any = load_model(given.with_language_head, kind, loading=loading)
+        if given.is_classifier:
+            classifier: Any = _classifier(given, None, loading)
+            classifier, notes = adapted(classifier, given, merged=merged)
+            if given.adapter is not None and not merged:
                 # The module with an adapter beside its layers cannot give its weights away without merging them.
                 setattr(model, model.base_model_prefix, classifier.base_model)
             else:
@@ -86,7 +75,7 @@ def open_language_model(
                         f"{source!r} has no weights for {left.missing_keys[0]!r} of its base's language model"
                     )
         else:
-            model, notes = adapted(model, source, base, location, merged=merged)
+            model, notes = adapted(model, given, merged=merged)
         tokenizer = load_tokenizer(location)
         refuse_unknown_tokens(model, tokenizer, location)
         context = longest_read(model.config)
@@ -95,14 +84,14 @@ def open_language_model(
 
 def can_go_on(source: str, base: str) -> bool:
     """Return whether :func:`put_on` opens ``source`` as :func:`open_language_model` does, on an open base."""
-    adapter = adapter_config(source)
-    return adapter is not None and not is_classifier(source, adapter) and adapter_config(base) is None
+    given = GivenModel(source)
+    return given.adapter is not None and not given.is_classifier and GivenModel(base).adapter is None
 
 
 def put_on(opened: OpenedModel, source: str, base: str) -> OpenedModel:
     """Put the adapter at ``source`` beside the layers of its base ``opened``, a language model; no weight is copied."""
     with quiet_transformers():
-        model, notes = adapted(opened.model, source, base, base_location(source, base), merged=False)
+        model, notes = adapted(opened.model, GivenModel(source, base), merged=False)
         return reading_as(replace(opened, model=model, notes=tuple(notes)), source)
 
 
@@ -149,88 +138,51 @@ def open_for_task(
     has, and CheckpointError when it has no trained head, or the label of an output is unknown.
     """
     with quiet_transformers():
-        adapter = adapter_config(source)
-        location = base_location(source, base)
-        check_kind(source, location, task)
+        given = GivenModel(source, base)
+        location = given.location
+        check_kind(given, task)
         tokenizer = load_tokenizer(location)
         labels: list[str] = []
         if task.kind == "causal":
             model: Any = load_model(location, "causal", loading=loading)
             context = longest_read(model.config)
         else:
-            model = _classifier(source, adapter, location, task.labels, loading)
+            model = _classifier(given, task.labels, loading)
             labels = outputs_named(model.config)
             _refuse_other_labels(source, labels, task)
             context = context_length(model.config, None)  # longer texts are cut, as in training
-        model, notes = adapted(model, source, base, location, merged=merged)
+        model, notes = adapted(model, given, merged=merged)
         refuse_unknown_tokens(model, tokenizer, location)
         opened = OpenedModel(model, tokenizer, context, notes=tuple(notes), labels=labels)
         return reading_as(opened, source)
 
 
-def check_for_task(source: str, task: Task, base: str | None = None) -> None:
+def check_for_task(given: GivenModel, task: Task) -> None:
     """Raise what :func:`open_for_task` raises, as far as it is known before any weights are loaded."""
     with quiet_transformers():
-        location = base_location(source, base)
-        check_kind(source, location, task)
+        check_kind(given, task)
         if task.kind == "classification":
-            labels = labels_of(source, location, FinetunedFolder.of(source).labels, task.labels)
-            _refuse_other_labels(source, labels, task)
+            _refuse_other_labels(given.source, labels_of(given, task.labels), task)
 
 
-def weights_of(source: str, base: str | None = None) -> list[str]:
-    """Return all sources of an opened model's weights: the model, what it is put on, and its head."""
-    places = [source, base_location(source, base), _location_with_head(source, base)]
-    return list(dict.fromkeys(places))
-
-
-def base_location(source: str, base: str | None) -> str:
-    """Return the location of the model that transformers loads first: an adapter's base, or ``source`` itself."""
-    adapter = adapter_config(source)
-    if adapter is None:
-        return base_model_location(source)
-    named = base or AdapterConfig(adapter, source).base_source
-    if not named:
-        raise CheckpointError(f"adapter {source!r} does not name its base; pass it with --base")
-    try:
-        return base_model_location(str(named))
-    except CheckpointError as error:
-        raise CheckpointError(f"adapter {source!r}: {error}; pass the base with --base") from error
-
-
-def _location_with_head(source: str, base: str | None) -> str:
-    # A classifier that was trained in full has no language-model head, and its base has one.
-    if adapter_config(source) is None and is_classifier(source, None):
-        return base_model_location(base or FinetunedFolder.of(source).base or source)
-    return base_location(source, base)
-
-
-def _classifier(
-    source: str,
-    adapter: dict[str, Any] | None,
-    location: str,
-    labels: Sequence[str] | None,
-    loading: Loading,
-) -> Any:
-    stored = FinetunedFolder.of(source).labels
-    if labels is None and adapter is not None and not stored:
+def _classifier(given: GivenModel, labels: Sequence[str] | None, loading: Loading) -> Any:
+    source, location, stored = given.source, given.location, given.training.labels
+    if labels is None and given.adapter is not None and not stored:
         # A loss on text needs the encoder alone, and PEFT a head of the size that it has stored.
-        classes = classes_of_head(source)
+        classes = given.classes_of_head()
         if classes is None:
             raise CheckpointError(
                 f"adapter {source!r} was trained as a classifier and has no weights of a head, so the number of its "
                 "classes is not known; expected modules_to_save with 'score' or 'classifier'; save the adapter again"
             )
         stored = [str(number) for number in range(classes)]
-    names = labels_of(source, location, stored, labels) if labels is not None else stored
+    names = labels_of(given, labels) if labels is not None else stored
     model: Any = load_model(
         location, "classification", names or outputs_named(model_config(location)) or None, loading
     )
     missing = list(model.untrained)
-    if adapter is not None:
-        from peft import load_peft_weights
-
-        brought = list(load_peft_weights(str(locate(source)), device="cpu"))
+    if given.adapter is not None:
+        brought = list(given.tensors_of_adapter())
         missing = [name for name in missing if not any(key.endswith(f".{name}") for key in brought)]
     if missing and labels is not None:
         raise CheckpointError(

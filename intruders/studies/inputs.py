@@ -13,7 +13,7 @@ from ..data.corpora import files_of_copies, files_of_source, local_sources, requ
 from ..data.hub_tasks import digest_of_files
 from ..data.load_task import files_of_task, require_task
 from ..errors import IntrudersError, SettingError
-from ..models.base_model import base_model_location, contents_of
+from ..models.base_model import contents_of, is_path, model_folder
 from ..system.digests import add_files, digest_of_file
 from ..system.files import user_path
 from .runs import Run
@@ -28,14 +28,14 @@ def require_inputs(runs: Sequence[Run]) -> None:
                 f"data file {str(file)!r} does not exist; fix the study, or make the file first"
             )
     for base in _bases(runs):
-        if _is_path(base):
-            base_model_location(base)
+        if is_path(base):
+            model_folder(base)
 
 
 def require_contents(runs: Sequence[Run]) -> None:
     """Read every task and text of the runs that is here, and what describes a local base, or refuse it: for plans."""
     for base in _bases(runs):
-        if _is_path(base):
+        if is_path(base):
             read_json_object(user_path(base) / "config.json")
     configs = [(task, run.config) for run in runs for task in run.trained_tasks if run.config is not None]
     for source in dict.fromkeys((task, config.part(Columns), config.data_seed) for task, config in configs):
@@ -46,7 +46,7 @@ def require_contents(runs: Sequence[Run]) -> None:
 
 def taken_from_the_hub(runs: Sequence[Run]) -> list[str]:
     """Return the bases that are neither a local folder nor OWNER/NAME, as a misspelled folder would be."""
-    return [base for base in _bases(runs) if "/" not in base and not _is_path(base)]
+    return [base for base in _bases(runs) if "/" not in base and not is_path(base)]
 
 
 def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
@@ -58,7 +58,7 @@ def digests_of_inputs(runs: Sequence[Run]) -> dict[str, str]:
     for name, files in (read | files_of_copies(tasks, texts)).items():
         with suppress(OSError):  # a text that cannot be read is told of where it is loaded
             digests[name] = digest_of_files(files)
-    return digests | contents_of({base: base for base in _bases(runs) if _is_path(base)})
+    return digests | contents_of({base: base for base in _bases(runs) if is_path(base)})
 
 
 def inputs_of(run: Run, known: dict[str, str] | None = None) -> dict[str, str]:
@@ -117,7 +117,3 @@ def _data_files(runs: Sequence[Run]) -> list[Path]:
 
 def _bases(runs: Sequence[Run]) -> list[str]:
     return [base for base in dict.fromkeys(run.base for run in runs) if base not in DEMO_MODELS]
-
-
-def _is_path(base: str) -> bool:
-    return user_path(base).exists() or base.startswith(("/", ".", "~")) or base.count("/") > 1

@@ -13,9 +13,9 @@ from ..checkpoints.adapters.adapter import fields_of_base
 from ..checkpoints.adapters.peft_types import changes_the_base
 from ..checkpoints.stored.matrices import holds_experts
 from ..errors import SettingError
+from ..models.given_model import GivenModel
 from ..models.loading import heads
 from ..models.put_on_base import named_base_note
-from ..models.task_fit import adapter_config
 from ..system.files import user_path
 from ..system.plugins import METHODS, plugins_of
 
@@ -82,7 +82,8 @@ def go_on_from(model: Any, adapter: str, base: str) -> None:
             f"start_from {adapter!r} has other matrices than this run ({different[0]}); "
             "pass the same base, method, rank and target_modules"
         )
-    then, here = adapter_config(adapter) or {}, model.peft_config["default"].to_dict()
+    given = GivenModel(adapter, base)
+    then, here = given.adapter.values if given.adapter else {}, model.peft_config["default"].to_dict()
     for name in _OF_SCALE:
         before, now = then.get(name), here.get(name)
         if (before or 0) != (now or 0):  # what is not in a file, and what is empty, is off
@@ -90,7 +91,7 @@ def go_on_from(model: Any, adapter: str, base: str) -> None:
                 f"start_from {adapter!r} has {name} {before!r}, and this run has {now!r}, which would make another "
                 "update of its weights; pass the same method, rank, alpha and budget_pilot"
             )
-    if named_base_note(adapter, base):
+    if named_base_note(given):
         named = then["base_model_name_or_path"]
         warnings.warn(
             f"start_from {adapter!r} names {str(named)!r} as its base, and this run trains {base!r}; if these are "

@@ -14,10 +14,11 @@ from ..errors import NonFiniteError
 from ..measures.task_score import readable, score_task
 from ..models.base_model import base_model_location
 from ..models.encoding import PadRight, context_length, encode_classification, longest_read, pad_token_id
+from ..models.given_model import GivenModel
 from ..models.loading import heads, load_model, load_tokenizer
 from ..models.loading_settings import IN_SINGLE
 from ..models.quiet import quiet_transformers
-from ..models.tuned_model import OpenedModel, base_location
+from ..models.tuned_model import OpenedModel
 from ..system.files import write_atomically
 from ..system.folders import atomic_folder, follow_umask, scratch_folder
 from .arguments import steps_of_warmup, training_arguments
@@ -71,7 +72,7 @@ def keep_backbone(stage: TaskStage, *, head_of: str | None) -> None:
     with quiet_transformers():
         source, is_classifier = str(stage.folder), stage.task.kind == "classification"
         # In a folder that was moved, records and adapters name where the base was.
-        location = base_location(source, stage.config.base)
+        location = GivenModel(source, stage.config.base).location
         # In float32 also on a base of 16 bits, which would round a part of the update away.
         model: Any = load_model(location, stage.task.kind, stage.task.labels, IN_SINGLE)
         if location != str(stage.folder.resolve()):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import intruders
+from intruders.models.given_model import GivenModel
 from intruders.models.put_on_base import named_base_note
 from intruders.reports import audit as audit_report
 from tests.checkpoints.models import change_config
@@ -327,7 +328,7 @@ def test_a_base_that_was_not_named_is_noted(models: tuple[Path, Path], tmp_path:
         "are other weights, so are the numbers"
     )
     assert [note for note in notes if "names" in note] == ([wanted] if named in ("another", "gone") else [])
-    assert notes.count(wanted) == named_base_note(str(adapter), str(base)).count(wanted)
+    assert notes.count(wanted) == named_base_note(GivenModel(str(adapter), str(base))).count(wanted)
 
 
 def test_a_refused_option_is_in_the_sarif_file_too(models: tuple[Path, Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from intruders.errors import CheckpointError, PairingError
 from intruders.mitigation.write_at_scale import write_at_scale
+from intruders.models.given_model import GivenModel
 from intruders.models.loading import load_model
 from intruders.models.put_on_base import named_base_note
 from intruders.models.tuned_model import open_language_model, put_on
@@ -108,7 +109,7 @@ def test_a_revision_with_the_weights_that_the_adapter_names_is_no_other_base(
     adapter.mkdir()
     config = {"peft_type": "LORA", "r": 1, "base_model_name_or_path": "org/base"}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    assert bool(named_base_note(str(adapter), base)) is is_other
+    assert bool(named_base_note(GivenModel(str(adapter), base))) is is_other
 
 
 @pytest.mark.parametrize("named", ["alice/llama", "~nobody-of-this-name/llama", "broken"])
@@ -121,7 +122,7 @@ def test_an_unreadable_base_is_another(named: str, tmp_path: Path, monkeypatch: 
     given = named if named.startswith("~") else str(tmp_path / named)
     config = {"peft_type": "LORA", "r": 1, "base_model_name_or_path": given, "revision": "main"}
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    [note] = named_base_note(str(tmp_path / "adapter"), str(tmp_path / "base"))
+    [note] = named_base_note(GivenModel(str(tmp_path / "adapter"), str(tmp_path / "base")))
     assert f"names {given!r} as its base and is measured on" in note
 
 

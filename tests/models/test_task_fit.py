@@ -10,7 +10,8 @@ import transformers
 from intruders.errors import CheckpointError
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
-from intruders.models.task_fit import adapter_config, is_classifier, is_masked
+from intruders.models.given_model import GivenModel
+from intruders.models.task_fit import is_masked
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.renamed_families import SPEECH
@@ -18,23 +19,20 @@ from tests.tiny import character_tokenizer, short_task, short_texts
 
 
 def test_a_configuration_tells_a_classifier(tmp_path: Path) -> None:
-    assert not is_classifier(str(tmp_path), None)
+    assert not GivenModel(str(tmp_path)).is_classifier
     for architecture, is_one in (("BertForSequenceClassification", True), ("LlamaForCausalLM", False)):
         (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-        assert is_classifier(str(tmp_path), None) == is_one
-    assert is_classifier(str(tmp_path), {"task_type": "SEQ_CLS"})
+        assert GivenModel(str(tmp_path)).is_classifier == is_one
     (tmp_path / "adapter_config.json").write_text('{"task_type": "SEQ_CLS"}')
-    assert adapter_config(str(tmp_path)) == {"task_type": "SEQ_CLS"}
+    assert GivenModel(str(tmp_path)).is_classifier
 
 
 @pytest.mark.parametrize("text", ['{"architectures": [', "[]", "\xff"])
 def test_a_damaged_configuration_is_named(tmp_path: Path, text: str) -> None:
     for name in ("config.json", "adapter_config.json"):
         (tmp_path / name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"'.*/config\.json' (is not valid JSON|contains a JSON list)"):
-        is_classifier(str(tmp_path), None)
-    with pytest.raises(CheckpointError, match=r"'.*/adapter_config\.json' (is not valid JSON|contains a)"):
-        adapter_config(str(tmp_path))
+        with pytest.raises(CheckpointError, match=rf"'.*/{name}' (is not valid JSON|contains a JSON list)"):
+            _ = GivenModel(str(tmp_path)).is_classifier
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart", "whisper"])
