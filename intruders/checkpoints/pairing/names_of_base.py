@@ -7,7 +7,7 @@ without a gate (Nemotron-H) are ``experts.up_proj`` (e, i, h) and ``experts.down
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -62,43 +62,40 @@ def with_experts_as(names: Iterable[str], checkpoint: Checkpoint) -> Checkpoint:
     if not _any_stacked(names) or _any_stacked(checkpoint.names()):
         return checkpoint
     complete = _complete_blocks(checkpoint)
-    if not complete:
-        return checkpoint
-    tensors: dict[str, StoredTensor] = {}
-    for name, stored in checkpoint.tensors.items():
-        match = _SEPARATE.fullmatch(name)
-        if match is None or match["parent"] not in complete:
-            tensors[name.replace(_BLOCK, ".mlp")] = stored
-            continue
-        roles, stem = complete[match["parent"]], match["parent"].replace(_BLOCK, ".mlp")
-        if "gate" in roles:
-            tensors.setdefault(f"{stem}.experts.gate_up_proj", _stack([roles["gate"], roles["up"]]))
-        else:
-            tensors.setdefault(f"{stem}.experts.up_proj", _stack([roles["up"]]))
-        tensors.setdefault(f"{stem}.experts.down_proj", _stack([roles["down"]]))
-    return replace(checkpoint, tensors=tensors)
+    return replace(checkpoint, tensors=_stacked(checkpoint, complete)[0]) if complete else checkpoint
 
 
 def positions_in_stacks(checkpoint: Checkpoint, paired: Checkpoint) -> dict[str, InStacks]:
     """Each tensor of a checkpoint -> its position in what it was paired as: itself, or with stacked experts."""
     if paired.tensors is checkpoint.tensors:
         return {name: InStacks(name) for name in checkpoint.tensors}
-    complete = _complete_blocks(checkpoint)
-    positions = {}
-    for name in checkpoint.tensors:
+    return _stacked(checkpoint, _complete_blocks(checkpoint))[1]
+
+
+def _stacked(
+    checkpoint: Checkpoint, complete: Mapping[str, _Roles]
+) -> tuple[dict[str, StoredTensor], dict[str, InStacks]]:
+    """The tensors with the experts of each complete block as two stacks, and where in these each tensor is."""
+    tensors: dict[str, StoredTensor] = {}
+    positions: dict[str, InStacks] = {}
+    for name, stored in checkpoint.tensors.items():
         match = _SEPARATE.fullmatch(name)
         if match is None or match["parent"] not in complete:
-            positions[name] = InStacks(name.replace(_BLOCK, ".mlp") if complete else name)
+            position = InStacks(name.replace(_BLOCK, ".mlp") if complete else name)
+            positions[name], tensors[position.tensor] = position, stored
             continue
-        role, experts = _ROLES[match["part"]], f"{match['parent'].replace(_BLOCK, '.mlp')}.experts"
-        tensor, rows = f"{role}_proj", slice(None)
-        gates = complete[match["parent"]].get("gate")
-        if gates is not None and role != "down":
-            first_of_up = gates[0].shape[0]
-            tensor = "gate_up_proj"
+        roles, experts = complete[match["parent"]], f"{match['parent'].replace(_BLOCK, '.mlp')}.experts"
+        above = [roles[role] for role in ("gate", "up") if role in roles]
+        joined = "gate_up_proj" if "gate" in roles else "up_proj"
+        tensors.setdefault(f"{experts}.{joined}", _stack(above))
+        tensors.setdefault(f"{experts}.down_proj", _stack([roles["down"]]))
+        role, rows = _ROLES[match["part"]], slice(None)
+        if role != "down" and len(above) == 2:
+            first_of_up = above[0][0].shape[0]
             rows = slice(first_of_up) if role == "gate" else slice(first_of_up, None)
+        tensor = "down_proj" if role == "down" else joined
         positions[name] = InStacks(f"{experts}.{tensor}", int(match["number"]), rows)
-    return positions
+    return tensors, positions
 
 
 def _complete_blocks(checkpoint: Checkpoint) -> dict[str, _Roles]:
