@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ...errors import PairingError
 from ..stored.checkpoint import Checkpoint
-from ..stored.matrices import MatrixView, every_matrix
+from ..stored.matrices import MatrixView, selected_matrices
 from ..stored.names import match_names
+from ..stored.selection import EVERY_MATRIX
 from .names_of_base import InStacks, positions_in_stacks, with_experts_as
 
 
@@ -44,7 +45,7 @@ class BaseInMemory:
         stored = with_experts_as(shapes, base)
         matching = match_names(stored.shapes(), shapes)
         otherwise = frozenset(matching.named_otherwise(stored.shapes(), shapes))
-        views = every_matrix(base)
+        views = {view.name: view for view in selected_matrices(base, EVERY_MATRIX)}
         positions = positions_in_stacks(base, stored)
         for name, view in views.items():
             position = positions[view.tensor]

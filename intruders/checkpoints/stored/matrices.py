@@ -167,15 +167,6 @@ def is_class_token(shape: Shape) -> bool:
     return len(shape) == 3 and shape[:2] == (1, 1)
 
 
-def every_matrix(checkpoint: Checkpoint) -> dict[str, MatrixView]:
-    return {
-        matrix.name: matrix
-        for name, stored in checkpoint.tensors.items()
-        if len(stored.shape) >= 2
-        for matrix in matrices_of(checkpoint, name)
-    }
-
-
 def matrices_of(checkpoint: Checkpoint, name: str, split_fused: bool = False) -> list[MatrixView]:
     stored = checkpoint.tensors[name]
     input_first = name in checkpoint.input_first

@@ -12,14 +12,20 @@ from intruders.checkpoints.pairing.names_of_base import (
     positions_in_stacks,
     with_experts_as,
 )
-from intruders.checkpoints.stored.matrices import every_matrix, put_back
+from intruders.checkpoints.stored.checkpoint import Checkpoint
+from intruders.checkpoints.stored.matrices import MatrixView, put_back, selected_matrices
 from intruders.checkpoints.stored.names import match_names
+from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.errors import PairingError
 from intruders.models.loading import load_model
 from tests.checkpoints.models import moved_mixtral, refused, tiny_gpt2
 from tests.checkpoints.renamed_families import FAMILIES
 
 EXPERT = "model.layers.0.block_sparse_moe.experts.1.w3.weight"
+
+
+def every_matrix(checkpoint: Checkpoint) -> dict[str, MatrixView]:
+    return {view.name: view for view in selected_matrices(checkpoint, EVERY_MATRIX)}
 
 
 def held(folder: str, state: dict[str, torch.Tensor]) -> BaseInMemory:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import intruders
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.pairing import SkipKind
-from intruders.checkpoints.stored.matrices import every_matrix
+from intruders.checkpoints.stored.matrices import selected_matrices
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
 from intruders.errors import PairingError
 from tests.checkpoints.adapted import move
@@ -116,7 +116,7 @@ def test_an_adapter_on_renamed_modules_is_audited_as_peft_merges_it(family: str,
     base, adapter, merged = adapter_on(family, tmp_path, settings)
     audit = intruders.audit(base, adapter, include_embeddings=True, cache=False)
     before, after = open_checkpoint(str(base)), open_checkpoint(str(merged))
-    views = every_matrix(before)
+    views = {view.name: view for view in selected_matrices(before, EVERY_MATRIX)}
     assert len(audit.matrices) == count
     for matrix in audit.matrices:
         own = "model.decoder.embed_tokens.weight" if matrix.name == "proj_out.weight" else matrix.name
