@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audits.audit_settings import AuditSettings, Compute, refuse_beside_saved
-from ..checkpoints.stored.locate import DEMO_ADAPTERS, DEMO_MODELS
+from ..checkpoints.stored.locate import ALIASES
 from ..models.loading_settings import Loading
 from ..settings import settings_of
 from .from_verb import REQUIRED, Taken, all_of, argument, of_settings, option
@@ -29,7 +29,7 @@ def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Tak
     """Take a model by its place; the name of a demo model is completed once it is begun, and names of files before."""
 
     def complete(incomplete: str) -> list[str]:
-        aliases = (*DEMO_MODELS, *DEMO_ADAPTERS) if incomplete else ()
+        aliases = ALIASES if incomplete else ()
         return [alias for alias in aliases if alias.startswith(incomplete)]
 
     how = {} if default is REQUIRED else {"show_default": False}

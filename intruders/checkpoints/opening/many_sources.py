@@ -13,19 +13,17 @@ from ...system.files import as_utf8, user_path
 from ..adapters.other_programs import MLX_WEIGHTS
 from ..adapters.peft_adapter import ADAPTER_CONFIG
 from ..stored.json_file import read_json_object
-from ..stored.locate import DEMO_ADAPTERS, DEMO_MODELS, SAVED_RESULTS, index_of_shard, locate, split_names
+from ..stored.locate import ALIASES, CONFIGS, SAVED_RESULTS, WEIGHTS, index_of_shard, locate, split_names
 from ..stored.names import natural_order
 from .model_sum import each_part, is_sum, split_sum
 from .open import Source, suffixes_of_plugins
 
 _COLLECTION = "collection:"
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 _INDEX = ".index.json"
 # What an entry of a folder is that is passed over though it has weights.
 MODEL = "a complete model"
 NO_CONFIG = f"no {ADAPTER_CONFIG} beside its weights"
 DEEPER = "adapters deeper down"
-_BESIDE_WEIGHTS = (".json", ".txt", ".model", ".jinja")  # configs, and the tokenizer of a model that is run
 
 
 def each_source(given: Iterable[Source]) -> tuple[list[Source], dict[str, str]]:
@@ -115,7 +113,7 @@ def _adapters_in(text: str, passed_over: dict[str, str]) -> list[str]:
         return [text]
     adapters = []
     for entry, is_adapter in entries.items():
-        if is_adapter or (os.path.isfile(entry) and entry.endswith(_WEIGHTS)):
+        if is_adapter or (os.path.isfile(entry) and entry.endswith(WEIGHTS)):
             adapters.append(entry)
             continue
         try:
@@ -136,9 +134,7 @@ def _what_it_is(entry: Path) -> str:
     # Weights of a model, and not the state of an optimizer or data.
     of_model = (".safetensors", ".gguf", _INDEX, *suffixes_of_plugins())
     named = ("adapter_model", "pytorch_model", "consolidated")
-    if any(
-        name.endswith(of_model) or (name.endswith(_WEIGHTS) and name.startswith(named)) for name in inside
-    ):
+    if any(name.endswith(of_model) or (name.endswith(WEIGHTS) and name.startswith(named)) for name in inside):
         return MODEL if "config.json" in inside else NO_CONFIG
     if next(entry.rglob(ADAPTER_CONFIG), None) is not None:
         return DEEPER
@@ -150,8 +146,7 @@ def wherever_it_is(source: str) -> str:
 
     def whole_path(text: str) -> str:
         path = user_path(text)
-        is_alias = text in DEMO_MODELS or text in DEMO_ADAPTERS
-        return str(path.absolute()) if not is_alias and os.path.exists(path) else text
+        return str(path.absolute()) if text not in ALIASES and os.path.exists(path) else text
 
     return each_part(source, whole_path)
 
@@ -171,7 +166,7 @@ def _files_of(path: Path) -> list[Path]:
         files = [file for file in path.iterdir() if file.is_file() and file.name not in SAVED_RESULTS]
         if (path / ADAPTER_CONFIG).is_file():
             return sorted(file for file in files if file.name.startswith(("adapter_", MLX_WEIGHTS)))
-        suffixes = (*_WEIGHTS, *_BESIDE_WEIGHTS, *suffixes_of_plugins())
+        suffixes = (*WEIGHTS, *CONFIGS, *suffixes_of_plugins())
         chosen = [file for file in files if file.name.endswith(suffixes)]
         return sorted({*chosen, *(shard for file in chosen for shard in _shards(file))})
     beside = [path.parent / name for name in (ADAPTER_CONFIG, "config.json")]

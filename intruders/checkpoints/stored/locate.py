@@ -158,11 +158,11 @@ DEMO_ADAPTER = DemoAdapter("minilm-l6-lora", "minilm-l6")
 # Of a language model: it answers word problems, and forgot much of what the base knew.
 LANGUAGE_ADAPTER = DemoAdapter("smollm2-135m-lora", "smollm2-135m")
 DEMO_ADAPTERS = {adapter.alias: adapter for adapter in (DEMO_ADAPTER, LANGUAGE_ADAPTER)}
+ALIASES = (*DEMO_MODELS, *DEMO_ADAPTERS)
 
 
-_CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_FILE_ENDING = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|gguf|json)$")
+CONFIGS = (".json", ".txt", ".model", ".jinja")  # with the tokenizer, for what is run and not only audited
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 
 
 def folder_of(path: Path) -> Path:
@@ -203,10 +203,10 @@ def locate(source: str) -> Path:
             f"{source!r} is a URL, and models are read from files; copy it here or mount it, and pass the folder"
         )
     asked = split_revision(source)
-    if asked is None or _FILE_ENDING.search(source) or source.startswith("."):
+    if asked is None or source.endswith((*WEIGHTS, ".json")) or source.startswith("."):
         raise CheckpointError(
             f"'{source}' does not exist; expected a path, a hub id such as 'org/model' or "
-            f"'org/model@revision', or one of {some_of(sorted([*DEMO_MODELS, *DEMO_ADAPTERS]))}"
+            f"'org/model@revision', or one of {some_of(sorted(ALIASES))}"
         )
     from huggingface_hub import constants
 
@@ -245,8 +245,8 @@ def _downloaded(hub_id: str, revision: str | None, _folder: str) -> Path:
 def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
     """The files of one format, so that a repository with three of them is not fetched three times."""
     top = [file for file in files if "/" not in file]
-    configs = [file for file in top if file.endswith(_CONFIGS)]
-    for ending in _WEIGHTS:
+    configs = [file for file in top if file.endswith(CONFIGS)]
+    for ending in WEIGHTS:
         weights = [file for file in top if file.endswith(ending) and not file.startswith("consolidated")]
         models = one_file_each(weights)
         if ending == ".gguf" and len(models) > 1:
@@ -256,8 +256,8 @@ def _files_to_fetch(hub_id: str, files: list[str]) -> list[str]:
             )
         if weights:
             return configs + weights
-    inside = sorted({file.partition("/")[0] for file in files if "/" in file and file.endswith(_WEIGHTS)})
+    inside = sorted({file.partition("/")[0] for file in files if "/" in file and file.endswith(WEIGHTS)})
     raise CheckpointError(
-        f"'{hub_id}' has no weights at the top of its repository; expected one of {', '.join(_WEIGHTS)}; "
+        f"'{hub_id}' has no weights at the top of its repository; expected one of {', '.join(WEIGHTS)}; "
         + (f"download one of its folders {some_of(inside)}, and pass it" if inside else "pass another model")
     )

@@ -158,6 +158,7 @@ def test_what_a_repository_lacks_is_said(
             ["config.json", "model.safetensors"],
         ),
         (["README.md", *SPLIT], SPLIT),
+        (["README.md", "config.json", "last.ckpt"], ["config.json", "last.ckpt"]),
     ],
 )
 def test_the_files_of_one_format_are_fetched(
