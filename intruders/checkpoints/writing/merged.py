@@ -42,14 +42,6 @@ def everywhere_as_tuned(name: str) -> float:
     return 1.0
 
 
-def _put(matrix: MatrixView, position: InStacks, tensor: Tensor, values: Tensor) -> None:
-    """Write a matrix (m, n), or the part of it that the tensor contains, into the tensor at the position."""
-    if position.expert is None:
-        put_back(matrix, tensor, values)
-    else:
-        put_back(replace(matrix, expert=None), tensor, values[position.rows])
-
-
 def _require_written(names: Iterable[str], written: Collection[str], source: str) -> None:
     lost = [name for name in dict.fromkeys(names) if name not in written]
     if lost:
@@ -116,7 +108,8 @@ def _changed_checkpoint(
             if not wanted:
                 share = elsewhere(own_of.get(name, name))
                 return _with_share(stored.read(), position.cut(first), name, share, dtype)
-            return _with_changes(stored, position, wanted, first, second, dtype)
+            changed = ((matrix, change(_pair(matrix, first, second), dtype)) for matrix, change in wanted)
+            return _with_matrices(stored, position, changed, dtype)
 
         return replace(stored, dtype=dtype, read=read, read_one=None)
 
@@ -154,21 +147,28 @@ def changed_tensor(
     wanted = [(matrix, changes[matrix.name]) for matrix in named if matrix.name in changes]
     if not wanted:
         return _with_share(stored.read(), before, name, elsewhere(name), dtype)
-    return _with_changes(stored, InStacks(name), wanted, before, stored, dtype)
+    changed = ((matrix, change(_pair(matrix, before, stored), dtype)) for matrix, change in wanted)
+    return _with_matrices(stored, InStacks(name), changed, dtype)
 
 
-def _with_changes(
+def _pair(matrix: MatrixView, base: StoredTensor, tuned: StoredTensor) -> Pair:
+    return Pair(matrix.read(base), matrix.read(tuned))
+
+
+def _with_matrices(
     stored: StoredTensor,
     position: InStacks,
-    wanted: list[tuple[MatrixView, Changed]],
-    base: StoredTensor,
-    tuned: StoredTensor,
+    matrices: Iterable[tuple[MatrixView, Tensor]],
     dtype: torch.dtype,
 ) -> Tensor:
+    """The tensor at a position, with these matrices (m, n) in it, or the parts of them that it contains."""
     tensor = stored.read().to(dtype, copy=True)
-    for matrix, change in wanted:
-        changed = change(Pair(matrix.read(base), matrix.read(tuned)), dtype)
-        _put(matrix, position, tensor, require_finite(changed, matrix.name))
+    for matrix, values in matrices:
+        require_finite(values, matrix.name)
+        if position.expert is None:
+            put_back(matrix, tensor, values)
+        else:
+            put_back(replace(matrix, expert=None), tensor, values[position.rows])
     return tensor
 
 
@@ -203,11 +203,9 @@ def _merged_checkpoint(
             loaded = [(matrix, both) for matrix, pair in changed if (both := pair.load()) is not None]
             if not loaded:
                 return stored.read()
-            tensor = stored.read().to(stored.dtype, copy=True)
-            for matrix, both in loaded:
-                change = changes.get(matrix.name) or partial(_matrix_with_share, share=elsewhere(own))
-                _put(matrix, position, tensor, require_finite(change(both, stored.dtype), matrix.name))
-            return tensor
+            by_share = partial(_matrix_with_share, share=elsewhere(own))
+            made = ((view, changes.get(view.name, by_share)(both, stored.dtype)) for view, both in loaded)
+            return _with_matrices(stored, position, made, stored.dtype)
 
         return replace(stored, read=read, read_one=None)
 
@@ -268,16 +266,11 @@ def _with_share(tensor: Tensor, base: StoredTensor, name: str, share: float, dty
         return torch.cat([common, tensor[shape[0] :].to(dtype)])
     if tensor.shape != shape:
         return tensor
-    of_base = base.read()
     if share == 0:
-        return of_base.to(dtype)
-
-    def rows(some: slice) -> Tensor:
-        wide = of_base.reshape(-1, *shape[1:])[some].double()
-        return wide + share * (tensor.reshape(-1, *shape[1:])[some].double() - wide)
-
-    # A number alone counts as a row.
-    return require_finite(made_by_rows(rows, shape or (1,), dtype, tensor.device).reshape(shape), name)
+        return base.read().to(dtype)
+    size = shape[:1].numel(), shape[1:].numel()  # a number alone counts as a row
+    made = _matrix_with_share(Pair(base.read().reshape(size), tensor.reshape(size)), dtype, share=share)
+    return require_finite(made.reshape(shape), name)
 
 
 def _replaced_whole(
