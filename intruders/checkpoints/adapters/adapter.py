@@ -99,14 +99,11 @@ class AdapterConfig:
             if not _is_number(value):
                 raise self.wrong(key, "an object of module names and numbers")
             whole = rf".*?({pattern})" if anywhere else rf"(.*\.)?({pattern})$"
-            if self._matches(whole, str(pattern), module, key):
+            if self.matches(whole, str(pattern), module, key):
                 return value
         return default
 
-    def is_target(self, module: str, pattern: str) -> bool:
-        return self._matches(f"({pattern})$", pattern, module, "target_modules")
-
-    def _matches(self, whole: str, pattern: str, module: str, key: str) -> bool:
+    def matches(self, whole: str, pattern: str, module: str, key: str) -> bool:
         self.steps += steps_at_worst(pattern, module)
         if self.steps > _MOST_STEPS:
             raise CheckpointError(

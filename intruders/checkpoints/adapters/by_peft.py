@@ -290,7 +290,7 @@ def modules_by_target(config: AdapterConfig, names: Sequence[str]) -> list[str]:
     """The modules that ``target_modules`` means, for a type whose tensors do not name them."""
     targets = config.values.get("target_modules")
     if isinstance(targets, str):
-        modules = [name for name in names if config.is_target(name, targets)]
+        modules = [name for name in names if config.matches(f"({targets})$", targets, name, "target_modules")]
     else:
         ends = config.names("target_modules")
         modules = [name for name in names if any(name == end or name.endswith(f".{end}") for end in ends)]

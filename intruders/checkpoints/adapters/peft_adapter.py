@@ -190,8 +190,8 @@ def _lora(tensors: Tensors, config: AdapterConfig) -> Adapter:
         updates = updates_one_by_one(tensors, config)
     else:
         for module in lora_modules(tensors, config.source):
-            if parameters_meant(module.module, config):
-                undecided.append(undecided_module(module, config))
+            if parameters := parameters_meant(module.module, config):
+                undecided.append(undecided_module(module, parameters, config))
             else:
                 updates.append(module_update(module, config))
     start = _changes_its_base(config)
@@ -203,7 +203,7 @@ def _lora(tensors: Tensors, config: AdapterConfig) -> Adapter:
         return updates + decided_by_base(undecided, config.source, base, shapes)
 
     return replace(
-        _with_updates(tensors, config, updates + [module.likeliest() for module in undecided]),
+        _with_updates(tensors, config, updates + [module.likeliest for module in undecided]),
         named_for=with_parameters if undecided else None,
         start=start,
         repeated=updates_one_by_one(tensors, as_stored) if repeats else None,

@@ -29,14 +29,7 @@ class UndecidedModule:
     parameters: list[str]  # "M.p" of every target that means it
     updates: list[AdaptedWeight]  # of those parameters whose rank the tensors may have
     without_parameters: AdaptedWeight  # on a base that has none of the parameters
-
-    def likeliest(self) -> AdaptedWeight:
-        """The update to show while no base is known."""
-        stacks = [update for update in self.updates if update.experts is not None]
-        if stacks:
-            return stacks[0]
-        is_weight = f"{self.name}.weight" in self.parameters
-        return self.updates[0] if self.updates and is_weight else self.without_parameters
+    likeliest: AdaptedWeight  # to show while no base is known
 
 
 def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
@@ -50,16 +43,17 @@ def parameters_meant(module: str, config: AdapterConfig) -> list[str]:
     return list(dict.fromkeys(name for target, name in names.items() if f".{name}".endswith(f".{target}")))
 
 
-def undecided_module(factors: LoraFactors, config: AdapterConfig) -> UndecidedModule:
+def undecided_module(factors: LoraFactors, parameters: list[str], config: AdapterConfig) -> UndecidedModule:
     """The updates that the factors of a module may be, where a target means one of its parameters."""
     name = factors.module
-    parameters = parameters_meant(name, config)
     made = [_parameter_update(factors, parameter, config) for parameter in parameters]
     updates = [update for update in made if update is not None]
     rank = config.pattern_value("rank_pattern", name, config.number("r"))
     is_of_module = factors.rank == rank or not updates
     without = module_update(factors, config) if is_of_module else updates[0]
-    return UndecidedModule(name, parameters, updates, without)
+    stacks = [update for update in updates if update.experts is not None]
+    of_weight = updates if f"{name}.weight" in parameters else []
+    return UndecidedModule(name, parameters, updates, without, [*stacks, *of_weight, without][0])
 
 
 def decided_by_base(
