@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from intruders.checkpoints.stored.locate import DEMO_ADAPTER, DEMO_ADAPTERS, LANGUAGE_ADAPTER
+from intruders.checkpoints.stored.locate import DEMO_ADAPTER, DEMO_ADAPTERS, locate
 
 KEPT = (
     "peft_type",
@@ -34,12 +34,12 @@ KEPT = (
 )
 
 
-def main(run: Path, alias: str = DEMO_ADAPTER.alias) -> None:
-    adapter = DEMO_ADAPTERS[alias]
-    dtype = torch.bfloat16 if adapter is LANGUAGE_ADAPTER else torch.float32
+def main(run: Path, alias: str = DEMO_ADAPTER) -> None:
+    folder = locate(alias)
+    dtype = torch.float32 if alias == DEMO_ADAPTER else torch.bfloat16
     config = json.loads((run / "adapter_config.json").read_text(encoding="utf-8"))
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    small = {key: config[key] for key in KEPT} | {"base_model_name_or_path": adapter.base}
+    small = {key: config[key] for key in KEPT} | {"base_model_name_or_path": DEMO_ADAPTERS[alias]}
     small["target_modules"] = sorted(small["target_modules"])
     tensors = {
         name: tensor.to(dtype)
@@ -53,12 +53,12 @@ def main(run: Path, alias: str = DEMO_ADAPTER.alias) -> None:
         "validation": record["validation"],
         "versions": record["versions"],
     }
-    adapter.folder.mkdir(exist_ok=True)
-    save_file(tensors, adapter.folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     for name, content in (("adapter_config.json", small), ("training.json", trained)):
-        (adapter.folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    size = sum(file.stat().st_size for file in adapter.folder.iterdir())
-    print(f"{len(tensors)} tensors, {size / 1000:.0f} KB in {adapter.folder}")
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{len(tensors)} tensors, {size / 1000:.0f} KB in {folder}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import intruders
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.stored.locate import DEMO_ADAPTER
+from intruders.checkpoints.stored.locate import DEMO_ADAPTER, DEMO_ADAPTERS, locate
 from intruders.cli.main import app
 from intruders.errors import SettingError
 from tests.docs.pages import READ, blocks
@@ -90,10 +90,10 @@ def test_the_commands_on_the_folder_that_the_demo_leaves(
 @pytest.mark.models
 def test_the_packaged_adapter_against_dense_decompositions() -> None:
     """The count that the docs show, from W0 + alpha / r B A and two SVDs in double precision."""
-    base = open_checkpoint(DEMO_ADAPTER.base)
-    factors = load_file(DEMO_ADAPTER.folder / "adapter_model.safetensors")
-    config = json.loads((DEMO_ADAPTER.folder / "adapter_config.json").read_text(encoding="utf-8"))
-    found = intruders.audit(None, DEMO_ADAPTER.alias, cache=False)
+    base = open_checkpoint(DEMO_ADAPTERS[DEMO_ADAPTER])
+    factors = load_file(locate(DEMO_ADAPTER) / "adapter_model.safetensors")
+    config = json.loads((locate(DEMO_ADAPTER) / "adapter_config.json").read_text(encoding="utf-8"))
+    found = intruders.audit(None, DEMO_ADAPTER, cache=False)
     assert len(found.matrices) == len(factors) // 2 == 36
     for matrix in found.matrices:
         prefix = f"base_model.model.bert.{matrix.name.removesuffix('.weight')}"
@@ -115,7 +115,7 @@ def test_the_line_of_make_demo_in_the_docs_is_of_the_packaged_adapter(
     assert done.exit_code == 0, done.output
     assert (tmp_path / "intruders-demo.html").stat().st_size > 1e6
     # `make demo` trains this adapter: its line in the docs follows from what is packaged.
-    trained = json.loads((DEMO_ADAPTER.folder / "training.json").read_text(encoding="utf-8"))
+    trained = json.loads((locate(DEMO_ADAPTER) / "training.json").read_text(encoding="utf-8"))
     audit = intruders.Audit.load(tmp_path / "audit.json")
     result = demo.Result(
         "rank-1 LoRA", trained["validation"]["accuracy"], 0, trained["steps"], 0.0, True, audit

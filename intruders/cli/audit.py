@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..checkpoints.stored.locate import DEMO_ADAPTER
+from ..checkpoints.stored.locate import DEMO_ADAPTER, DEMO_ADAPTERS
 from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
@@ -66,7 +66,7 @@ def audit(
     if demo:
         if base is not None:
             raise SettingError(f"--demo was given together with the model '{base}'; pass one of the two")
-        base, tuned = DEMO_ADAPTER.base, DEMO_ADAPTER.alias
+        base, tuned = DEMO_ADAPTERS[DEMO_ADAPTER], DEMO_ADAPTER
         if to.html is None:
             with report_if_possible():
                 check_can_write_html(DEMO_REPORT)

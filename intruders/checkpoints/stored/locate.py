@@ -142,22 +142,10 @@ DEMO_MODELS = {
 }
 
 
-@dataclass(frozen=True)
-class DemoAdapter:
-    """A small trained LoRA adapter of a demo model, inside this package (examples/make_demo_adapter.py)."""
-
-    alias: str
-    base: str  # the alias of its base
-
-    @property
-    def folder(self) -> Path:
-        return Path(__file__).parent / self.alias
-
-
-DEMO_ADAPTER = DemoAdapter("minilm-l6-lora", "minilm-l6")
-# Of a language model: it answers word problems, and forgot much of what the base knew.
-LANGUAGE_ADAPTER = DemoAdapter("smollm2-135m-lora", "smollm2-135m")
-DEMO_ADAPTERS = {adapter.alias: adapter for adapter in (DEMO_ADAPTER, LANGUAGE_ADAPTER)}
+# Small trained LoRA adapters of demo models, in folders beside this file (examples/make_demo_adapter.py), and their
+# bases. That of the language model answers word problems, and forgot much of what the base knew.
+DEMO_ADAPTER = "minilm-l6-lora"
+DEMO_ADAPTERS = {DEMO_ADAPTER: "minilm-l6", "smollm2-135m-lora": "smollm2-135m"}
 ALIASES = (*DEMO_MODELS, *DEMO_ADAPTERS)
 
 
@@ -187,7 +175,7 @@ def locate(source: str) -> Path:
         has_copy = model.is_gguf and (model.converted() / "config.json").is_file()
         return model.converted() if has_copy else packaged
     if source in DEMO_ADAPTERS:
-        return DEMO_ADAPTERS[source].folder
+        return Path(__file__).parent / source
     if not is_utf8(source):
         raise CheckpointError(
             f"'{as_utf8(source)}' is not UTF-8, as results must be; rename the file or folder"
