@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, some_of
 from ..formats.gguf import layout_of_gguf
-from ..formats.memory import FSDP_1_WRAPPER, describe_module, tensors_of_adapter
+from ..formats.memory import FSDP_1_WRAPPER, describe_module, state_dict_checkpoint
 from ..formats.safetensors import safetensors_file
 from ..formats.torch_pickle import pickle_file
 from ..stored.checkpoint import Checkpoint, StoredTensor, Tensors
 from ..stored.json_file import read_json_object
-from ..stored.names import Shapes, match_names
+from ..stored.names import Shapes, match_names, scores_tokens
 from .adapter import AdaptedWeight, Adapter, AdapterConfig
 from .by_formula import BY_PEFT as LORA_BY_PEFT
 from .by_formula import REFUSED_SETTINGS, adalora_updates, lora_modules, lycoris_updates, module_update
@@ -162,7 +162,10 @@ def adapter_in(
             if config.peft_type == "ADALORA":
                 scale /= float(module.ranknum[name]) + 1e-5
             config.scales[modules[-1]] = scale
-    return tensors_of_adapter(state), config, modules
+    made = state_dict_checkpoint(state)
+    # A head that is stored with the embedding it is tied to is a tensor too.
+    heads = {own: made.tensors[other] for own, other in made.tied.items() if scores_tokens(own)}
+    return {**made.tensors, **heads}, config, modules
 
 
 def _adapter(stored: Tensors, config: AdapterConfig, modules: Sequence[str] = ()) -> Adapter:

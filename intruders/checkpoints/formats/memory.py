@@ -11,7 +11,6 @@ from ...errors import CheckpointError, some_of
 from ..quantized.restore import restored
 from ..stored.checkpoint import Checkpoint, StoredTensor, tensor_in_memory
 from ..stored.matrices import stored_input_first
-from ..stored.names import scores_tokens
 
 # FSDP 1 puts itself into the names of modules, not into those of their weights.
 FSDP_1_WRAPPER = "_fsdp_wrapped_module."
@@ -68,13 +67,6 @@ def with_copies(checkpoint: Checkpoint, copies: Mapping[str, Tensor]) -> Checkpo
 def state_dict_checkpoint(source: Mapping[str, Tensor]) -> Checkpoint:
     """A state dict as a checkpoint; nothing is copied."""
     return _in_memory(f"state dict of {len(source)} tensors", "state dict", _not_compiled(source), None)
-
-
-def tensors_of_adapter(state: Mapping[str, Tensor]) -> dict[str, StoredTensor]:
-    """The tensors of an adapter's state dict; a head that is stored with the embedding it is tied to is one of them."""
-    made = state_dict_checkpoint(state)
-    heads = {name: made.tensors[other] for name, other in made.tied.items() if scores_tokens(name)}
-    return {**made.tensors, **heads}
 
 
 def module_checkpoint(module: nn.Module, state: Mapping[str, Tensor] | None = None) -> Checkpoint:
