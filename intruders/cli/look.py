@@ -64,7 +64,9 @@ def inspect(
     """
     from ..audits.update_alone import check_energy, compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
-    from ..checkpoints.pairing.inspect import inspect_parts, open_parts
+    from ..checkpoints.opening.model_sum import parts_of
+    from ..checkpoints.opening.open import open_source
+    from ..checkpoints.pairing.inspect import inspect_parts
     from ..checkpoints.pairing.served import served_by
     from ..reports.inspection import inspection_lines, overlap_lines, served_lines, update_lines
 
@@ -86,7 +88,7 @@ def inspect(
         if not put_json(overlap.to_document(), to):
             say(overlap_lines(overlap, verbose))
         return
-    parts = open_parts(path)
+    parts = parts_of(open_source(path))
     if runtime is not None:
         served = served_by(runtime, parts, base)
         if not put_json(served.to_document(), to):
