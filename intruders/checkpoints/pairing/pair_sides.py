@@ -166,11 +166,16 @@ def _paired_matrices(
         other_shape = ""
         remarks = []
         for (side, weight), pairs in zip(sides, pairs_of_side, strict=True):
-            matrices, remark = _matrices(side, name, selection.split_fused)
-            if matrices is None:
-                other_shape = other_shape or remark
+            if not side.holds(name):
                 continue
-            remarks += [remark] if remark else []
+            ours = side.base.tensors[name].shape
+            theirs = side.tensors[name].shape if name in side.tensors else ours
+            matrices = common_matrices(matrices_of(side.base, name, selection.split_fused), ours, theirs)
+            if not matrices:
+                other_shape = other_shape or f"other shape: {ours} and {theirs}"
+            elif ours != theirs:
+                tokens = f"the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
+                remarks.append(f"'{name}' on {tokens}")
             made = [_paired_matrix(base, side, name, matrix) for matrix in matrices]
             pairs += made
             for pair in made:
@@ -228,17 +233,3 @@ def _warn_of_decompositions(adapter: Adapter, pairs: list[PairedMatrix]) -> None
             f"full, as PEFT does when it loads it: about {seconds / 60:.0f} minutes on two cores beside the audit",
             stacklevel=2,
         )
-
-
-def _matrices(side: Side, name: str, split_fused: bool) -> tuple[list[MatrixView] | None, str]:
-    """The matrices of a tensor that a side holds, and a note; None with the reason it has none."""
-    if not side.holds(name):
-        return None, ""
-    ours = side.base.tensors[name].shape
-    theirs = side.tensors[name].shape if name in side.tensors else ours
-    matrices, note = common_matrices(matrices_of(side.base, name, split_fused), ours, theirs), ""
-    if not matrices:
-        return None, f"other shape: {ours} and {theirs}"
-    if ours != theirs:
-        note = f"'{name}' on the first {matrices[0].shape[0]} tokens; base has {ours[0]}, tuned {theirs[0]}"
-    return matrices, note
