@@ -112,11 +112,6 @@ class MergedMatrix:
         """The type that M's numbers show."""
         return coarsest_type(self.merged)
 
-    @property
-    def least(self) -> float:
-        """Half the spacing of the smallest numbers in the file."""
-        return 0.0 if self.stored is None else least_spacing(self.stored)
-
     @cached_property
     def ways_to_round(self) -> list[Rounding]:
         """The ways in which the sum W0 + s D may have been rounded, the strictest first."""

@@ -19,6 +19,7 @@ from .merged_matrix import (
     MergedMatrix,
     Rounding,
     half_spacing,
+    least_spacing,
     type_name,
 )
 
@@ -123,14 +124,16 @@ def _allowed(block: Block, matrix: MergedMatrix, rounding: Rounding) -> tuple[Te
 
 def _allowance(block: Block, difference: Tensor, matrix: MergedMatrix, rounding: Rounding) -> Tensor:
     """Bound the distance of M_i - W0_i from s D_i: the rounding of the sum, and that of the difference here."""
-    allowance = half_spacing(block.merged, matrix.dtype, matrix.least)
+    assert matrix.stored is not None  # of quantized numbers there are no bounds
+    least = least_spacing(matrix.stored)
+    allowance = half_spacing(block.merged, matrix.dtype, least)
     size = block.merged.abs()
     if matrix.dtype in HALF_TYPES:  # the sum in single precision, before it was rounded
         allowance += size * SINGLE
     allowance += difference.abs() * SINGLE
     if rounding.of_sum > 1:
         between = size + block.base.abs() + block.reach
-        allowance += half_spacing(between, matrix.dtype, matrix.least) * (rounding.of_sum - 1)
+        allowance += half_spacing(between, matrix.dtype, least) * (rounding.of_sum - 1)
     return allowance.mul_(1 + _OURS)
 
 
