@@ -160,7 +160,7 @@ def gguf_adapter(
             strange.append(tensor.name)
     names = known_names(layout.architecture, parts) or {}
     strange += [] if names else [name for name in parts if known_names(layout.architecture, [name]) is None]
-    if layout.text("adapter.type") != "lora" or strange or not parts:
+    if layout.value("adapter.type", str) != "lora" or strange or not parts:
         what = f"{some_of(strange)} of the architecture '{layout.architecture}'" if strange else "no LoRA"
         raise CheckpointError(
             f"'{source}' is an adapter for llama.cpp with {what}; expected lora_a and lora_b of matrices whose names "
@@ -186,11 +186,10 @@ def gguf_adapter(
             turned = is_embedding and part == "lora_a"
             key = f"lora_{'embedding_' if is_embedding else ''}{part[-1].upper()}"
             factors[key] = _transposed(factor) if turned else factor
-    alpha = layout.value("adapter.lora.alpha")
-    alpha = alpha if isinstance(alpha, float) else 0.0
-    url = layout.text("general.base_model.0.repo_url") or ""
+    alpha = layout.value("adapter.lora.alpha", float)
+    url = layout.value("general.base_model.0.repo_url", str) or ""
     base_id = url.removeprefix(_HUB) if url.startswith(_HUB) else None
-    tokens = layout.value("adapter.alora.invocation_tokens")
+    tokens = layout.value("adapter.alora.invocation_tokens", list)
     acting = {"alora_invocation_tokens": tokens} if tokens else {}
     made = _lora(modules, lambda rank: alpha or float(rank), base_id, source, **acting)
     return replace(made, family="GGUF", ignored=tuple(ignored), lacks_heads=is_permuted and base is None)

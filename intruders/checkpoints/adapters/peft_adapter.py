@@ -93,7 +93,8 @@ def stored_adapter(path: Path, source: str, base: Mapping[str, Any] | None = Non
     if len(files) != 1 or not files[0].is_file() or (path / "config.json").is_file():
         return None
     layout = layout_of_gguf(files[0])
-    return gguf_adapter(files[0], layout, source, base) if layout.text("general.type") == "adapter" else None
+    is_adapter = layout.value("general.type", str) == "adapter"
+    return gguf_adapter(files[0], layout, source, base) if is_adapter else None
 
 
 def peft_adapters_in(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> list[Adapter]:

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
@@ -19,6 +19,9 @@ from ..stored.names import natural_order
 
 # Items of an array that are kept. One that says something of the model has an item a layer; vocabularies are longer.
 _LONGEST_KEPT = 1024
+
+
+_Value = TypeVar("_Value", int, float, str, list[Any])
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,17 @@ class GgufLayout:
 
     @property
     def architecture(self) -> str:
-        return self.text("general.architecture") or ""
+        return self.value("general.architecture", str) or ""
 
-    def value(self, key: str) -> Any:
-        """What the metadata has under a key; None where there is nothing, or a text that is none."""
+    def value(self, key: str, kind: type[_Value]) -> _Value | None:
+        """What the metadata has under a key; None for a value of another type, and for a text that is none to print."""
         field = self.fields.get(key)
         try:
-            return None if field is None else field.contents()
+            value = None if field is None else field.contents()
         except UnicodeDecodeError:
             return None
-
-    def number(self, key: str) -> int | None:
-        """A whole number of the metadata; None where there is none under this key."""
-        value = self.value(key)
-        return value if type(value) is int else None
-
-    def text(self, key: str) -> str | None:
-        """A text of the metadata; None where there is none, or none to print, under this key."""
-        value = self.value(key)
-        return value if isinstance(value, str) and value and value.isprintable() else None
+        is_printable = not isinstance(value, str) or value.isprintable()
+        return value if type(value) is kind and is_printable else None
 
 
 class _Reader(GGUFReader):  # type: ignore[misc]
@@ -127,7 +122,7 @@ def read_gguf_layout(path: Path) -> GgufLayout:
 def read_whole_layout(path: Path) -> GgufLayout:
     """The layout of the model of which a file is all or a part, with the metadata of its first file."""
     layout = read_gguf_layout(path)
-    count = layout.number("split.count") or 1
+    count = layout.value("split.count", int) or 1
     if count < 2:
         return layout
     which, names = f"'{path}' is one of {count} files of one model", split_names(path.name)
@@ -143,9 +138,9 @@ def read_whole_layout(path: Path) -> GgufLayout:
             f"{which}, and its folder lacks {some_of(lost)}; download all of them into one folder"
         )
     layouts = [layout if file == path else read_gguf_layout(file) for file in files]
-    numbers = [(part.number("split.no"), part.number("split.count")) for part in layouts]
+    numbers = [(part.value("split.no", int), part.value("split.count", int)) for part in layouts]
     tensors = [tensor for part in layouts for tensor in part.tensors]
-    expected = layout.number("split.tensors.count") or len(tensors)
+    expected = layout.value("split.tensors.count", int) or len(tensors)
     distinct = {tensor.name for tensor in tensors}
     in_order = numbers == [(number, count) for number in range(count)]
     if not in_order or not len(distinct) == len(tensors) == expected:
