@@ -158,9 +158,8 @@ def awq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
 def compressed_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     """compressed-tensors': ``weight_packed`` (out, in * bits / 32), ``weight_scale``, ``weight_shape``."""
     for module, parts in _modules(tensors, "weight_packed", ("weight_scale", "weight_shape")).items():
-        zero, order = (tensors.get(f"{module}.weight_{part}") for part in ("zero_point", "g_idx"))
         used = {f"{module}.{part}" for part in (*parts, "weight_zero_point", "weight_g_idx")}
-        yield f"{module}.weight", _compressed(module, parts, zero, order, settings), used
+        yield f"{module}.weight", _compressed(module, tensors, settings), used
 
 
 def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
@@ -215,16 +214,11 @@ def _awq(module: str, parts: Tensors) -> StoredTensor:
     return StoredTensor((outputs, inputs), torch.float32, "int4 (AWQ)", read)
 
 
-def _compressed(
-    module: str,
-    parts: Tensors,
-    zero: StoredTensor | None,
-    order: StoredTensor | None,
-    settings: Mapping[str, Any],
-) -> StoredTensor:
-    packed, scale = parts["weight_packed"], parts["weight_scale"]
-    require(module, packed.dtype == torch.int32 and parts["weight_shape"].shape == (2,), "weight_packed")
-    rows, columns = shape = tuple(int(size) for size in parts["weight_shape"].read().tolist())
+def _compressed(module: str, tensors: Tensors, settings: Mapping[str, Any]) -> StoredTensor:
+    packed, scale, sizes = (tensors[f"{module}.weight_{part}"] for part in ("packed", "scale", "shape"))
+    zero, order = (tensors.get(f"{module}.weight_{part}") for part in ("zero_point", "g_idx"))
+    require(module, packed.dtype == torch.int32 and sizes.shape == (2,), "weight_packed")
+    rows, columns = shape = tuple(int(size) for size in sizes.read().tolist())
     require(module, packed.shape[0] == rows and columns > 0, "weight_shape")
     if prod(scale.shape) != 1:
         require(module, len(scale.shape) == 2 and scale.shape[0] in {1, rows}, "weight_scale")
