@@ -132,23 +132,18 @@ def _warn_of_other_names(
 
 
 def changed_tensor(
-    stored: StoredTensor,
-    base: Checkpoint,
-    name: str,
-    changes: Mapping[str, Changed],
-    elsewhere: Elsewhere,
-    dtype: torch.dtype,
+    stored: StoredTensor, base: Checkpoint, name: str, changes: Mapping[str, Changed], share: float
 ) -> Tensor:
-    """Return a tensor stored in full, by the base's ``name``, with its changed matrices or its share of the update."""
+    """Return a tensor stored in full, by the base's ``name``, with its changed matrices or a share of its update."""
     holder = base.tied.get(name, name)
     before = base.tensors[holder]
     views = _matrices(base, holder, stored.shape)
     named = [replace(view, name=name + view.name.removeprefix(holder)) for view in views]
     wanted = [(matrix, changes[matrix.name]) for matrix in named if matrix.name in changes]
     if not wanted:
-        return _with_share(stored.read(), before, name, elsewhere(name), dtype)
-    changed = ((matrix, change(_pair(matrix, before, stored), dtype)) for matrix, change in wanted)
-    return _with_matrices(stored, InStacks(name), changed, dtype)
+        return _with_share(stored.read(), before, name, share, stored.dtype)
+    changed = ((matrix, change(_pair(matrix, before, stored), stored.dtype)) for matrix, change in wanted)
+    return _with_matrices(stored, InStacks(name), changed, stored.dtype)
 
 
 def _pair(matrix: MatrixView, base: StoredTensor, tuned: StoredTensor) -> Pair:

@@ -102,11 +102,11 @@ class LoraContent:
         stored = self.adapter.rest[own]
         if not is_beneath_factors(own):
             changes = {matrix: change.applied_to for matrix, change in changed.items()}
-            return changed_tensor(stored, self.base, name, changes, elsewhere, stored.dtype)
+            return changed_tensor(stored, self.base, name, changes, elsewhere(name))
         # The factors carry the change. The weight beneath them is the base's, or what a start left of it.
         change = changed.get(name) or Change(share=elsewhere(name))
         share = change.share if change.is_a_share else 1.0
-        return changed_tensor(stored, self.base, name, {}, lambda _: share, stored.dtype)
+        return changed_tensor(stored, self.base, name, {}, share)
 
     def _require_written(self, changed: Iterable[str], elsewhere: Elsewhere) -> None:
         """Refuse what no tensor of the adapter can store: it would stay as it was tuned."""
