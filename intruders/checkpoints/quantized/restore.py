@@ -5,7 +5,7 @@ restored here, numbers with scales in ``scaled.py``.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
@@ -103,8 +103,8 @@ def four_bit_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     for key in tensors:
         name, mark, kind = key.partition(_STATE)
         if mark:
-            used = [f"{name}{part}" for part in _PARTS]
-            yield name, _four_bit(name, map(tensors.get, used), tensors[key], kind), {key, *used}
+            used = {key, *(f"{name}{part}" for part in _PARTS)}
+            yield name, _four_bit(name, tensors, tensors[key], kind), used
 
 
 def int8_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
@@ -125,10 +125,8 @@ def _of_int8(weight: StoredTensor, scale: StoredTensor) -> Tensor:
     return weight.read().to(torch.float32) * (scale.read().to(torch.float32).reshape(-1, 1) / 127)
 
 
-def _four_bit(
-    name: str, parts: Iterable[StoredTensor | None], state: StoredTensor, kind: str
-) -> StoredTensor:
-    packed, absmax, table, nested, nested_table = parts
+def _four_bit(name: str, tensors: Tensors, state: StoredTensor, kind: str) -> StoredTensor:
+    packed, absmax, table, nested, nested_table = (tensors.get(f"{name}{part}") for part in _PARTS)
     require(name, prod(state.shape) <= _LARGEST_STATE, "quant_state")
     values = parse_json_object(
         bytes(state.read().to(torch.uint8).flatten().tolist()), f"the quant_state of '{name}'"
