@@ -63,12 +63,12 @@ def tensors_not_compared(base: Checkpoint, sides: Sequence[Side], is_sum: bool) 
 def differences(
     base: Checkpoint,
     saved: Tensors,
+    added: Tensors,
     merged: Checkpoint,
     names: Collection[str],
     merged_name: Mapping[str, str],
-    added: Collection[str],
 ) -> Iterator[tuple[OtherTensor | None, OtherTensor | None]]:
-    """Return for each of the base's tensors in ``names`` (what differs, what could not be compared).
+    """Return for each of the base's tensors in ``names``, and each added one (what differs, what is not comparable).
 
     ``saved`` are those that the adapter stores in full, by the base's names, ``added`` those of a head that it brings,
     beside which the base's own is not needed.
@@ -78,40 +78,34 @@ def differences(
     # The head of RoBERTa has a dense layer of its own; BERT's works on what the pooler makes.
     old_head = _OLD_HEAD_AND_POOLER if any(".dense." in new for new in added) else _OLD_HEAD
     without = [parts for ending, parts in _NOT_IN_CLASS.items() if architecture.endswith(ending)]
-    for name in names:
-        other = merged_name.get(name)
-        if other is None:
-            if added and old_head.search(name):
-                yield None, OtherTensor(name, "the adapter brings another head")
-            elif any(parts.search(name) for parts in without):
-                yield None, OtherTensor(name, f"the class {architecture} of the merged model has none")
-            elif _is_parameter(name, base.tensors[name]):
-                yield OtherTensor(name, "missing in the merged model"), None
-            else:
-                yield None, None
-            continue
-        expected, stored = saved.get(name, base.tensors[name]), merged.tensors[other]
-        is_quantized = expected.dtype.is_floating_point and stored_type(stored.stored_as) is None
-        if is_quantized and expected.shape == stored.shape:
-            yield None, OtherTensor(name, f"quantized as {stored.stored_as}")
-        else:
-            yield _difference(name, expected, stored, name in saved), None
-
-
-def added_differences(added: Tensors, merged: Checkpoint) -> list[OtherTensor]:
-    """What the adapter stores in full and the base lacks, where the merged model has not the same."""
     own_name = {plain(name): name for name in merged.names()}
-    theirs = {name: merged.tensors.get(own_name.get(plain(name), "")) for name in added}
-    differ = [_difference(name, expected, theirs[name], is_saved=True) for name, expected in added.items()]
-    return [other for other in differ if other is not None]
+    counterparts = {name: merged_name.get(name) for name in names}
+    counterparts |= {name: own_name.get(plain(name)) for name in added}
+    of_adapter = {**saved, **added}
+    for name, other in counterparts.items():
+        if other is not None:
+            expected, stored = of_adapter.get(name) or base.tensors[name], merged.tensors[other]
+            is_quantized = expected.dtype.is_floating_point and stored_type(stored.stored_as) is None
+            if is_quantized and expected.shape == stored.shape:
+                yield None, OtherTensor(name, f"quantized as {stored.stored_as}")
+            else:
+                yield _difference(name, expected, stored, name in of_adapter), None
+        elif name in added:
+            yield OtherTensor(name, "missing in the merged model"), None
+        elif added and old_head.search(name):
+            yield None, OtherTensor(name, "the adapter brings another head")
+        elif any(parts.search(name) for parts in without):
+            yield None, OtherTensor(name, f"the class {architecture} of the merged model has none")
+        elif _is_parameter(name, base.tensors[name]):
+            yield OtherTensor(name, "missing in the merged model"), None
+        else:
+            yield None, None
 
 
 def _difference(
-    name: str, expected: StoredTensor, stored: StoredTensor | None, is_saved: bool
+    name: str, expected: StoredTensor, stored: StoredTensor, is_saved: bool
 ) -> OtherTensor | None:
     """Return in what a tensor of the merged model is another; None if it is the expected one, or a rounding of it."""
-    if stored is None:
-        return OtherTensor(name, "missing in the merged model")
     if expected.shape != stored.shape:
         return OtherTensor(name, f"other shape: {expected.shape} and {stored.shape}")
     before, after = expected.read(), stored.read()

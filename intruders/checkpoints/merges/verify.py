@@ -28,7 +28,7 @@ from ..stored.names import match_names, tensor_of
 from ..stored.selection import Selection
 from ..stored.tied import separated, separated_uses, tied_uses
 from .merged_matrix import MergedMatrix, stored_type, type_name
-from .other_tensors import OtherTensor, added_differences, differences, tensors_not_compared, tensors_only_in
+from .other_tensors import OtherTensor, differences, tensors_not_compared, tensors_only_in
 from .verdict import (
     APPLIED,
     NOT_PROVED,
@@ -218,7 +218,8 @@ def verify(
     sides = [side for side, _ in sides_of(before, opened)[1]]
     unchecked = tensors_not_compared(before, sides, is_sum)
     rest = [name for name in before.names() if name not in touched.union(entry.name for entry in unchecked)]
-    total = len(wanted.pairs) + len(rest)
+    saved, added = ({}, {}) if is_sum else (sides[0].tensors, sides[0].added)
+    total = len(wanted.pairs) + len(rest) + len(added)
 
     found_of = {pair.name: pair for pair in in_merged.pairs}
     matrices: list[VerifiedMatrix] = []
@@ -231,8 +232,7 @@ def verify(
         progress("verify", len(matrices), total)
 
     others: list[OtherTensor] = []
-    saved, added = ({}, {}) if is_sum else (sides[0].tensors, sides[0].added)
-    compared = differences(before, saved, after, rest, merged_name, added)
+    compared = differences(before, saved, added, after, rest, merged_name)
     for done, (other, unknown) in enumerate(compared, len(matrices) + 1):
         if other is not None:
             others.append(replace(other, reason=still_one.get(other.name, other.reason)))
@@ -243,7 +243,7 @@ def verify(
         adapter_source=opened.source,
         merged_source=after.source,
         matrices=matrices,
-        others=others + added_differences(added, after) + tensors_only_in(after, before, opened, merged_name),
+        others=others + tensors_only_in(after, before, opened, merged_name),
         unchecked=unchecked,
         matched=list(dict.fromkeys(renamed + wanted.matched + in_merged.matched)),
         seconds=time.perf_counter() - started,

@@ -232,3 +232,21 @@ def test_models_that_do_not_belong_together(models: Models, tmp_path: Path) -> N
         intruders.verify(folder / "base", folder / "adapter", tiny_llama())
     with refused("nowhere"):
         intruders.verify(folder / "base", folder / "adapter", tmp_path / "nowhere")
+
+
+def test_a_new_head_in_quantized_form_is_not_taken_for_another() -> None:
+    factors = {"q_proj.lora_A.weight": torch.ones(1, 4), "q_proj.lora_B.weight": torch.ones(4, 1)}
+    base, tuned = {"q_proj.weight": torch.eye(4)}, {"q_proj.weight": torch.eye(4) + 1}
+    head = {"classifier.weight": torch.randn(2, 4)}
+    rounded = {"classifier.weight": (head["classifier.weight"] * 32).to(torch.int8)}
+    found = intruders.verify(base, factors | head, tuned | rounded)
+    assert found.exit_status() == 0
+    assert [(entry.name, entry.reason) for entry in found.unchecked] == [
+        ("classifier.weight", "quantized as int8")
+    ]
+    wrong = intruders.verify(
+        base, factors | head, tuned | {"classifier.weight": head["classifier.weight"] + 1}
+    )
+    assert [(entry.name, entry.reason) for entry in wrong.others] == [
+        ("classifier.weight", "other numbers than the adapter saved")
+    ]
