@@ -152,17 +152,6 @@ def retrained_tokens(adapter: LoraAdapter) -> dict[str, str]:
     return {own: f"{module}.weight" for own, (module, mark, _) in marked.items() if mark}
 
 
-def biases_in_shares(adapter: LoraAdapter, shares: Mapping[str, float]) -> dict[str, Tensor]:
-    """The biases that ``lora_bias`` trains with B, by tensor, of the modules that keep a share of their update."""
-    biases = {}
-    for module, share in shares.items():
-        name = f"{_PREFIX}{module}.lora_B.bias"
-        if name in adapter.rest:
-            stored = adapter.rest[name].read()
-            biases[name] = require_finite((share * stored.double()).to(stored.dtype), name)
-    return biases
-
-
 def rewritten(
     adapter: LoraAdapter,
     changes: Mapping[str, Callable[[LowRank], LowRank]],
@@ -175,8 +164,9 @@ def rewritten(
     ``rank`` None gives each changed module the rank that it needs; "keep" cuts each back to the rank that it had; a
     number gives every module that rank, so that no pattern of ranks is needed. Cuts are the best ones in the
     Frobenius norm. Modules keep their scales, and those not changed their tensors. Of a module in ``shares`` B alone
-    is scaled, so that rank and A stay as they are. Tensors ``in_full`` take the place of those that are stored in full.
-    Updates are changed one by one: all of a large model's in double precision are as much as a few of its matrices.
+    is scaled, with the bias that ``lora_bias`` trains beside it, so that rank and A stay as they are. Tensors
+    ``in_full`` take the place of those that are stored in full. Updates are changed one by one: all of a large model's
+    in double precision are as much as a few of its matrices.
     """
     tensors = {
         name: stored.read() if name not in in_full else in_full[name].to(stored.dtype)
@@ -185,7 +175,10 @@ def rewritten(
     ranks: dict[str, int] = {}
     errors: dict[str, float] = {}
     for name, module in adapter.modules.items():
-        change = changes.get(name)
+        change, bias = changes.get(name), f"{_PREFIX}{name}.lora_B.bias"
+        if name in shares and bias in tensors:
+            scaled = (shares[name] * tensors[bias].double()).to(tensors[bias].dtype)
+            tensors[bias] = require_finite(scaled, bias)
         if change is None and (not isinstance(rank, int) or rank == module.rank):
             down, up = module.down.read(), module.up.read()
             if name in shares:

@@ -21,7 +21,6 @@ from ...checkpoints.writing.lora_adapter import (
     LoraAdapter,
     Rank,
     Rewritten,
-    biases_in_shares,
     is_beneath_factors,
     lora_adapter,
     modules_and_tensors,
@@ -78,7 +77,6 @@ class LoraContent:
             elif change.share != 1:
                 shares[module] = change.share
         in_full = {own: self._in_full(own, name, changed, elsewhere) for own, name in self.in_full.items()}
-        in_full |= biases_in_shares(self.adapter, shares)
         content = rewritten(self.adapter, updates, self.rank, shares, in_full)
         content.tensors.update(self._factors_of_heads(content.tensors))
         names = {module: name for name, module in self.modules.items()}
