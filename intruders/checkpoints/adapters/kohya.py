@@ -186,10 +186,8 @@ def single_file_adapter(stored: Tensors, metadata: Mapping[str, str], source: st
     bare = [module for module, parts in modules.items() if "alpha" not in parts and "diff" not in parts]
     notes = [f"{len(bare)} modules store no alpha: their scale is taken as 1"] if bare and not configs else []
     made = Adapter(source, "LORA", None, replaced, updates, ignored=ignored, notes=notes)
-    if not all(module.startswith(("lora_", "lycoris_")) for module in modules):
-        return made
-    named_for = partial(_unflattened, updates)
-    return replace(made, named_for=named_for, family="kohya")
+    is_flat = all(module.startswith(("lora_", "lycoris_")) for module in modules)
+    return replace(made, named_for=partial(_unflattened, updates), family="kohya") if is_flat else made
 
 
 def _update(
