@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -34,7 +33,6 @@ def require_finite(tensor: Tensor, name: str) -> Tensor:
 
 
 SHARD_BYTES = 5 * 10**9  # transformers' own limit
-NO_METADATA: Mapping[str, str] = MappingProxyType({})  # beside what transformers asks for
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items() if dtype is not None}
 
@@ -45,7 +43,7 @@ def write_checkpoint(
     *,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
-    metadata: Mapping[str, str] = NO_METADATA,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write the tensors into ``folder``, in shards of at most ``shard_bytes`` (a larger tensor has its own).
 
@@ -73,7 +71,7 @@ def write_safetensors(
     path: Path,
     tensors: Tensors,
     after_each: Callable[[], None] | None = None,
-    metadata: Mapping[str, str] = NO_METADATA,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write one file, whose header comes first; CheckpointError as :func:`write_checkpoint`."""
     try:
@@ -94,9 +92,9 @@ def write_safetensors(
         raise CheckpointError(f"cannot write '{path}': {os_reason(error)}") from error
 
 
-def _header(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Tensors, metadata: Mapping[str, str] | None) -> bytes:
     """The length of the header in 8 bytes, little-endian, and the header, padded to a multiple of 8."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     begin = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:

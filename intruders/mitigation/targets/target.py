@@ -12,7 +12,7 @@ from ...checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
 from ...checkpoints.opening.open import Source
 from ...checkpoints.stored.checkpoint import tensor_in_memory
 from ...checkpoints.writing.merged import Elsewhere
-from ...checkpoints.writing.shards import NO_METADATA, write_safetensors
+from ...checkpoints.writing.shards import write_safetensors
 from ...system.result_protocol import JsonResult
 from ..remedies.changes import Change
 
@@ -54,7 +54,7 @@ def write_adapter(
     folder: Path,
     tensors: Mapping[str, Tensor],
     config: Mapping[str, Any],
-    metadata: Mapping[str, str] = NO_METADATA,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     weights = {name: tensor_in_memory(tensor) for name, tensor in tensors.items()}
     write_safetensors(folder / "adapter_model.safetensors", weights, metadata=metadata)
