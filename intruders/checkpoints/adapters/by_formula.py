@@ -122,7 +122,6 @@ class LoraFactors:
 
 
 def unfit(source: str, has: str, module: str, expected: str) -> CheckpointError:
-    """The error of a file whose tensors for a module are not what its formula needs."""
     return CheckpointError(f"'{source}' has {has} for '{module}'; expected {expected}")
 
 

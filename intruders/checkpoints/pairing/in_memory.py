@@ -119,5 +119,4 @@ class BaseInMemory:
 
 
 def in_memory(base: Checkpoint, model: nn.Module) -> BaseInMemory:
-    """Match the base with a model in memory."""
     return BaseInMemory.of(base, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})

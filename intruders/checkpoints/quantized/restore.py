@@ -43,7 +43,6 @@ def quantization_of(config: Mapping[str, Any] | None) -> Any:
 
 
 def drop_quantization(config: dict[str, Any]) -> None:
-    """Make a config say that its weights are not quantized."""
     for part in (config, *(config.get(name) for name in _LANGUAGE_MODELS)):
         if isinstance(part, dict):
             part.pop(_KEY, None)

@@ -154,7 +154,6 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
 
 
 def folder_of(path: Path) -> Path:
-    """Return the folder of what was located: the path itself, or that of a file."""
     return path if path.is_dir() else path.parent
 
 

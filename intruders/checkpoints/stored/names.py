@@ -52,7 +52,6 @@ def scores_classes(name: str) -> bool:
 
 
 def is_embedding_or_head(name: str) -> bool:
-    """Return whether a tensor of this name looks up or scores tokens or classes."""
     return _EMBEDDING.search(name) is not None
 
 
@@ -208,7 +207,6 @@ class _Names:
         return {_DIGITS.sub("0", name): (-1,) * len(shape) for name, shape in self.shapes.items()}
 
     def renamed(self, renames: Renames) -> "_Names":
-        """The same tensors under their names in memory."""
         new = in_memory(self.names, renames, self.side)
         return _Names({new[called]: own for called, own in self.names.items()}, self.side)
 

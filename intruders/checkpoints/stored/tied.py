@@ -91,7 +91,6 @@ def separated_uses(model: Checkpoint) -> Tied | None:
 
 
 def untie(config: dict[str, Any]) -> None:
-    """Make a config say that embedding and head are two tensors."""
     config[_KEY] = False
     for part in config.values():
         if isinstance(part, dict) and _KEY in part:

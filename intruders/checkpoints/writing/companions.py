@@ -39,7 +39,6 @@ _RECORDS = {TRAINING, RUN, "heal.json", "intruders.json", "kept.json", "written.
 
 
 def copy_files(files: Iterable[Path], folder: Path) -> list[str]:
-    """Copy files into ``folder`` under their names; the names."""
     return [Path(shutil.copyfile(file, folder / file.name)).name for file in files]
 
 

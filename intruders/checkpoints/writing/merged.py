@@ -38,7 +38,6 @@ Elsewhere = Callable[[str], float]
 
 
 def everywhere_as_tuned(name: str) -> float:
-    """Keep the complete update of every other tensor."""
     return 1.0
 
 
