@@ -107,8 +107,8 @@ def _changed_checkpoint(
             if not wanted:
                 share = elsewhere(own_of.get(name, name))
                 return _with_share(stored.read(), position.cut(first), name, share, dtype)
-            changed = ((matrix, change(_pair(matrix, first, second), dtype)) for matrix, change in wanted)
-            return _with_matrices(stored, position, changed, dtype)
+            made = ((view, change, Pair(view.read(first), view.read(second))) for view, change in wanted)
+            return _with_changes(stored, position, made, dtype)
 
         return replace(stored, dtype=dtype, read=read, read_one=None)
 
@@ -141,24 +141,20 @@ def changed_tensor(
     wanted = [(matrix, changes[matrix.name]) for matrix in named if matrix.name in changes]
     if not wanted:
         return _with_share(stored.read(), before, name, share, stored.dtype)
-    changed = ((matrix, change(_pair(matrix, before, stored), stored.dtype)) for matrix, change in wanted)
-    return _with_matrices(stored, InStacks(name), changed, stored.dtype)
+    made = ((view, change, Pair(view.read(before), view.read(stored))) for view, change in wanted)
+    return _with_changes(stored, InStacks(name), made, stored.dtype)
 
 
-def _pair(matrix: MatrixView, base: StoredTensor, tuned: StoredTensor) -> Pair:
-    return Pair(matrix.read(base), matrix.read(tuned))
-
-
-def _with_matrices(
+def _with_changes(
     stored: StoredTensor,
     position: InStacks,
-    matrices: Iterable[tuple[MatrixView, Tensor]],
+    changes: Iterable[tuple[MatrixView, Changed, Pair]],
     dtype: torch.dtype,
 ) -> Tensor:
-    """The tensor at a position, with these matrices (m, n) in it, or the parts of them that it contains."""
+    """The tensor at a position, with these matrices in it changed, or the parts of them that it contains."""
     tensor = stored.read().to(dtype, copy=True)
-    for matrix, values in matrices:
-        require_finite(values, matrix.name)
+    for matrix, change, pair in changes:
+        values = require_finite(change(pair, dtype), matrix.name)
         if position.expert is None:
             put_back(matrix, tensor, values)
         else:
@@ -198,8 +194,8 @@ def _merged_checkpoint(
             if not loaded:
                 return stored.read()
             by_share = partial(_matrix_with_share, share=elsewhere(own))
-            made = ((view, changes.get(view.name, by_share)(both, stored.dtype)) for view, both in loaded)
-            return _with_matrices(stored, position, made, stored.dtype)
+            made = ((view, changes.get(view.name, by_share), both) for view, both in loaded)
+            return _with_changes(stored, position, made, stored.dtype)
 
         return replace(stored, read=read, read_one=None)
 
