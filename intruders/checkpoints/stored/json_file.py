@@ -38,11 +38,10 @@ def parse_json_object(text: bytes, where: str) -> dict[str, Any]:
 def read_json_object(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
-        text = path.read_bytes() if size <= LARGEST_BYTES else b""
+        if size > LARGEST_BYTES:
+            raise CheckpointError(
+                f"'{path}' is {size:,} bytes long; expected a JSON file below {LARGEST_BYTES:,}"
+            )
+        return parse_json_object(path.read_bytes(), f"'{path}'")
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
-    if size > LARGEST_BYTES:
-        raise CheckpointError(
-            f"'{path}' is {size:,} bytes long; expected a JSON file below {LARGEST_BYTES:,}"
-        )
-    return parse_json_object(text, f"'{path}'")
