@@ -147,17 +147,6 @@ class MergedMatrix:
             turned = base + (tuned - base).mT
         return MergedMatrix(Pair(base, turned), self.merged, self.stored)
 
-    def with_factors_in(self, dtype: torch.dtype, scaling: float) -> "MergedMatrix | None":
-        """The same with an adapter that was rounded to ``dtype`` before it was merged; None without factors."""
-        if not isinstance(self.pair.tuned, LowRank) or scaling == 0:
-            return None
-        left, right = self.pair.tuned.left, self.pair.tuned.right
-        # Which of the two the scale was put on does not show; that is the left one but for embeddings.
-        rounded = LowRank(
-            (left / scaling).to(dtype).to(left.dtype) * scaling, right.to(dtype).to(right.dtype)
-        )
-        return MergedMatrix(Pair(self.pair.base, rounded), self.merged, self.stored)
-
     def blocks(self, round_base: bool = False) -> Iterator[Block]:
         """All rows, some at a time; with ``round_base``, of a base that was rounded to M's type."""
         is_double = any(part.dtype == torch.float64 for part in (*self.pair.parts, self.merged))

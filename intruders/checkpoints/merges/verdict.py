@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...linalg.low_rank import LowRank
+from ...linalg.pair import Pair
 from .merged_matrix import (
     EVERY_STEP,
     HALF_TYPES,
@@ -290,9 +292,14 @@ def _of_rounded_adapter(
     matrix: MergedMatrix, scaling: float, is_refused: Callable[[ScaleBounds], bool]
 ) -> Verdict | None:
     """The verdict if the adapter was loaded in half precision; None where that does not explain M either."""
+    if not isinstance(matrix.pair.tuned, LowRank) or scaling == 0:
+        return None
+    left, right = matrix.pair.tuned.left, matrix.pair.tuned.right
     for dtype in (matrix.dtype,) if matrix.dtype in HALF_TYPES else HALF_TYPES:
-        rounded = matrix.with_factors_in(dtype, scaling)
-        fitting = None if rounded is None else _first_to_fit(rounded, is_refused)
+        # Which of the two the scale was put on does not show; that is the left one but for embeddings.
+        scaled = (left / scaling).to(dtype).to(left.dtype) * scaling
+        pair = Pair(matrix.pair.base, LowRank(scaled, right.to(dtype).to(right.dtype)))
+        fitting = _first_to_fit(replace(matrix, pair=pair), is_refused)
         if fitting is not None:
             verdict = _within(*fitting, scaling)
             return replace(verdict, precision=f"adapter rounded to {type_name(dtype)}, {verdict.precision}")
