@@ -8,7 +8,6 @@ import inspect
 import math
 import os
 import re
-import sys
 import textwrap
 import types
 import typing
@@ -305,12 +304,8 @@ def _settings_of(cls: Any) -> Mapping[str, Setting]:
     settings = {}
     for each in fields(cls):
         if "setting" in each.metadata:
-            # One field's type alone: other fields may name types that only a type checker imports.
-            owner = next(base for base in cls.__mro__ if each.name in vars(base).get("__annotations__", {}))
-            alone = types.SimpleNamespace(
-                __annotations__={each.name: vars(owner)["__annotations__"][each.name]}
-            )
-            kind = typing.get_type_hints(alone, vars(sys.modules[owner.__module__]))[each.name]
+            # A module may have all its annotations as texts.
+            kind = typing.get_type_hints(cls)[each.name] if isinstance(each.type, str) else each.type
             settings[each.name] = each.metadata["setting"].of_field(each.name, kind)
     return types.MappingProxyType(settings)
 
