@@ -1,9 +1,10 @@
 """What the gates of ``--fail-above`` and ``--fail-above-nats`` ask of an audited model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..checkpoints.pairing.pairing import Skipped
+from ..checkpoints.pairing.pairing import SkipKind, Skipped
 from .audit_settings import AuditSettings
 from .result.audit_result import Audit
 from .result.forgetting import Forgetting, median_rank, why_not_predicted
@@ -16,6 +17,9 @@ class Gated:
 
     matrices: int  # that differ
     intruders: int
+    not_finite: int  # matrices that are skipped for NaN or infinity
+    largest_update: float  # relative to its matrix; 0 where there is none
+    largest_in: str  # the name of that matrix
     rank: float  # median effective rank of their updates
     nothing: Skipped | None  # a matrix that could not be compared, where none could
     on_one_side: Sequence[Skipped]
@@ -24,9 +28,16 @@ class Gated:
     @classmethod
     def of(cls, audit: Audit) -> "Gated":
         names = [matrix.name for matrix in audit.matrices]
+        sizes = [
+            (own.relative_update, own.name) for own in audit.matrices if not math.isnan(own.relative_update)
+        ]
+        largest_update, largest_in = max(sizes, default=(0.0, ""))
         return cls(
             matrices=len(names),
             intruders=audit.intruders,
+            not_finite=sum(skipped.kind == SkipKind.NOT_FINITE for skipped in audit.skipped),
+            largest_update=largest_update,
+            largest_in=largest_in,
             rank=median_rank(audit.matrices),
             nothing=not_compared(names, audit.skipped),
             on_one_side=matrices_on_one_side(names, audit.skipped, AuditSettings.of(audit)),

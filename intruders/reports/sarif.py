@@ -124,15 +124,8 @@ def audit_findings(
 ) -> list[GateFinding]:
     """Return what an audit has to report: too many intruders or nats, no answer, updates larger than a matrix."""
     gated = Gated.of(audit)
-    sizes = [
-        (matrix.update.spectral / matrix.base_singular_values[0], matrix.name)
-        for matrix in audit.matrices
-        if matrix.base_singular_values and matrix.base_singular_values[0] > 0
-    ]
     why = None if fail_above is None else gated.why_open(fail_above)
-    counts = audit.intruders, len(audit.matrices), summary.matrices_not_finite(audit.skipped)
-    largest = max(sizes, default=(0.0, ""))
-    findings = _of_model(audit.tuned_source, audit.base_source, why, fail_above, counts, largest)
+    findings = _of_model(audit.tuned_source, audit.base_source, gated, why, fail_above)
     return findings + _on_nats(audit.tuned_source, gated, fail_above_nats)
 
 
@@ -158,11 +151,9 @@ def fleet_findings(
         if row["status"] == "refused":
             findings.append(refusal(row["adapter"], str(row["reason"])))
             continue
-        counts = row["intruders"] or 0, row["matrices"] or 0, row["non_finite"] or 0
-        largest = row["update_relative_max"] or 0.0, row["update_relative_where"] or ""
         own = fleet.gated[row["adapter"]]
         why = own.why_open(-1 if fail_above is None else fail_above)  # any count is above -1
-        findings += _of_model(row["adapter"], fleet.base_source, why, fail_above, counts, largest)
+        findings += _of_model(row["adapter"], fleet.base_source, own, why, fail_above)
         if own.nothing is None:
             findings += _on_nats(row["adapter"], own, fail_above_nats)
     for path, what in fleet.weights_passed_over.items():
@@ -220,34 +211,30 @@ def write_sarif(findings: Sequence[GateFinding], path: Path, is_refused: bool = 
 
 
 def _of_model(
-    source: str,
-    base: str,
-    why: str | None,
-    fail_above: int | None,
-    counts: tuple[int, int, int],
-    largest: tuple[float, str],
+    source: str, base: str, gated: Gated, why: str | None, fail_above: int | None
 ) -> list[GateFinding]:
     """Return what an audited model has to report; ``why`` is why its intruders are not counted, None where they are."""
-    (intruders, matrices, spoilt), (relative, where) = counts, largest
     findings = []
     if why is not None:
-        what = "does not count every matrix" if matrices else "has nothing to count"
+        what = "does not count every matrix" if gated.matrices else "has nothing to count"
         findings.append(refusal(source, why, f"error: --fail-above {what}: {why}"))
-    elif fail_above is not None and not matrices:
+    elif fail_above is not None and not gated.matrices:
         findings.append(GateFinding(UNCHANGED, "note", summary.unchanged_in_words(base, source), source))
-    elif fail_above is not None and spoilt:
-        message = summary.not_finite_in_words(spoilt)
-        findings.append(GateFinding(LEFT_OUT, "warning", message, source, {"matrices": spoilt}))
-    if fail_above is not None and intruders > fail_above:
-        message = f"{plural(intruders, 'intruder')}, more than the {fail_above} that --fail-above allows"
-        numbers = {"intruders": intruders, "limit": fail_above}
-        findings.append(GateFinding(TOO_MANY, "error", message, source, numbers))
-    if relative > 1:
-        size = f"{number(relative)} times as large as the matrix (spectral norms)"
-        facts = {"relative": relative, "matrix": where}
-        findings.append(
-            GateFinding(TOO_LARGE, "warning", f"the update of '{where}' is {size}", source, facts)
+    elif fail_above is not None and gated.not_finite:
+        matrices = plural(gated.not_finite, "matrix", "matrices")
+        message = f"{matrices} with NaN or infinity left out of the count (--skip-non-finite)"
+        findings.append(GateFinding(LEFT_OUT, "warning", message, source, {"matrices": gated.not_finite}))
+    if fail_above is not None and gated.intruders > fail_above:
+        message = (
+            f"{plural(gated.intruders, 'intruder')}, more than the {fail_above} that --fail-above allows"
         )
+        numbers = {"intruders": gated.intruders, "limit": fail_above}
+        findings.append(GateFinding(TOO_MANY, "error", message, source, numbers))
+    if gated.largest_update > 1:
+        size = f"{number(gated.largest_update)} times as large as the matrix (spectral norms)"
+        facts = {"relative": gated.largest_update, "matrix": gated.largest_in}
+        message = f"the update of '{gated.largest_in}' is {size}"
+        findings.append(GateFinding(TOO_LARGE, "warning", message, source, facts))
     return findings
 
 

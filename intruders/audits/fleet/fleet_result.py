@@ -123,6 +123,9 @@ class FleetAudit:
             gated[row["adapter"]] = Gated(
                 matrices=row["matrices"],
                 intruders=row["intruders"],
+                not_finite=row["non_finite"],
+                largest_update=row["update_relative_max"] or 0.0,
+                largest_in=row["update_relative_where"] or "",
                 rank=row["effective_rank"],
                 nothing=None if row["matrices"] else not_compared([], skipped),
                 on_one_side=matrices_on_one_side(names, skipped, self.settings),

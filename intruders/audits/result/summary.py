@@ -198,15 +198,6 @@ def left_open_in_words(left_open: Sequence[Skipped]) -> str | None:
     )
 
 
-def not_finite_in_words(matrices: int) -> str:
-    """Return what to tell of matrices that were left out because the caller wanted it so."""
-    return f"{plural(matrices, 'matrix', 'matrices')} with NaN or infinity left out of the count (--skip-non-finite)"
-
-
-def matrices_not_finite(left_out: Sequence[Skipped]) -> int:
-    return sum(skipped.kind == SkipKind.NOT_FINITE for skipped in left_out)
-
-
 def unchanged_in_words(base: str, tuned: str) -> str:
     """Return what to tell of a model that equals its base in every matrix that was to be audited."""
     return f"nothing differs between '{base}' and '{tuned}'; check that the paths are the intended ones"
