@@ -201,12 +201,15 @@ class FleetAudit:
 
     def _matrices(self, owner: str, files: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
         tables = []
-        for row, file in files:
+        for position, (_, file) in enumerate(files):
             table = pq.read_table(file, columns=COUNTED).replace_schema_metadata(None)
-            tables.append(table.add_column(0, owner, pa.array([row[owner]] * table.num_rows, pa.string())))
+            tables.append(table.append_column("position", pa.array([position] * table.num_rows, pa.int64())))
         if not tables:
             return pd.DataFrame(columns=[owner, *MATRIX_COLUMNS])
-        return matrices_of_rows(pa.concat_tables(tables), owner)
+        matrices = matrices_of_rows(pa.concat_tables(tables), "position")
+        # Not grouped by names: two models may have one, as all state dicts have.
+        matrices[owner] = matrices["position"].map(lambda position: files[position][0][owner])
+        return matrices
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: the metadata of the tables, and the adapters."""

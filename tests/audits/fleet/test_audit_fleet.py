@@ -184,6 +184,16 @@ def test_tables_mean_what_those_of_an_audit_mean(base: Path, two: list[str], tmp
     assert sorted(Audit.load(file).tuned_source for file in files) == sorted(two)
 
 
+def test_the_matrices_of_models_of_one_name_stay_apart() -> None:
+    """All state dicts have one name."""
+    base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}
+    models = [{"up.weight": base["up.weight"] + strength / 9} for strength in (100, 0.01, 100)]
+    matrices = audit_fleet(base, models, k=3, cache=False).matrices_to_pandas()
+    assert matrices["adapter"].nunique() == 1
+    assert matrices["vectors"].tolist() == [3, 3, 3]
+    assert matrices["intruders"].tolist() == [1, 0, 1]
+
+
 def test_an_adapter_is_named_by_its_source_or_its_position(base: Path, two: list[str]) -> None:
     """A position may come from NumPy, as the row with the most intruders does, and a source may be a path."""
     sources = two[::-1]
