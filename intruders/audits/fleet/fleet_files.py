@@ -52,16 +52,11 @@ class Unit:
 
 @dataclass(frozen=True)
 class KeptBlock:
-    """One file of a block; its rows are read when they are asked for."""
+    """One file of a block, whose rows are the vectors with their model's digest as the adapter."""
 
     block: str
     units: Mapping[str, Unit]  # by the model's digest
     file: Path
-
-    def rows(self) -> pa.Table:
-        """Read its vectors, with their model's digest as the adapter."""
-        with pq.ParquetFile(self.file) as file:
-            return file.read().replace_schema_metadata(None)
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,10 @@ class FleetFiles:
             ) from error
 
     def path(self, source: str, digest: str) -> Path:
-        return self.folder.path / VECTORS / file_name(self.key, source, digest)
+        """Return the file of an adapter, by whose name it is known: equal names have equal content."""
+        content = _hash("\n".join((self.key, source, digest)))
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "-", source)[-60:].strip(".-")
+        return self.folder.path / VECTORS / f"{readable}_{content[:12]}.parquet"
 
     def named(self, file: AdapterFile, source: str, base: Checkpoint) -> AdapterFile:
         """Return a file with these sources of the adapter and of the base, written anew where one of them is another's.
@@ -160,12 +158,6 @@ class FleetFiles:
 
     def _names(self, under: str) -> list[str]:
         return [name for name in self.folder.names(under) if name.endswith(".parquet")]
-
-
-def file_name(key: str, source: str, digest: str) -> str:
-    """Return the name of an adapter's file, by which it is known: equal names have equal content."""
-    content = _hash("\n".join((key, source, digest)))
-    return f"{re.sub(r'[^A-Za-z0-9.-]+', '-', source)[-60:].strip('.-')}_{content[:12]}.parquet"
 
 
 def rows_of(digests: Sequence[str], judged: Sequence[Judged]) -> pa.Table:

@@ -30,7 +30,7 @@ from ..result.audit_result import Audit
 from ..result.forgetting import Forgetting
 from ..result.summary import ON_ONE_SIDE, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
-from .fleet_files import VECTORS, FleetFiles, file_name
+from .fleet_files import VECTORS, FleetFiles
 from .fleet_table import as_arrow, as_frame
 
 ADAPTERS = "adapters.parquet"
@@ -279,7 +279,7 @@ class FleetAudit:
         return [(row, self._present(row)) for row in self.records() if row["status"] == "audited"]
 
     def _present(self, row: Mapping[str, Any]) -> Path:
-        file = self.folder / VECTORS / file_name(self.key, row["adapter"], row["digest"])
+        file = FleetFiles(Store(self.folder), self.key).path(row["adapter"], row["digest"])
         if not file.is_file():
             raise ResultFileError(
                 f"'{self.folder}' has no file of the adapter '{row['adapter']}'; run intruders fleet again with this "

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from ...checkpoints.opening.open import open_checkpoint
@@ -170,7 +171,7 @@ class FleetWork:
         units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
         for kept in self.files.blocks():
             if mine := kept.units.keys() & digests:
-                rows = kept.rows()
+                rows = pq.read_table(kept.file).replace_schema_metadata(None)
                 for digest in mine:
                     own = rows.filter(pc.equal(rows["adapter"], digest))
                     units[digest][kept.block] = kept.units[digest], own
