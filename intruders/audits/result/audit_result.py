@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ from ...system.files import read_bytes, write_atomically
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
+from ...system.words import number, percent, plural
 from .forgetting import Forgetting
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
+from .summary import by_kind, update_norm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,10 +233,29 @@ class Audit:
         return draw(intruders_by_layer(self.matrices))
 
     def _repr_html_(self) -> str:
-        from .summary import audit_as_html
+        """Return what a notebook shows: a table in the notebook's own style; every name is escaped."""
+        import pandas as pd
 
         sources = f"{self.base_source} → {self.tuned_source} ({self.tuned_kind})"
-        return audit_as_html(sources, self.matrices, self.k, self.epsilon)
+        totals = (
+            f"{plural(self.intruders, 'intruder dimension')} in {plural(self.vectors, 'vector')} of "
+            f"{plural(len(self.matrices), 'matrix', 'matrices')}, energy share {percent(self.intruder_energy_share)}, "
+            f"update norm {number(update_norm(self.matrices))}; k = {self.k}, epsilon = {self.epsilon:g}"
+        )
+        rows = [
+            {
+                "module": kind.kind,
+                "matrices": kind.matrices,
+                "intruders": kind.intruders,
+                "energy share": percent(kind.energy_share),
+                "update norm": number(kind.frobenius),
+                "relative update": percent(kind.relative_update),
+                "effective rank": number(kind.effective_rank),
+            }
+            for kind in by_kind(self.matrices)
+        ]
+        table = pd.DataFrame(rows).to_html(index=False, border=0)
+        return f"<div><p>{escape(sources)}<br><strong>{escape(totals)}</strong></p>{table}</div>"
 
 
 def check_suffix(path: str | os.PathLike[str]) -> str:

@@ -5,13 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import median
 
 from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
-from ...system.words import number, percent, plural
+from ...system.words import plural
 from .forgetting import is_predictable, median_rank
 from .records import CERTIFICATES, AuditedMatrix, energy_share
 
@@ -133,33 +132,6 @@ def beside_chance(matrices: Sequence[AuditedMatrix]) -> list[tuple[str, float, f
             value, beside = (median(getattr(own, key) for own in known) for key in (measured, chance))
             rows.append((name, value, beside))
     return rows
-
-
-def audit_as_html(sources: str, matrices: Sequence[AuditedMatrix], k: int, epsilon: float) -> str:
-    """An audit as a notebook shows it: a table in the notebook's own style; every name is escaped."""
-    import pandas as pd
-
-    vectors = [vector for matrix in matrices for vector in matrix.vectors]
-    totals = (
-        f"{plural(sum(vector.intruder for vector in vectors), 'intruder dimension')} in "
-        f"{plural(len(vectors), 'vector')} of {plural(len(matrices), 'matrix', 'matrices')}, "
-        f"energy share {percent(energy_share(vectors))}, update norm {number(update_norm(matrices))}; "
-        f"k = {k}, epsilon = {epsilon:g}"
-    )
-    rows = [
-        {
-            "module": kind.kind,
-            "matrices": kind.matrices,
-            "intruders": kind.intruders,
-            "energy share": percent(kind.energy_share),
-            "update norm": number(kind.frobenius),
-            "relative update": percent(kind.relative_update),
-            "effective rank": number(kind.effective_rank),
-        }
-        for kind in by_kind(matrices)
-    ]
-    table = pd.DataFrame(rows).to_html(index=False, border=0)
-    return f"<div><p>{escape(sources)}<br><strong>{escape(totals)}</strong></p>{table}</div>"
 
 
 def matrices_on_one_side(
