@@ -142,9 +142,8 @@ def audit_pairing(
     def judge(batch: Batch) -> list[AuditedMatrix]:
         # Records alone: whoever held the batch would keep its weights in memory while the next one is judged.
         records = records_of(batch, decide_batch(batch, settings.k, settings.epsilon, settings.exact, cache))
-        if kept.text is not None:
-            computed = kept.responses(batch, [record.update.effective_rank for record in records])
-            responses.update(zip((record.name for record in records), computed, strict=True))
+        computed = kept.responses(batch, [record.update.effective_rank for record in records])
+        responses.update(zip((record.name for record in records), computed, strict=True))
         return records
 
     left_out = NotJudged(settings.skip_non_finite, skipped={0: []})

@@ -164,16 +164,13 @@ class AuditsAhead(MemoryCache):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._audits = self._bytes = 0
+        self.expected = 0  # how many audits come after the ones so far, the next one included
+        self._bytes = 0
         self._hard: dict[str, bool] = {}
 
     def __reduce__(self) -> "tuple[type[AuditsAhead], tuple[()]]":
         """Copy and send it without entries: they are computed again where they are needed."""
         return AuditsAhead, ()
-
-    def expect(self, audits: int) -> None:
-        """Say how many audits come after the ones so far, the next one included."""
-        self._audits = audits
 
     def before(
         self, pair: Pair, k: int, keys: Sequence[BaseKeys], known: KnownBase | None
@@ -185,7 +182,7 @@ class AuditsAhead(MemoryCache):
         size = pair.base.element_size() * len(keys) * (m + n) * min(m, n)
         with self._lock:
             hard = sum(self._hard.get(key.whole, False) for key in keys) / len(keys)
-            if not _pays(self._audits * hard, pair.base.shape) or self._bytes + size > _MOST_BYTES:
+            if not _pays(self.expected * hard, pair.base.shape) or self._bytes + size > _MOST_BYTES:
                 return known
             self._bytes += size
         whole = KnownBase.decomposed(pair.base)

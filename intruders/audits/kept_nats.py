@@ -162,6 +162,8 @@ class KeptNats:
         are read and widened once.
         """
         shared, responses = batch.shared, list[Tensor | None]([None] * len(batch.matrices))
+        if self.text is None:
+            return responses
         chosen = [at for at in range(len(responses)) if ranks is None or is_predictable(ranks[at])]
         for group in [[at] for at in chosen] if shared is None else [chosen] if chosen else []:
             name, base = batch.matrices[group[0]].name, batch.pair.base[group[0]]

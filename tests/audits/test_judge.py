@@ -237,7 +237,7 @@ def test_audits_ahead_pay_for_it(ahead: int, size: float, pays: bool) -> None:
     store = AuditsAhead()
     certificates = []
     for number, model in enumerate(tuned[:2]):
-        store.expect(ahead - number)
+        store.expected = ahead - number
         audit = intruders.audit(base, model, cache=store)
         assert audit.intruders == intruders.audit(base, model, cache=False).intruders
         certificates.append({vector.certificate for vector in audit.matrices[0].vectors})
@@ -261,6 +261,6 @@ def test_whole_bases_of_a_training_have_a_limit(monkeypatch: pytest.MonkeyPatch)
     base, tuned = base_and_tuned(80.0)
     store = AuditsAhead()
     for model in tuned[:2]:
-        store.expect(100)
+        store.expected = 100
         audit = intruders.audit(base, model, cache=store)
     assert "coordinates" not in {vector.certificate for vector in audit.matrices[0].vectors}

@@ -94,13 +94,9 @@ class FleetWork:
 
         def judge(batch: Batch) -> list[Judged]:
             results = judge_batch(batch, self.settings, store)
-            if self.kept.text is None:
-                return results
             ranks = [result.matrix.update.effective_rank for result in results]
-            return [
-                replace(result, responses=own)
-                for result, own in zip(results, self.kept.responses(batch, ranks), strict=True)
-            ]
+            responses = self.kept.responses(batch, ranks)
+            return [replace(result, responses=own) for result, own in zip(results, responses, strict=True)]
 
         for several in grouped(blocks.items(), matrices_of, _MATRICES_TOGETHER):
             group = dict(several)

@@ -353,7 +353,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         started = time.perf_counter()
         base, now = self._start.base.sides(tuned)
         self._nats = self._nats or KeptNats.of_user(base)
-        self._bases.expect(1 + max(0, state.max_steps - state.global_step) // self._watch.every)
+        self._bases.expected = 1 + max(0, state.max_steps - state.global_step) // self._watch.every
         pairing = pair_sides(base, now, self._settings)
         audit = audit_pairing(pairing, self._settings, self._compute, kept=self._nats)
         forgetting = audit.forgetting
