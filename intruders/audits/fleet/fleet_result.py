@@ -3,7 +3,7 @@
 import operator
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from ..result.audit_result import Audit
 from ..result.forgetting import Forgetting
 from ..result.summary import ON_ONE_SIDE, matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
-from .fleet_files import VECTORS, FleetFiles
+from .fleet_files import VECTORS, FleetFiles, rows_of
 from .fleet_table import as_arrow, as_frame
 
 ADAPTERS = "adapters.parquet"
@@ -180,36 +180,27 @@ class FleetAudit:
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per vector of each audited adapter: the columns of ``Audit.to_pandas`` after ``adapter``."""
-        columns = ["adapter", *VECTOR_COLUMNS]
-        tables = [
-            pq.read_table(file, columns=columns).replace_schema_metadata(None) for _, file in self._files()
-        ]
-        if not tables:
-            return pd.DataFrame(columns=columns)
-        frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+        frame: pd.DataFrame = self._rows(VECTOR_COLUMNS, self._files()).drop_columns("digest").to_pandas()
         return frame
 
     def matrices_to_pandas(self) -> pd.DataFrame:
         """Return one row per matrix of each audited adapter: the columns of ``Audit.matrices_to_pandas`` after it."""
-        return self._matrices("adapter", self._files())[["adapter", *MATRIX_COLUMNS]]
+        return matrices_of_rows(self._rows(COUNTED, self._files()))[["adapter", *MATRIX_COLUMNS]]
 
     def counted_matrices(self) -> pd.DataFrame:
         """Return one row per matrix of each model, by its digest: a model that is in the fleet twice comes once."""
-        return self._matrices(
-            "digest", list({row["digest"]: (row, file) for row, file in self._files()}.values())
-        )
+        once = {row["digest"]: (row, file) for row, file in self._files()}
+        return matrices_of_rows(self._rows(COUNTED, once.values()))
 
-    def _matrices(self, owner: str, files: Sequence[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
-        tables = []
-        for position, (_, file) in enumerate(files):
-            table = pq.read_table(file, columns=COUNTED).replace_schema_metadata(None)
-            tables.append(table.append_column("position", pa.array([position] * table.num_rows, pa.int64())))
-        if not tables:
-            return pd.DataFrame(columns=[owner, *MATRIX_COLUMNS])
-        matrices = matrices_of_rows(pa.concat_tables(tables), "position")
-        # Not grouped by names: two models may have one, as all state dicts have.
-        matrices[owner] = matrices["position"].map(lambda position: files[position][0][owner])
-        return matrices
+    def _rows(self, columns: Sequence[str], files: Iterable[tuple[dict[str, Any], Path]]) -> pa.Table:
+        """Read some columns of the rows of vectors, with the name and the digest of their model."""
+        columns = ["adapter", *columns]
+        tables = [rows_of([], []).select(columns).append_column("digest", pa.array([], pa.string()))]
+        for row, file in files:
+            table = pq.read_table(file, columns=columns).replace_schema_metadata(None)
+            digests = pa.array([row["digest"]] * table.num_rows, pa.string())
+            tables.append(table.append_column("digest", digests))
+        return pa.concat_tables(tables)
 
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: the metadata of the tables, and the adapters."""

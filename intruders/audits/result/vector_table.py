@@ -45,9 +45,11 @@ VECTOR_SCHEMA = pa.schema(_COLUMNS)
 WITH_BASE_VALUE = VECTOR_SCHEMA.append(pa.field("base_value", pa.float64()))
 VECTOR_COLUMNS = VECTOR_SCHEMA.names[:10]
 
-# Columns that are the same in all rows of a matrix, and those of single vectors, from which a row per matrix is made.
-_SAME_IN_MATRIX = ["rows", "columns", "rank", *UPDATE_COLUMNS, *SUBSPACE_COLUMNS, "base_value"]
-COUNTED = ["name", "index", "singular_value", "intruder", "certificate", "ambiguous", *_SAME_IN_MATRIX]
+# Columns of vectors from which a row per matrix is made, and those that are the same in all rows of a matrix.
+COUNTED = [
+    *("index", "singular_value", "intruder", "certificate", "ambiguous"),
+    *("name", "rows", "columns", "rank", *UPDATE_COLUMNS, *SUBSPACE_COLUMNS, "base_value"),
+]
 # relative_update is shown next to the spectral norm, which it is made of.
 _AFTER_SPECTRAL = UPDATE_COLUMNS.index("spectral") + 1
 MATRIX_COLUMNS = [
@@ -87,34 +89,25 @@ def vector_table(matrices: Iterable[AuditedMatrix], columns: Sequence[str] | Non
     return pa.Table.from_pylist([row for matrix in matrices for row in rows_of_matrix(matrix)], chosen)
 
 
-def matrices_of_rows(rows: pa.Table, owner: str | None = None) -> pd.DataFrame:
-    """Return one row per matrix, from rows of vectors; of several models if there is a column ``owner``.
+def matrices_of_rows(rows: pa.Table) -> pd.DataFrame:
+    """Return one row per matrix, from the columns ``COUNTED`` of rows of vectors; further columns stay.
 
-    That column comes first. Besides the columns of ``Audit.matrices_to_pandas`` there are ``largest``, the largest
-    singular value of the matrix, and ``energy``, the sum of squares of all examined ones over its square.
+    The rows of a matrix follow each other, and the first has the index 0: models of a fleet may have equal names.
     """
-    keys = ["name"] if owner is None else [owner, "name"]
-    if rows.num_rows == 0:
-        # The columns are there without a row too: a loop over checkpoints also meets one that changed nothing.
-        return pd.DataFrame(columns=[*keys[:-1], *MATRIX_COLUMNS]).astype({"rank": "Int64"})
-    frame = rows.select([*keys[:-1], *COUNTED]).to_pandas()
-    groups = frame.groupby(keys, sort=False)
-    table = groups[["singular_value", *_SAME_IN_MATRIX]].first()
-    largest = groups["singular_value"].transform("max").replace(0.0, 1.0)
+    frame: pd.DataFrame = rows.to_pandas()
+    is_first = frame["index"] == 0
+    matrix = is_first.cumsum()
+    largest = frame["singular_value"].groupby(matrix).transform("max").replace(0.0, 1.0)
     # As energy_share_of, for all matrices together: a call for each would take most of the time.
-    frame["energy"] = (frame["singular_value"] / largest) ** 2
-    frame["intruder_energy"] = frame["energy"] * frame["intruder"]
-    for name in CERTIFICATES:
-        frame[f"by_{name}"] = frame["certificate"] == name
-    counted = ["intruder", "ambiguous", "energy", "intruder_energy", *(f"by_{name}" for name in CERTIFICATES)]
-    groups = frame.groupby(keys, sort=False)
-    table["vectors"] = groups.size()
-    table = table.join(groups[counted].sum())
+    energy = (frame["singular_value"] / largest) ** 2
+    counted = {"vectors": 1, "intruders": frame["intruder"], "ambiguous": frame["ambiguous"]}
+    counted |= {f"by_{name}": frame["certificate"] == name for name in CERTIFICATES}
+    counted |= {"energy": energy, "intruder_energy": energy * frame["intruder"]}
+    sums = pd.DataFrame(counted, frame.index).groupby(matrix).sum().reset_index(drop=True)
+    table = frame[is_first].drop(columns="ambiguous").reset_index(drop=True).join(sums)
     table["relative_update"] = relative_updates(table["spectral"].to_numpy(), table["base_value"].to_numpy())
     table["intruder_energy_share"] = (table["intruder_energy"] / table["energy"]).fillna(0.0)
-    table["rank"] = table["rank"].astype("Int64")
-    renamed: pd.DataFrame = table.rename(columns={"intruder": "intruders", "singular_value": "largest"})
-    return renamed.reset_index()
+    return table.astype({"rank": "Int64"})
 
 
 def relative_updates(
