@@ -90,12 +90,11 @@ def _equal(matrix: AuditedMatrix) -> AuditedMatrix:
 
 def _same_base(first: Audit, other: Audit) -> bool:
     """Return whether the leading singular values of the bases agree: paths alone cannot tell."""
-    for mine, theirs in zip(first.matrices, other.matrices, strict=True):
-        if mine.base_singular_values and theirs.base_singular_values:
-            a, b = mine.base_singular_values[0], theirs.base_singular_values[0]
-            if abs(a - b) > SAME_VALUE * max(abs(a), abs(b)):
-                return False
-    return True
+    return all(
+        math.isclose(mine.base_singular_values[0], theirs.base_singular_values[0], rel_tol=SAME_VALUE)
+        for mine, theirs in zip(first.matrices, other.matrices, strict=True)
+        if mine.base_singular_values and theirs.base_singular_values
+    )
 
 
 def labels_for(audits: Sequence[Audit]) -> list[str]:

@@ -73,13 +73,12 @@ def update_norm(matrices: Iterable[AuditedMatrix]) -> float:
     return math.hypot(*(matrix.update.frobenius for matrix in matrices))
 
 
-def by_layer(matrices: Sequence[AuditedMatrix]) -> dict[str, dict[int, int]]:
+def by_layer(matrices: Sequence[AuditedMatrix]) -> dict[str, Counter[int]]:
     """Count the intruders of every audited layer, by stack of layers (encoder and decoder have one each)."""
-    counts: dict[str, dict[int, int]] = {}
+    counts: dict[str, Counter[int]] = {}
     for matrix, path in zip(matrices, module_paths([m.name for m in matrices]), strict=True):
         if path.layer is not None:
-            layers = counts.setdefault(path.stack, {})
-            layers[path.layer] = layers.get(path.layer, 0) + matrix.intruders
+            counts.setdefault(path.stack, Counter())[path.layer] += matrix.intruders
     return counts
 
 
