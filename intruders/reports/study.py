@@ -117,10 +117,6 @@ class PageTable:
     total: int  # rows that there are, of which `rows` may be the first
     throughout: str = ""  # columns of one value only, which are not repeated in every row
 
-    @property
-    def is_cut(self) -> bool:
-        return len(self.rows) < self.total
-
 
 def page_table(
     title: str, frame: pd.DataFrame, most: int = MOST_ROWS, as_given: Collection[str] = ()

@@ -243,8 +243,7 @@ def test_tables_say_numbers_as_people_read_them() -> None:
         ["<b>", "-", "16", "none found", "2.5", "no"],
     ]
     assert [sort_key(row[1].value) for row in shown.rows] == ["0.123456", ""]
-    assert shown.is_cut
-    assert not page_table("T", frame).is_cut
+    assert (len(shown.rows), shown.total) == (2, 3)
 
 
 def test_a_scale_that_was_not_found_is_sorted_above_all_others() -> None:
