@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,8 @@ from ..audits.result import summary
 from ..audits.result.audit_result import Audit
 from ..checkpoints.merges.verdict import NOT_PROVED, TOO_SMALL, WRONG
 from ..checkpoints.opening.model_sum import is_sum, split_sum
-from ..errors import IntrudersError, in_one_line, some_of
+from ..checkpoints.opening.open import weights_in
+from ..errors import CheckpointError, IntrudersError, in_one_line, some_of
 from ..system.files import as_utf8, user_path, write_atomically
 from ..system.plain_values import plain
 from ..system.result_protocol import json_bytes
@@ -41,15 +43,6 @@ MOST_RESULTS, MOST_BYTES = 5_000, 10_000_000
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 _LONGEST_MESSAGE = 1_000  # characters
-# Where the weights of a folder are, in the order in which they are looked for.
-_WEIGHTS = (
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
 # Rule: level, what it reports, and what to do.
 _RULES: dict[str, tuple[Level, str, str]] = {
     TOO_MANY: (
@@ -306,7 +299,8 @@ def _artifacts(source: str) -> list[dict[str, str]]:
     try:
         path = user_path(source)
         if path.is_dir():
-            path = next((path / name for name in _WEIGHTS if (path / name).is_file()), path)
+            with suppress(CheckpointError):  # then the folder stands for it
+                path = weights_in(path)
         if path.exists():
             inside = path.resolve()
             if inside.is_relative_to(Path.cwd()):

@@ -119,7 +119,7 @@ def _read_at(path: Path, text: str) -> Checkpoint | Adapter:
     adapter = adapter_at(path, text)
     if adapter is not None:
         return adapter
-    file = _weights_in(path) if path.is_dir() else path
+    file = weights_in(path) if path.is_dir() else path
     form, tensors, config, unnamed = _read(file)
     if any(name.endswith((".lora_a", ".lora_b")) for name in tensors):
         raise CheckpointError(
@@ -176,8 +176,8 @@ def _read(file: Path) -> tuple[str, dict[str, StoredTensor], Mapping[str, Any] |
     )
 
 
-def _weights_in(folder: Path) -> Path:
-    """The one file (or index) in a folder that stands for its weights."""
+def weights_in(folder: Path) -> Path:
+    """Return the one file (or index) that stands for the weights in a folder; CheckpointError without one."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     for choices in (
         ["model.safetensors.index.json"],
