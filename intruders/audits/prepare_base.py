@@ -20,6 +20,7 @@ from ..errors import SettingError
 from ..linalg.whole_base import WholeBase
 from ..system.callers_process import usual_settings
 from ..system.progress import Progress, silent
+from ..system.ray_cluster import finish_on_ray
 from ..system.store import is_url
 from .audit import patterns
 from .audit_settings import Compute
@@ -186,8 +187,6 @@ def prepare(
             decomposed += decompose(preparation.read(name, decided_on), store)
         progress("prepare", len(names), len(names))
     else:
-        from ..system.ray_cluster import finish_on_ray
-
         where = store.where if is_url(store.where) else os.path.abspath(store.where)
         is_new = finish_on_ray(
             names,

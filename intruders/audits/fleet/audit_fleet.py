@@ -21,6 +21,7 @@ from ...errors import SettingError, os_reason
 from ...system.callers_process import usual_settings
 from ...system.folders import locked_folder, make_folder, require_ours
 from ...system.progress import Progress, silent
+from ...system.ray_cluster import finish_on_ray
 from ...system.store import Store, is_url
 from ..audit import patterns
 from ..audit_settings import AuditSettings, Compute, shown_settings
@@ -154,8 +155,6 @@ def audit_fleet(
         if ray is False:
             refused = work.do(blocks, progress)
         else:
-            from ...system.ray_cluster import finish_on_ray
-
             cache_of_workers = cache
             if isinstance(cache, str | os.PathLike) and not is_url(str(cache)):
                 cache_of_workers = os.path.abspath(cache)  # workers have another working directory

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from torch import nn
+
 from ...checkpoints.formats.memory import describe_module
 from ...checkpoints.opening.many_sources import digest_of
 from ...checkpoints.opening.model_sum import ModelSum
@@ -79,8 +81,6 @@ def _open_member(
 
 
 def _name_of(source: Source) -> str:
-    from torch import nn
-
     if isinstance(source, nn.Module):
         return describe_module(source)
     if isinstance(source, Checkpoint):

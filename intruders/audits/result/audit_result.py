@@ -9,16 +9,19 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...charts.drawing import draw
 from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.locate import HubOrigin
 from ...errors import ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
 from ...system.documents import json_number, of_schema
 from ...system.files import read_bytes, write_atomically
+from ...system.parquet import parquet_bytes
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import json_bytes
 from ...system.versions import installed_versions
 from ...system.words import number, percent, plural
+from .figures import intruders_by_layer, similarity
 from .forgetting import Forgetting
 from .records import AuditedMatrix, energy_share, matrix_from_record, matrix_to_record
 from .summary import by_kind, update_norm
@@ -180,7 +183,6 @@ class Audit:
 
     def to_parquet(self) -> bytes:
         """Return the audit as the content of a Parquet file: one row per vector."""
-        from ...system.parquet import parquet_bytes
         from .vector_table import METADATA_KEY, vector_table
 
         table = vector_table(self.matrices)
@@ -220,16 +222,10 @@ class Audit:
 
     def plot_similarity(self, name: str) -> "Figure":
         """Draw |<x_i, y_j>| of one matrix as a matplotlib figure: base vectors down, tuned vectors across."""
-        from ...charts.drawing import draw
-        from .figures import similarity
-
         return draw(similarity(self.matrix(name)))
 
     def plot_layers(self) -> "Figure":
         """Draw the number of intruders by layer and module type as a matplotlib figure."""
-        from ...charts.drawing import draw
-        from .figures import intruders_by_layer
-
         return draw(intruders_by_layer(self.matrices))
 
     def _repr_html_(self) -> str:
