@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ..checkpoints.pairing.pairing import SkipKind, Skipped
 from .audit_settings import AuditSettings
 from .result.audit_result import Audit
-from .result.forgetting import Forgetting, median_rank, why_not_predicted
-from .result.summary import left_open_in_words, matrices_on_one_side, not_compared
+from .result.forgetting import Forgetting, why_not_predicted
+from .result.summary import left_open_in_words, matrices_on_one_side, median_rank, not_compared
 
 
 @dataclass(frozen=True)

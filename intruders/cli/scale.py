@@ -185,8 +185,8 @@ def scale(
 def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progress) -> Forgetting:
     """Return the nats that an audit predicts of the complete update; SettingError with the reason where it does not."""
     from ..audits.audit import audit
-    from ..audits.result.forgetting import median_rank, why_not_predicted
-    from ..audits.result.summary import unchanged_in_words
+    from ..audits.result.forgetting import why_not_predicted
+    from ..audits.result.summary import median_rank, unchanged_in_words
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", re.escape(NOT_PREDICTED))  # the refusal says it

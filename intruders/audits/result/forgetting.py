@@ -1,17 +1,10 @@
 """The nats that an audit predicts: how much a fine-tuning made its base forget, and where."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from math import fsum
-from statistics import median
-from typing import TYPE_CHECKING
 
 from ...checkpoints.stored.names import module_paths
 from ...system.words import percent, plural
-
-if TYPE_CHECKING:  # it loads numpy, which the help of a command does without
-    from .records import AuditedMatrix
 
 # Beyond these nats per token an update is too large for a second-order term: "large" is said, and no more.
 LARGE = 1.0
@@ -69,7 +62,7 @@ class Forgetting:
     @property
     def affected_share(self) -> float:
         """The share of the KL in all matrices with an intruder."""
-        return fsum(self.by_matrix[name] for name in self.affected)
+        return math.fsum(self.by_matrix[name] for name in self.affected)
 
     def is_above(self, limit: float) -> bool:
         """Whether the model forgot more than a limit, in nats per token: all of the interval lies above."""
@@ -118,10 +111,6 @@ class Forgetting:
             else "none of it in intruders: there are none"
         )
         return f"{words}; not counted: {self.not_counted}" if self.left_out else words
-
-
-def median_rank(matrices: "Iterable[AuditedMatrix]") -> float:
-    return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
 
 
 def is_predictable(rank: float) -> bool:

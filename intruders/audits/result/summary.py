@@ -11,7 +11,7 @@ from ...checkpoints.pairing.pairing import SkipKind, Skipped
 from ...checkpoints.stored.names import module_paths
 from ...checkpoints.stored.selection import Selection
 from ...system.words import plural
-from .forgetting import is_predictable, median_rank
+from .forgetting import is_predictable
 from .records import CERTIFICATES, AuditedMatrix, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
@@ -61,6 +61,10 @@ def median_relative(matrices: Iterable[AuditedMatrix]) -> float:
     """Return the median relative update of the matrices that have one, which a base of zeros has not; NaN if none."""
     relative = [matrix.relative_update for matrix in matrices]
     return median([value for value in relative if math.isfinite(value)] or [math.nan])
+
+
+def median_rank(matrices: Iterable[AuditedMatrix]) -> float:
+    return median([matrix.update.effective_rank for matrix in matrices] or [math.nan])
 
 
 def would_have_nats(matrices: Sequence[AuditedMatrix]) -> bool:
