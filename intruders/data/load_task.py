@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from ..errors import SettingError
-from ..settings import told_at
+from ..settings.settings_class import told_at
 from ..system.files import user_path
 from ..system.plugins import TASKS, plugins_of
 from .columns import Columns

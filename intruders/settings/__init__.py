@@ -5,22 +5,6 @@ that derives from :class:`Settings`. Its constructor checks the values, with the
 YAML file or the options of a command.
 """
 
-from .settings_class import (
-    Setting,
-    Settings,
-    mapping,
-    option_of,
-    plain,
-    refuse_unknown,
-    setting,
-    settings_of,
-    short_names,
-    shown,
-    told_at,
-)  # fmt: skip
-from .yaml_text import read_text, read_yaml
+from .settings_class import Setting, Settings, option_of, setting, settings_of
 
-__all__ = [
-    "Setting", "Settings", "mapping", "option_of", "plain", "read_text", "read_yaml", "refuse_unknown", "setting",
-    "settings_of", "short_names", "shown", "told_at",
-]  # fmt: skip
+__all__ = ["Setting", "Settings", "option_of", "setting", "settings_of"]

@@ -15,19 +15,10 @@ from ..experiments.experiment_settings import (
 from ..measures.measure_settings import LossSettings
 from ..mitigation.remedies.remedy_table import SHRINK_OUTPUT
 from ..models.loading_settings import Loading
-from ..settings import (
-    Settings,
-    mapping,
-    read_text,
-    read_yaml,
-    refuse_unknown,
-    setting,
-    settings_of,
-    short_names,
-    shown,
-    told_at,
-)
+from ..settings import Settings, setting, settings_of
 from ..settings.numbers import A_SEED, SEEDS
+from ..settings.settings_class import mapping, refuse_unknown, short_names, shown, told_at
+from ..settings.yaml_text import read_text, read_yaml
 from ..training.finetune_config import FinetuneConfig
 
 KINDS = ("finetune", "sequence", "random-rank-one")

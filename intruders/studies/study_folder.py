@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResultFileError, SettingError
-from ..settings import shown
+from ..settings.settings_class import shown
 from ..system.documents import read_document
 from ..system.files import write_atomically
 from ..system.folders import other_entries

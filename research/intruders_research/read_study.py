@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from intruders.errors import SettingError
-from intruders.settings import Settings, mapping, setting, shown, told_at
+from intruders.settings import Settings, setting
+from intruders.settings.settings_class import mapping, shown, told_at
 from intruders.studies import study as described
 from intruders.studies.study import Study
 

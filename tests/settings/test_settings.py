@@ -19,7 +19,9 @@ from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import INTERPOLATE, SweepSettings
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT
-from intruders.settings import Settings, read_yaml, setting, settings_of, short_names
+from intruders.settings import Settings, setting, settings_of
+from intruders.settings.settings_class import short_names
+from intruders.settings.yaml_text import read_yaml
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import tiny_llama
 
