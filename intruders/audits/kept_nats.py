@@ -231,7 +231,7 @@ class KeptNats:
     def _refuse(self, folder: Path, why: str) -> None:
         self.tell(
             f"what was kept for predictions in '{folder}' is damaged ({why}), so no nats are predicted; "
-            "run intruders prepare BASE --loss-on TEXT again",
+            "run intruders prepare BASE --loss-on TEXT again"
         )
 
     def tell(self, what: str) -> None:

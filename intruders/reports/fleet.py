@@ -114,12 +114,7 @@ _STEPS = 50_000
 
 
 def render_fleet(fleet: FleetAudit) -> str:
-    return render_page(
-        "fleet.html.j2",
-        ["plots.js", "fleet.js"],
-        fleet_payload(fleet),
-        fleet=fleet,
-    )
+    return render_page("fleet.html.j2", ["plots.js", "fleet.js"], fleet_payload(fleet), fleet=fleet)
 
 
 def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:

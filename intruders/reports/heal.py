@@ -9,15 +9,7 @@ from ..charts.chart import Axis, Chart, Grid, Series, spans_decades
 from ..checkpoints.stored.names import module_paths
 from ..data.columns import Columns
 from ..experiments import experiment_settings as ways
-from ..experiments.healing import (
-    BASE,
-    CURVE,
-    HEALED,
-    INTERPOLATION,
-    INTRUDERS,
-    TUNED,
-    Healing,
-)
+from ..experiments.healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, TUNED, Healing
 from ..experiments.point import HealedPoint
 from ..measures.intervals import Interval
 from ..models.loading_settings import LOAD_IN

@@ -268,11 +268,7 @@ def header(audit: Audit) -> dict[str, Any]:
         "schema": SCHEMA,
         "intruders_version": audit.versions.get("intruders", "unknown"),
         "base": {"source": audit.base_source, "hub": plain(audit.base_hub)},
-        "tuned": {
-            "source": audit.tuned_source,
-            "kind": audit.tuned_kind,
-            "hub": plain(audit.tuned_hub),
-        },
+        "tuned": {"source": audit.tuned_source, "kind": audit.tuned_kind, "hub": plain(audit.tuned_hub)},
         "settings": {**audit.settings, "k": audit.k, "epsilon": audit.epsilon, "exact": audit.exact},
         "totals": {
             "matrices": len(audit.matrices),

@@ -72,12 +72,7 @@ class Subspaces:
 
     @classmethod
     def of(
-        cls,
-        change: Mapping[str, float],
-        shape: tuple[int, int],
-        k: int,
-        update_norm: float,
-        base_norm: float,
+        cls, change: Mapping[str, float], shape: tuple[int, int], k: int, update_norm: float, base_norm: float
     ) -> "Subspaces":
         """Build from the numbers of a SpectralChange, with the norms of the update and of the base's leading values."""
         m, n = shape
