@@ -185,8 +185,7 @@ def inspect_update(source: Source, energy: float = ENERGY) -> UpdateAlone:
       >>> module.rank, round(module.effective_rank, 6), module.energy_rank
       (2, 2.0, 2)
     """
-    adapter = _opened(source)
-    return update_of(adapter, energy)
+    return update_of(_opened(source), energy)
 
 
 def update_of(adapter: Adapter, energy: float = ENERGY) -> UpdateAlone:
