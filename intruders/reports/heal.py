@@ -238,11 +238,9 @@ def _trade(healing: Healing, corpus: str) -> Chart:
             rise, label = point.corpora[corpus].forgotten, LABELS.get(name, name)
             x, y, low, high = [_task(healing, point)], [rise.estimate], [rise.low], [rise.high]
             series.append(Series(label, x, y, low, high, tone=tone))
-    half = "chosen" if corpus == healing.corpus else "reported"
-    file_name = "".join(letter if letter.isalnum() else "-" for letter in corpus)[-40:].strip("-")
     is_log = spans_decades([_task(healing, point) for point in healing.points])
     return Chart(
-        f"forgetting-{half}-{file_name}",
+        f"forgetting-{corpus}",
         f"Forgetting on {corpus}",
         Axis("task_loss", f"loss on {healing.task} (nats per token)", log=is_log),
         Axis("forgotten", "rise of the loss over the base (nats per token)"),
