@@ -107,10 +107,9 @@ class FleetWork:
                 for result in chain.from_iterable(judged):
                     judged_of[block_of(result.matrix.name)].append(result)
             read.update(*group.values())
+            progress(stage, len(read), in_all)
             for block, results in judged_of.items():
                 self._keep(block, group[block], results, left_out)
-        if blocks:
-            progress(stage, in_all, in_all)
         return {self.members[number].digest: reason for number, reason in left_out.refused.items()}
 
     def _keep(
