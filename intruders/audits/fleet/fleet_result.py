@@ -28,7 +28,7 @@ from ..audit_settings import AuditSettings, shown_settings
 from ..gated import Gated
 from ..result.audit_result import Audit
 from ..result.forgetting import Forgetting
-from ..result.summary import ON_ONE_SIDE, matrices_on_one_side, not_compared
+from ..result.summary import matrices_on_one_side, not_compared
 from ..result.vector_table import COUNTED, MATRIX_COLUMNS, METADATA_KEY, VECTOR_COLUMNS, matrices_of_rows
 from .fleet_files import VECTORS, FleetFiles, rows_of
 from .fleet_table import as_arrow, as_frame
@@ -115,11 +115,9 @@ class FleetAudit:
         """What the gates ask of each audited adapter; its file is read once."""
         gated = {}
         for row, file in self._files():
-            header = document_in(pq.read_schema(file), METADATA_KEY)
+            table = pq.read_table(file, columns=["name"])
+            header, names = document_in(table.schema, METADATA_KEY), table["name"].unique().to_pylist()
             skipped = from_plain(list[Skipped], header["skipped"])
-            names = []
-            if any(entry.kind in ON_ONE_SIDE for entry in skipped):
-                names = pq.read_table(file, columns=["name"])["name"].unique().to_pylist()
             gated[row["adapter"]] = Gated(
                 matrices=row["matrices"],
                 intruders=row["intruders"],
@@ -127,7 +125,7 @@ class FleetAudit:
                 largest_update=row["update_relative_max"] or 0.0,
                 largest_in=row["update_relative_where"] or "",
                 rank=row["effective_rank"],
-                nothing=None if row["matrices"] else not_compared([], skipped),
+                nothing=not_compared(names, skipped),
                 on_one_side=matrices_on_one_side(names, skipped, self.settings),
                 forgetting=from_plain(Forgetting | None, header.get("forgetting")),
             )

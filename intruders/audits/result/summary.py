@@ -16,7 +16,7 @@ from .records import CERTIFICATES, AuditedMatrix, energy_share
 
 # Kinds of reasons to skip a tensor that leave open whether fine-tuning changed it, though it was selected.
 _NOT_COMPARED = (SkipKind.OTHER_SHAPE, SkipKind.NO_COUNTERPART, SkipKind.NOT_FINITE)
-ON_ONE_SIDE = (SkipKind.NO_COUNTERPART, SkipKind.OTHER_SHAPE)
+_ON_ONE_SIDE = (SkipKind.NO_COUNTERPART, SkipKind.OTHER_SHAPE)
 # No update of our studies that forgot less than a nat was near this many times as large as its base.
 _LARGEST_RELATIVE = 100
 
@@ -147,7 +147,7 @@ def matrices_on_one_side(
     examine, and of those that the tuned model lacks also every weight; norms, biases and buffers are of neither.
     ``audited`` are the names of matrices that differ, and ``left_out`` all other tensors.
     """
-    open_ones = [skipped for skipped in left_out if skipped.kind in ON_ONE_SIDE]
+    open_ones = [skipped for skipped in left_out if skipped.kind in _ON_ONE_SIDE]
     compared = [*audited, *(skipped.name for skipped in left_out if skipped.kind == SkipKind.UNCHANGED)]
     paths = module_paths([*compared, *(skipped.name for skipped in open_ones)])
     kinds = {path.kind for path in paths[: len(compared)]}
