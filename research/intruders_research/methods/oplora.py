@@ -18,7 +18,7 @@ from intruders.errors import SettingError
 from intruders.linalg.operators import Dense
 from intruders.training.finetune_config import FinetuneConfig
 
-from .adapted_modules import AdaptedModule, adapted_modules
+from .adapted_modules import adapted_modules
 
 
 def start(model: nn.Module, config: FinetuneConfig) -> None:
@@ -38,40 +38,27 @@ class ProjectedUpdates(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, model: nn.Module, k: int) -> None:
-        self._parts = []
+        self._sides: list[tuple[nn.Parameter, Callable[[Tensor], Tensor]]] = []
         for module in adapted_modules(model):
             if min(module.weight.shape) <= k:
                 raise SettingError(
                     f"oplora_k is {k}, but {module.name} is only {min(module.weight.shape)} wide, which leaves no "
                     "direction to train; lower it"
                 )
-            self._parts.append(_Projection(module, k))
+            # Far below the rounding of single-precision weights.
+            directions = leading_components(Dense(module.weight.double()), k, 1e-9)
+            self._sides.append((module.a, _without(directions.right)))
+            self._sides.append((module.b, _without(directions.left, from_left=True)))
+        for parameter, without in self._sides:
+            if parameter.requires_grad:
+                parameter.register_hook(without)  # type: ignore[no-untyped-call]
         self._project()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._project()
 
-    def _project(self) -> None:
-        for part in self._parts:
-            part.project()
-
-
-class _Projection:
-    """The two projections of one module."""
-
-    def __init__(self, module: AdaptedModule, k: int) -> None:
-        # Far below the rounding of single-precision weights.
-        directions = leading_components(Dense(module.weight.double()), k, 1e-9)
-        self._sides = [
-            (module.a, _without(directions.right)),
-            (module.b, _without(directions.left, from_left=True)),
-        ]
-        for parameter, without in self._sides:
-            if parameter.requires_grad:
-                parameter.register_hook(without)  # type: ignore[no-untyped-call]
-
     @torch.no_grad()
-    def project(self) -> None:
+    def _project(self) -> None:
         for parameter, without in self._sides:
             parameter.copy_(without(parameter))
 
