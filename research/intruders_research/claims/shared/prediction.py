@@ -12,10 +12,7 @@ import pandas as pd
 from intruders.errors import missing_extra
 from intruders.measures.intervals import Interval
 
-from .rank_correlation import spearman
-from .statistics import over_resamples
-
-Floats = npt.NDArray[np.float64]
+from .statistics import Floats, over_resamples, rank_correlation
 
 
 def correlation_difference(
@@ -75,7 +72,7 @@ def _monotone(x: Floats, y: Floats, at: Floats) -> Floats:
     means = np.bincount(which, weights=y) / counts
     if len(points) == 1:
         return np.full(len(at), means[0])
-    is_rising = spearman(x, y) >= 0
+    is_rising = rank_correlation(x, y) >= 0
     fitted = isotonic_regression(means, weights=counts, increasing=bool(is_rising)).x
     return np.asarray(np.interp(at, points, fitted), dtype=np.float64)
 
@@ -98,4 +95,4 @@ def _resampled(
 def _difference(columns: Floats) -> Floats:
     """Return the differences of ``columns`` (3, ..., runs): the two predictors, and what they predict."""
     first, second, y = columns
-    return spearman(first, y) - spearman(second, y)
+    return rank_correlation(first, y) - rank_correlation(second, y)

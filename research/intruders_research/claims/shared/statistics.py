@@ -22,9 +22,8 @@ from intruders.measures.intervals import (
     student_quantile,
 )
 
-from .rank_correlation import auc, average_ranks
-
 Values = npt.ArrayLike
+Floats = npt.NDArray[np.float64]
 POWER = 0.8  # of a plan: the share of studies that would find an effect of the planned size
 MOST_SEEDS = 200  # that a plan asks for
 MOST_SETTINGS = 1000
@@ -42,7 +41,7 @@ def ratio_interval(parts: Values, wholes: Values) -> Interval:
     whole = float(wholes.sum())
     estimate = float(parts.sum()) / whole if whole > 0 else math.nan
 
-    def share(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def share(drawn: npt.NDArray[np.int64]) -> Floats:
         below = wholes[drawn].sum(axis=1)
         return np.asarray(parts[drawn].sum(axis=1) / np.where(below > 0, below, math.nan))
 
@@ -51,8 +50,8 @@ def ratio_interval(parts: Values, wholes: Values) -> Interval:
 
 
 def over_resamples(
-    estimate: float, count: int, statistic: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]
-) -> tuple[Interval, npt.NDArray[np.float64]]:
+    estimate: float, count: int, statistic: Callable[[npt.NDArray[np.int64]], Floats]
+) -> tuple[Interval, Floats]:
     """Return expanded percentiles of a statistic over resamples of ``count`` units, and its values there.
 
     ``statistic`` takes (resamples, count) numbers of units. Resamples where it is no finite number are left out.
@@ -155,7 +154,7 @@ def spearman(x: Values, y: Values, groups: Sequence[Hashable]) -> Interval:
     """
     (x, y), groups = _complete([x, y], groups)
     ranks = [average_ranks(x), average_ranks(y)]
-    return _fisher(_correlation(*ranks), ranks, groups, 3)
+    return _fisher(float(_correlation(*ranks)), ranks, groups, 3)
 
 
 def partial_spearman(
@@ -170,13 +169,11 @@ def partial_spearman(
     columns, groups = _complete([x, y, *controls], groups)
     ranks = [average_ranks(values) for values in columns]
     (left_x, residual_x), (left_y, residual_y) = (_residual(values, ranks[2:]) for values in ranks[:2])
-    estimate = _correlation(residual_x, residual_y) if left_x * left_y > 1e-12 else math.nan
+    estimate = float(_correlation(residual_x, residual_y)) if left_x * left_y > 1e-12 else math.nan
     return _fisher(estimate, ranks[:2], groups, 3 + len(controls))
 
 
-def _residual(
-    values: npt.NDArray[np.float64], controls: Sequence[npt.NDArray[np.float64]]
-) -> tuple[float, npt.NDArray[np.float64]]:
+def _residual(values: Floats, controls: Sequence[Floats]) -> tuple[float, Floats]:
     """Return the rest of ``values`` after a least-squares fit of the controls: its variance share, and itself."""
     if len(values) == 0:
         return 0.0, values
@@ -242,15 +239,13 @@ def _normal_p(statistic: float) -> float:
     return 2 * NormalDist().cdf(-abs(statistic))
 
 
-def _auc_variance(theta: npt.NDArray[np.float64], p: int, n: int) -> npt.NDArray[np.float64]:
+def _auc_variance(theta: Floats, p: int, n: int) -> Floats:
     h = (p + n) / 2 - 1
     spread = 1 + h * (1 - theta) / (2 - theta) + h * theta / (1 + theta)
     return np.asarray(theta * (1 - theta) * spread / (p * n))
 
 
-def _fisher(
-    estimate: float, ranks: Sequence[npt.NDArray[np.float64]], groups: Sequence[Hashable], lost: int
-) -> Interval:
+def _fisher(estimate: float, ranks: Sequence[Floats], groups: Sequence[Hashable], lost: int) -> Interval:
     """Return the interval on Fisher's scale, with ``lost`` degrees of freedom less than the effective runs."""
     count = len(set(groups))
     if math.isnan(estimate) or count < 4:
@@ -269,7 +264,7 @@ def _fisher(
     return Interval(estimate, min(estimate, low), max(estimate, high), count, p)
 
 
-def _intraclass(values: npt.NDArray[np.float64], groups: Sequence[Hashable]) -> float:
+def _intraclass(values: Floats, groups: Sequence[Hashable]) -> float:
     """Return (B - W) / (B + (k - 1) W) from mean squares between and within groups of k runs on average; 0 to 1."""
     grouped = pd.Series(values).groupby(pd.Series(list(groups), dtype=object).to_numpy())
     count, total = grouped.ngroups, len(values)
@@ -282,17 +277,44 @@ def _intraclass(values: npt.NDArray[np.float64], groups: Sequence[Hashable]) -> 
     return max(0.0, (between - within) / below) if below > 0 else 1.0
 
 
-def _correlation(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    if len(x) == 0:
+def average_ranks(values: Values) -> Floats:
+    """Return the ranks over the last axis, from 1; equal values have the mean of those that they take up (Kendall 1948).
+
+    >>> average_ranks([3.0, 1.0, 3.0]).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    given: Floats = np.asarray(values, dtype=np.float64)
+    rows = pd.DataFrame(given.reshape(math.prod(given.shape[:-1]), given.shape[-1]))
+    return rows.rank(axis=1).to_numpy(np.float64).reshape(given.shape)
+
+
+def rank_correlation(x: Values, y: Values) -> Floats:
+    """Return Spearman's correlation of ``(..., n)`` pairs of finite numbers over the last axis, as ``(...)``."""
+    return _correlation(average_ranks(x), average_ranks(y))
+
+
+def _correlation(x: Floats, y: Floats) -> Floats:
+    """Return Pearson's correlation over the last axis; NaN where there is no pair, or a side has one value only."""
+    if x.shape[-1] == 0:
+        return np.full(x.shape[:-1], math.nan)
+    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    scale = np.asarray(np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)))
+    products = (x * y).sum(axis=-1)
+    return np.asarray(np.divide(products, scale, out=np.full_like(scale, math.nan), where=scale > 0))
+
+
+def auc(positive: Values, negative: Values) -> float:
+    """Return P(positive's score > negative's), ties counting half: the Mann-Whitney U over both counts."""
+    scores = [np.asarray(side, dtype=np.float64) for side in (positive, negative)]
+    above, below = (side[np.isfinite(side)] for side in scores)
+    p, n = len(above), len(below)
+    if p == 0 or n == 0:
         return math.nan
-    x, y = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
-    return float((x * y).sum()) / scale if scale > 0 else math.nan
+    ranks = average_ranks(np.concatenate([above, below]))
+    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
 
 
-def _complete(
-    columns: Sequence[Values], groups: Sequence[Hashable]
-) -> tuple[list[npt.NDArray[np.float64]], list[Hashable]]:
+def _complete(columns: Sequence[Values], groups: Sequence[Hashable]) -> tuple[list[Floats], list[Hashable]]:
     """Keep the rows in which every column is a finite number."""
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     kept: npt.NDArray[np.bool_] = np.all(np.isfinite(np.stack(arrays)), axis=0)

@@ -13,13 +13,15 @@ from scipy import stats
 from intruders.measures.intervals import Interval, mean_interval
 from intruders_research.claims.shared.claim import Where
 from intruders_research.claims.shared.evidence import Evidence
-from intruders_research.claims.shared.rank_correlation import auc
 from intruders_research.claims.shared.statistics import (
+    auc,
     auc_interval,
+    average_ranks,
     clipped,
     interval_in,
     moved,
     partial_spearman,
+    rank_correlation,
     ratio_interval,
     seeds_needed,
     slope,
@@ -332,3 +334,32 @@ def test_an_interval_is_read_from_the_cells_that_it_gave() -> None:
 
 def test_an_interval_moves_with_its_ends() -> None:
     assert moved(Interval(1.0, -0.5, 2.0, n=3), -0.5) == Interval(0.5, -1.0, 1.5)
+
+
+# Few different values, so that many are equal.
+PAIRS = st.lists(st.tuples(st.integers(-3, 3), st.floats(-1e6, 1e6)), min_size=2, max_size=30)
+
+
+@given(PAIRS)
+def test_ranks_and_correlation_are_those_of_scipy(pairs: list[tuple[int, float]]) -> None:
+    x, y = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
+    np.testing.assert_array_equal(average_ranks(x), stats.rankdata(x))
+    if np.ptp(x) > 0 and np.ptp(y) > 0:
+        assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    else:
+        assert np.isnan(rank_correlation(x, y))
+
+
+def test_many_are_ranked_at_once() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 4, (2, 5, 7, 9)).astype(float)
+    np.testing.assert_array_equal(average_ranks(x), stats.rankdata(x, axis=-1))
+    together = rank_correlation(x, y)
+    assert together.shape == (5, 7)
+    for index in np.ndindex(5, 7):
+        assert together[index] == pytest.approx(stats.spearmanr(x[index], y[index]).statistic, abs=1e-12)
+
+
+def test_no_pair_has_no_correlation() -> None:
+    assert np.isnan(rank_correlation([], []))
+    assert np.isnan(rank_correlation([1.0], [2.0]))
