@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from intruders.charts.chart import Chart, Grid
-from intruders.measures.intervals import Interval
 from intruders.studies.results import Results, load_results
 from intruders.studies.study_folder import FINDINGS
 from intruders.studies.tables import SCHEMA
-from intruders.system.documents import json_number
 from intruders.system.files import write_atomically
 from intruders.system.plugins import CLAIMS as CLAIMS_OF_PLUGINS
 from intruders.system.plugins import plugins_of
@@ -82,7 +80,7 @@ def _answer(answer: Effect) -> dict[str, Any]:
     """Return an effect that the claim speaks of as JSON values, with its decision."""
     return _on(answer) | {
         "decision": answer.decision,
-        **_ends(answer.over_seeds),
+        **answer.over_seeds.as_dict(),
         "expected": answer.side,
         "seeds": int(answer.seeds),
         "p_adjusted": answer.adjusted,
@@ -91,16 +89,11 @@ def _answer(answer: Effect) -> dict[str, Any]:
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
-    return {"name": effect.name} | _on(effect) | _ends(effect.interval) | {"seeds": int(effect.seeds)}
+    return {"name": effect.name} | _on(effect) | effect.interval.as_dict() | {"seeds": int(effect.seeds)}
 
 
 def _on(effect: Effect) -> dict[str, Any]:
     return {"where": effect.where} | effect.on.columns | {"what": effect.what}
-
-
-def _ends(interval: Interval) -> dict[str, float | None]:
-    """Return an interval as JSON values; an infinite end, as with one seed, becomes null."""
-    return {key: json_number(value) for key, value in interval.as_dict().items()}
 
 
 def charts_of(findings: Sequence[Finding]) -> dict[str, list[Chart | Grid]]:

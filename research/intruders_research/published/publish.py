@@ -128,15 +128,10 @@ def _record(run: Run, folder: StudyFolder, earlier: PublishedStudy | None) -> Pu
     kept = RunRecord(folder.run(run.id)).read()
     if not kept and earlier is not None:
         kept = _published_record(run, folder, earlier)
-    evaluation = _evaluation(folder.run(run.id)) or kept.get("evaluation")
+    measured = folder.run(run.id) / EVALUATION
+    evaluation = Evaluation.load(measured).to_document() if measured.is_dir() else kept.get("evaluation")
     what = (run.id, run.digest, run.experiment, run.settings())
     return PublishedRun(*what, kept.get("stages", {}), kept.get("taken_over"), evaluation)
-
-
-def _evaluation(run: Path) -> dict[str, Any] | None:
-    """Return what a run's evaluation says of its documents, versions and machine; None of one without it."""
-    at = run / EVALUATION
-    return Evaluation.load(at).to_document() if at.is_dir() else None
 
 
 def _measured(runs: Sequence[Run], folder: StudyFolder, earlier: Path | None) -> dict[str, pd.DataFrame]:

@@ -82,13 +82,12 @@ class Evidence:
         what: str,
         interval: Interval,
         *,
-        digits: int = 3,
         phrase: str | None = None,
         over: str = "",
     ) -> None:
         """Add an effect of which the claim says nothing, unless the study names it in advance: above zero then."""
         expected, said = (1, phrase) if self.is_primary(what) else (None, "")
-        self.add(on, what, interval, expected, digits, phrase=said, over=over)
+        self.add(on, what, interval, expected, 3, phrase=said, over=over)
 
     def say(self, on: Where, text: str, *seeds: int) -> None:
         """Add a text about ``on`` to the verdict, with the numbers of seeds that it rests on."""

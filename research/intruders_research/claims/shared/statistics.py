@@ -278,7 +278,7 @@ def _intraclass(values: Floats, groups: Sequence[Hashable]) -> float:
 
 
 def average_ranks(values: Values) -> Floats:
-    """Return the ranks over the last axis, from 1; equal values have the mean of those that they take up (Kendall 1948).
+    """Return ranks over the last axis, from 1; equal values have the mean of those that they take up (Kendall 1948).
 
     >>> average_ranks([3.0, 1.0, 3.0]).tolist()
     [2.5, 1.0, 2.5]
