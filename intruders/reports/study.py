@@ -148,13 +148,8 @@ def page_table(
 
 def run_table(runs: pd.DataFrame) -> PageTable:
     kept = [column for column in RUN_COLUMNS if column in runs and runs[column].notna().any()]
-    frame = runs[kept].copy()
-    trained = runs["kind"] != "random-rank-one"
-    of_adapters = trained & (runs["method"] != "full")
-    applies = {"method": trained, "lr": trained, "rank": of_adapters, "alpha": of_adapters}
-    for column in applies.keys() & set(kept):
-        frame[column] = frame[column].astype(object).where(applies[column], None)
-    return page_table("Runs", frame.rename(columns=RUN_COLUMNS), len(frame), as_given=("alpha", "rate"))
+    frame = runs[kept].rename(columns=RUN_COLUMNS)
+    return page_table("Runs", frame, len(frame), as_given=("alpha", "rate"))
 
 
 def _finite(value: Any) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 from intruders.studies.results import Results
 from intruders.studies.stage import Rows
 from intruders.studies.tables import COLUMNS, to_parquet
-from intruders.training.finetune_config import FinetuneConfig
+from intruders.training.finetune_config import ADAPTER_ONLY, FinetuneConfig
 from tests.made_up import made_up_audit
 from tests.studies.planted import comparisons, study
 
@@ -78,7 +78,10 @@ def _row(run_id: str, experiment: str, kind: str, settings: dict[str, Any], seed
     ).as_dict()
     flat = {key: ",".join(map(str, item)) if isinstance(item, list) else item for key, item in config.items()}
     named = {"run_id": run_id, "experiment": experiment, "kind": kind, "status": "finished"}
-    return flat | named | {"alpha": str(flat["alpha"])}
+    of_adapters = (
+        dict.fromkeys(ADAPTER_ONLY) if settings["method"] == "full" else {"alpha": str(flat["alpha"])}
+    )
+    return flat | named | of_adapters
 
 
 def _fill_run(
@@ -193,7 +196,8 @@ def _fill_sequence(tables: Rows, rng: np.random.Generator, seed: int, rank: int,
 
 def _fill_mechanism(tables: Rows, rng: np.random.Generator, seed: int) -> None:
     run_id = f"mechanism-seed{seed}-abcdef01"
-    tables["runs"].append(_row(run_id, "mechanism", "random-rank-one", {"method": "lora", "rank": 1}, seed))
+    named = {"run_id": run_id, "experiment": "mechanism", "kind": "random-rank-one", "status": "finished"}
+    tables["runs"].append(named | {"base": "smollm2-135m", "seed": seed})
     for layer in range(12):
         critical = float(rng.uniform(0.25, 0.6))
         for multiple in (0.1, 0.2, 0.5, 1.0, 2.0):
