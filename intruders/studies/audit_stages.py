@@ -1,21 +1,20 @@
-"""The stages of a run that look at weights: its audit, the critical scale, and random terms for an update."""
+"""The stages of a run that look at weights: its audit, the critical scale, and a term that nobody trained."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.names import may_be_same, module_paths
 from ..system.documents import json_number
+from ..system.plugins import KINDS, needed_plugin
 from .stage import Rows, RunAtWork, Stage, audited, read_result, told_what_to_remove
 from .study_folder import AUDIT as AUDIT_RESULT
 from .study_folder import MODEL
 from .train_stages import TRACE
 
 if TYPE_CHECKING:
-    from ..audits.audit_settings import AuditSettings
     from ..audits.result.audit_result import Audit
 
 
@@ -185,62 +184,9 @@ SCALE = Stage(
 )
 
 
-def random_rank_one(
-    base: str, multiples: Sequence[float], *, audit: "AuditSettings", seed: int = 0
-) -> list[dict[str, Any]]:
-    """Count the intruders of every matrix of ``base`` with a random rank-one term of every size, one row each.
-
-    W = W0 + multiple ||W0||_2 u v^T, with u and v uniform on their spheres, the same at all multiples. Nothing is
-    trained, so what is found is due to the size of a term whose directions have nothing to do with W0.
-    """
-    import torch
-    from torch.nn.functional import normalize
-
-    from ..checkpoints.opening.open import open_checkpoint
-    from ..checkpoints.stored.matrices import selected_matrices
-    from ..engine.decide import decide
-    from ..linalg.low_rank import LowRank
-    from ..linalg.pair import Pair
-    from ..linalg.spiked_threshold import Spectrum, spiked_threshold
-    from ..models.base_model import base_model_location
-
-    checkpoint = open_checkpoint(base_model_location(base))
-    audit.require_matches(checkpoint.names(), checkpoint.source)
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for stored in selected_matrices(checkpoint, audit):
-        matrix = stored.read(checkpoint.tensors[stored.tensor]).float()
-        m, n = matrix.shape
-        left, right = (
-            normalize(torch.randn(size, generator=generator, dtype=torch.float64), dim=0) for size in (m, n)
-        )
-        values = torch.linalg.svdvals(matrix.double())
-        norm = float(values[0])
-        theta = spiked_threshold(Spectrum.of_values(values, (m, n), len(values)), audit.k, audit.epsilon)
-        known = None
-        for multiple in multiples:
-            term = LowRank((multiple * norm * left).float().reshape(1, m, 1), right.float().reshape(1, 1, n))
-            judged = decide(Pair(matrix.unsqueeze(0), term), audit.k, audit.epsilon, known=known)
-            known = judged.known
-            rows.append(
-                {
-                    "name": stored.name,
-                    "rows": m,
-                    "columns": n,
-                    "multiple": float(multiple),
-                    "predicted_multiple": theta / norm if norm > 0 and math.isfinite(theta) else None,
-                    "intruders": int(judged.intruder.sum()),
-                }
-            )
-    return rows
-
-
 def _mechanism(at: RunAtWork) -> None:
-    run = at.run
-    settings = replace(run.measure.audit, include=run.include, exclude=run.exclude)
-    at.write(
-        "mechanism.json", {"rows": random_rank_one(run.base, run.multiples, audit=settings, seed=run.seed)}
-    )
+    rows_of = needed_plugin(KINDS, at.run.kind, f"kind is {at.run.kind!r}")
+    at.write("mechanism.json", {"rows": rows_of(at.run)})
 
 
 def _mechanism_row(file: Path, tables: Rows) -> dict[str, Any]:

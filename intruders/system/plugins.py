@@ -7,10 +7,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ..errors import in_one_line
+from ..errors import SettingError, in_one_line
 
 FORMATS, REMEDIES, TASKS, CORPORA, CLAIMS = "formats", "remedies", "tasks", "corpora", "claims"
-COMMANDS, METHODS = "commands", "methods"
+COMMANDS, METHODS, KINDS = "commands", "methods", "kinds"
 # "0" loads no plugin, as in the tests.
 VARIABLE = "INTRUDERS_PLUGINS"
 # What the object of an entry point must have, so that a wrong one is named when it is loaded and not when it is used;
@@ -23,6 +23,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     CLAIMS: ("CLAIM", "analyse", "charts"),
     COMMANDS: ("__call__",),
     METHODS: ("start", "callbacks"),
+    KINDS: ("__call__",),
 }
 
 
@@ -86,6 +87,17 @@ def plugin_command(name: str) -> Any:
 
 def plugins_of(group: str) -> dict[str, Any]:
     return {plugin.name: plugin.loaded for plugin in _of_group(group) if not plugin.error}
+
+
+def needed_plugin(group: str, name: str, asked: str) -> Any:
+    """Return a plugin of the research programme; SettingError, with what ``asked`` for it, if it is not installed."""
+    known = plugins_of(group)
+    if name not in known:
+        raise SettingError(
+            f"{asked}, which is a plugin that is not installed; expected the package intruders-research; install it: "
+            "pip install ./research"
+        )
+    return known[name]
 
 
 def _loaded(group: str, entry: EntryPoint) -> Plugin:

@@ -17,7 +17,7 @@ from ..models.given_model import GivenModel
 from ..models.loading import heads
 from ..models.put_on_base import named_base_note
 from ..system.files import user_path
-from ..system.plugins import METHODS, plugins_of
+from ..system.plugins import METHODS, needed_plugin
 
 if TYPE_CHECKING:
     from ..data.task import Kind
@@ -45,18 +45,14 @@ def prepare(model: nn.Module, config: "FinetuneConfig", kind: "Kind") -> nn.Modu
 
 def plugins_for(config: "FinetuneConfig") -> list[Any]:
     """Return the plugins that the method and its budget ask for; SettingError if one of them is not installed."""
-    asked = {"method": config.method} if config.kind_of_method.is_plugin else {}
-    if config.method != "full":  # which ignores all settings of adapters
-        budgets = ("budget", "budget_pilot")
-        asked |= {name: "budget" for name in budgets if getattr(config, name) is not None}
-    known = plugins_of(METHODS) if asked else {}
-    for setting, plugin in asked.items():
-        if plugin not in known:
-            raise SettingError(
-                f"{setting} is {getattr(config, setting)!r}, which is a plugin that is not installed; expected the "
-                "package intruders-research; install it: pip install ./research"
-            )
-    return [known[name] for name in dict.fromkeys(asked.values())]
+    asked = {config.method: "method"} if config.kind_of_method.is_plugin else {}
+    budgets = [name for name in ("budget", "budget_pilot") if getattr(config, name) is not None]
+    if budgets and config.method != "full":  # which ignores all settings of adapters
+        asked["budget"] = budgets[0]
+    return [
+        needed_plugin(METHODS, plugin, f"{setting} is {getattr(config, setting)!r}")
+        for plugin, setting in asked.items()
+    ]
 
 
 def go_on_from(model: Any, adapter: str, base: str) -> None:

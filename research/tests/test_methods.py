@@ -18,7 +18,7 @@ from intruders.training.methods import prepare
 from intruders_research.methods.adapted_modules import adapted_modules
 from intruders_research.methods.budget import alpha_pattern, largest_value, threshold
 from intruders_research.methods.oplora import ProjectedUpdates
-from tests.research_commands import methods_of
+from tests.research_commands import plugin_of
 from tests.tiny import save_gpt2
 from tests.training.test_kl_to_base import check_that_kl_compares_with_the_base
 from tests.training.tiny_runs import Interrupt, config_of
@@ -30,7 +30,7 @@ K = 4
 def installed() -> Iterator[None]:
     """The methods are plugins, and the tests load none unless they ask."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("intruders.training.methods.plugins_of", methods_of)
+        patch.setattr("intruders.training.methods.needed_plugin", plugin_of)
         yield
 
 

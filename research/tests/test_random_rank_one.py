@@ -9,14 +9,26 @@ from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.errors import SettingError
 from intruders.linalg.spiked_threshold import Spectrum, spiked_threshold
-from intruders.studies.audit_stages import random_rank_one
+from intruders.studies.results import load_results
+from intruders.studies.run_study import run_study
+from intruders.studies.runs import Run
+from intruders.studies.study import Measure
+from intruders_research.random_rank_one import random_rank_one
+from research.tests.parsed import parsed
 
-MULTIPLES = [0.05, 0.5, 1, 3]
+MULTIPLES = (0.05, 0.5, 1, 3)
+
+
+def terms(base: Path, *multiples: float, k: int = 10, include: tuple[str, ...] = (), seed: int = 0) -> Run:
+    measure = Measure(audit=AuditSettings(k=k))
+    return Run(
+        "term", "alone", "random-rank-one", seed, str(base), measure, multiples=multiples, include=include
+    )
 
 
 def test_counts_are_those_of_the_dense_decomposition(llama: Path) -> None:
     """The same directions, drawn here as the docstring says, and every cosine computed."""
-    rows = random_rank_one(str(llama), MULTIPLES, audit=AuditSettings(("*q_proj*", "*up_proj*"), k=4), seed=3)
+    rows = random_rank_one(terms(llama, *MULTIPLES, k=4, include=("*q_proj*", "*up_proj*"), seed=3))
     checkpoint = open_checkpoint(str(llama))
     generator = torch.Generator().manual_seed(3)
     wanted = []
@@ -39,7 +51,7 @@ def test_counts_are_those_of_the_dense_decomposition(llama: Path) -> None:
 
 
 def test_the_predicted_multiple_is_the_spiked_threshold_over_the_norm(llama: Path) -> None:
-    rows = random_rank_one(str(llama), [1], audit=AuditSettings(("*.layers.0.self_attn.q_proj.*",)))
+    rows = random_rank_one(terms(llama, 1, include=("*.layers.0.self_attn.q_proj.*",)))
     (name,) = {row["name"] for row in rows}
     values = torch.linalg.svdvals(open_checkpoint(str(llama)).read(name).double())
     theta = spiked_threshold(Spectrum.of_values(values, (32, 32), 32), 10, 0.5)
@@ -48,10 +60,7 @@ def test_the_predicted_multiple_is_the_spiked_threshold_over_the_norm(llama: Pat
 
 def test_a_seed_draws_other_directions(llama: Path) -> None:
     one, same, other = (
-        [
-            row["intruders"]
-            for row in random_rank_one(str(llama), [0.3, 0.6, 0.8, 1], audit=AuditSettings(), seed=seed)
-        ]
+        [row["intruders"] for row in random_rank_one(terms(llama, 0.3, 0.6, 0.8, 1, seed=seed))]
         for seed in (0, 0, 1)
     )
     assert one == same
@@ -60,4 +69,14 @@ def test_a_seed_draws_other_directions(llama: Path) -> None:
 
 def test_a_pattern_that_matches_nothing_is_refused(llama: Path) -> None:
     with pytest.raises(SettingError, match="no_such"):
-        random_rank_one(str(llama), [1], audit=AuditSettings(("*no_such*",)))
+        random_rank_one(terms(llama, 1, include=("*no_such*",)))
+
+
+def test_a_study_has_runs_of_this_kind(llama: Path, tmp_path: Path) -> None:
+    alone = {"kind": "random-rank-one", "base": str(llama), "multiples": [0.01, 5], "include": ["*.q_proj.*"]}
+    outcome = run_study(parsed({"experiments": {"alone": alone}}), tmp_path / "out")
+    assert (outcome.finished, outcome.failed) == (1, {})
+    results = load_results(tmp_path / "out")
+    assert list(results.runs["kind"]) == ["random-rank-one"]
+    assert len(results.mechanism) == 2 * 2
+    assert results.mechanism.groupby("multiple")["intruders"].sum()[0.01] == 0
