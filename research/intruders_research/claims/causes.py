@@ -11,8 +11,8 @@ from intruders.measures.intervals import Interval, mean_interval
 from intruders.studies.compare_settings import settings_in
 from intruders.studies.results import Results
 
-from .causes_mechanisms import DenseComparison, compare_at_equal_norm, mechanisms, paths
-from .shared.claim import ALPHA, Claim, Finding, Where
+from .causes_mechanisms import add_at_equal_norm, add_random_terms, paths
+from .shared.claim import ALPHA, Claim, Finding
 from .shared.evidence import Evidence
 from .shared.pictures import Palette, in_order, parts, series_of, values
 from .shared.seed_tables import complete, one_in_100
@@ -117,21 +117,10 @@ def analyse(results: Results) -> Finding:
         comparisons = _among_all(list(_comparisons(reached)))
         rows += [each.row(stratum) for each in comparisons]
         _add_comparisons(evidence, stratum, comparisons)
-        dense = compare_at_equal_norm(reached, results.traces)
-        if dense is not None:
-            _add_at_equal_norm(evidence, stratum, dense)
-        if comparisons or (dense is not None and dense.overlap):
+        is_at_equal_norm = add_at_equal_norm(evidence, stratum.narrowed(reached), results.traces)
+        if comparisons or is_at_equal_norm:
             used += list(reached["run_id"])
-    drawn, by_multiple = mechanisms(results.runs, results.mechanism)
-    for term in drawn:
-        sizes = f"from {term.from_multiple:g} to {term.to_multiple:g} times ||W0||"
-        evidence.add(
-            Where(term.base),
-            f"share of matrices with an intruder, random rank-one term {sizes}",
-            term.rise,
-            phrase=f"a random rank-one term alone, {sizes}, changes the share of matrices with intruders by "
-            + said(term.rise),
-        )
+    by_multiple = add_random_terms(evidence, results)
     if rows:
         chance = f"{0.05 * len(rows):.1g} of them would look clear by chance alone"
         evidence.notes.append(f"{len(rows)} comparisons at 95 % each: {chance}")
@@ -145,23 +134,6 @@ def _add_comparisons(evidence: Evidence, stratum: Stratum, comparisons: Sequence
         evidence.add(stratum.on, what, each.difference, EXPECTED.get(each.cause), phrase="")
     if comparisons:
         evidence.say(stratum.on, _in_words(comparisons), *(each.difference.n or 0 for each in comparisons))
-
-
-def _add_at_equal_norm(evidence: Evidence, stratum: Stratum, dense: DenseComparison) -> None:
-    if not dense.overlap:
-        evidence.notes.append(
-            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by "
-            f"seed, LoRA's ({dense.lora_norms[0]:.3g} to {dense.lora_norms[1]:.3g}) and full's "
-            f"({dense.full_norms[0]:.3g} to {dense.full_norms[1]:.3g}) do not overlap"
-        )
-        return
-    evidence.add(
-        stratum.on,
-        "LoRA minus full at equal norm of the update, intruders per 100 vectors",
-        dense.difference,
-        phrase="intruders per 100 vectors at equal norm of the update, LoRA minus full fine-tuning, "
-        + said(dense.difference),
-    )
 
 
 def _comparisons(runs: pd.DataFrame) -> Iterator[Comparison]:

@@ -4,45 +4,34 @@ The former are compared at equal Frobenius norm of the update, from the audits d
 real base matrices, at growing sizes.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
-from intruders.measures.intervals import Interval, mean_interval
+from intruders.measures.intervals import mean_interval
+from intruders.studies.results import Results
 
+from .shared.claim import Where
+from .shared.evidence import Evidence
 from .shared.seed_tables import complete
 from .shared.statistics import clipped
-from .shared.strata import MEASURED_ALIKE, audits_during, finished, largest_alike, points_of
+from .shared.strata import MEASURED_ALIKE, Stratum, audits_during, finished, largest_alike, points_of
+from .shared.words import said
 
 # Norms at which the two are compared, evenly spaced over those that both reach.
 _POINTS = 9
 
 
-@dataclass(frozen=True)
-class DenseComparison:
-    """Intruders per 100 vectors of LoRA minus those of full fine-tuning at equal norm of the update."""
-
-    difference: Interval
-    lora_norms: tuple[float, float]
-    full_norms: tuple[float, float]
-
-    @property
-    def overlap(self) -> bool:
-        return bool(self.difference.n)
-
-
-def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComparison | None:
-    """Compare every LoRA run with every full run of its seed; None if one kind has no traces.
+def add_at_equal_norm(evidence: Evidence, stratum: Stratum, traces: pd.DataFrame) -> bool:
+    """Add every LoRA run compared with every full run of its seed; return whether there are such pairs.
 
     Both traces are summed over the matrices that they share: the norm ||D||_F and the intruders per 100 vectors of each
     audit. Between audits they are interpolated linearly in the norm; nothing is put outside the norms that both reach.
     The mean difference over those norms is averaged over pairs of a seed, with Student's interval over seeds.
     """
-    known = traces.merge(runs[["run_id", "method", "seed", "setting"]], on="run_id")
+    known = traces.merge(stratum.runs[["run_id", "method", "seed", "setting"]], on="run_id")
     lora, full = known[known["method"] == "lora"], known[known["method"] == "full"]
     if lora.empty or full.empty:
-        return None
+        return False
     rows = []
     for (seed, setting, _), lora_trace in lora.groupby(["seed", "setting", "run_id"]):
         for _, full_trace in full[full["seed"] == seed].groupby("run_id"):
@@ -57,7 +46,19 @@ def compare_at_equal_norm(runs: pd.DataFrame, traces: pd.DataFrame) -> DenseComp
     audits = audits_during(lora)
     vectors = audits["vectors"].median()
     difference = mean_interval(table.mean(axis=1), grain=100 / vectors if vectors > 0 else 0.0)
-    return DenseComparison(difference, _reached(audits), _reached(audits_during(full)))
+    if not difference.n:
+        of_lora, of_full = (
+            "{:.3g} to {:.3g}".format(*_reached(each)) for each in (audits, audits_during(full))
+        )
+        evidence.notes.append(
+            f"{stratum.label}: LoRA and full cannot be compared at equal norm of the update: seed by seed, LoRA's "
+            f"({of_lora}) and full's ({of_full}) do not overlap"
+        )
+        return False
+    what = "LoRA minus full at equal norm of the update, intruders per 100 vectors"
+    phrase = f"intruders per 100 vectors at equal norm of the update, LoRA minus full fine-tuning, {said(difference)}"
+    evidence.add(stratum.on, what, difference, phrase=phrase)
+    return True
 
 
 def paths(runs: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
@@ -90,23 +91,16 @@ def _reached(audits: pd.DataFrame) -> tuple[float, float]:
     return float(audits["update_frobenius"].min()), float(audits["update_frobenius"].max())
 
 
-@dataclass(frozen=True)
-class Mechanism:
-    """A base's rise of the share of matrices with an intruder, from the smallest to the largest multiple."""
+def add_random_terms(evidence: Evidence, results: Results) -> pd.DataFrame:
+    """Add each base's rise of the share of matrices with an intruder, from the smallest to the largest multiple.
 
-    base: str
-    rise: Interval
-    from_multiple: float
-    to_multiple: float
-
-
-def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechanism], pd.DataFrame]:
-    """Return a record per base, and the share of matrices with intruders by multiple, measured and predicted."""
-    drawn = finished(runs, "random-rank-one")
-    known = mechanism.merge(drawn[["run_id", "base", "seed", *MEASURED_ALIKE]], on="run_id")
+    Returns that share by multiple, measured and predicted.
+    """
+    drawn = finished(results.runs, "random-rank-one")
+    known = results.mechanism.merge(drawn[["run_id", "base", "seed", *MEASURED_ALIKE]], on="run_id")
     known["has"] = known["intruders"] > 0
     known["predicted"] = known["predicted_multiple"] <= known["multiple"]
-    records, rows = [], list[dict[str, object]]()
+    rows: list[dict[str, object]] = []
     for base, of_base in known.groupby("base"):
         group = _with_every_multiple(largest_alike(of_base, MEASURED_ALIKE))
         if group.empty:
@@ -129,8 +123,13 @@ def mechanisms(runs: pd.DataFrame, mechanism: pd.DataFrame) -> tuple[list[Mechan
         if len(shares.columns) > 1:
             smallest, largest = float(shares.columns[0]), float(shares.columns[-1])
             rise = clipped(mean_interval(shares[largest] - shares[smallest], grain=grain), -1, 1)
-            records.append(Mechanism(str(base), rise, smallest, largest))
-    return records, pd.DataFrame(rows)
+            sizes = f"from {smallest:g} to {largest:g} times ||W0||"
+            what = f"share of matrices with an intruder, random rank-one term {sizes}"
+            phrase = (
+                f"a random rank-one term alone, {sizes}, changes the share of matrices with intruders by "
+            )
+            evidence.add(Where(str(base)), what, rise, phrase=phrase + said(rise))
+    return pd.DataFrame(rows)
 
 
 def _with_every_multiple(rows: pd.DataFrame) -> pd.DataFrame:

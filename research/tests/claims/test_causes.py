@@ -2,7 +2,6 @@
 
 import pytest
 
-from intruders_research.claims.causes_mechanisms import mechanisms
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import NOT_RUN
 from research.tests.planted import fixed, matched, trace
@@ -93,8 +92,8 @@ def test_the_rise_with_the_size_of_a_term_is_one_of_the_same_matrices() -> None:
             for name, multiple in terms
         ]
 
-    data = study(runs=drawn, mechanism=rows(both))
-    [mechanism], _ = mechanisms(data.runs, data.mechanism)
-    assert mechanism.rise.estimate == pytest.approx(0.9)
-    data = study(runs=drawn, mechanism=rows(apart))
-    assert mechanisms(data.runs, data.mechanism)[0] == []
+    [finding] = analyse_all(study(runs=drawn, mechanism=rows(both)), ["causes"])
+    [effect] = finding.effects
+    assert effect.estimate == pytest.approx(0.9)
+    [finding] = analyse_all(study(runs=drawn, mechanism=rows(apart)), ["causes"])
+    assert finding.effects == []
