@@ -12,6 +12,7 @@ from ..models.loading_settings import Loading
 from ..system.digests import json_digest
 from ..system.folders import locked_folder
 from ..system.plain_values import plain
+from ..system.progress import silent
 from ..system.store import Kept
 from .runs import Run
 from .stage import SAMPLE_SEED, Rows, RunAtWork, Stage, evaluated, prefixed, read_result
@@ -36,26 +37,25 @@ LOSS = {
 
 def _evaluate(at: RunAtWork) -> None:
     from ..measures.corpus_loss import summarize_losses
+    from ..measures.evaluate import MeasuredModel
     from ..measures.evaluation import Evaluation
-    from ..measures.task_score import readable, score_task
-    from ..models.tuned_model import open_for_task
+    from ..measures.task_score import readable, scored_examples
 
-    base, config = at.run.base, at.config
-    losses = []
-    if at.losses.loss_on:
-        corpora = at.corpora()
+    base, most = at.run.base, at.run.measure.max_examples
+    corpora, task = at.corpora(), at.task()
+    work = MeasuredModel(at.model, base, Kept(None), at.losses, SAMPLE_SEED, at.loading, silent)
+    evaluation = Evaluation(model=MODEL, base=base)
+    if corpora:
         before = base_losses(base, at.losses, corpora, at.bases, at.loading)
-        after = losses_of(at.model, base, at.losses, corpora, at.loading)
-        losses = [*summarize_losses(corpora, after, before, seed=SAMPLE_SEED).values()]
-    scores = []
-    task = at.task()
+        after = work.text_losses("model", at.model, corpora)
+        evaluation.losses.extend(summarize_losses(corpora, after, before, seed=SAMPLE_SEED).values())
     if task.score != "none":
-        opened = open_for_task(at.model, task, base, at.loading)
-        most = at.run.measure.max_examples
-        if config.drop_too_long:  # as the training did
+        if at.config.drop_too_long and task.kind == "causal":  # as the training did
+            opened = work.open(at.model, base)
             task = readable(task, opened.tokenizer, opened.context, max_examples=most, drop_too_long=True)
-        scores.append(score_task(opened, task, max_examples=most))
-    Evaluation(model=MODEL, base=base, losses=losses, scores=scores).save(at.folder / EVALUATION)
+        split, _ = scored_examples(task, None, most)
+        evaluation.scores.append(work.score(task, split, most))
+    evaluation.save(at.folder / EVALUATION)
 
 
 def base_losses(
@@ -63,9 +63,11 @@ def base_losses(
 ) -> "Mapping[str, list[DocumentLosses]]":
     """Return the base's losses by corpus and part, measured once for its weights, documents and type of numbers."""
     from ..data.corpora import digests_of
+    from ..measures.corpus_loss import losses_by_corpus
     from ..measures.losses import DocumentLosses
     from ..models.base_model import digest_of_model
     from ..models.stored_dtype import recorded_dtypes
+    from ..models.tuned_model import open_language_model
 
     try:
         content = digest_of_model(base)
@@ -80,19 +82,11 @@ def base_losses(
         losses: dict[str, list[DocumentLosses]] = Kept(folder, of).once(
             measured,
             dict[str, list[DocumentLosses]],
-            lambda: losses_of(base, None, settings, corpora, loading),
+            lambda: losses_by_corpus(
+                open_language_model(base, loading=loading), corpora, settings, SAMPLE_SEED
+            ),
         )
     return losses
-
-
-def losses_of(
-    source: str, base: str | None, settings: LossSettings, corpora: "Corpora", loading: Loading
-) -> "dict[str, list[DocumentLosses]]":
-    """Measure the losses of one model, by corpus. IntrudersError for a model without a language-model head."""
-    from ..measures.corpus_loss import losses_by_corpus
-    from ..models.tuned_model import open_language_model
-
-    return losses_by_corpus(open_language_model(source, base, loading), corpora, settings, SAMPLE_SEED)
 
 
 def _evaluate_row(file: Path, tables: Rows) -> dict[str, Any]:
