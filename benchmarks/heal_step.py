@@ -64,7 +64,7 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
         learned = with_parameters(bench.updates, own)
     opened = bench.language
     attend_by_products_if_short(opened.model, tokens, in_bf16=opened.dtype is torch.bfloat16)
-    texts, encoded = encoded_texts(opened, corpus, tokens), encoded_examples(opened, task, rows, [])
+    texts, encoded = encoded_texts(opened, corpus, tokens), encoded_examples(opened, task, rows)
     with bench.doses.at(values, learned):
         objective = Objective(opened, opened, bench.doses, [texts], [1.0], encoded, 0)
         return timed(lambda number: objective.gradient(number, 12.0))
@@ -86,7 +86,7 @@ def _training(tokens: int, loading: Any, corpus: Any, task: Any, rows: Any) -> d
     model: Any = PeftModel.from_pretrained(opened.model, locate("smollm2-135m-lora"), is_trainable=True)
     pad = PadRight(pad_token_id(opened.tokenizer))
     texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpus, tokens)[:DOCUMENTS]]
-    encoded = encoded_examples(opened, task, rows, [])
+    encoded = encoded_examples(opened, task, rows)
 
     def train(number: int) -> None:
         for batch in (texts, encoded[EXAMPLES * number : EXAMPLES * (number + 1)]):
