@@ -13,6 +13,7 @@ from ..data.corpora import Corpora, halves_of_corpora, load_all
 from ..data.load_task import load_task
 from ..data.task import Example, Task, halves_of_task
 from ..errors import SettingError
+from ..models.answers import BATCH, graded
 from ..models.base_model import digest_of_model
 from ..models.encoding import encode_classification
 from ..models.given_model import GivenModel
@@ -41,7 +42,7 @@ from .evaluation import Evaluation, Measured, check_evaluation_folder
 from .harness import HarnessScore, check_harness, digest_of_own_tasks, harness_scores
 from .losses import DocumentLosses
 from .measure_settings import NO_HARNESS, NO_LOSSES, NO_SCORES, HarnessSettings, LossSettings, ScoreSettings
-from .task_score import BATCH, TaskScore, score_of_answers, score_task, scored_examples
+from .task_score import TaskScore, score_of_answers, scored_examples
 from .text_loss import ids_of
 
 _ON_REPORTED_HALF = "only the documents and examples that heal, scale and remedies report on were measured"
@@ -253,10 +254,9 @@ class MeasuredModel:
             if task.kind == "causal":
                 self._language, self._language_of = opened, self.source
             self.progress(f"score {task.name}", 0, len(examples))
-            batch = self.losses.windows or BATCH
-            scored = score_task(opened, task, split=split, max_examples=most, batch_size=batch)
+            grades = graded(opened, task, examples, batch_size=self.losses.windows or BATCH)
             notes = [*opened.notes, *self._note_on_longer_rows(opened, task, examples)]
-            return {"right": scored.right, "unfinished": scored.unfinished}, notes
+            return {"right": grades.right, "unfinished": grades.unfinished}, notes
 
         record = self._once(unit, Any, measured)
         return score_of_answers(task, split, record["right"], record["unfinished"])

@@ -6,12 +6,10 @@ from typing import Any
 
 from ..data.task import Example, Task
 from ..errors import SettingError
-from ..models.answers import BEYOND_TARGET, graded, tokens_of_answers
+from ..models.answers import BEYOND_TARGET, tokens_of_answers
 from ..models.encoding import encode_classification, encode_completions, fitting
 from ..models.tuned_model import OpenedModel
 from .intervals import Interval, proportion_interval
-
-BATCH = 32  # examples
 
 
 @dataclass(frozen=True)
@@ -39,20 +37,6 @@ class TaskScore:
     def accuracy(self) -> Interval:
         """Share of right answers with Wilson's 95 % interval."""
         return proportion_interval(sum(self.right), len(self.right))
-
-
-def score_task(
-    opened: OpenedModel,
-    task: Task,
-    *,
-    split: str | None = None,
-    max_examples: int | None = None,
-    batch_size: int = BATCH,
-) -> TaskScore:
-    """Measure a model's accuracy on a task, on the test split if it has rows and else on the validation split."""
-    chosen, examples = scored_examples(task, split, max_examples)
-    grades = graded(opened, task, examples, batch_size=batch_size)
-    return score_of_answers(task, chosen, grades.right or [], grades.unfinished)
 
 
 def score_of_answers(task: Task, split: str, right: list[bool], unfinished: int = 0) -> TaskScore:

@@ -23,7 +23,7 @@ from .encoding import (
 from .token_losses import losses_and_hits
 from .tuned_model import OpenedModel
 
-_BATCH = 32  # examples that are measured together, where nothing else is asked for
+BATCH = 32  # examples that are measured together, where nothing else is asked for
 # These count the padding before a prompt among its tokens; RWKV also mixes up what it keeps of several prompts.
 _ONE_BY_ONE = frozenset({"minimax", "rwkv", "xlstm"})
 BEYOND_TARGET = 16  # tokens that an answer may have more than its target, whatever else is asked for
@@ -37,7 +37,7 @@ def outcomes_until_decided(
     As soon as too many answers are wrong, no further one is generated. An untrained model, which writes on to its
     limit, is told from a trained one by a few answers.
     """
-    settled = _targets(opened, task, examples, _BATCH).reproduced
+    settled = _targets(opened, task, examples, BATCH).reproduced
     if task.kind == "classification":
         return [*settled]
     right: list[bool | None] = [is_settled or None for is_settled in settled]
@@ -73,7 +73,7 @@ def graded(
     task: Task,
     examples: Sequence[Example],
     *,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     answers: bool = True,
 ) -> Graded:
     """Measure the loss on each example's target and, with ``answers``, whether the model's own answer is right."""
@@ -127,7 +127,7 @@ def generated_answers(
     opened: OpenedModel,
     examples: Sequence[Example],
     *,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[Answer]:
     """Complete every prompt greedily, up to a token that ends answers or to its own limit.

@@ -33,7 +33,6 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
 from intruders.measures.harness import check_harness
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
-from intruders.measures.task_score import TaskScore, score_task
 from intruders.measures.text_loss import text_losses
 from intruders.models.answers import graded
 from intruders.models.loading import load_tokenizer
@@ -230,12 +229,12 @@ def test_a_run_is_scored_on_the_rows_that_it_held_out(place: Path, tmp_path: Pat
     trained = {example.text for example in load_task(rows, Columns(prompt="q", completion="a"), 3).train}
     seen = []
 
-    def spy(opened: Any, task: Any, **more: Any) -> Any:
-        seen.extend(example.text for example in task.validation)
-        return score_task(opened, task, **more)
+    def spy(opened: Any, task: Any, examples: Any, **more: Any) -> Any:
+        seen.extend(example.text for example in examples)
+        return graded(opened, task, examples, **more)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("intruders.measures.evaluate.score_task", spy)
+        patched.setattr("intruders.measures.evaluate.graded", spy)
         evaluate(out, scores=ScoreSettings(tasks=(rows,), **read))
     assert len(seen) == 2
     assert not trained & set(seen)
@@ -284,11 +283,11 @@ def test_a_score_is_of_every_message(place: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(evaluating, "open_for_task", lambda *given: opened)
     scored: list[str] = []
 
-    def score(model: Any, task: Any, *, split: str, **more: Any) -> TaskScore:
+    def score(model: Any, task: Any, examples: Any, **more: Any) -> Any:
         scored.append(task.name)
-        return TaskScore(task.name, split, [True] * len(task.split(split)))
+        return SimpleNamespace(right=[True] * len(examples), unfinished=0)
 
-    monkeypatch.setattr(evaluating, "score_task", score)
+    monkeypatch.setattr(evaluating, "graded", score)
 
     def calls(columns: str, row: dict[str, Any]) -> int:
         (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)

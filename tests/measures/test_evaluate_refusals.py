@@ -197,7 +197,7 @@ def test_what_was_measured_is_told_and_kept_when_something_else_fails(
         "--out", str(tmp_path / "out"),
     )  # fmt: skip
     with monkeypatch.context() as patched:
-        patched.setattr(evaluating, "score_task", fails)
+        patched.setattr(evaluating, "graded", fails)
         stopped = in_this_process(*command)
     assert stopped.returncode == 2
     assert "the score fails" in stopped.stderr

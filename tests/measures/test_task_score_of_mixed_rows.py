@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PretrainedConfig
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.data.task import Example, Score, Task
-from intruders.measures.task_score import score_task
+from intruders.measures.task_score import score_of_answers, scored_examples
 from intruders.models.answers import generated_answers, graded
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel
@@ -132,8 +132,7 @@ def test_the_limit_is_a_setting_of_the_task_and_is_told_with_the_score(tmp_path:
     opened = _opened(tmp_path, "llama")
     task = load_task("word-problems", Columns(max_new_tokens=30))
     assert task.max_new_tokens == 30
-    score = score_task(opened, task, max_examples=3)
+    split, rows = scored_examples(task, None, 3)
+    score = score_of_answers(task, split, graded(opened, task, rows).right or [])
     assert score.max_new_tokens == 30
     assert score.limit == "30 tokens"
-    rows = task.validation[:3] if not task.test else task.test[:3]
-    assert graded(opened, task, rows).right == score.right
