@@ -154,7 +154,7 @@ def mean_interval(values: npt.ArrayLike, *, level: float = LEVEL, grain: float =
 
 def loss_interval(losses: DocumentLosses, *, seed: int = 0) -> Interval:
     """Return the mean loss per token with its 95 % bootstrap interval over documents; see :func:`paired_difference`."""
-    return _interval(losses.mean, losses.sums, losses.tokens, 0.95, seed)
+    return _interval(losses.sums, losses.tokens, LEVEL, seed)
 
 
 def paired_difference(
@@ -174,9 +174,7 @@ def paired_difference(
             f"documents, {before.measure} on {before.tokens.sum()} of {len(before.tokens)}; measure both "
             "with the same settings"
         )
-    differences = after.sums - before.sums  # (documents,)
-    estimate = float(differences.sum() / after.tokens.sum())
-    return _interval(estimate, differences, after.tokens, level, seed)
+    return _interval(after.sums - before.sums, after.tokens, level, seed)
 
 
 def proportion_interval(right: int, of: int) -> Interval:
@@ -189,16 +187,16 @@ def proportion_interval(right: int, of: int) -> Interval:
 
 
 def _interval(
-    estimate: float, sums: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64], level: float, seed: int
+    sums: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64], level: float, seed: int
 ) -> Interval:
-    """Return expanded percentiles of resampled sum / tokens; they are infinite for one document, without a spread."""
+    """Return sum / tokens with expanded percentiles of its resamples; infinite ones for one document."""
     count = len(sums)
     generator, means = np.random.default_rng(seed), []
     # Some resamples at a time, so that memory stays small however many documents there are.
     for _ in range(RESAMPLES // _AT_ONCE):
         drawn = generator.integers(count, size=(_AT_ONCE, count))  # (resamples, documents)
         means.append(sums[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
-    return expanded_percentiles(estimate, np.concatenate(means), count, level)
+    return expanded_percentiles(float(sums.sum() / tokens.sum()), np.concatenate(means), count, level)
 
 
 def expanded_percentiles(

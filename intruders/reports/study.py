@@ -171,7 +171,7 @@ def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
 def _cell(column: str, value: Any, is_number: bool) -> Cell:
     if isinstance(value, list | tuple | set | np.ndarray):
         return Cell(", ".join(str(item) for item in value))
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if pd.isna(value):
         return Cell("-")
     if is_number and math.isinf(value):  # a critical scale that was not found, or an interval without ends
         return Cell("none found", float(value)) if "scale" in column else Cell("-")
