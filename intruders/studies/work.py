@@ -51,8 +51,8 @@ class Workplace:
         run: Run,
         callbacks: Callbacks = tuple,
         on_stage: Callable[[str], None] = lambda name: None,
-    ) -> bool:
-        """Do the missing stages of a run; return whether it finished. DiskFullError and Ctrl-C end a study."""
+    ) -> None:
+        """Do the missing stages of a run, whose record says how it ended. DiskFullError and Ctrl-C end a study."""
         self._fetch_run(run.id)
         self.store.bring("bases")
         at = RunAtWork(run, self.folder.run(run.id), self.store.path / "bases", callbacks, self.precision)
@@ -67,7 +67,6 @@ class Workplace:
             RunRecord(at.folder).fail(in_one_line(error))
             failure.write_text(traceback.format_exc(), encoding="utf-8")
         self._send(run.id, RUN)
-        return bool(RunRecord(at.folder).read()["status"] == "finished")
 
     def _do_missing(self, at: RunAtWork, on_stage: Callable[[str], None]) -> None:
         run, folder, record = at.run, at.folder, RunRecord(at.folder)
@@ -100,12 +99,12 @@ class Workplace:
                 self.store.send("bases")
         record.finish()
 
-    def perform_quietly(self, run: Run) -> bool:
+    def perform_quietly(self, run: Run) -> None:
         """Perform a run in a process of its own, without what libraries print on import."""
         from ..models.quiet import hush_imports
 
         hush_imports()
-        return self.perform(run)
+        self.perform(run)
 
     def refresh(self, runs: Iterable[Run]) -> None:
         """Bring what the tables need of runs, also of those that another machine began; nothing that is here."""
