@@ -201,7 +201,9 @@ def charts(finding: Finding, palette: Palette) -> Iterator[Chart]:
 def _chart(part: Part, stratum: Part, palette: Palette) -> Chart:
     first = part.rows.iloc[0]
     measure = str(first["measure"])
-    whole = float(first["base_value"]) - _tuned_value(part.rows)
+    # The tuned model's value: at scale 1, or what other rows say that they changed from.
+    tuned = float((part.rows["value"] - part.rows["change"]).mean())
+    whole = float(first["base_value"]) - tuned
     is_loss = measure == "loss" and math.isfinite(whole)
     return Chart(
         f"intervention{stratum.slug}{slug(str(first['setting']))}-{measure}{slug(str(first['on']))}",
@@ -220,11 +222,6 @@ def _forgot_most(rows: pd.DataFrame) -> list[str]:
     risen = (losses["value"] - losses["change"] - losses["base_value"]).groupby(losses["setting"]).max()
     known = list(risen.sort_values(ascending=False).index)
     return (known or list(dict.fromkeys(rows["setting"])))[:_MOST_SETTINGS]
-
-
-def _tuned_value(rows: pd.DataFrame) -> float:
-    """Return the tuned model's measure: at scale 1, or what other rows say that they changed from."""
-    return float((rows["value"] - rows["change"]).mean())
 
 
 def _from_tuned(rows: pd.DataFrame) -> pd.DataFrame:

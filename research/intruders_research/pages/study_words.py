@@ -72,8 +72,8 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
         _values("base", trained["base"]),
         _values("task", trained["task"].dropna().str.split(",").explode()),
         _values("seed", runs["seed"]),
-        _values("k", runs["k"], "k =", "k ="),
-        _values("epsilon", runs["epsilon"], "ε =", "ε ="),
+        _values("k", runs["k"], "k ="),
+        _values("epsilon", runs["epsilon"], "ε ="),
     ]
     leading = [
         effect
@@ -88,14 +88,14 @@ def _precise(runs: pd.DataFrame, findings: Sequence[Finding]) -> str:
     return f"{said}." + (f" Effects with 95 % intervals: {effects}." if effects else "")
 
 
-def _values(noun: str, column: "pd.Series[Any]", singular: str = "", several: str = "") -> str:
+def _values(noun: str, column: "pd.Series[Any]", name: str = "") -> str:
     """Return the different values of a setting with its name: bases smollm2-135m and minilm-l6."""
     texts = [_text(value) for value in sorted(column.dropna().unique())]
     if not texts:
         return ""
-    name = (singular or noun) if len(texts) == 1 else (several or f"{noun}s")
     if len(texts) > _MOST_VALUES:
         return f"{len(texts)} {noun}s"
+    name = name or (noun if len(texts) == 1 else f"{noun}s")
     return f"{name} {_listed(texts)}"
 
 

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from intruders.studies.results import Results
 
 from ..claims.shared.statistics import interval_in, spearman
 
-_FILE = Path(__file__).parent / "paper.json"
+FILE = Path(__file__).parent / "paper.json"
 _NAMED = ("task", "method", "rank", "alpha", "lr")
 # Learning rates that agree to this share are equal: 1.2e-3 / 64 is written with other digits in a file than computed.
 _SAME_RATE = 1e-6
@@ -53,18 +52,11 @@ class BesidePaper:
         return [head, self.meaning, *self.frame.map(_cell).to_string(index=False).splitlines()]
 
 
-@cache
-def published_figures() -> Mapping[str, Any]:
-    """Return the content of ``paper.json``."""
-    document: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
-    return document
-
-
 def beside_paper(results: Results) -> list[BesidePaper]:
     """Return the paper's tables that the study's file names, with the study's own figures; none if it names none."""
     if not results.compare_with:
         return []
-    studies = published_figures()["studies"]
+    studies = json.loads(FILE.read_text(encoding="utf-8"))["studies"]
     if results.compare_with not in studies:
         raise ResultFileError(
             f"'{results.folder}' is compared with {results.compare_with!r}; expected one of {', '.join(studies)}; "
