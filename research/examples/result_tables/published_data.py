@@ -20,27 +20,16 @@ def finding_of(study: str, claim: str) -> dict[str, Any]:
 
 
 def runs_by_setting(study: str) -> Iterator[tuple[list[str], pd.DataFrame]]:
-    """Yield the first two cells of every setting's row, and its finished runs by seed."""
+    """Yield the first two cells of every setting's row, and its finished runs by seed; full fine-tuning comes last."""
     runs = read_table(study, "runs")
     runs = runs[runs["status"] == "finished"]
-    for method, rank, rate in settings_in(runs):
-        name = NAMES[method] if method == "full" else f"{NAMES[method]}, {rank:g}"
-        yield [name, scientific(rate)], runs[is_setting(runs, method, rank, rate)].sort_values("seed")
-
-
-def settings_in(runs: pd.DataFrame) -> list[tuple[str, float, float]]:
-    """Method, rank and learning rate of every setting, in the order of the study, full fine-tuning last."""
     methods = list(dict.fromkeys(runs["method"]))
-    known = {(row.method, row.rank if row.method != "full" else 0.0, row.lr) for row in runs.itertuples()}
-    return sorted(known, key=lambda each: (each[0] == "full", methods.index(each[0]), each[1], each[2]))
-
-
-def is_setting(runs: pd.DataFrame, method: str, rank: float, rate: float) -> "pd.Series[bool]":
-    return (
-        (runs["method"] == method)
-        & (runs["lr"] == rate)
-        & ((runs["method"] == "full") | (runs["rank"] == rank))
-    )
+    ranks = runs["rank"].where(runs["method"] != "full", 0)
+    groups = dict(list(runs.groupby(["method", ranks, "lr"])))
+    for key in sorted(groups, key=lambda each: (each[0] == "full", methods.index(each[0]), each[1], each[2])):
+        method, rank, rate = key
+        name = NAMES[method] if method == "full" else f"{NAMES[method]}, {rank:g}"
+        yield [name, scientific(rate)], groups[key].sort_values("seed")
 
 
 def read_table(study: str, table: str) -> pd.DataFrame:
