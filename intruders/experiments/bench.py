@@ -1,6 +1,5 @@
 """The tuned model in memory under any remedy: every evaluation once, measured or kept from an earlier call."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,8 +161,6 @@ class Bench:
     scored: Scored = field(default_factory=dict)
     # Of every model by its id, those of the language model first.
     live: dict[int, LiveInterventions] = field(default_factory=dict)
-    # Of this call, so that nothing is measured twice where there is no folder.
-    _seen: dict[str, Outcome] = field(default_factory=dict)
 
     def of_base(
         self, shares: Sequence[DataShare], *, answers_on: DataShare | None = None, scored: bool = True
@@ -228,10 +225,8 @@ class Bench:
             "inputs": inputs,
             **self.measuring.unit(share, answers),
         }
-        key = json.dumps(unit, sort_keys=True)
-        if key not in self._seen:
-            self._seen[key] = self.kept.once(unit, Outcome, lambda: self.measured(remedy, share, answers))
-        return self._seen[key]
+        outcome: Outcome = self.kept.once(unit, Outcome, lambda: self.measured(remedy, share, answers))
+        return outcome
 
     def measured(self, remedy: Remedy, share: DataShare, answers: bool) -> Outcome:
         for interventions in self.live.values():

@@ -139,20 +139,13 @@ class Comparing:
         row, _ = self._reported(alpha, chosen, self.cases)
         return [row, *(self._row_or_reason(name) for name in names if name != Interpolate.name)]
 
-    def first_pass(self, remedies: Sequence[Remedy]) -> tuple[list[Remedy], list[Remedy]]:
-        """Separate the strengths to measure further from those clearly below the curve or without a finite loss."""
-        left: list[Remedy] = []
-        dropped: list[Remedy] = []
-        for remedy in remedies:
-            try:
-                # Without a first pass this finds a loss that is not finite; the evaluation is kept and used again.
-                outcome = self.bench.outcome(remedy, self.data.choice[0])
-            except NonFiniteError:
-                dropped.append(remedy)
-                continue
-            is_under = self.first is not None and self.first.gain(outcome).is_below_zero
-            (dropped if is_under else left).append(remedy)
-        return left, dropped
+    def first_pass(self, remedy: Remedy) -> Outcome | None:
+        """Measure a remedy on the first share; None if it is clearly below the curve or its loss is not finite."""
+        try:
+            outcome = self.bench.outcome(remedy, self.data.choice[0])
+        except NonFiniteError:
+            return None
+        return None if self.first is not None and self.first.gain(outcome).is_below_zero else outcome
 
     def choose(
         self, remedies: Sequence[Remedy], outcomes: Sequence[Outcome], cases: Sequence[Case]
@@ -232,17 +225,23 @@ class Comparing:
             (remedies if any(changes) else idle).append(remedy)
         if not remedies:
             raise _CannotRunError(f"changes nothing in this model at {_listed(idle)}")
-        left, dropped = self.first_pass(remedies)
+        left, outcomes, dropped = list[Remedy](), list[Outcome](), list[Remedy]()
+        for remedy in remedies:
+            if (first := self.first_pass(remedy)) is None:
+                dropped.append(remedy)
+                continue
+            rest = [bench.outcome(remedy, share) for share in data.choice[1:]]
+            left.append(remedy)
+            outcomes.append(joined([first, *rest]))
         if not left:
             counts = data.first.counts
             raise _CannotRunError(
                 f"clearly under the interpolation curve at {_listed(remedies)} in a first pass on "
                 f"{counts['documents']} documents and {counts['examples']} examples"
             )
-        outcomes = [joined([bench.outcome(remedy, share) for share in data.choice]) for remedy in left]
-        remedy, chosen = self.choose(left, outcomes, cases)
-        row, outcome = self._reported(remedy, chosen, cases)
-        controls, missing = self._controls(remedy, outcome, cases)
+        best, chosen = self.choose(left, outcomes, cases)
+        row, outcome = self._reported(best, chosen, cases)
+        controls, missing = self._controls(best, outcome, cases)
         return replace(
             row,
             controls=controls,
