@@ -76,8 +76,7 @@ def learn(
     progress("find the interpolation to start from", 4, steps)
 
     def is_allowed(dose: float) -> bool:
-        outcome = bench.on_task(bench.everywhere(dose), data.choice)
-        return allowance.allows(outcome.losses.mean, sum(outcome.reproduced))
+        return allowance.allows(*bench.on_task(bench.everywhere(dose), data.choice))
 
     start = least_allowed(is_allowed, halvings=_HALVINGS)
     learner = _Learner(bench, settings, rows, allowance, start, told, work, matrices)
@@ -102,10 +101,10 @@ class _Learner:
 
     def learned(self, name: str) -> Learned:
         """Learn the doses, the weights, or a rival of them."""
+        bench, data, steps = self.bench, self._data_of(name), self.settings.steps
         if name == SHARE:
-            state = self.bench.everywhere(self.start)
-            return Learned(state, _measured(self.bench, state), self.start, [])
-        bench, data = self.bench, self._data_of(name)
+            state = bench.everywhere(self.start)
+            return Learned(state, _measured(bench, state), self.start, [])
         values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
         learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
@@ -117,6 +116,10 @@ class _Learner:
             rates = [rate for update in tuned.values() for rate in rates_of(update, self.settings.rate)]
             learnables += map(Learnable, tensors, parameters_of(tuned), rates)
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
+
+        def present() -> TunedState:
+            return TunedState(values.tolist(), learned)
+
         with bench.doses.at(values, learned):
             objective = Objective(
                 bench.language,
@@ -138,44 +141,27 @@ class _Learner:
                     values.grad = sums[blocks]
                 return losses
 
-            return self._run(name, learnables, gradient, lambda: TunedState(values.tolist(), learned), data)
+            def tell(step: int, losses: StepLosses) -> None:
+                said = f"divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
+                bench.question.progress(f"learn {name}: {said}", step, steps)
 
-    def _run(
-        self,
-        name: str,
-        learnables: Sequence[Learnable],
-        gradient: Callable[[int, float], StepLosses],
-        present: Callable[[], TunedState],
-        data: HealData,
-    ) -> Learned:
-        bench, steps = self.bench, self.settings.steps
-
-        def on_task() -> tuple[float, int]:
-            outcome = bench.on_task(present(), data.choice)
-            return outcome.losses.mean, sum(outcome.reproduced)
-
-        def tell(step: int, losses: StepLosses) -> None:
-            said = f"divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
-            bench.question.progress(f"learn {name}: {said}", step, steps)
-
-        learning = Learning(
-            learnables,
-            steps,
-            self.settings.weight_of(DOSES if len(learnables) == 1 else WEIGHTS),
-            gradient,
-            on_task,
-            lambda: bench.text_loss(present(), data.choice),
-            self.allowance,
-            self.settings.allow,
-            lambda state: self.work.keep_learning(name, state),
-            tell,
-        )
-        state = self.work.learning(name)
-        if state is not None:
-            self.told(f"resumed after step {learning.resume(state)} of {steps}")
-        bench.question.progress(f"learn {name}", 0, steps)
-        best, [doses, *tensors] = learning.run()
-        learned = present().learned
+            learning = Learning(
+                learnables,
+                steps,
+                self.settings.weight_of(DOSES if len(learnables) == 1 else WEIGHTS),
+                gradient,
+                lambda: bench.on_task(present(), data.choice),
+                lambda: bench.text_loss(present(), data.choice),
+                self.allowance,
+                self.settings.allow,
+                lambda state: self.work.keep_learning(name, state),
+                tell,
+            )
+            kept = self.work.learning(name)
+            if kept is not None:
+                self.told(f"resumed after step {learning.resume(kept)} of {steps}")
+            bench.question.progress(f"learn {name}", 0, steps)
+            best, [doses, *tensors] = learning.run()
         weights = None if learned is None else with_parameters(learned, tensors)
         return Learned(TunedState(doses.tolist(), weights), best, self.start, learning.measured)
 
@@ -198,8 +184,8 @@ def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
 
 
 def _measured(bench: HealBench, state: TunedState) -> Measured:
-    task, text = bench.on_task(state, bench.data.choice), bench.text_loss(state, bench.data.choice)
-    return Measured(0, task.losses.mean, sum(task.reproduced), text)
+    choice = bench.data.choice
+    return Measured(0, *bench.on_task(state, choice), bench.text_loss(state, choice))
 
 
 def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:

@@ -16,7 +16,7 @@ from ..data.task import Task
 from ..errors import NonFiniteError, NotEnoughMemoryError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.svd import significant
-from ..measures.losses import Outcome, TaskOutcome, mean_loss
+from ..measures.losses import Outcome, mean_loss
 from ..measures.measure_settings import LossSettings
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ..models.encoding import ids_at_start
@@ -206,11 +206,12 @@ class HealBench(DosedModels):
         """Return the interpolation with this dose: 1 is the tuned model, 0 the base."""
         return TunedState([dose] * len(self.groups.names))
 
-    def on_task(self, state: TunedState, share: DataShare) -> TaskOutcome:
-        """Return the losses on the examples of the task that is kept, and which targets the model reproduces."""
+    def on_task(self, state: TunedState, share: DataShare) -> tuple[float, int]:
+        """Return the mean loss of the task that is kept, and the number of targets that the model reproduces."""
         task = self.data.task
         alone = replace(share, corpora={}, examples={task: share.examples[task]})
-        return self.outcome(state, alone, answers=False).tasks[task]
+        outcome = self.outcome(state, alone, answers=False).tasks[task]
+        return outcome.losses.mean, sum(outcome.reproduced)
 
     def text_loss(self, state: TunedState, share: DataShare) -> float:
         """Return the mean loss on text, in nats per token."""

@@ -1,6 +1,6 @@
 """The result of a healing: what it changes on the half that is reported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -106,13 +106,18 @@ def _reported_points(
     base = measure(BASE, bench.everywhere(0.0))
     tuned = measure(TUNED, bench.everywhere(1.0), answers=True)
     healed = measure(HEALED, state, answers=True)
-    tally.step("find interpolation at that task loss")
-    equal = same_dose(bench, healed.tasks[task].losses.mean, tuned.tasks[task].losses.mean)
-    at_equal = measure(INTERPOLATION, bench.everywhere(equal), answers=True)
-    curve = {0.0: base, 1.0: tuned, equal: at_equal}
+    curve = {0.0: base, 1.0: tuned}
     for alpha in _ALPHAS:
-        if alpha not in curve:
-            curve[alpha] = measure(f"interpolation at {alpha:g}", bench.everywhere(alpha))
+        curve[alpha] = measure(f"interpolation at {alpha:g}", bench.everywhere(alpha))
+
+    def task_loss(dose: float) -> float:
+        if dose in curve:
+            return curve[dose].tasks[task].losses.mean
+        return bench.on_task(bench.everywhere(dose), bench.data.report)[0]
+
+    tally.step("find interpolation at that task loss")
+    equal = same_dose(task_loss, healed.tasks[task].losses.mean)
+    at_equal = curve[equal] = measure(INTERPOLATION, bench.everywhere(equal), answers=True)
     ordered = dict(sorted(curve.items()))
     report = Report(bench, list(ordered.values()))
     points = [
@@ -130,19 +135,14 @@ def _reported_points(
     return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]
 
 
-def same_dose(bench: HealBench, healed: float, tuned: float) -> float:
+def same_dose(task_loss: Callable[[float], float], healed: float) -> float:
     """Return the smallest common dose at the healed model's task loss, or the tuned model's if no dose gets so low.
 
     Without the second, interpolation would be the tuned model itself, and all that is healed would count as a gain.
     """
-
-    def at_most(loss: float) -> float:
-        return least_allowed(
-            lambda dose: bench.on_task(bench.everywhere(dose), bench.data.report).losses.mean <= loss
-        )
-
-    dose = at_most(healed)
-    return dose if dose < 1 or healed >= tuned else at_most(tuned)
+    dose = least_allowed(lambda dose: task_loss(dose) <= healed)
+    tuned = task_loss(1.0)
+    return dose if dose < 1 or healed >= tuned else least_allowed(lambda dose: task_loss(dose) <= tuned)
 
 
 class Report:

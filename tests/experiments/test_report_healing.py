@@ -1,21 +1,13 @@
 """The interpolation that a healing is compared with, on task losses by hand."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
 from intruders.experiments.report_healing import same_dose
 
 
-def with_lowest_task_loss_before_the_end() -> Any:
+def with_lowest_before_the_end(dose: float) -> float:
     """The task loss falls to 0.36 at the dose 0.8 and is 0.38 at the tuned model, as at 0.6."""
-
-    def on_task(dose: float, share: object) -> Any:
-        return SimpleNamespace(losses=SimpleNamespace(mean=0.36 + 0.5 * (dose - 0.8) ** 2))
-
-    data = SimpleNamespace(report=None)
-    return SimpleNamespace(everywhere=lambda dose: dose, on_task=on_task, data=data)
+    return 0.36 + 0.5 * (dose - 0.8) ** 2
 
 
 @pytest.mark.parametrize(
@@ -29,4 +21,4 @@ def with_lowest_task_loss_before_the_end() -> Any:
 def test_interpolation_is_at_the_healed_models_task_loss_or_at_the_tuned_models(
     healed: float, dose: float
 ) -> None:
-    assert same_dose(with_lowest_task_loss_before_the_end(), healed + 1e-12, tuned=0.38) == dose
+    assert same_dose(with_lowest_before_the_end, healed + 1e-12) == dose
