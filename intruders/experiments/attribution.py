@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ..measures.intervals import Interval
-from ..system.plain_values import from_plain, plain
+from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult
 from .dosed_model import ELSEWHERE
 
@@ -157,24 +157,14 @@ class Attribution(JsonResult):
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Attribution":
         """Make it from its document, which does not say how long it took."""
-        elsewhere = document["elsewhere"]
-        return cls(
-            base=document["base"],
-            tuned=document["tuned"],
-            rises=from_plain(list[MeasuredRise], document["measures"]),
-            matrices=[
-                from_plain(MatrixShare, {**share, "of_intruders": share["part_of_intruders"]})
-                for share in document["modules"]
-            ],
-            layers=from_plain(list[Share], document["layers"]),
-            kinds=from_plain(list[Share], document["kinds"]),
-            elsewhere=from_plain(
-                Share | None, elsewhere and {"name": ELSEWHERE, "parts": elsewhere, "matrices": 0}
-            ),
-            checks=from_plain(list[LeftOut], document["left_out"]),
-            correlations=document["correlations"],
-            settings=document["settings"],
-        )
+        modules, elsewhere = document["modules"], document["elsewhere"]
+        own = {
+            "rises": document["measures"],
+            "matrices": [{**share, "of_intruders": share["part_of_intruders"]} for share in modules],
+            "elsewhere": elsewhere and {"name": ELSEWHERE, "parts": elsewhere, "matrices": 0},
+            "checks": document["left_out"],
+        }
+        return super().from_document({**document, **own})
 
 
 def _group(share: Share) -> dict[str, Any]:

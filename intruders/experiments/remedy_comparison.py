@@ -16,7 +16,7 @@ from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..system.commands import changed_options, command_of
 from ..system.files import user_path, write_together
 from ..system.parquet import parquet_bytes
-from ..system.plain_values import from_plain, plain
+from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult, json_bytes
 from ..version import __version__
 from .experiment_settings import HealSettings
@@ -198,22 +198,16 @@ class RemedyComparison(JsonResult):
     def from_document(cls, document: Mapping[str, Any]) -> "RemedyComparison":
         """Make it from its document."""
         base, tuned = document["base"], document["tuned"]
-        return cls(
-            base=base["source"],
-            tuned=tuned["source"],
-            tuned_kind=tuned["kind"],
-            target=document["target"],
-            settings=document["settings"],
-            allow=document["allow"],
-            level=document["level"],
-            counts=document["data"],
-            base_point=from_plain(Point, base),
-            tuned_point=from_plain(Point, tuned),
-            curve=from_plain(list[Point], document["curve"]),
-            forgotten=Interval.from_dict(document["forgotten"]),
-            remedies=from_plain(list[ComparedRemedy], document["remedies"]),
-            others=document["tuned_tensors_not_audited"],
-        )
+        own = {
+            "base": base["source"],
+            "tuned": tuned["source"],
+            "tuned_kind": tuned["kind"],
+            "counts": document["data"],
+            "base_point": base,
+            "tuned_point": tuned,
+            "others": document["tuned_tensors_not_audited"],
+        }
+        return super().from_document({**document, **own})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per point: the curve, and each remedy's tried strengths, chosen strength and controls."""
