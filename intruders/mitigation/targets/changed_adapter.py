@@ -40,8 +40,6 @@ from .target import Changes, Cut, Written, write_adapter
 class LoraContent:
     """The LoRA adapter that was given, with new factors where it changes."""
 
-    form = "adapter"
-
     base: Checkpoint
     adapter: LoraAdapter
     modules: dict[str, str]  # base's matrix -> the adapter's module

@@ -46,8 +46,6 @@ Sources = tuple[Source | None, Source]
 class CheckpointContent:
     """The whole model, with everything that the tuned side changed, in shards."""
 
-    form = "checkpoint"
-
     base: Checkpoint
     tuned: Opened
     companions: Path  # where config and tokenizer are
@@ -91,16 +89,13 @@ class FolderTarget:
     """A folder that appears whole or not at all."""
 
     content: LoraContent | NewLoraContent | CheckpointContent
+    form: str  # "adapter" or "checkpoint"
     folder: Path
     force: bool
     base: Source  # what the content is of
     tuned: Opened
     given: Source  # the tuned model, as it was given
     training: dict[str, Any] | None = None  # the record of the run that trained the tuned model
-
-    @property
-    def form(self) -> str:
-        return self.content.form
 
     @contextmanager
     def writing(self, changes: Changes, progress: Progress) -> Iterator[Written]:
@@ -156,8 +151,9 @@ def choose_target(
             if target in (read, read.parent):
                 raise SettingError(f"out '{out}' is where '{source}' is read from; choose another folder")
     path = None if isinstance(tuned, ModelSum) else _path_of(sources[1])
+    form = chosen_form(form, rank, tuned)
     content: LoraContent | NewLoraContent | CheckpointContent
-    if chosen_form(form, rank, tuned) == "checkpoint":
+    if form == "checkpoint":
         content = CheckpointContent.of(base, tuned, sources, shard_bytes)
     elif model is not None:
         _require_update_of_the_adapter(base, tuned)
@@ -169,7 +165,7 @@ def choose_target(
         content = NewLoraContent.of(base, tuned, rank)
     trained = None if path is None else training_record(folder_of(path))
     first = sources[0] if sources[0] is not None else model or base.source
-    return FolderTarget(content, user_path(out), force, first, tuned, sources[1], trained)
+    return FolderTarget(content, form, user_path(out), force, first, tuned, sources[1], trained)
 
 
 def _path_of(source: Source) -> Path | None:

@@ -42,8 +42,6 @@ from .target import Changes, Cut, write_adapter
 class NewLoraContent:
     """A LoRA adapter made for the purpose."""
 
-    form = "adapter"
-
     base: Checkpoint
     pairs: list[PairedMatrix]
     names: dict[str, str]  # the base's weight -> that of the model that PEFT puts the adapter on
