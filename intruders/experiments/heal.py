@@ -176,10 +176,6 @@ def heal(
         learned = learn(bench, settings, matrices=known, told=told, work=work)
         healing = reported_healing(bench, learned, matrices, settings, of_tasks, key)
         del bench  # the models are gone from memory before anything is written
-
-        def done() -> Healing:
-            return replace(healing, form=written_form, seconds=time.perf_counter() - started)
-
         if folder is None:
             return healing
         adapter = question.both[1]
@@ -200,9 +196,9 @@ def heal(
             force=force,
             compute=compute,
             progress=progress,
-            beside=lambda result: {RECORD: _with_audits(done(), result, str(folder))},
+            beside=lambda result: {RECORD: _written(healing, result, started)},
         )
-        return _with_audits(done(), written, str(folder))
+        return _written(healing, written, started)
 
 
 def doses_for(
@@ -280,13 +276,15 @@ def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> N
             )
 
 
-def _with_audits(healing: Healing, written: Mitigation, out: str) -> Healing:
-    """Return the healing with the intruders before and after, and where it was written."""
+def _written(healing: Healing, written: Mitigation, started: float) -> Healing:
+    """Return the healing with the intruders before and after, and where and how it was written."""
     after = written.after
     counts = {} if after is None else {matrix.name: matrix.intruders for matrix in after.matrices}
     return replace(
         healing,
-        out=out,
+        out=written.out,
+        form=written.form,
+        seconds=time.perf_counter() - started,
         intruders_after=None if after is None else after.intruders,
         intruders={
             matrix.name: [matrix.intruders, counts.get(matrix.name)] for matrix in written.before.matrices
