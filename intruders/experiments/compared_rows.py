@@ -34,9 +34,8 @@ def at_strengths(name: str, count: int, seed: int, which: str) -> list[Remedy]:
     strengths = _spread(kind_of(name).strengths, count)
     if name == INTRUDERS:
         return [ScaledIntruders(scale, which=which) for scale in strengths]
-    if not strengths:  # of a plugin that names none
-        return [published_remedy(name, seed=seed)]
-    return [published_remedy(name, strength, seed) for strength in strengths]
+    # A plugin may name none, and has its own default.
+    return [published_remedy(name, strength, seed) for strength in strengths or (None,)]
 
 
 def _spread(strengths: tuple[float, ...], count: int) -> list[float]:
