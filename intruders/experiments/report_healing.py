@@ -8,9 +8,9 @@ import torch
 
 from ..data.corpora import digests_of, documents_in
 from ..linalg.low_rank import LowRank
-from ..measures.corpus_loss import CorpusLoss, summarize_losses
+from ..measures.corpus_loss import summarize_losses
 from ..measures.intervals import loss_interval, paired_difference, proportion_interval
-from ..measures.losses import Outcome, TaskOutcome
+from ..measures.losses import Outcome
 from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.stored_dtype import dtype_name
@@ -168,25 +168,20 @@ class Report:
         summaries = summarize_losses(
             self._share.corpora, outcome.corpora, self._base.corpora, seed=self._seed
         )
-        return HealedPoint(
-            name,
-            dose,
-            {corpus: self._corpus(summary, outcome) for corpus, summary in summaries.items()},
-            {task: self._task(task, of_task) for task, of_task in outcome.tasks.items()},
-        )
-
-    def _corpus(self, summary: CorpusLoss, outcome: Outcome) -> CorpusMeasure:
-        assert summary.difference is not None
-        own, stick = _of_corpus(outcome, summary.name), self._sticks[summary.name]
-        return CorpusMeasure(summary.loss, summary.difference, stick.healed(own), stick.gain(own))
-
-    def _task(self, name: str, outcome: TaskOutcome) -> TaskMeasure:
-        right = outcome.right
-        return TaskMeasure(
-            loss_interval(outcome.losses, seed=self._seed),
-            paired_difference(outcome.losses, self._tuned.tasks[name].losses, seed=self._seed),
-            None if not right else proportion_interval(sum(right), len(right)),
-        )
+        corpora: dict[str, CorpusMeasure] = {}
+        for corpus, summary in summaries.items():
+            assert summary.difference is not None
+            own, stick = _of_corpus(outcome, corpus), self._sticks[corpus]
+            healed, gain = stick.healed(own), stick.gain(own)
+            corpora[corpus] = CorpusMeasure(summary.loss, summary.difference, healed, gain)
+        tasks: dict[str, TaskMeasure] = {}
+        for task, of_task in outcome.tasks.items():
+            loss = loss_interval(of_task.losses, seed=self._seed)
+            rise = paired_difference(of_task.losses, self._tuned.tasks[task].losses, seed=self._seed)
+            right = of_task.right
+            accuracy = proportion_interval(sum(right), len(right)) if right else None
+            tasks[task] = TaskMeasure(loss, rise, accuracy)
+        return HealedPoint(name, dose, corpora, tasks)
 
 
 def _of_corpus(outcome: Outcome, name: str) -> Outcome:
