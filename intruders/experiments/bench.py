@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.training_record import FinetunedFolder
 from ..data.task import Example, Task
 from ..measures.corpus_loss import losses_by_corpus
@@ -187,14 +188,16 @@ class Bench:
             outcomes.append(self.kept.once(unit, Outcome, partial(measured, share, answers)))
         return outcomes
 
-    def open(self, *, changes_others: bool = True, reads_text: bool = True) -> None:
+    def open(self, *, changes_others: bool = True) -> None:
         """Open the tuned model; with ``changes_others`` remedies also change tensors that an audit does not examine."""
         require_whole_weights(self.question.loading)
         at = self.question.tuned, self.question.base, self.question.loading
-        self.language = open_language_model(*at, merged=True) if reads_text else None
+        self.language = open_language_model(*at, merged=True) if self.measuring.losses.loss_on else None
         self.scored = opened_for_tasks(self.language, *at, self.measuring.tasks)
-        base = self.matrices.base
-        others = self.matrices.not_audited() if changes_others else []
+        base, others = self.matrices.base, list[str]()
+        if changes_others:
+            audited = {tensor_of(matrix.name) for matrix in self.matrices.audit.matrices}
+            others = [name for name in base.names() if name not in audited]
         for model in distinct_models(self.language, self.scored):
             self.live[id(model)] = LiveInterventions(model, base, others)
 

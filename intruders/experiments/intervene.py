@@ -131,7 +131,7 @@ def intervene(
         planned = 1 + bool(corpora) + len(_remedies(sweep, seed, {})) + is_curve_wanted * len(ALONG_CURVE)
         bench = Bench(question, measuring, matrices, kept, Tally(progress, planned))
         of_base = bench.of_base([data], scored=False)[0].corpora if corpora else {}
-        bench.open(changes_others=bool(on_curve), reads_text=bool(corpora))
+        bench.open(changes_others=bool(on_curve))
         bench.use(on_curve)
         inputs = bench.inputs([case.matrix.name for case in cases], data) if asks_inputs else {}
         stick = None

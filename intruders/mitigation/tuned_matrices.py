@@ -10,7 +10,6 @@ from ..audits.batches import NotJudged, of_one_model, read_batches
 from ..audits.result.audit_result import Audit
 from ..audits.result.records import AuditedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
-from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.merged import Elsewhere
 from ..engine.components import find_components, leading_components
 from ..errors import PairingError, SettingError
@@ -69,10 +68,6 @@ class TunedMatrices:
     def reached(self, remedies: Sequence[Remedy]) -> list[AuditedMatrix]:
         everywhere = any(remedy.reach != "intruders" for remedy in remedies)
         return [matrix for matrix in self.audit.matrices if everywhere or matrix.intruders > 0]
-
-    def not_audited(self) -> list[str]:
-        audited = {tensor_of(matrix.name) for matrix in self.audit.matrices}
-        return [name for name in self.base.names() if name not in audited]
 
     def read(self, remedies: Sequence[Remedy]) -> Iterator[Case]:
         """Yield every audited matrix that ``remedies`` reach, with what they need; by shape, not in the audit's order.
