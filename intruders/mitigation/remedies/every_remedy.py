@@ -1,10 +1,9 @@
 """Every remedy, by name."""
 
-from importlib import import_module
-
 from ...errors import SettingError
 from ...settings import settings_of
 from ...system.plugins import REMEDIES, plugins_of
+from .. import remedies
 from .controls import (
     Complement,
     EqualNorm,
@@ -18,9 +17,7 @@ from .remedy import PublishedRemedy, Remedy, ScaledIntruders, ScaledRemedy
 from .remedy_table import ALL, CONTROLS, HOMES_OF_PUBLISHED, INTRUDERS
 
 PUBLISHED: dict[str, type[PublishedRemedy]] = {
-    name: getattr(import_module(f"..{module}", __name__), cls)
-    for name, home in HOMES_OF_PUBLISHED.items()
-    for module, cls in [home.split(".")]
+    name: getattr(remedies, home.rpartition(".")[2]) for name, home in HOMES_OF_PUBLISHED.items()
 }
 _SCALED: dict[str, type[ScaledRemedy]] = {
     cls.name: cls for cls in (ScaledIntruders, RandomVectors, Neighbours, UpdateDirections, Complement)
