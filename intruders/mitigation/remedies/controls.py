@@ -165,15 +165,10 @@ class MatchedControl(Remedy):
     def recorded_by_name(self) -> dict[str, Any]:
         return self.recorded() if self.intruder_scale is None else self.remedy.recorded()
 
-    @property
-    def _what_leaves(self) -> str:
-        """What it is matched to, in words."""
+    def sentence(self, vectors: int) -> str:
         scale = self.intruder_scale
-        return (
-            f"remedy {self.remedy.name} leaves"
-            if scale is None
-            else f"scaling their intruders by {scale:g} leaves"
-        )
+        what = f"remedy {self.remedy.name}" if scale is None else f"scaling their intruders by {scale:g}"
+        return self.in_words.format(what=what)
 
 
 @dataclass(frozen=True)
@@ -181,12 +176,10 @@ class EqualNorm(MatchedControl):
     """The whole update times one number per matrix: ``||W' - W0||_F`` is the remedy's. Do directions matter?"""
 
     name = "shrink"
+    in_words = "control: updates shrunk to the norms that {what} leaves"
 
     def matched(self, case: Case, change: Change) -> Change:
         return Change(share=change.norm_of(case.update, case.base) / case.update.norm())
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: updates shrunk to the norms that {self._what_leaves}"
 
 
 @dataclass(frozen=True)
@@ -198,6 +191,7 @@ class EqualOutput(MatchedControl):
     """
 
     name = SHRINK_OUTPUT
+    in_words = "control: updates shrunk to the output energies that {what} leaves"
 
     inputs: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
@@ -208,9 +202,6 @@ class EqualOutput(MatchedControl):
             if before > 0:
                 return Change(share=math.sqrt(change.output_energy(case.update, inputs, case.base) / before))
         return EqualNorm(self.remedy).matched(case, change)
-
-    def sentence(self, vectors: int) -> str:
-        return f"control: updates shrunk to the output energies that {self._what_leaves}"
 
 
 @dataclass(frozen=True)
