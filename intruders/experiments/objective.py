@@ -93,17 +93,15 @@ class KeptAnswers:
         None if the model's body does not answer with hidden states.
         """
         for number in numbers:
-            if number not in self._states and not self._keep(self._batch_of[number]):
+            if number in self._states:
+                continue
+            batch = self._batch_of[number]
+            inputs, counts = self._encoded(batch)
+            states = self._split.states(inputs)
+            if states is None:
                 return None
+            self._states |= {each: states[row][counts[row]] for row, each in enumerate(batch)}
         return self._split.logits(torch.cat([self._states[number] for number in numbers]))
-
-    def _keep(self, batch: Sequence[int]) -> bool:
-        inputs, counts = self._encoded(batch)
-        states = self._split.states(inputs)
-        if states is None:
-            return False
-        self._states |= {number: states[row][counts[row]] for row, number in enumerate(batch)}
-        return True
 
 
 @dataclass(frozen=True)
@@ -196,13 +194,11 @@ class Objective:
     def _loss_of_tokens(self, batch: Sequence[int], inputs: dict[str, Tensor], scored: Tensor) -> Tensor:
         """Return the summed loss of the documents' own tokens."""
         ids = pad_sequence([torch.tensor(self._texts[number]) for number in batch], batch_first=True)
-        wanted = ids.to(scored.device)
-        if not self._language.is_masked:
-            wanted = wanted.roll(-1, dims=1)
-            scored = scored & inputs["attention_mask"].roll(-1, dims=1).bool()
-            scored[:, -1] = False
-        logits = self._language.model(**inputs).logits[scored].float()
-        return cross_entropy(logits, wanted[scored], reduction="sum")
+        labels = ids.to(scored.device).masked_fill(~scored, IGNORED)
+        labels = labels if self._language.is_masked else labels_of_next(labels)
+        chosen = labels != IGNORED
+        logits = self._language.model(**inputs).logits[chosen].float()
+        return cross_entropy(logits, labels[chosen], reduction="sum")
 
     def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
         """Add the gradient of ``weight`` times the divergence on some examples, the mean over their targets."""
