@@ -50,15 +50,7 @@ class CheckpointContent:
     tuned: Opened
     companions: Path  # where config and tokenizer are
     shard_bytes: int
-    adapter: Path | None = None  # its folder, which may have another tokenizer
-
-    @classmethod
-    def of(cls, base: Checkpoint, tuned: Opened, sources: Sources, shard_bytes: int) -> "CheckpointContent":
-        """Build the target; raise CheckpointError if the tuned side cannot be written as a complete model."""
-        planned_checkpoint(base, tuned, {})
-        companions = companion_folder(base, tuned, *sources)
-        adapter = _path_of(sources[1]) if isinstance(tuned, Adapter) else None
-        return cls(base, tuned, companions, shard_bytes, adapter)
+    adapter: Path | None  # its folder, which may have another tokenizer
 
     def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
         whole = self.tuned if isinstance(self.tuned, Checkpoint) else self.base
@@ -154,7 +146,10 @@ def choose_target(
     form = chosen_form(form, rank, tuned)
     content: LoraContent | NewLoraContent | CheckpointContent
     if form == "checkpoint":
-        content = CheckpointContent.of(base, tuned, sources, shard_bytes)
+        planned_checkpoint(base, tuned, {})  # refuses what cannot be written as a complete model
+        companions = companion_folder(base, tuned, *sources)
+        adapter = path if isinstance(tuned, Adapter) else None
+        content = CheckpointContent(base, tuned, companions, shard_bytes, adapter)
     elif model is not None:
         _require_update_of_the_adapter(base, tuned)
         content = LoraContent.of(base, active_lora(model)[1], rank)
