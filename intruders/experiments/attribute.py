@@ -110,7 +110,7 @@ def attribute(
         }
         # On the CPU: the parts inside the intruders need double precision, which not every device has.
         matrices = TunedMatrices(question.both[0], question.audited, torch.device("cpu"))
-        dosed = open_dosed(question, tasks, "direction", so="no loss rose", dense_in_one=True)
+        dosed = open_dosed(question, tasks, "direction", so="no loss rose")
         groups, of_intruders = dosed.groups, _inside_intruders(matrices, dosed.updates)
         inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))
         dosed.add(of_intruders, inside)

@@ -258,10 +258,14 @@ def _checked_form(form: str, question: Question) -> str:
 
 
 def _require_written(pairs: Sequence[PairedMatrix], audit: Audit, per: str) -> None:
-    """Refuse doses that cannot be written: what no audit examines is written in one dose for each tensor."""
+    """Refuse doses that an update does not have, or that cannot be written: what no audit examines has one a tensor."""
     known = {matrix.name for matrix in audit.matrices}
     known |= {skipped.name for skipped in audit.skipped if skipped.kind is SkipKind.UNCHANGED}
     for pair in pairs:
+        if per == "direction" and pair.rank is None and pair.load() is not None:
+            raise SettingError(
+                f"per is 'direction', and the update of '{pair.name}' has no low rank; pass --per matrix"
+            )
         if pair.name in known:
             continue
         if per == "direction" and (pair.rank or 1) > 1:

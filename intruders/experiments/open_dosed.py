@@ -40,13 +40,8 @@ def read_updates(
     device: torch.device,
     progress: Progress,
     dense_dtype: torch.dtype = torch.float32,
-    *,
-    dense_in_one: bool = False,
 ) -> dict[str, DosedUpdate]:
-    """Read every update that is not zero, by its matrix; dense ones are held in ``dense_dtype``.
-
-    SettingError for a dose per direction of an update without a low rank, unless ``dense_in_one`` gives it one dose.
-    """
+    """Read every update that is not zero, by its matrix; dense ones are held in ``dense_dtype``."""
     updates: dict[str, DosedUpdate] = {}
     for done, pair in enumerate(pairs):
         progress("read updates", done, len(pairs))
@@ -66,10 +61,6 @@ def read_updates(
             svd = whole.svd
             count = max(1, significant(svd.values))
             whole = LowRank((svd.left[:count] * svd.values[:count].unsqueeze(-1)).mT, svd.right[:count])
-        elif per == "direction" and not dense_in_one:
-            raise SettingError(
-                f"per is 'direction', and the update of '{pair.name}' has no low rank; pass --per matrix"
-            )
         # A dense update is as large as the weight.
         updates[pair.name] = whole.to(device, torch.float32 if isinstance(whole, LowRank) else dense_dtype)
     return updates
@@ -126,14 +117,12 @@ class DosedModels:
         return [Corpus(kind, kept.once(unit, list[str], written))]
 
 
-def open_dosed(
-    question: Question, tasks: Mapping[str, Task], per: str, *, so: str, dense_in_one: bool = False
-) -> DosedModels:
+def open_dosed(question: Question, tasks: Mapping[str, Task], per: str, *, so: str) -> DosedModels:
     """Open the models, and let them compute with their updates in doses, each dose 1 at first.
 
-    Of an adapter on causal tasks the base is opened, to whose weights the updates are added. With ``dense_in_one`` a
-    dense update may have one dose where others have one ``per`` direction. ``so`` says in an error what follows where
-    the tuned model changes nothing. SettingError where an adapter changes what no dose acts on.
+    Of an adapter on causal tasks the base is opened, to whose weights the updates are added. A dense update has one
+    dose where others have one ``per`` direction. ``so`` says in an error what follows where the tuned model changes
+    nothing. SettingError where an adapter changes what no dose acts on.
     """
     pairs, loading = question.pairs, question.loading
     require_same_head(question.both)
@@ -152,7 +141,7 @@ def open_dosed(
         language = reading_as(language, question.tuned)
     scored = opened_for_tasks(language, *at, tasks)
     device = language.device
-    updates = read_updates(pairs, per, device, question.progress, language.dtype, dense_in_one=dense_in_one)
+    updates = read_updates(pairs, per, device, question.progress, language.dtype)
     if not updates:
         raise SettingError(
             f"'{question.tuned}' changes nothing in '{question.base_source}', so {so}; pass the model after fine-tuning"

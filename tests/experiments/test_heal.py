@@ -207,6 +207,9 @@ def test_directions_of_a_matrix_that_is_not_audited_are_refused(
     with pytest.raises(SettingError, match=r"down_proj.weight. is not audited.*pass --per matrix"):
         run(models, text, tmp_path / "healed", settings=per_direction, audit=audit)
     assert not (tmp_path / "healed").exists()
+    in_full = models[0], tuned_in_full(models[0], tmp_path / "full")
+    with pytest.raises(SettingError, match=r"per is 'direction', and the update of .* has no low rank"):
+        run(in_full, text, tmp_path / "healed", settings=per_direction)
 
 
 def test_order_and_type_are_part_of_what_makes_a_healing_the_same(
