@@ -24,7 +24,7 @@ from ..system.callers_process import apart_from_caller
 from ..system.progress import Progress, silent
 from ..system.store import Kept
 from .attribution import Attribution, LeftOut, MatrixShare, Share
-from .dosed_model import ELSEWHERE, DoseGroups, DoseVector
+from .dosed_model import ELSEWHERE, DoseGroups
 from .experiment_settings import ATTRIBUTION, AttributionSettings
 from .open_dosed import open_dosed
 from .path_integral import DosePath, PathIntegral, task_measure, text_measure
@@ -112,8 +112,7 @@ def attribute(
         matrices = TunedMatrices(question.both[0], question.audited, torch.device("cpu"))
         dosed = open_dosed(question, tasks, "direction", so="no loss rose")
         groups, of_intruders = dosed.groups, _inside_intruders(matrices, dosed.updates)
-        inside = DoseVector(torch.zeros(len(of_intruders), device=dosed.doses.values.device))
-        dosed.add(of_intruders, inside)
+        inside = dosed.add(of_intruders, 0.0)
         measures = [
             text_measure(name, dosed.language, parts, settings.max_tokens, seed)
             for name, parts in corpora.items()

@@ -98,13 +98,15 @@ class DosedModels:
     groups: DoseGroups
     doses: DoseVector
 
-    def add(self, changes: Mapping[str, LowRank], factors: DoseVector) -> None:
-        """Add low-rank matrices to those that are dosed, in ``factors`` of their own, from now on."""
+    def add(self, changes: Mapping[str, LowRank], factor: float) -> DoseVector:
+        """Add low-rank matrices to those that are dosed from now on, each times a factor; return the factors."""
         device = self.doses.values.device
+        factors = DoseVector(torch.full((len(changes),), factor, device=device))
         self.doses.added = {
             name: (change.to(device, torch.float32), factors, position)
             for position, (name, change) in enumerate(changes.items())
         }
+        return factors
 
     def own_text(self, kept: Kept, kind: str, count: int, tokens: int, seed: int) -> list[Corpus]:
         """Return a corpus that the base itself writes, as :func:`own_documents`."""

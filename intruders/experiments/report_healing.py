@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from ..data.corpora import digests_of, documents_in
 from ..linalg.low_rank import LowRank
 from ..measures.corpus_loss import summarize_losses
@@ -15,7 +13,7 @@ from ..mitigation.remedies.remedy import ScaledIntruders
 from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.stored_dtype import dtype_name
 from .bench import Tally
-from .dosed_model import DoseVector, TunedState
+from .dosed_model import TunedState
 from .experiment_settings import HealSettings
 from .healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, TUNED, Healing
 from .learn import Learned
@@ -128,8 +126,7 @@ def _reported_points(
         *(report.point(name, measure(name, rival, answers=True)) for name, rival in rivals.items()),
     ]
     if intruders:
-        factors = DoseVector(torch.ones(len(intruders), device=bench.doses.values.device))
-        bench.add(intruders, factors)  # after everything else is measured
+        bench.add(intruders, 1.0)  # after everything else is measured
         removed = measure(INTRUDERS, bench.everywhere(1.0), removed=INTRUDERS)
         points.append(report.point(INTRUDERS, removed))
     return points + [report.point(CURVE, outcome, alpha) for alpha, outcome in ordered.items()]

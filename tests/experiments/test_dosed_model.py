@@ -181,7 +181,7 @@ def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
     put_in_doses(model, before, updates, groups, doses)
     with torch.no_grad():
         assert torch.allclose(model(input_ids=ids).logits, by_hand(0.5, 0.0), atol=1e-5)
-        dosed.add({name: added}, DoseVector(torch.ones(1)))
+        dosed.add({name: added}, 1.0)
         assert torch.allclose(model(input_ids=ids).logits, by_hand(0.5, 1.0), atol=1e-5)
         assert not torch.allclose(by_hand(0.5, 1.0), by_hand(0.5, 0.0), atol=1e-3)
         with doses.off():
