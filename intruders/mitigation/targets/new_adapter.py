@@ -82,7 +82,10 @@ class NewLoraContent:
                 f"'{tuned.source}' changes '{unnamed}', and the class that its config names has no weight that is "
                 "known to be the same, so PEFT would not find it; write a checkpoint (--as checkpoint)"
             )
-        return cls(base, pairs, names, rank, _task_type(tuned))
+        # PEFT's automatic classes refuse an adapter of a causal model without it; a classifier's head is in none.
+        classes = classes_of(tuned.config) if isinstance(tuned, Checkpoint) else []
+        is_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
+        return cls(base, pairs, names, rank, "CAUSAL_LM" if is_causal else None)
 
     def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
         tensors: dict[str, Tensor] = {}
@@ -128,16 +131,6 @@ class NewLoraContent:
             "inference_mode": True,
             "task_type": self.task_type,
         }
-
-
-def _task_type(tuned: Opened) -> str | None:
-    """Return the task of a causal language model, without which PEFT's automatic classes refuse an adapter.
-
-    Of a classifier, whose head is not in the adapter, it is None.
-    """
-    classes = classes_of(tuned.config) if isinstance(tuned, Checkpoint) else []
-    is_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-    return "CAUSAL_LM" if is_causal else None
 
 
 def _outside(tuned: Opened, pairs: Sequence[PairedMatrix]) -> Iterator[str]:
