@@ -17,7 +17,7 @@ from ..mitigation.remedies.remedy_table import INTRUDERS, SHRINK_OUTPUT, TOP
 from ..mitigation.remedies.shares import Interpolate
 from ..mitigation.remedies.surgery import Surgery
 from .bench import ALONG_CURVE, Bench, UpdateSizes
-from .data_shares import DataShare, DataShares
+from .data_shares import DataShares
 from .experiment_settings import ALPHAS, ComparisonSettings
 from .point import Point
 from .remedy_comparison import ComparedRemedy, kind_of
@@ -288,7 +288,13 @@ def comparing(
     curves: dict[str, list[Outcome]] = {}
     for share, outcome in zip([*data.choice, data.report], of_base, strict=True):
         is_report = share is data.report
-        base = bases[share.name] = _with_tasks(bench, outcome, share, is_report)
+        base = outcome
+        if any(name not in outcome.tasks for name in share.examples):
+            # What its language model cannot answer is measured under the head that was tuned for it.
+            headed = bench.outcome(ALONG_CURVE[0], share, answers=is_report)
+            tasks = {name: outcome.tasks.get(name, headed.tasks[name]) for name in share.examples}
+            base = Outcome(outcome.corpora, tasks, outcome.harness)
+        bases[share.name] = base
         # Where tensors are left out by name, they stay as tuned at 0 too, and that is not the base.
         selected = bench.matrices.audited.settings
         first = None if selected.include or selected.exclude else base
@@ -316,15 +322,6 @@ def comparing(
     first_pass = None if data.first.is_empty else yardstick(data.first.name, _LEVEL)
     choice, report = yardstick(_CHOICE, level), yardstick(data.report.name, level)
     return Comparing(bench, data, comparison, learned, first_pass, choice, report, sizes, cases)
-
-
-def _with_tasks(bench: Bench, of_base: Outcome, share: DataShare, answers: bool) -> Outcome:
-    """Measure the base on tasks that its language model cannot answer, under the head that was tuned for them."""
-    if all(name in of_base.tasks for name in share.examples):
-        return of_base
-    headed = bench.outcome(ALONG_CURVE[0], share, answers=answers)
-    tasks = {name: of_base.tasks.get(name, headed.tasks[name]) for name in share.examples}
-    return Outcome(of_base.corpora, tasks, of_base.harness)
 
 
 def _listed(remedies: Sequence[Remedy]) -> str:

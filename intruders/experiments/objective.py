@@ -58,17 +58,12 @@ def turns_of_parts(
         behind = [weight / whole * (number + 1) - done for weight, done in zip(weights, drawn, strict=True)]
         part = behind.index(max(behind))
         if number >= step * size:
-            numbers[part].append(_position(counts[part], drawn[part], seed))
+            turn, position = divmod(drawn[part], counts[part])
+            order = list(range(counts[part]))
+            random.Random(f"round {seed} {turn}").shuffle(order)
+            numbers[part].append(order[position])
         drawn[part] += 1
     return numbers
-
-
-def _position(count: int, number: int, seed: int) -> int:
-    """Return the position of a draw by its number, from 0."""
-    turn, position = divmod(number, count)
-    order = list(range(count))
-    random.Random(f"round {seed} {turn}").shuffle(order)
-    return order[position]
 
 
 class KeptAnswers:
