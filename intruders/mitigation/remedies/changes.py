@@ -67,9 +67,7 @@ class Change:
     def updated(self, update: LowRank) -> LowRank:
         """``W' - W0`` from the update D, in double precision."""
         assert self.entries is None  # refused before
-        changed = update.double()
-        if self.share != 1:
-            changed = changed.scaled(self.share)
+        changed = update.double().scaled(self.share)
         if self.added is not None:
             changed = changed.plus(self.added.to(update.device, torch.float64))
         return changed
