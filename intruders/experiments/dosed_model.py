@@ -63,21 +63,15 @@ def dose_groups(
 
     There are three blocks of layers. With ``with_elsewhere`` other tensors were tuned too; they share one dose.
     """
-    places: dict[str, tuple[int, ...]] = {}
-    labels: list[str] = []
     if per == "direction":
-        for name in names:
-            count = (ranks or {})[name]
-            places[name] = tuple(range(len(labels), len(labels) + count))
-            labels += [f"{name}[{direction}]" for direction in range(count)]
+        of_matrix = {name: [f"{name}[{number}]" for number in range((ranks or {})[name])] for name in names}
     else:
-        for name, label in zip(names, _labels(names, per), strict=True):
-            if label not in labels:
-                labels.append(label)
-            places[name] = (labels.index(label),)
+        of_matrix = {name: [label] for name, label in zip(names, _labels(names, per), strict=True)}
     if with_elsewhere:
-        places[ELSEWHERE] = (len(labels),)
-        labels.append(ELSEWHERE)
+        of_matrix[ELSEWHERE] = [ELSEWHERE]
+    labels = list(dict.fromkeys(label for own in of_matrix.values() for label in own))
+    position = {label: number for number, label in enumerate(labels)}
+    places = {name: tuple(position[label] for label in own) for name, own in of_matrix.items()}
     return DoseGroups(labels, places)
 
 
