@@ -101,10 +101,8 @@ class Heads(PublishedRemedy):
         update = case.update.double()
         if isinstance(update, LowRank):
             left, right = update.left.clone(), update.right.clone()
-            if blocks[0].is_of_rows:
-                left[places] = 0
-            else:
-                right[:, places] = 0
+            side = left if blocks[0].is_of_rows else right.mT
+            side[places] = 0
             return Change(share=0.0, added=LowRank(left, right))
         if blocks[0].is_of_rows:
             chosen = -one_hot(places, update.shape[0]).double()
