@@ -72,10 +72,8 @@ class FourParts:
         return {**self.__dict__, "harmonic_mean": self.harmonic_mean}
 
     @property
-    def harmonic_mean(self) -> float | None:
-        parts = [value for value in self.__dict__.values() if value is not None]
-        if not parts:
-            return None
+    def harmonic_mean(self) -> float:
+        parts = [value for value in self.__dict__.values() if value is not None]  # of two measures or more
         return 0.0 if min(parts) <= 0 else len(parts) / sum(1 / value for value in parts)
 
 

@@ -52,8 +52,6 @@ class Complement(ScaledRemedy):
     def _share_outside(self, case: Case) -> float | None:
         """1 - a."""
         left = case.parts[self.scaled(case.matrix)].left
-        if len(left) == 0:
-            return None
         whole = case.update.norm() ** 2
         inside = float(_inside(case, left).square().sum())
         wanted = ScaledIntruders(self.scale, which=self.which).change(case).norm_of(case.update) ** 2
