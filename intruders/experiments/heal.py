@@ -22,7 +22,6 @@ from ..mitigation.mitigate import mitigate
 from ..mitigation.mitigation_result import Mitigation
 from ..mitigation.remedies.doses import Doses, LearnedUpdates
 from ..mitigation.targets.choose_target import choose_target, chosen_form
-from ..mitigation.tuned_matrices import TunedMatrices
 from ..models.base_model import digest_of_model
 from ..models.loading_settings import AS_STORED, Loading
 from ..system.callers_process import apart_from_caller
@@ -164,17 +163,15 @@ def heal(
             return finished
         audited = question.audited.audit
         _require_written(question.pairs, audited, settings.per)
-        matrices = TunedMatrices(question.both[0], question.audited, compute.torch_device())
         of_tasks = {
             "tasks": {name: described_task(name, columns) for name in names},
             "max_new_tokens": columns.max_new_tokens,
             "data_seed": question.rows_by,
         }
         kept = Kept(work.folder, key)
-        known = {matrix.name for matrix in audited.matrices}
         bench = open_to_heal(question, corpora, tasks, settings, prompts=asked, kept=kept)
-        learned = learn(bench, settings, matrices=known, told=told, work=work)
-        healing = reported_healing(bench, learned, matrices, settings, of_tasks, key)
+        learned = learn(bench, settings, told=told)
+        healing = reported_healing(bench, learned, settings, of_tasks)
         del bench  # the models are gone from memory before anything is written
         if folder is None:
             return healing

@@ -1,6 +1,6 @@
 """Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured, least_allowed
 from .objective import Objective, StepLosses
 from .open_dosed import HealBench, encoded_texts
-from .work_folder import NOWHERE, WorkFolder
+from .work_folder import WorkFolder
 
 Told = Callable[[str], None]
 
@@ -45,17 +45,10 @@ class Learned:
     rivals: "Mapping[str, Learned]" = field(default_factory=dict)  # what was learned beside it, by name
 
 
-def learn(
-    bench: HealBench,
-    settings: HealSettings,
-    *,
-    matrices: Collection[str] = (),
-    told: Told = untold,
-    work: WorkFolder = NOWHERE,
-) -> Learned:
+def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> Learned:
     """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
 
-    It begins at the smallest interpolation that is allowed. An interrupted learning in ``work`` resumes.
+    It begins at the smallest interpolation that is allowed. An interrupted learning resumes where the bench keeps it.
     """
     data, progress = bench.data, bench.question.progress
     task = bench.measuring.tasks[data.task]
@@ -79,7 +72,7 @@ def learn(
         return allowance.allows(*bench.on_task(bench.everywhere(dose), data.choice))
 
     start = least_allowed(is_allowed, halvings=_HALVINGS)
-    learner = _Learner(bench, settings, rows, allowance, start, told, work, matrices)
+    learner = _Learner(bench, settings, rows, allowance, start, told)
     learned = learner.learned(settings.learn)
     quiet = replace(learner, told=untold)
     rivals = {name: learned if name == settings.learn else quiet.learned(name) for name in settings.rivals}
@@ -96,8 +89,6 @@ class _Learner:
     allowance: Allowance
     start: float
     told: Told
-    work: WorkFolder
-    matrices: Collection[str]  # whose updates can be written as they are learned
 
     def learned(self, name: str) -> Learned:
         """Learn the doses, the weights, or a rival of them."""
@@ -109,13 +100,16 @@ class _Learner:
         learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
         if name not in (DOSES, BLOCKS):
-            tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in self.matrices}
+            # Others cannot be written as they are learned.
+            known = {matrix.name for matrix in bench.question.audited.audit.matrices}
+            tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in known}
             # In single precision: of a rounded weight small steps would be lost.
             tensors = [tensor.to(torch.float32, copy=True) for tensor in parameters_of(tuned)]
             learned = with_parameters(tuned, [tensor.requires_grad_() for tensor in tensors])
             rates = [rate for update in tuned.values() for rate in rates_of(update, self.settings.rate)]
             learnables += map(Learnable, tensors, parameters_of(tuned), rates)
         blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
+        work = WorkFolder(bench.kept.folder)
 
         def present() -> TunedState:
             return TunedState(values.tolist(), learned)
@@ -154,10 +148,10 @@ class _Learner:
                 lambda: bench.text_loss(present(), data.choice),
                 self.allowance,
                 self.settings.allow,
-                lambda state: self.work.keep_learning(name, state),
+                lambda state: work.keep_learning(name, state),
                 tell,
             )
-            kept = self.work.learning(name)
+            kept = work.learning(name)
             if kept is not None:
                 self.told(f"resumed after step {learning.resume(kept)} of {steps}")
             bench.question.progress(f"learn {name}", 0, steps)

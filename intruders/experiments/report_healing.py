@@ -27,20 +27,15 @@ _ALPHAS = (0.25, 0.5, 0.75)
 
 
 def reported_healing(
-    bench: HealBench,
-    learned: Learned,
-    matrices: TunedMatrices,
-    settings: HealSettings,
-    of_tasks: Mapping[str, Any],
-    key: Mapping[str, Any],
+    bench: HealBench, learned: Learned, settings: HealSettings, of_tasks: Mapping[str, Any]
 ) -> Healing:
     """Measure what was learned beside its controls and rivals, before anything is written.
 
-    A control removes the intruders of the audited ``matrices``. The tasks are scored again by the settings
-    ``of_tasks``, and the healing is known again by its ``key``.
+    A control removes the intruders. The tasks are scored again by the settings ``of_tasks``.
     """
     data, doses, question = bench.data, learned.state.doses, bench.question
     states = {name: rival.state for name, rival in learned.rivals.items()}
+    matrices = TunedMatrices(question.both[0], question.audited, question.compute.torch_device())
     remedy = ScaledIntruders(0.0)
     changes = {case.matrix.name: remedy.change(case).added for case in matrices.read([remedy])}
     removing = {name: added for name, added in changes.items() if added is not None and name in bench.updates}
@@ -81,7 +76,7 @@ def reported_healing(
         intruders_before=matrices.audit.intruders,
         intruders_after=None,
         at_bounds=count,
-        of=key,
+        of=bench.kept.of,
     )
     return replace(healing, notes=[*notes, *healing.gaps()])
 

@@ -32,7 +32,7 @@ class WorkFolder:
     @classmethod
     def beside(cls, out: Path | None) -> "WorkFolder":
         if out is None:
-            return NOWHERE
+            return cls(None)
         out = Path(os.path.abspath(out))  # "." and ".." have no name to add to
         return cls(out.with_name(out.name + _ENDING))
 
@@ -73,9 +73,6 @@ class WorkFolder:
             tensors, texts = state
             content = save({key: tensor.contiguous() for key, tensor in tensors.items()}, dict(texts))
             write_atomically(self.folder / f"{name}.safetensors", content)
-
-
-NOWHERE = WorkFolder(None)
 
 
 def finished_healing(folder: Path, key: Mapping[str, Any]) -> Healing | None:
