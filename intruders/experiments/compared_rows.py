@@ -187,7 +187,7 @@ class Comparing:
             for label in controls:
                 if label.startswith(f"{RANDOM} "):
                     controls[label] = bench.matrices.fitted(controls[label])
-            cases = bench.matrices.cases([remedy, *controls.values()])
+            cases = list(bench.matrices.read([remedy, *controls.values()]))
             bench.use(cases)
         points = []
         for label, control in controls.items():
@@ -259,7 +259,7 @@ class Comparing:
         try:
             remedies = at_strengths(name, comparison.strengths, self.bench.measuring.seed, comparison.which)
             if surgeries := [remedy for remedy in remedies if isinstance(remedy, Surgery)]:
-                cases = matrices.cases(surgeries[:1])
+                cases = list(matrices.read(surgeries[:1]))
                 remedies = [*of_task(surgeries, self.choice.target, cases, self.bench)]
             remedies = [
                 replace(self.learned, share=remedy.share)
@@ -268,7 +268,7 @@ class Comparing:
                 for remedy in remedies
             ]
             remedies = [matrices.fitted(remedy) for remedy in remedies]
-            return remedies, matrices.cases(remedies)
+            return remedies, list(matrices.read(remedies))
         except IntrudersError as error:
             raise _CannotRunError(str(error)) from error
 
@@ -281,7 +281,7 @@ def comparing(
     of_base: Sequence[Outcome],
 ) -> Comparing:
     """Measure interpolation on every share, from the base, which was measured by itself, to the tuned model."""
-    cases = bench.matrices.cases([Interpolate()])
+    cases = list(bench.matrices.read([Interpolate()]))
     bench.use(cases)
     sizes = UpdateSizes(bench, cases, bench.inputs([case.matrix.name for case in cases], data.choice[0]))
     bases: dict[str, Outcome] = {}

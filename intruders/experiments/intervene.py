@@ -126,8 +126,8 @@ def intervene(
         kept = kept_outcomes(folder, question, measuring, scores)
         matrices = TunedMatrices(question.stacks, question.audited, compute.torch_device())
         # An audit of other weights is refused before anything is measured. No case depends on the base's inputs.
-        cases = matrices.cases(_remedies(sweep, seed, {}))
-        on_curve = matrices.cases(ALONG_CURVE) if is_curve_wanted or asks_inputs else []
+        cases = list(matrices.read(_remedies(sweep, seed, {})))
+        on_curve = list(matrices.read(ALONG_CURVE)) if is_curve_wanted or asks_inputs else []
         planned = 1 + bool(corpora) + len(_remedies(sweep, seed, {})) + is_curve_wanted * len(ALONG_CURVE)
         bench = Bench(question, measuring, matrices, kept, Tally(progress, planned))
         of_base = bench.of_base([data], scored=False)[0].corpora if corpora else {}

@@ -43,10 +43,6 @@ class TunedMatrices:
     def audit(self) -> Audit:
         return self.audited.audit
 
-    def cases(self, remedies: Sequence[Remedy]) -> list[Case]:
-        """Return all of :meth:`read` at once, for models that are changed again and again."""
-        return list(self.read(remedies))
-
     def fitted(self, remedy: Remedy) -> Remedy:
         """Return the remedy with what it must know of all audited matrices together."""
         audited = {matrix.name for matrix in self.audit.matrices}

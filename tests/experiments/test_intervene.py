@@ -240,7 +240,7 @@ def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None
     before, tuned = hot_sides(tmp_path, model, gain=2.0, **of_conv1d)
     model.load_state_dict(tuned)
     matrices = matrices_of(tmp_path / "base", tmp_path / "tuned")
-    cases = matrices.cases([ScaledIntruders(0)])
+    cases = list(matrices.read([ScaledIntruders(0)]))
     assert cases
     live = LiveInterventions(model, matrices.base)
     live.use(cases)

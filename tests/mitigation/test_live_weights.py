@@ -69,7 +69,7 @@ def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_
     model: Any = adapted.merge_and_unload()
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     remedy, matrices = Interpolate(SHARE), matrices_of(base, tmp_path / "adapter")
-    before, cases = matrices.base, matrices.cases([remedy])
+    before, cases = matrices.base, list(matrices.read([remedy]))
     assert len(cases) == 1 + 2 * 3
     assert tuned_elsewhere(model, before, [case.matrix.name for case in cases]) == []
     first: Any = load_model(base, "causal")

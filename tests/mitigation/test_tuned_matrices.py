@@ -29,7 +29,7 @@ def weights(seed: int, strength: float = 0.0) -> dict[str, Tensor]:
 
 
 def cases_of(base: dict[str, Tensor], tuned: dict[str, Tensor], audited: Any) -> list[Any]:
-    return matrices_of(base, tuned, audited).cases([Interpolate(alpha=0.5)])
+    return list(matrices_of(base, tuned, audited).read([Interpolate(alpha=0.5)]))
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_weights_of_any_size_are_shrunk(tmp_path: Path) -> None:
     base = saved(model, tmp_path / "base")
     sides = (str(base), str(saved(hot_llama(model=copy.deepcopy(model)), tmp_path / "tuned")))
     shrink, matrices = EqualNorm(ScaledIntruders(0.3)), matrices_of(*sides)
-    pairs, cases = {pair.name: pair for pair in matrices.audited.pairing.pairs}, matrices.cases([shrink])
+    pairs, cases = {pair.name: pair for pair in matrices.audited.pairing.pairs}, list(matrices.read([shrink]))
     assert cases
     for case in cases:
         loaded = pairs[case.matrix.name].load()

@@ -142,7 +142,7 @@ def audited(folder: Path) -> TunedMatrices:
 
 
 def cases_of(one: Tuned, *remedies: Remedy) -> list[Case]:
-    return audited(one.folder).cases(remedies)
+    return list(audited(one.folder).read(remedies))
 
 
 def left_of(one: Tuned, remedy: Remedy, case: Case) -> torch.Tensor:
@@ -221,7 +221,7 @@ def test_random_controls_draw_as_many_by_seed(by_adapter: Tuned, name: str, stre
     remedy = published_remedy(name, strength)
     matrices, drawn = audited(by_adapter.folder), []
     for seed in (1, 1, 2, 3):
-        control = at_random(remedy, seed, matrices.cases([matrices.fitted(remedy)]))
+        control = at_random(remedy, seed, list(matrices.read([matrices.fitted(remedy)])))
         fitted = matrices.fitted(control)
         drawn.append([left_of(by_adapter, fitted, case) for case in cases_of(by_adapter, fitted)])
     assert all(map(torch.equal, drawn[0], drawn[1]))

@@ -69,7 +69,7 @@ def test_all_of_the_energy_changes_nothing(tmp_path: Path, by_adapter: Tuned) ->
 def test_updates_of_which_every_term_stays_are_not_changed(by_adapter: Tuned) -> None:
     """As the single term of rank-one updates does at any energy; a comparison then says that the remedy is idle."""
     nearly_all = Truncate(1 - 1e-9)
-    cases = matrices_of(by_adapter.folder / "base", by_adapter.folder / "tuned").cases([nearly_all])
+    cases = list(matrices_of(by_adapter.folder / "base", by_adapter.folder / "tuned").read([nearly_all]))
     assert len(cases) == len(by_adapter.matrices)
     assert all(nearly_all.change(case).keeps_all for case in cases)
     assert not any(Truncate(0.1).change(case).keeps_all for case in cases)
@@ -109,7 +109,7 @@ def test_spikes_are_told_from_noise(shape: tuple[int, int]) -> None:
     tuned = {name: weight + sigma * random(*weight.shape) for name, weight in base.items()}
     tuned["layers.0.q_proj.weight"] += spikes
     remedy = DGHard()
-    cases = matrices_of(base, tuned).cases([remedy])
+    cases = list(matrices_of(base, tuned).read([remedy]))
     changes = {case.matrix.name: remedy.change(case) for case in cases}
     assert changes["layers.0.k_proj.weight"].keeps_all  # below 1,024 entries
     added = changes["layers.0.q_proj.weight"].added
