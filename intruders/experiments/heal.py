@@ -147,15 +147,7 @@ def heal(
         return finished
     if folder is not None:
         # What could not be written is refused before anything is learned; `mitigate` chooses the target again.
-        choose_target(
-            (question.base, question.tuned),
-            question.both,
-            out=folder,
-            form=form,
-            rank=None,
-            adapter_name="healed",
-            force=force,
-        )
+        choose_target((question.base, question.tuned), question.both, out=folder, form=form, force=force)
     work = WorkFolder.beside(folder)
     with work.held(key, folder):
         # Another process may have finished since, and its folder would be in the way of what is learned here.

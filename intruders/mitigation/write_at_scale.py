@@ -121,9 +121,7 @@ def write_at_scale(
     sides = open_sides(base, tuned)
     if scale != 1:
         require_same_head(sides)
-    target = choose_target(
-        named_sides(base, tuned), sides, out=out, form=form, rank=None, adapter_name="scaled", force=force
-    )
+    target = choose_target(named_sides(base, tuned), sides, out=out, form=form, force=force)
     wanted = replace(selection, include_embeddings=True)
     pairing = pair_sides(*sides, wanted)
 

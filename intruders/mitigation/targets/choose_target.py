@@ -117,8 +117,8 @@ def choose_target(
     *,
     out: str | os.PathLike[str] | None,
     form: str,
-    rank: Rank,
-    adapter_name: str,
+    rank: Rank = None,
+    adapter_name: str = "mitigated",
     force: bool,
     shard_bytes: int = SHARD_BYTES,
 ) -> FolderTarget | ModelTarget:
