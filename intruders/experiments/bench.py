@@ -283,7 +283,7 @@ class Bench:
     @property
     def other_names(self) -> list[str]:
         """The base's names of tuned tensors that no case is of."""
-        return list(dict.fromkeys(name for live in self.live.values() for name in live.other_names))
+        return list(dict.fromkeys(name for live in self.live.values() for name in live.others))
 
     @property
     def first(self) -> LiveInterventions:

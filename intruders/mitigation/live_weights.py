@@ -21,7 +21,6 @@ _Matrix = tuple[Case, MatrixView, Tensor]  # a case, where it is in the model's 
 
 @dataclass(frozen=True)
 class _Other:
-    name: str  # the base's
     tensor: Tensor  # the model's
     part: Tensor  # of it, with the base's shape
     update_norm: float
@@ -48,15 +47,11 @@ class LiveInterventions:
         self._changed: set[str] = set()
         # Of two names for one tensor the first alone: a share of a share would be left otherwise.
         tuned = {part.part.data_ptr(): part for part in self.in_memory.changed(others, self._tensors)}
-        self._others = []
+        self.others: dict[str, _Other] = {}  # by the base's names
         for part in tuned.values():
             norm = float((part.part.double() - part.before.double()).norm())
-            self._others.append(_Other(part.name, self._tensors[part.key].data, part.part, norm))
+            self.others[part.name] = _Other(self._tensors[part.key].data, part.part, norm)
         self._matrices: list[_Matrix] = []
-
-    @property
-    def other_names(self) -> list[str]:
-        return [other.name for other in self._others]
 
     def use(self, cases: Sequence[Case]) -> None:
         """Take the cases to change; the weights are then the tuned ones, those of low-rank updates to rounding."""
@@ -78,12 +73,12 @@ class LiveInterventions:
             change = Change() if remedy.changes_nothing else remedy.change(matrix[0])
             if not change.keeps_all or matrix[0].matrix.name in self._changed:
                 self._write(matrix, change)
-        for other in self._others:
-            share = elsewhere(other.name)
+        for name, other in self.others.items():
+            share = elsewhere(name)
             if share == 1:
                 continue
             self._keep(other.tensor)
-            base = self.in_memory.base.read(other.name).to(other.part.device)
+            base = self.in_memory.base.read(name).to(other.part.device)
             if share != 0:
                 base = base.double() + share * (other.part.double() - base.double())
             other.part.copy_(base.to(other.part.dtype))
@@ -110,7 +105,7 @@ class LiveInterventions:
 
     def norm_of_others(self, elsewhere: Elsewhere = everywhere_as_tuned) -> float:
         """``||W' - W0||_F`` over the tuned tensors of which no case is."""
-        return math.hypot(*(elsewhere(other.name) * other.update_norm for other in self._others))
+        return math.hypot(*(elsewhere(name) * other.update_norm for name, other in self.others.items()))
 
     def _keep(self, tensor: Tensor) -> None:
         if tensor.data_ptr() not in self._own:

@@ -34,7 +34,7 @@ def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> N
     of_base = first.state_dict()
     live = LiveInterventions(model, before, others)
     live.use(cases)
-    assert set(live.other_names) == set(others)
+    assert set(live.others) == set(others)
     live.set(remedy, lambda name: SHARE)
     assert_share(model.state_dict(), of_base, own, SHARE)
     live.set(remedy, lambda name: 1.0)

@@ -278,7 +278,7 @@ def test_live_weights_reach_everything_that_was_tuned_and_come_back(of_each: Tun
     assert_share(model.state_dict(), of_each.base, of_each.tuned, 0.3)
     norms = {name: float(of_each.update(name).norm()) for name in others}
     assert live.norm_of_others() == pytest.approx(math.hypot(*norms.values()), rel=1e-5)
-    assert set(live.other_names) == {name for name, norm in norms.items() if norm > 0}
+    assert set(live.others) == {name for name, norm in norms.items() if norm > 0}
     live.reset()
     atol = 0 if isinstance(tuned, Checkpoint) else 1e-6
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=atol)
