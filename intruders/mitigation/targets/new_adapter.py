@@ -44,7 +44,7 @@ class NewLoraContent:
 
     base: Checkpoint
     pairs: list[PairedMatrix]
-    names: dict[str, str]  # the base's weight -> that of the model that PEFT puts the adapter on
+    modules: dict[str, str]  # the base's weight -> its module in the model that PEFT puts the adapter on
     rank: int | None
     task_type: str | None  # as PEFT names it
 
@@ -85,7 +85,8 @@ class NewLoraContent:
         # PEFT's automatic classes refuse an adapter of a causal model without it; a classifier's head is in none.
         classes = classes_of(tuned.config) if isinstance(tuned, Checkpoint) else []
         is_causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
-        return cls(base, pairs, names, rank, "CAUSAL_LM" if is_causal else None)
+        modules = {name: own.removesuffix(".weight") for name, own in names.items()}
+        return cls(base, pairs, modules, rank, "CAUSAL_LM" if is_causal else None)
 
     def write(self, folder: Path, changes: Changes, progress: Progress, metadata: Mapping[str, str]) -> Cut:
         tensors: dict[str, Tensor] = {}
@@ -95,7 +96,7 @@ class NewLoraContent:
             if loaded is not None:
                 change = changes.matrices.get(matrix.name) or Change(share=changes.elsewhere(matrix.name))
                 factors, error = _cut(loaded, change, self.rank)
-                module = f"base_model.model.{self._module(matrix.name)}"
+                module = f"base_model.model.{self.modules[matrix.name]}"
                 # An update may be smaller than a base of 16 bits resolves; PEFT computes with factors of 32.
                 for factor, numbers in (("lora_A", factors.right), ("lora_B", factors.left)):
                     tensors[f"{module}.{factor}.weight"] = require_finite(numbers.float(), matrix.name)
@@ -109,12 +110,9 @@ class NewLoraContent:
         write_adapter(folder, tensors, self._config(cut.ranks), metadata)
         return cut
 
-    def _module(self, name: str) -> str:
-        return self.names[name].removesuffix(".weight")
-
     def _config(self, ranks: Mapping[str, int]) -> dict[str, Any]:
         """Every scale is 1: alpha is the rank."""
-        modules = {self._module(name): rank for name, rank in ranks.items()}
+        modules = {self.modules[name]: rank for name, rank in ranks.items()}
         usual, pattern = usual_and_pattern(modules)
         return {
             "peft_type": "LORA",
