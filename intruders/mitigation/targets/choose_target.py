@@ -87,7 +87,8 @@ class FolderTarget:
     base: Source  # what the content is of
     tuned: Opened
     given: Source  # the tuned model, as it was given
-    training: dict[str, Any] | None = None  # the record of the run that trained the tuned model
+    path: Path | None  # where it is; None in memory, and of a sum
+    training: dict[str, Any] | None  # the record of the run that trained the tuned model
 
     @contextmanager
     def writing(self, changes: Changes, progress: Progress) -> Iterator[Written]:
@@ -96,18 +97,17 @@ class FolderTarget:
             names = {"base": self.content.base.source, "tuned": self.tuned.source}
             metadata = {word: each_part(name, last_part) for word, name in names.items()}
             metadata["intruders"] = __version__
-            beside = None
             if isinstance(self.given, str | os.PathLike):
                 metadata["tuned_digest"] = digest_of(os.fspath(self.given))
-                # A card that says of an adapter how it is loaded does not fit its merge, nor one of MLX an adapter.
-                form = "adapter" if isinstance(self.tuned, Adapter) else "checkpoint"
-                if form == self.form and getattr(self.tuned, "family", "PEFT") == "PEFT":
-                    beside = None if isinstance(self.tuned, ModelSum) else _path_of(self.given)
+            # A card that says of an adapter how it is loaded does not fit its merge, nor one of MLX an adapter.
+            form = "adapter" if isinstance(self.tuned, Adapter) else "checkpoint"
+            has_fitting_card = form == self.form and getattr(self.tuned, "family", "PEFT") == "PEFT"
             cut = self.content.write(folder, changes, progress, metadata)
             if self.training is not None:
                 keep_training(self.training, folder)
             written = Written(self.base, folder, cut, folder)
             yield written
+            beside = self.path if has_fitting_card else None
             write_record(folder, beside, self.form, names | {"out": self.folder.name}, written.lines)
 
 
@@ -142,7 +142,9 @@ def choose_target(
             read = Path(os.path.realpath(locate(os.fspath(source))))
             if target in (read, read.parent):
                 raise SettingError(f"out '{out}' is where '{source}' is read from; choose another folder")
-    path = None if isinstance(tuned, ModelSum) else _path_of(sources[1])
+    path = None
+    if isinstance(sources[1], str | os.PathLike) and not isinstance(tuned, ModelSum):
+        path = locate(os.fspath(sources[1]))
     form = chosen_form(form, rank, tuned)
     content: LoraContent | NewLoraContent | CheckpointContent
     if form == "checkpoint":
@@ -160,11 +162,7 @@ def choose_target(
         content = NewLoraContent.of(base, tuned, rank)
     trained = None if path is None else training_record(folder_of(path))
     first = sources[0] if sources[0] is not None else model or base.source
-    return FolderTarget(content, form, user_path(out), force, first, tuned, sources[1], trained)
-
-
-def _path_of(source: Source) -> Path | None:
-    return locate(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
+    return FolderTarget(content, form, user_path(out), force, first, tuned, sources[1], path, trained)
 
 
 def chosen_form(form: str, rank: Rank, tuned: Opened) -> str:
