@@ -319,7 +319,7 @@ def comparing(
     # The number of remedies that are compared with the curve at once.
     rows = max(1, sum(name != Interpolate.name for name in comparison.names()))
     level = 1 - (1 - _LEVEL) / rows
-    first_pass = None if data.first.is_empty else yardstick(data.first.name, _LEVEL)
+    first_pass = yardstick(data.first.name, _LEVEL) if data.first in data.choice else None
     choice, report = yardstick(_CHOICE, level), yardstick(data.report.name, level)
     return Comparing(bench, data, comparison, learned, first_pass, choice, report, sizes, cases)
 

@@ -37,10 +37,6 @@ class DataShare:
     examples: Mapping[str, list[Example]]
 
     @property
-    def is_empty(self) -> bool:
-        return not any(corpus.documents for parts in self.corpora.values() for corpus in parts)
-
-    @property
     def weights(self) -> dict[str, list[float]]:
         return {name: [part.weight for part in parts] for name, parts in self.corpora.items()}
 
@@ -72,7 +68,7 @@ class DataShares:
 
     @property
     def choice(self) -> tuple[DataShare, ...]:
-        return (self.rest,) if self.first.is_empty else (self.first, self.rest)
+        return (self.first, self.rest) if self.first.counts["documents"] else (self.rest,)
 
 
 def split_data(
