@@ -167,10 +167,7 @@ def compare_remedies(
 
 
 def _learned(bench: Bench, corpora: Corpora, data: DataShares, settings: HealSettings) -> Doses | str:
-    """Learn the remedy ``doses`` on the text and on training rows of the first task, or read it where it was kept.
-
-    The reason instead where it cannot be learned.
-    """
+    """Learn the remedy ``doses`` on the text and on training rows of the first task, or say why that cannot be."""
     tasks = bench.measuring.tasks
     first = next(iter(tasks))
     trained = DataShare("training", {}, {first: tasks[first].train[: settings.learned_examples]})

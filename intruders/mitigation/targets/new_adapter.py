@@ -197,10 +197,7 @@ def _names_in_class(model: Checkpoint) -> Mapping[str, str] | None:
 
 
 def warn_of_tensors_left_out(base: Checkpoint, tuned: Checkpoint) -> None:
-    """Warn of the tensors that the fine-tuning changed and that an adapter of its linear layers leaves as the base's.
-
-    These are embeddings, heads, norms and biases.
-    """
+    """Warn of tuned embeddings, heads, norms and biases, which an adapter of linear layers leaves as the base's."""
     base, (part,), _ = under_common_names(base, [tuned])
     assert isinstance(part, Checkpoint)
     adapted = {tensor_of(pair.name) for pair in pair_sides(base, part).pairs}
