@@ -99,24 +99,20 @@ def load_corpora(name: str, *, max_documents: int | None = None, seed: int = 0) 
     precedence over the hub. More than ``max_documents`` documents are sampled by seed.
     Raises SettingError for a name that is none of these, and for an empty corpus.
     """
-    require_utf8(name, "corpus")
     corpora = []
-    for part, source, value in _parts(name):
-        _require_name_and_weight(name, part, source, value)
+    for source, weight in _parts(name):
         documents = _documents_with_text(source, _HUB_DOCUMENTS if max_documents is None else max_documents)
         if max_documents is not None and len(documents) > max_documents:
             drawn = random.Random(f"documents {seed}").sample(range(len(documents)), max_documents)
             documents = [documents[index] for index in sorted(drawn)]
-        corpora.append(Corpus(source, documents, value))
+        corpora.append(Corpus(source, documents, weight))
     return corpora
 
 
 def require_corpus(name: str) -> None:
     """Read what :func:`load_corpora` reads on this machine alone, so that its errors come before any work."""
-    require_utf8(name, "corpus")
     others = plugins_of(CORPORA)
-    for part, source, value in _parts(name):
-        _require_name_and_weight(name, part, source, value)
+    for source, _ in _parts(name):
         is_of_hub = source.startswith("hub:") or (source in HUB_CORPORA and folder_of_copy(source) is None)
         if not is_of_hub and source not in others:
             _documents_with_text(source, _HUB_DOCUMENTS)
@@ -131,7 +127,7 @@ def local_sources(name: str) -> list[Path]:
     ['a.txt']
     """
     known = {"pydoc", *HUB_CORPORA, *plugins_of(CORPORA)}
-    paths = [user_path(source) for _, source, _ in _parts(name) if source and source not in known]
+    paths = [user_path(source) for source, _ in _parts(name) if source not in known]
     return [path for path in paths if path.exists()]
 
 
@@ -141,7 +137,7 @@ def is_here(name: str) -> bool:
     return all(
         source in others
         or (folder_of_copy(source) is not None if source in HUB_CORPORA else user_path(source).exists())
-        for _, source, _ in _parts(name)
+        for source, _ in _parts(name)
     )
 
 
@@ -153,26 +149,24 @@ def files_of_source(path: Path) -> list[Path]:
     return [path] if path.is_file() else []
 
 
-def _parts(name: str) -> Iterator[tuple[str, str, float]]:
-    # Every part of a mixture as it is written, what it is read from, and its weight.
+def _parts(name: str) -> Iterator[tuple[str, float]]:
+    # What every part of a mixture is read from, and its weight; SettingError for a part that has none.
+    require_utf8(name, "corpus")
     is_path = any(text and user_path(text).exists() for text in (name, name.rpartition("@")[0]))
     for part in [name] if is_path else MIXTURES.get(name, name).split("+"):
-        source, at, weight = part.rpartition("@")
-        try:
-            yield (part, source, float(weight)) if at else (part, part, 1.0)
-        except ValueError:
-            yield part, part, 1.0  # the @ belongs to the name
-
-
-def _require_name_and_weight(name: str, part: str, source: str, value: float) -> None:
-    if not source.strip():  # as a path it would be the current folder
-        raise SettingError(
-            f"corpus {name!r} has a part without a name; expected texts with + between, such as "
-            "pydoc@0.3+notes.txt@0.7; name each part"
-        )
-    if not 0 < value < float("inf"):
-        weight = part.rpartition("@")[2]
-        raise SettingError(f"corpus {part!r} has the weight {weight}; expected a positive number")
+        source, weight = part, 1.0
+        before, at, behind = part.rpartition("@")
+        if at:
+            with suppress(ValueError):  # of an @ that belongs to the name
+                source, weight = before, float(behind)
+        if not source.strip():  # as a path it would be the current folder
+            raise SettingError(
+                f"corpus {name!r} has a part without a name; expected texts with + between, such as "
+                "pydoc@0.3+notes.txt@0.7; name each part"
+            )
+        if not 0 < weight < float("inf"):
+            raise SettingError(f"corpus {part!r} has the weight {behind}; expected a positive number")
+        yield source, weight
 
 
 def _texts_and_rows(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -330,7 +324,7 @@ def files_of_copies(tasks: Iterable[str], texts: Iterable[str]) -> dict[str, lis
         if name in HUB_TASKS:
             with suppress(SettingError):
                 files[name] = [*files_of_copied_task(name).values()]
-    for source in (source for name in texts for _, source, _ in _parts(name) if source in HUB_CORPORA):
+    for source in (source for name in texts for source, _ in _parts(name) if source in HUB_CORPORA):
         with suppress(SettingError):
             folder = folder_of_copy(source)
             files[source] = [] if folder is None else [_file_of_copy(source, folder)]
