@@ -1,6 +1,7 @@
 """``intruders mitigate``."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,69 +22,56 @@ if TYPE_CHECKING:
 _DRAWN_MODE = "random_index"
 
 
-@dataclass(frozen=True)
-class _Asked:
-    scale: float | None
-    control: str | None
-    which: str
-    remedy: str | None
-    strength: float | None
-    task: str | None
-    doses: Path | None
-    data_seed: int | None
-    mode: str | None
-    seed: int | None
+def _remedy(
+    given: Mapping[str, Any], base: str, tuned: str | None, loading: Loading, progress: "Progress"
+) -> "Remedy | None":
+    """Return the remedy, with its doses or sensitivities. SettingError for an option that it does not read."""
+    from ..mitigation.remedies.doses import Doses
+    from ..mitigation.remedies.every_remedy import published_remedy
+    from ..mitigation.remedies.surgery import Surgery
 
-    def made(self, base: str, tuned: str | None, loading: Loading, progress: "Progress") -> "Remedy | None":
-        """Return the remedy, with its doses or sensitivities. SettingError for an option that it does not read."""
-        from ..mitigation.remedies.doses import Doses
-        from ..mitigation.remedies.every_remedy import published_remedy
-        from ..mitigation.remedies.surgery import Surgery
-
-        if self.remedy is None and self.strength is not None:
-            raise SettingError(
-                f"strength is {self.strength:g}; expected a remedy that has one; pass --remedy NAME"
-            )
-        remedy = None if self.remedy is None else published_remedy(self.remedy, self.strength, self.seed or 0)
-        draws = remedy is not None and "seed" in settings_of(type(remedy))
-        if isinstance(remedy, Surgery):
-            draws = self.mode == _DRAWN_MODE
-        else:
-            refuse_given(
-                {"task": self.task, "data-seed": self.data_seed, **options.typed(loading), "mode": self.mode},
-                "only the remedy surgery takes",
-                "pass --remedy surgery, or leave it out",
-            )
-        if self.seed is not None and self.control != "random" and not draws:
-            raise SettingError(
-                f"seed is {self.seed}, and nothing is drawn here; expected --control random, a remedy that draws, such "
-                f"as drop, or --remedy surgery --mode {_DRAWN_MODE}; leave --seed out"
-            )
-        if isinstance(remedy, Doses):
-            if self.doses is None:
-                raise SettingError(
-                    "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or "
-                    "learn them with intruders heal"
-                )
-            from ..experiments.heal import doses_for
-
-            return doses_for(self.doses, base, tuned, remedy.share)
+    name, strength, seed, doses = (given[key] for key in ("remedy", "strength", "seed", "doses"))
+    if name is None and strength is not None:
+        raise SettingError(f"strength is {strength:g}; expected a remedy that has one; pass --remedy NAME")
+    remedy = None if name is None else published_remedy(name, strength, seed or 0)
+    draws = remedy is not None and "seed" in settings_of(type(remedy))
+    if isinstance(remedy, Surgery):
+        draws = given["mode"] == _DRAWN_MODE
+    else:
+        of_surgery = {"task": given["task"], "data-seed": given["data_seed"], **options.typed(loading)}
         refuse_given(
-            {"doses": self.doses}, "only the remedy doses takes", "pass --remedy doses, or leave it out"
+            of_surgery | {"mode": given["mode"]},
+            "only the remedy surgery takes",
+            "pass --remedy surgery, or leave it out",
         )
-        if isinstance(remedy, Surgery):
-            from ..measures.sensitivities import with_sensitivities
-
-            asked = replace(remedy, task=self.task, mode=self.mode or remedy.mode)
-            return with_sensitivities(
-                asked, base, tuned, data_seed=self.data_seed, loading=loading, progress=progress
+    if seed is not None and given["control"] != "random" and not draws:
+        raise SettingError(
+            f"seed is {seed}, and nothing is drawn here; expected --control random, a remedy that draws, such "
+            f"as drop, or --remedy surgery --mode {_DRAWN_MODE}; leave --seed out"
+        )
+    if isinstance(remedy, Doses):
+        if doses is None:
+            raise SettingError(
+                "remedy 'doses' needs the doses of these two models; pass --doses with the heal.json of them, or "
+                "learn them with intruders heal"
             )
-        return remedy
+        from ..experiments.heal import doses_for
+
+        return doses_for(doses, base, tuned, remedy.share)
+    refuse_given({"doses": doses}, "only the remedy doses takes", "pass --remedy doses, or leave it out")
+    if isinstance(remedy, Surgery):
+        from ..measures.sensitivities import with_sensitivities
+
+        asked = replace(remedy, task=given["task"], mode=given["mode"] or remedy.mode)
+        return with_sensitivities(
+            asked, base, tuned, data_seed=given["data_seed"], loading=loading, progress=progress
+        )
+    return remedy
 
 
 _of_mitigation = partial(option, panel="Mitigation")
 
-_ASKED = all_of(
+_MITIGATION = all_of(
     _of_mitigation(
         "scale",
         float | None,
@@ -141,14 +129,14 @@ _ASKED = all_of(
         "Seed of the control random, of the remedy drop and of surgery's random_index. [default: 0]",
         metavar="N",
     ),
-    then=lambda given: {"mitigation": _Asked(**given)},
+    then=lambda given: {"given": given},
 )
 
 
 @command(
     options.BASE,
     options.TUNED,
-    _ASKED,
+    _MITIGATION,
     options.audited(OF_WHOLE_WEIGHTS),
     options.folder("out", "Folder to write. It appears complete or not at all.", REQUIRED, Path),
     options.FORM,
@@ -173,7 +161,7 @@ def mitigate(
     *,
     base: str,
     tuned: str | None,
-    mitigation: _Asked,
+    given: dict[str, Any],
     out: Path,
     rank: str | None,
     loading: Loading,
@@ -198,13 +186,13 @@ def mitigate(
             base,
             tuned,
             **asked,
-            scale=mitigation.scale,
+            scale=given["scale"],
             out=out,
-            control=mitigation.control or INTRUDERS,
-            which=mitigation.which,
-            remedy=mitigation.made(base, tuned, loading, progress),
+            control=given["control"] or INTRUDERS,
+            which=given["which"],
+            remedy=_remedy(given, base, tuned, loading, progress),
             rank=int(rank) if rank is not None and rank.isdecimal() else rank,
-            seed=mitigation.seed or 0,
+            seed=given["seed"] or 0,
             progress=progress,
         )
     say(mitigation_lines(result))
