@@ -365,7 +365,8 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
             forgetting = replace(forgetting, left_out=[*forgetting.left_out, *beside])
         seconds = time.perf_counter() - started
         self.last = audit = replace(audit, seconds=seconds, forgetting=forgetting)
-        movement, moved = self._start.movement(tuned, tensors)
+        of_model = dict(tuned.named_parameters()) if isinstance(tuned, nn.Module) else tensors or {}
+        movement, moved = self._start.factors.movement(of_model)
         log_totals(self._trainer, args, state, control, totals_of(audit, movement, self._text))
         if self.trace is not None:
             append_to_trace(self.trace, state.global_step, audit, moved)

@@ -22,7 +22,7 @@ from ...checkpoints.formats.memory import (
     state_dict_checkpoint,
     trained_matrices,
 )
-from ...checkpoints.opening.open import Opened, Source
+from ...checkpoints.opening.open import Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.content import Digests, content_digests
 from ...errors import SettingError, some_of
@@ -109,7 +109,7 @@ class TrainingStart:
 
     base: AuditedBase = field(default_factory=AuditedBase)
     checkpoint: str | None = None  # of an earlier training, whose weights were taken as the base
-    factors: StartOfA | None = None
+    factors: StartOfA = field(default_factory=lambda: StartOfA({}))
     # Of the matrices that the audits count from in memory, and of the factors A, by name: a resumed script may draw
     # others. None without a trace, beside which they are kept.
     digests: dict[str, Digests] | None = None
@@ -153,10 +153,9 @@ class TrainingStart:
             start.base = AuditedBase(base, settings, taken_from=model if is_own_base else None)
             if has_trace:
                 counted = _trained_beneath(model, settings) if is_own_base and has_adapters(model) else copied
-                factors = {} if start.factors is None else start.factors.factors
                 start.digests = {
                     "matrices": {} if counted is None else content_digests(counted),
-                    "factors": content_digests(state_dict_checkpoint(factors)),
+                    "factors": content_digests(state_dict_checkpoint(start.factors.factors)),
                 }
         return start
 
@@ -194,18 +193,9 @@ class TrainingStart:
                 "set the same seed before you make the model"
             )
         if moved:
-            self.factors = None
+            self.factors = StartOfA({})
             warnings.warn(
                 "the factors A of the LoRA are not those that the resumed training began with, so that a_movement is "
                 "left out; set the same seed before you make the adapter",
                 stacklevel=2,
             )
-
-    def movement(
-        self, tuned: nn.Module | Opened, gathered: Mapping[str, Tensor] | None
-    ) -> tuple[float | None, dict[str, float]]:
-        """Return how far the factors A have moved in all, and by matrix; of a split model they are ``gathered``."""
-        if self.factors is None:
-            return None, {}
-        now = dict(tuned.named_parameters()) if isinstance(tuned, nn.Module) else gathered or {}
-        return self.factors.movement(now)
