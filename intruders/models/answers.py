@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from ..data.task import ANSWER_TOKENS, Example, Task, final_number
-from .chat import ends_of_answers
 from .encoding import (
     IGNORED,
     batches_by_length,
     encode_classification,
     encode_completions,
     encode_parts,
+    ends_of_answers,
     ids_alone,
     labels_of_next,
     pad_token_id,

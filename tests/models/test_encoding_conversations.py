@@ -6,8 +6,7 @@ import pytest
 from transformers import GenerationConfig
 
 from intruders.data.task import Conversation, Example
-from intruders.models.chat import end_in_template, ends_of_answers
-from intruders.models.encoding import encode_completions
+from intruders.models.encoding import encode_completions, end_in_template, ends_of_answers
 from tests.chat_models import CHAT_SHAPES, chat_tokenizer, save_chat_model, trl_trainer
 from tests.tiny import character_tokenizer
 
