@@ -69,7 +69,7 @@ def settings(key: str, folder: Path) -> intruders.FinetuneConfig:
 def finetune_and_audit(key: str, folder: Path) -> Result:
     """Train, or take the finished run from the folder; audit, and keep the audit beside the model."""
     from intruders.models.quiet import hush_imports
-    from intruders.training.show_progress import ShowProgress
+    from intruders.training.trainer import ShowProgress
 
     hush_imports()
     run = intruders.finetune(settings(key, folder), callbacks=[ShowProgress()])

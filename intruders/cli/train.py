@@ -53,7 +53,7 @@ def finetune(*, config: Path | None, dry_run: bool, given: dict[str, Any]) -> No
 
     from ..training.finetune import finetune as run
     from ..training.run_folder import RunFolder
-    from ..training.show_progress import ShowProgress
+    from ..training.trainer import ShowProgress
 
     folder = RunFolder(Path(settings.out))
     was_finished = folder.is_finished
@@ -134,8 +134,8 @@ def sequence(
     settings = _settings(config, given | {"task": tasks})  # each stage replaces it with its own
 
     from ..reports.sequence import sequence_lines
-    from ..training.show_progress import ShowProgress
     from ..training.train_in_sequence import has_finished, train_in_sequence
+    from ..training.trainer import ShowProgress
 
     was_finished = has_finished(settings, named, retrain_heads)
     with resumable("finished stages are kept"), progress_bar() as bar:

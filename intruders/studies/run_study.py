@@ -214,7 +214,7 @@ def _at_work(
     else:
 
         def callbacks() -> list[Any]:
-            from ..training.show_progress import ShowProgress
+            from ..training.trainer import ShowProgress
 
             return [ShowProgress(lambda stage, done, in_all: progress.on_step(done, in_all))]
 

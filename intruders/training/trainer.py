@@ -1,6 +1,7 @@
-"""The Trainer of a run, and what ends a run early: a loss that is not a number, or the accuracy that was asked for."""
+"""The Trainer of a run, which ends at a loss that is not a number, and its callbacks: accuracy, record, progress."""
 
 import inspect
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,6 +16,7 @@ from ..models.answers import outcomes_until_decided
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.token_losses import in_single
 from ..models.tuned_model import OpenedModel
+from ..system.progress import Progress, silent
 from .kl_to_base import KLToBase
 from .prepared_run import PreparedRun
 from .run_folder import RunFolder
@@ -198,3 +200,26 @@ class KeepRecord(TrainerCallback):  # type: ignore[misc]
         # Resumed from a step at which it stops, Trainer would take another one, also where max_steps is reached.
         if not control.should_training_stop and first_not_finite(model) is None:
             self.run.mark_complete(state.global_step, time.perf_counter() - self._began)
+
+
+class ShowProgress(TrainerCallback):  # type: ignore[misc]
+    """Steps done, steps to do, and the latest loss, by ``bar``, or in lines where there is none."""
+
+    def __init__(self, bar: Progress = silent) -> None:
+        self._bar = bar
+        self._loss = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is silent and state.global_step:
+            print(f"resuming from step {state.global_step} of {state.max_steps}", file=sys.stderr, flush=True)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            # Of the steps since the log before: it comes after a step's end, and stays until the next.
+            self._loss = f"loss {float(logs['loss']):.3f} up to step {state.global_step}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar(f"training {self._loss}".rstrip(), state.global_step, state.max_steps)
+        if self._bar is silent and state.global_step % max(1, state.max_steps // 10) == 0:
+            said = f"step {state.global_step}/{state.max_steps} {self._loss}".rstrip()
+            print(said, file=sys.stderr, flush=True)
