@@ -5,7 +5,6 @@ Two threads of torch that share a core with another process wait for each other 
 
 import os
 import platform
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -93,8 +92,7 @@ def device_named(name: str) -> "torch.device":
 
 _OMP = "OMP_NUM_THREADS"
 _MKL = "MKL_NUM_THREADS"
-_IDLE = (3, 4)  # of the times of a core in /proc/stat: idle, and waiting for a disk
-_COUNTED = 8  # the times after these are part of the first ones
+_LOOK = 0.3  # seconds in which the busy cores are counted
 
 
 def leave_busy_cores() -> None:
@@ -108,9 +106,7 @@ def leave_busy_cores() -> None:
     wanted = str(by_user[chosen] if chosen else _physical_cores())
     if not wanted.isdecimal() or int(wanted) < 2:
         return
-    before = _times_of_cores()
-    time.sleep(0.3)
-    busy = busy_cores(before, _times_of_cores())
+    busy = _busy_cores()
     free = max(1, int(available_cores() - busy + 0.5))  # one that is less than half busy counts as free
     if free >= int(wanted):
         return
@@ -123,29 +119,15 @@ def leave_busy_cores() -> None:
     warnings.warn(f"{told}, {how}", stacklevel=2)
 
 
-def busy_cores(before: str, after: str) -> float:
-    """Return how many cores were busy between two readings of the same lines of ``/proc/stat``.
-
-    >>> busy_cores("cpu0 0 0 0 100 0 0 0 0", "cpu0 6 0 0 102 0 0 0 0")
-    0.75
-    """
-    busy = 0.0
-    for earlier, later in zip(before.splitlines(), after.splitlines(), strict=False):
-        times = zip(earlier.split()[1 : 1 + _COUNTED], later.split()[1 : 1 + _COUNTED], strict=True)
-        passed = [int(end) - int(start) for start, end in times]
-        if sum(passed) > 0:
-            busy += 1 - sum(passed[index] for index in _IDLE) / sum(passed)
-    return busy
-
-
-def _times_of_cores() -> str:
-    """Return the lines of ``/proc/stat`` of the cores that this process may use; nothing where there are none."""
+def _busy_cores() -> float:
+    """Return how many of the cores that this process may use are busy; 0 where the system does not tell."""
     try:
-        lines = Path("/proc/stat").read_text().splitlines()
-        names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    except (AttributeError, OSError):
-        return ""
-    return "\n".join(line for line in lines if line.split(" ", 1)[0] in names)
+        import psutil  # which a training needs, and an audit does not
+
+        percents = psutil.cpu_percent(_LOOK, percpu=True)
+        return float(sum(percents[core] for core in os.sched_getaffinity(0))) / 100
+    except (ImportError, AttributeError, IndexError, OSError):
+        return 0.0
 
 
 def _physical_cores() -> int:
