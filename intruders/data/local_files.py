@@ -50,7 +50,7 @@ def local_task(path: Path, columns: Columns, seed: int = 0) -> Task:
                 f"data file {file.name!r} has {said}; expected prompt and completion, messages, or text and label; "
                 "name yours with --prompt and --completion, --messages, or --text and --label"
             )
-        usual: dict[str, Any] = {name: (name,) if name == "text" else name for name in names}
+        usual: dict[str, Any] = {name: name for name in names}
         columns = replace(columns, **usual)
     kind = _kind(file.name, columns)
     train = examples_of(file, columns, kind)
@@ -171,7 +171,8 @@ def read_rows(path: Path, *, no_header: bool = False) -> DataFile:
 
 
 def _kind(name: str, columns: Columns) -> Kind:
-    if columns.text and columns.label and not (columns.prompt or columns.completion):
+    named = set(columns.named())
+    if named == {"text", "label"}:
         if len(columns.text) > 2:
             raise SettingError(f"text names {len(columns.text)} columns; expected one, or two for a pair")
         if columns.score is not None:
@@ -179,9 +180,7 @@ def _kind(name: str, columns: Columns) -> Kind:
                 f"score is {columns.score!r}, which is for completions; labels are scored by class"
             )
         return "classification"
-    if columns.prompt and columns.completion and not (columns.text or columns.label):
-        return "causal"
-    if columns.messages and not (columns.prompt or columns.completion or columns.text or columns.label):
+    if named in ({"prompt", "completion"}, {"messages"}):
         return "causal"
     raise SettingError(
         f"data file {name!r}: the columns named are {', '.join(columns.named())}; expected text and label for "

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,16 @@ NAMED = Columns(text=("sentence",), label="label")
         ("one.csv", NAMED, "expected two labels or more; pass rows of every label, and"),
         ("rows.csv", Columns(), "has the columns 'sentence', 'label'; expected prompt and completion, mess"),
         ("rows.csv", Columns(label="label"), "the columns named are label; expected text and label for"),
+        (
+            "rows.csv",
+            replace(NAMED, messages="talk"),
+            "the columns named are text, label, messages; expected",
+        ),
+        (
+            "rows.csv",
+            Columns(prompt="a", completion="b", messages="talk"),
+            "are prompt, completion, messages; expected",
+        ),
         ("none.csv", NAMED, "does not exist"),
         ("none.csv", Columns(), "does not exist"),
         ("word-problem", Columns(), "did you mean 'word-problems'"),
