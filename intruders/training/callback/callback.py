@@ -91,7 +91,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._trainer, self._settings, self._given_base = trainer, settings, base
         self._has_trace = trace is not False and trace is not None
         self._given_trace = None if trace is None or isinstance(trace, bool) else user_path(trace)
-        self._take_cache()
+        self._bases = AuditsAhead()  # the base is the same at every call
         self._text: TextLoss | None = None
         if (corpus := self._watch.loss_on) is not None:
             self._text = TextLoss(corpus, self._watch.loss_documents, self._watch.loss_tokens, tokenizer)
@@ -106,15 +106,11 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         """Return the state without a trainer, as it was before the callback saw a model."""
         fresh = IntruderCallback.__new__(IntruderCallback)
         fresh.__dict__.update(self.__dict__, _trainer=None)
-        fresh._take_cache()
+        fresh._bases = AuditsAhead()
         fresh._text = copy.copy(self._text)
         fresh._forget_model()
         fresh._forget_looks()
         return fresh.__dict__
-
-    def _take_cache(self) -> None:
-        self._bases = AuditsAhead()  # the base is the same at every call
-        self._compute = Compute(cache=self._bases)
 
     def _forget_model(self) -> None:
         self.trace: Path | None = self._given_trace
@@ -355,7 +351,7 @@ class IntruderCallback(TrainerCallback):  # type: ignore[misc]
         self._nats = self._nats or KeptNats.of_user(base)
         self._bases.expected = 1 + max(0, state.max_steps - state.global_step) // self._watch.every
         pairing = pair_sides(base, now, self._settings)
-        audit = audit_pairing(pairing, self._settings, self._compute, kept=self._nats)
+        audit = audit_pairing(pairing, self._settings, Compute(cache=self._bases), kept=self._nats)
         forgetting = audit.forgetting
         if forgetting is not None and isinstance(tuned, nn.Module) and not has_adapters(tuned):
             # What full fine-tuning trains beside what a prediction counts: no copy of it tells the change.
