@@ -17,8 +17,7 @@ from intruders.models.loading import load_model
 from intruders.reports.sequence import sequence_lines
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.sequence_result import SequenceResult
-from intruders.training.stage_models import retrain_head
-from intruders.training.train_in_sequence import train_in_sequence
+from intruders.training.train_in_sequence import retrain_head, train_in_sequence
 from tests.json_lines import write_rows
 from tests.tiny import save_bert
 from tests.training.callback.trainers import intruders_of
