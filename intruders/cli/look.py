@@ -71,7 +71,7 @@ def inspect(
     from ..reports.inspection import inspection_lines, overlap_lines, served_lines, update_lines
 
     check_energy(energy)
-    to = "-" if json else None
+    to = Outputs(json="-" if json else None)
     file = next((given for given in (path, other) if given is not None and given.endswith(".json")), None)
     if json and file is not None:
         raise SettingError(
@@ -85,20 +85,18 @@ def inspect(
                     f"{name} '{given}' was passed with two adapters; expected one of the two; omit {name}"
                 )
         overlap = compare_updates(path, other, energy)
-        if not put_json(overlap.to_document(), to):
-            say(overlap_lines(overlap, verbose))
+        to.put(overlap, lambda overlap, _: say(overlap_lines(overlap, verbose)))
         return
     parts = parts_of(open_source(path))
     if runtime is not None:
         served = served_by(runtime, parts, base)
-        if not put_json(served.to_document(), to):
-            say(served_lines(served, verbose))
+        to.put(served, lambda served, _: say(served_lines(served, verbose)))
         raise typer.Exit(ExitStatus.DONE if served.in_full else ExitStatus.FAILED)
     inspections = inspect_parts(parts, base)
     updates = [update_of(part, energy) if isinstance(part, Adapter) else None for part, _ in parts]
     both = list(zip(inspections, updates, strict=True))
     documents = [told.to_document() | {"update": update and update.to_document()} for told, update in both]
-    if put_json(documents, to):
+    if put_json(documents, to.json):
         return
     for inspection, update in both:
         say(inspection_lines(inspection, verbose, terminal_width()))
@@ -166,8 +164,7 @@ def verify(
         refuse_given(given, "is for a merged model", "pass MERGED without --endpoint, or leave it out")
         with to.work() as progress:
             told = verify_served(base, adapter, endpoint=endpoint, model=model, progress=progress)
-        if not put_json(told.to_document(), to.json):
-            say(served_lines(told))
+        to.put(told, lambda told, _: say(served_lines(told)))
         raise typer.Exit(told.exit_status())
     if merged is None or endpoint is not None or model is not None:
         raise SettingError(

@@ -241,10 +241,8 @@ def labels_of_next(labels: Tensor) -> Tensor:
 
 def pad_token_id(tokenizer: Any) -> int:
     """Return the tokenizer's padding token, or a stand-in: padding is masked, so any id works."""
-    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if candidate is not None:
-            return int(candidate)
-    return 0
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(candidate) for candidate in candidates if candidate is not None)
 
 
 def context_length(model_config: Any, max_length: int | None) -> int:

@@ -3,7 +3,6 @@
 import inspect
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -141,11 +140,11 @@ def balance_of_experts(model: Any, outputs: Any) -> Tensor | None:
     return None
 
 
-def autocast_as_trained(precision: str) -> AbstractContextManager[Any]:
+def autocast_as_trained(precision: str) -> torch.autocast:
     """Compute as the training does: in bf16 or fp16 autocast, or as the weights are."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return nullcontext() if dtype is None else torch.autocast(device, dtype)
+    return torch.autocast(device, dtype, enabled=dtype is not None)
 
 
 def first_not_finite(model: nn.Module) -> str | None:
