@@ -37,7 +37,6 @@ class FinetuneConfig(Limits, Meanwhile, Columns, Training):
             given = getattr(self, name)
             if given is not None and self.audit_steps is None:
                 raise SettingError(f"{name} is {given!r}, but no audits are made; pass audit_steps too")
-        self.require_loss()
         if self.go_on_over_limit and not self.has_limit:
             raise SettingError(
                 "go_on_over_limit is given without a limit; pass keep_forgetting_below or keep_intruders_below too"

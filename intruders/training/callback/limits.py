@@ -61,6 +61,14 @@ class Limits(Settings):
         in_id="goes-on",
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_forgetting_below is not None and self.loss_on is None:
+            raise SettingError(
+                f"keep_forgetting_below is {self.keep_forgetting_below:g}, but no loss is measured; pass loss_on with "
+                "a corpus, such as 'pydoc'"
+            )
+
     @property
     def has_limit(self) -> bool:
         return self.keep_forgetting_below is not None or self.keep_intruders_below is not None
@@ -70,14 +78,6 @@ class Limits(Settings):
         # A rise that is not a number is below no limit.
         limit = self.keep_forgetting_below
         return few and (limit is None or forgetting is None or forgetting < limit)
-
-    def require_loss(self) -> None:
-        """Raise SettingError for a limit of the loss where no loss is measured."""
-        if self.keep_forgetting_below is not None and self.loss_on is None:
-            raise SettingError(
-                f"keep_forgetting_below is {self.keep_forgetting_below:g}, but no loss is measured; pass loss_on with "
-                "a corpus, such as 'pydoc'"
-            )
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,6 @@ class Watch(Limits):
         least=0,
         expected=_INTRUDERS,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_loss()
 
 
 class Named(TypedDict, total=False):
