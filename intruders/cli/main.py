@@ -13,10 +13,9 @@ from ..system.out_of_memory import is_out_of_memory, told_in_one_line
 from ..system.this_process import ExitStatus, keep_freed_memory, use_large_pages
 from ..system.versions import leave_busy_cores
 from ..version import __version__
-from .audit import audit
+from .audit import audit, fleet
 from .command import Commands, add_to
 from .experiments import attribute, evaluate, heal, intervene, remedies
-from .fleet import fleet
 from .housekeeping import cache, plugins, prepare
 from .look import inspect, verify
 from .mitigate import mitigate

@@ -50,14 +50,6 @@ def say(lines: Iterable[str], *, whole: bool = False) -> None:
         print(line)
 
 
-def check_limit(fail_above: int | None) -> None:
-    """Raise SettingError for a negative number of intruders, which every audit exceeds."""
-    if fail_above is not None and fail_above < 0:
-        raise SettingError(
-            f"fail_above is {fail_above}; expected a number of intruders, 0 or more; pass 0 to allow none"
-        )
-
-
 def check_nats(name: str, nats: float | None) -> None:
     """Raise SettingError for nats that are negative or not finite."""
     if nats is not None and not 0 <= nats < float("inf"):
