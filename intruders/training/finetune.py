@@ -13,7 +13,6 @@ from ..errors import IntrudersError, NonFiniteError, SettingError, in_one_line
 from ..models.answers import graded
 from ..models.base_model import base_model_location, contents_of
 from ..models.quiet import quiet_transformers
-from ..models.tuned_model import OpenedModel
 from ..system.callers_process import apart_from_caller
 from ..system.commands import command_of
 from ..system.files import stop_on_full_disk
@@ -122,7 +121,7 @@ def _train(
         # A run that began on another machine ends as if it had not been interrupted.
         config = replace(config, precision=run.begun.get("precision", "auto"))
     prepared = prepare_run(config, run, location, task, scratch)
-    model = prepared.model
+    model, tokenizer = prepared.opened.model, prepared.opened.tokenizer
     bounds = [callback for plugin in plugins_for(config) for callback in plugin.callbacks(model, config)]
     start_of_a = StartOfA.of(model)  # as the steps find it: the callback of oplora has projected it
     record = _record_of_start(asked, location, task, models, prepared)
@@ -150,7 +149,7 @@ def _train(
             trace=run.path / _TRACE,
             # PEFT does not know of a plugin's start, and what is beneath the adapter is not the base.
             base=location if config.starts_from_changed_base and config.kind_of_method.is_plugin else None,
-            tokenizer=prepared.tokenizer,
+            tokenizer=tokenizer,
             **vars(config.part(Limits)),
         )
         trainer.add_callback(auditor)
@@ -160,7 +159,7 @@ def _train(
             f"{ruined} contains NaN or infinity after the last step, so the model is not saved; lower lr or raise "
             "warmup_steps"
         )
-    run.write_model(lambda folder: save_model(model, prepared.tokenizer, folder, prepared.start))
+    run.write_model(lambda folder: save_model(model, tokenizer, folder, prepared.start))
     run.write_log(trainer.state.log_history)
 
     began = time.perf_counter()
@@ -198,7 +197,7 @@ def _record_of_start(
         "versions": versions(),
         "machine": machine(),
         "precision": prepared.precision,
-        "trainable_parameters": sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
+        "trainable_parameters": sum(p.numel() for p in prepared.opened.model.parameters() if p.requires_grad),
     }
     if task.kind == "classification":
         record["task"]["labels"] = task.labels
@@ -229,8 +228,7 @@ def _score(
         return [], None
     try:
         with autocast_as_trained(prepared.precision):
-            opened = OpenedModel(prepared.model, prepared.tokenizer, prepared.context)
-            return graded(opened, task, task.validation).right or [], None
+            return graded(prepared.opened, task, task.validation).right or [], None
     except Exception as error:  # whatever it is, the training is over and must not be lost
         return [], error
 

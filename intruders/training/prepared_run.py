@@ -10,6 +10,7 @@ from ..data.task import Task
 from ..models.encoding import context_length, encode_classification, encode_completions, fitting
 from ..models.loading import attend_by_products_if_short, load_model, load_tokenizer, refuse_unknown_tokens
 from ..models.task_fit import refuse_masked
+from ..models.tuned_model import OpenedModel
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
@@ -24,14 +25,12 @@ class PreparedRun:
 
     arguments: Any  # transformers' TrainingArguments
     precision: str  # "fp32", "bf16" or "fp16"
-    tokenizer: Any
-    context: int  # tokens that the model reads at once
+    opened: OpenedModel  # the model that is trained, with its tokenizer and the tokens that it reads at once
     rows: list[dict[str, Any]]  # encoded rows of the task
     scored: Task  # the task with the validation rows that are scored
     measured: Corpus | None  # text that the loss is measured on while it trains
     replay: Replay | None  # text that is trained on beside the task
     order: ReplaySampler | None  # of the rows and the text; None without replay
-    model: Any
     kl: KLToBase | None
     start: Path | None  # the untrained adapter, of a method that changes the base
 
@@ -79,9 +78,8 @@ def prepare_run(
     if config.starts_from_changed_base:
         start = scratch / "start"
         model.save_pretrained(start)
-    return PreparedRun(
-        arguments, precision, tokenizer, context, rows, scored, measured, replay, order, model, kl, start
-    )
+    opened = OpenedModel(model, tokenizer, context)
+    return PreparedRun(arguments, precision, opened, rows, scored, measured, replay, order, kl, start)
 
 
 def require_same_texts(config: FinetuneConfig, run: RunFolder) -> None:

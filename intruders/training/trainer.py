@@ -3,6 +3,7 @@
 import inspect
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from ..errors import NonFiniteError
 from ..models.answers import outcomes_until_decided
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.token_losses import in_single
-from ..models.tuned_model import OpenedModel
 from ..system.progress import Progress, silent
 from .kl_to_base import KLToBase
 from .prepared_run import PreparedRun
@@ -68,10 +68,10 @@ class RunTrainer(TargetTrainer):
         self._run, self._order = run, prepared.order
         super().__init__(
             kl=prepared.kl,
-            model=prepared.model,
+            model=prepared.opened.model,
             args=prepared.arguments,
             train_dataset=[*prepared.rows, *(prepared.replay.rows if prepared.replay else [])],
-            data_collator=PadRight(pad_token_id(prepared.tokenizer)),
+            data_collator=PadRight(pad_token_id(prepared.opened.tokenizer)),
             **kwargs,
         )
 
@@ -168,7 +168,7 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
             return
         task = self.prepared.scored
         with autocast_as_trained(self.prepared.precision):
-            opened = OpenedModel(model, self.prepared.tokenizer, self.prepared.context)
+            opened = replace(self.prepared.opened, model=model)
             right = outcomes_until_decided(opened, task, task.validation, accuracy=self.target)
         known = [outcome for outcome in right if outcome is not None]
         accuracy = sum(known) / len(right)
