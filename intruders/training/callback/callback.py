@@ -31,8 +31,7 @@ from .logging_hooks import alert, handler_that_calls, log_totals, totals_of
 from .sharding import decided_by_first, gathered, opened, require_gatherable, sharded_by, will_be_sharded_by
 from .text_loss import TextLoss, measure_base_of_sharded, require_language_model
 from .trace import append_to_trace, check_trace, set_aside
-from .training_start import TrainingStart
-from .weights_before import AuditedBase, base_of_sharded, require_loadable
+from .training_start import AuditedBase, TrainingStart, base_of_sharded, require_loadable
 
 
 class IntruderCallback(TrainerCallback):  # type: ignore[misc]
