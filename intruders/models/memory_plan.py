@@ -48,9 +48,8 @@ class MemoryPlan:
 def memory_plan(location: str, loading: Loading) -> MemoryPlan | None:
     """Return the plan for the model at ``location``; None if its files are not on this machine or not safetensors."""
     files = sorted(Path(known_here(location) or location).glob("*.safetensors"))
-    entries = [
-        entry for file in files for entry in read_header(file, mapped=False).values()
-    ]  # maps need memory
+    # Without maps, which need memory.
+    entries = [entry for file in files for entry in read_header(file, mapped=False).values()]
     floats = [entry for entry in entries if entry.dtype in _FLOATS]
     weights = sum(prod(entry.shape) for entry in floats)
     if weights == 0:
@@ -116,15 +115,14 @@ def _rooms_of_shell() -> Iterator[tuple[str, bool, int]]:
 
     if not hasattr(psutil.Process, "rlimit"):
         return
-    import resource
-
-    own = psutil.Process().memory_info()
+    process = psutil.Process()
+    own = process.memory_info()
     for name, opening, limit, taken in (
-        ("ulimit -v", True, resource.RLIMIT_AS, own.vms),
-        ("ulimit -d", False, resource.RLIMIT_DATA, getattr(own, "data", 0)),
+        ("ulimit -v", True, psutil.RLIMIT_AS, own.vms),
+        ("ulimit -d", False, psutil.RLIMIT_DATA, own.data),
     ):
-        most = resource.getrlimit(limit)[0]
-        if most != resource.RLIM_INFINITY:
+        most = process.rlimit(limit)[0]
+        if most != psutil.RLIM_INFINITY:
             yield name, opening, max(0, most - taken)
 
 

@@ -30,9 +30,8 @@ class OpenedModel:
     context: int  # tokens
     is_masked: bool = False
     notes: tuple[str, ...] = ()  # what a person should know of how it was opened
-    labels: Sequence[
-        str
-    ] = ()  # of a classifier's outputs, in their order; where it names none, the task's is theirs
+    # Of a classifier's outputs, in their order; where it names none, the task's are theirs.
+    labels: Sequence[str] = ()
 
     @property
     def dtype(self) -> torch.dtype:
