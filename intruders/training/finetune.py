@@ -127,16 +127,13 @@ def _train(
     record = _record_of_start(asked, location, task, models, prepared)
     run.write_record(record)
 
-    accuracy = None
-    if config.target_accuracy is not None:
-        accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, prepared)
+    accuracy = StopAtAccuracy(config.target_accuracy, config.eval_steps, prepared)
     run.remove_incomplete_checkpoints()
     resumed = run.last_checkpoint()
     keeper = KeepRecord(run, seconds_before=resumed[1] if resumed else 0.0)
-    looking = [] if accuracy is None else [accuracy]
     optimizers = (make_optimizer(model, config), None)
     trainer = RunTrainer(
-        run, prepared, callbacks=[*bounds, keeper, *looking, *callbacks], optimizers=optimizers
+        run, prepared, callbacks=[*bounds, keeper, accuracy, *callbacks], optimizers=optimizers
     )
     auditor = None
     if config.audit_steps is not None:
@@ -217,11 +214,11 @@ def _record_of_start(
 
 
 def _score(
-    prepared: PreparedRun, accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None
+    prepared: PreparedRun, accuracy: StopAtAccuracy, auditor: IntruderCallback | None
 ) -> tuple[list[bool], Exception | None]:
     """Return for each validation row whether the saved model is right, and the error that prevented it."""
     is_last = auditor is None or auditor.put_back is None  # or the state of an earlier step is what is saved
-    if accuracy is not None and accuracy.has_stopped and is_last:
+    if accuracy.has_stopped and is_last:
         return accuracy.right, None
     task = prepared.scored
     if task.score == "none":
@@ -233,10 +230,10 @@ def _score(
         return [], error
 
 
-def _seen_by(accuracy: StopAtAccuracy | None, auditor: IntruderCallback | None) -> dict[str, Any]:
+def _seen_by(accuracy: StopAtAccuracy, auditor: IntruderCallback | None) -> dict[str, Any]:
     saved = None if auditor is None else auditor.put_back
     seen: dict[str, Any] = {"stopped_by": "steps", "intruders": None}
-    if accuracy is not None and accuracy.has_stopped:
+    if accuracy.has_stopped:
         # The state of an earlier step, which is saved in its place, did not have the accuracy.
         seen["stopped_by"] = "match" if saved is None else "limit"
     elif auditor is not None and (auditor.has_stopped or auditor.has_stopped_at_limit):

@@ -153,9 +153,9 @@ def first_not_finite(model: nn.Module) -> str | None:
 
 
 class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Score the validation split every ``every`` steps, as far as it takes, and stop when it reaches ``target``."""
+    """Score the validation split every ``every`` steps, as far as it takes, and stop at ``target``, if there is one."""
 
-    def __init__(self, target: float, every: int, prepared: PreparedRun) -> None:
+    def __init__(self, target: float | None, every: int, prepared: PreparedRun) -> None:
         self.target, self.every, self.prepared = target, every, prepared
         self.right: list[bool] = []  # outcomes of the look that reached it
 
@@ -164,7 +164,7 @@ class StopAtAccuracy(TrainerCallback):  # type: ignore[misc]
         return bool(self.right)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step % self.every:
+        if self.target is None or state.global_step % self.every:
             return
         task = self.prepared.scored
         with autocast_as_trained(self.prepared.precision):
