@@ -113,8 +113,7 @@ def require_corpus(name: str) -> None:
     """Read what :func:`load_corpora` reads on this machine alone, so that its errors come before any work."""
     others = plugins_of(CORPORA)
     for source, _ in _parts(name):
-        is_of_hub = source.startswith("hub:") or (source in HUB_CORPORA and folder_of_copy(source) is None)
-        if not is_of_hub and source not in others:
+        if not _is_of_hub(source) and source not in others:
             _documents_with_text(source, _HUB_DOCUMENTS)
 
 
@@ -169,6 +168,10 @@ def _parts(name: str) -> Iterator[tuple[str, float]]:
         yield source, weight
 
 
+def _is_of_hub(source: str) -> bool:
+    return source.startswith("hub:") or (source in HUB_CORPORA and folder_of_copy(source) is None)
+
+
 def _texts_and_rows(folder: Path) -> tuple[list[Path], list[Path]]:
     # The text files and the data files below a folder; the README of a data set is no text.
     files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -204,15 +207,16 @@ def _documents(source: str, hub_documents: int) -> list[str]:
         from pydoc_data.topics import topics
 
         return [topics[name] for name in sorted(topics)]
+    if _is_of_hub(source):
+        path, _, column = source.removeprefix("hub:").partition("?")
+        corpus = HUB_CORPORA.get(source) or HubCorpus(path, "train", column or "text")
+        # The stages of a run ask for fewer or more of them, and one download serves all.
+        read = list(_from_hub(source, corpus, max(hub_documents, _HUB_DOCUMENTS)))
+        return read if corpus.is_one_text else read[:hub_documents]
     others = plugins_of(CORPORA)
-    copy = folder_of_copy(source) if source in HUB_CORPORA else None
-    if source in HUB_CORPORA and copy is None:
-        return _first_of_hub(source, HUB_CORPORA[source], hub_documents)
     if source in others:
         return list(others[source]())
-    if source.startswith("hub:"):
-        path, _, column = source.removeprefix("hub:").partition("?")
-        return _first_of_hub(source, HubCorpus(path, "train", column or "text"), hub_documents)
+    copy = folder_of_copy(source) if source in HUB_CORPORA else None
     file = user_path(source) if copy is None else _file_of_copy(source, copy)
     if file.is_dir():
         texts, rows = _texts_and_rows(file)
@@ -276,12 +280,6 @@ def _file_of_copy(name: str, folder: Path) -> Path:
             "add it, or unset INTRUDERS_DATA to use the hub"
         )
     return file
-
-
-def _first_of_hub(name: str, corpus: HubCorpus, documents: int) -> list[str]:
-    # The stages of a run ask for fewer or more of them, and one download serves all.
-    read = list(_from_hub(name, corpus, max(documents, _HUB_DOCUMENTS)))
-    return read if corpus.is_one_text else read[:documents]
 
 
 @lru_cache(maxsize=8)  # the stages and measures of a run ask for the same documents
