@@ -47,9 +47,7 @@ GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Housekeeping": (prepare, cache, plugins),
 }
 # Their memory is that of a model and its activations. Others take one matrix after another, and give back each.
-_RUN_MODELS = {member.__name__ for group in ("Measure", "Train and study") for member in GROUPS[group]} | {
-    "heal"
-}
+_RUN_MODELS = {member.__name__ for member in (heal, *GROUPS["Measure"], *GROUPS["Train and study"])}
 for group, members in GROUPS.items():
     for member in members:
         add_to(app, member, rich_help_panel=group)
