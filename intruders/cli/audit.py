@@ -72,7 +72,7 @@ def audit(
     from ..audits.audit import audit as find_intruders
     from ..reports import sarif
     from ..reports.audit import print_audit, render_audit
-    from ..reports.page.html_page import check_can_write_html
+    from ..reports.html_page import check_can_write_html
     from ..system.files import write_atomically
 
     if demo:
@@ -167,7 +167,7 @@ def fleet(
     """
     from ..audits.fleet.audit_fleet import audit_fleet
     from ..reports.fleet import REPORT, print_fleet, render_fleet
-    from ..reports.page.html_page import write_page
+    from ..reports.html_page import write_page
     from ..reports.sarif import fleet_findings, write_sarif
     from ..system.store import Store, is_url
 

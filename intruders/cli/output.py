@@ -98,7 +98,7 @@ class Outputs:
 
     def check(self) -> None:
         """Refuse a file that cannot be made or written, before the work that fills it."""
-        from ..reports.page.html_page import check_can_write_html
+        from ..reports.html_page import check_can_write_html
 
         for file in (None if self.json == STANDARD_OUTPUT else self.json, self.parquet):
             if file is not None:

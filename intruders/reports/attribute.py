@@ -9,7 +9,7 @@ from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Grid
 from ..experiments.attribution import Attribution, MatrixShare, MeasuredRise, Share
 from ..system.words import duration, plural
-from .page.html_page import render_figures
+from .html_page import render_figures
 from .terminal import Page, estimate_text
 
 _LARGEST = 10  # matrices that the table shows

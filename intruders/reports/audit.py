@@ -18,8 +18,8 @@ from ..system.documents import json_number
 from ..system.plain_values import plain
 from ..system.words import duration, interval, number, percent, plural
 from .audit_command import audit_command
+from .html_page import render_page
 from .next_steps import next_steps
-from .page.html_page import render_page
 from .terminal import Page
 
 WORST_DRAWN = 3  # matrices that get figures of their own

@@ -17,7 +17,7 @@ from ..checkpoints.pairing.pairing import SkipKind
 from ..checkpoints.stored.names import module_paths
 from ..errors import SettingError
 from ..system.words import number, percent, plural
-from .page.html_page import render_figures
+from .html_page import render_figures
 
 SAME_VALUE = 0.01  # relative difference of leading singular values up to which two bases count as one
 

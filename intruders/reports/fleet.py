@@ -18,7 +18,7 @@ from ..charts.chart import for_page
 from ..checkpoints.stored.names import module_paths
 from ..system.words import duration, number, percent, plural, shorten
 from .audit_command import options_of_audit
-from .page.html_page import render_page
+from .html_page import render_page
 from .terminal import Page
 
 ROWS_SHOWN = 20  # adapters, unless verbose

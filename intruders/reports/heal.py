@@ -16,7 +16,7 @@ from ..models.loading_settings import LOAD_IN
 from ..system.commands import command_of
 from ..system.words import duration, number, percent, plural
 from .attribute import intruder_maps
-from .page.html_page import render_figures
+from .html_page import render_figures
 from .terminal import WIDE, Page, estimate_text
 
 SIGNED = "+.3f"  # the format of a change

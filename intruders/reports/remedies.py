@@ -12,7 +12,7 @@ from ..measures.intervals import Interval
 from ..mitigation.remedies.remedy_table import INTRUDERS
 from ..system.files import user_path
 from ..system.words import number, plural
-from .page.html_page import render_figures, write_page
+from .html_page import render_figures, write_page
 from .terminal import WIDE, Page, estimate_text
 
 _CONTROLS = ("shrink", "shrink-output", "random", "resized", "complement")

@@ -18,7 +18,7 @@ from ..studies.study_folder import REPORT
 from ..system.files import user_path, write_atomically
 from ..system.folders import make_folder
 from ..system.words import number
-from .page.html_page import check_can_write_html, render_figures
+from .html_page import check_can_write_html, render_figures
 
 # What is said where verdicts would be.
 WITHOUT_VERDICTS = "verdicts on claims come from the package intruders-research: pip install ./research"

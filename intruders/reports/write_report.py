@@ -15,7 +15,7 @@ from ..studies.study_folder import StudyFolder
 from ..system.files import user_path, write_atomically
 from .audit import audit_figures, render_audit
 from .compare_audits import common_matrices, comparison_figures, labels_for, render_comparison
-from .page.html_page import check_can_write_html
+from .html_page import check_can_write_html
 from .study import write_study_report
 
 AUDIT_NAMES = ("audit.json", "audit.parquet")

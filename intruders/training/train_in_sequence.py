@@ -19,7 +19,8 @@ from ..audits.base_cache import MemoryCache
 from ..data.load_task import load_task
 from ..data.task import Task
 from ..errors import NonFiniteError, SettingError
-from ..measures.task_score import readable, score_task, scored_examples
+from ..measures.task_score import readable, scored_examples
+from ..models.answers import graded
 from ..models.base_model import base_model_location
 from ..models.encoding import PadRight, context_length, encode_classification, longest_read, pad_token_id
 from ..models.given_model import GivenModel
@@ -313,7 +314,9 @@ def accuracy(config: FinetuneConfig, after: TaskStage, own: TaskStage, head_step
         scored = readable(
             task, tokenizer, context, max_examples=config.max_eval_samples, drop_too_long=config.drop_too_long
         )
-        return score_task(opened, scored, max_examples=config.max_eval_samples).accuracy.estimate
+        _, examples = scored_examples(scored, None, config.max_eval_samples)
+        right = graded(opened, scored, examples).right or []
+        return sum(right) / len(right)
 
 
 def retrain_head(

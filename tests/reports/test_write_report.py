@@ -14,7 +14,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit import render_audit
-from intruders.reports.page.html_page import check_can_write_html
+from intruders.reports.html_page import check_can_write_html
 from intruders.reports.write_report import audit_files, write_report
 from tests.commands import in_this_process
 from tests.made_up import BERT, made_up_audit

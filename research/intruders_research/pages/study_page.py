@@ -71,7 +71,7 @@ def write_study_report(
 
 def render_study(results: Results, findings: Sequence[Finding]) -> str:
     """Return the HTML text of the report of a study."""
-    from intruders.reports.page.html_page import render_page
+    from intruders.reports.html_page import render_page
 
     charts = charts_of(findings)
     titles = {claim.name: claim.title for claim in every_claim()}

@@ -15,7 +15,7 @@ from intruders.charts.chart import Axis, Chart, Grid, Series
 from intruders.charts.drawing import draw, draw_chart, picture, write_drawings
 from intruders.errors import ResultFileError, SettingError
 from intruders.measures.intervals import Interval
-from intruders.reports.page.html_page import sort_key
+from intruders.reports.html_page import sort_key
 from intruders.reports.study import page_table, run_table
 from intruders.studies.results import Results
 from intruders_research.claim_names import CLAIMS

@@ -13,17 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...charts.chart import Chart, Grid
-from ...errors import missing_extra
-from ...system.files import check_writable, write_atomically
-from ...system.versions import versions
-from ...system.words import duration, number, percent, plural
+from ..charts.chart import Chart, Grid
+from ..errors import missing_extra
+from ..system.files import check_writable, write_atomically
+from ..system.versions import versions
+from ..system.words import duration, number, percent, plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-PAGE = Path(__file__).parent
+PAGE = Path(__file__).parent / "page"
 
 
 def check_can_write_html(path: str | os.PathLike[str]) -> None:

@@ -1,1 +1,0 @@
-"""One HTML page from a template, with everything in it."""
