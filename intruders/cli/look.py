@@ -64,9 +64,7 @@ def inspect(
     """
     from ..audits.update_alone import check_energy, compare_updates, update_of
     from ..checkpoints.adapters.adapter import Adapter
-    from ..checkpoints.opening.model_sum import parts_of
-    from ..checkpoints.opening.open import open_source
-    from ..checkpoints.pairing.inspect import inspect_parts
+    from ..checkpoints.pairing.inspect import inspect_parts, open_parts
     from ..checkpoints.pairing.served import served_by
     from ..reports.inspection import inspection_lines, overlap_lines, served_lines, update_lines
 
@@ -87,7 +85,7 @@ def inspect(
         overlap = compare_updates(path, other, energy)
         to.put(overlap, lambda overlap, _: say(overlap_lines(overlap, verbose)))
         return
-    parts = parts_of(open_source(path))
+    parts = open_parts(path)
     if runtime is not None:
         served = served_by(runtime, parts, base)
         to.put(served, lambda served, _: say(served_lines(served, verbose)))

@@ -83,12 +83,12 @@ def rows_in(runs: pd.DataFrame) -> list[dict[str, object]]:
     return list(rows)
 
 
-def label_of(row: dict[str, Any]) -> str:
+def label_of(row: dict[str, object]) -> str:
     method, rank = text_of(row.get("method")), row.get("rank")
     parts = [method or "?"]
-    if method != "full" and not pd.isna(rank):
+    if method != "full" and not _is_missing(rank):
         parts += [f"r={float(str(rank)):g}", f"alpha={_short(row.get('alpha'))}"]
-    if not pd.isna(row.get("lr")):
+    if not _is_missing(row.get("lr")):
         parts.append(f"lr={float(str(row['lr'])):g}")
     return " ".join(parts)
 
@@ -116,8 +116,8 @@ def labels_of(rows: Sequence[dict[str, object]]) -> list[str]:
     return labels
 
 
-def _plain(value: Any) -> object:
-    if pd.isna(value):
+def _plain(value: object) -> object:
+    if _is_missing(value):
         return None
     try:
         return float(str(value))
@@ -125,8 +125,12 @@ def _plain(value: Any) -> object:
         return str(value)
 
 
-def text_of(value: Any) -> str:
-    return "" if pd.isna(value) else str(value)
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def text_of(value: object) -> str:
+    return "" if _is_missing(value) else str(value)
 
 
 def _short(value: object) -> str:

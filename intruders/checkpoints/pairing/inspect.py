@@ -85,7 +85,12 @@ def inspect(source: Source, base: Source | None = None) -> list[Inspection]:
       >>> entry.kind, entry.parameters
       ('state dict', 81)
     """
-    return inspect_parts(parts_of(open_source(source)), base)
+    return inspect_parts(open_parts(source), base)
+
+
+def open_parts(source: Source) -> list[tuple[Part, float]]:
+    """Open a source: itself with weight 1, or the models of a sum with theirs."""
+    return parts_of(open_source(source))
 
 
 def inspect_parts(parts: list[tuple[Part, float]], base: Source | None = None) -> list[Inspection]:

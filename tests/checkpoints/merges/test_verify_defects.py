@@ -244,9 +244,3 @@ def test_a_new_head_in_quantized_form_is_not_taken_for_another() -> None:
     assert [(entry.name, entry.reason) for entry in found.unchecked] == [
         ("classifier.weight", "quantized as int8")
     ]
-    wrong = intruders.verify(
-        base, factors | head, tuned | {"classifier.weight": head["classifier.weight"] + 1}
-    )
-    assert [(entry.name, entry.reason) for entry in wrong.others] == [
-        ("classifier.weight", "other numbers than the adapter saved")
-    ]

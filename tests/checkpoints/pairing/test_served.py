@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from intruders.checkpoints.opening.model_sum import parts_of
-from intruders.checkpoints.opening.open import open_source
+from intruders.checkpoints.pairing.inspect import open_parts
 from intruders.checkpoints.pairing.served import Served, served_by
 from intruders.errors import SettingError
 from tests.checkpoints.models import (
@@ -88,7 +87,7 @@ THEIRS: dict[str, dict[str, tuple[int | None, list[str]]]] = {
 
 
 def served(runtime: str, folder: Path, base: Any = None) -> Served:
-    return served_by(runtime, parts_of(open_source(str(folder))), base)
+    return served_by(runtime, open_parts(str(folder)), base)
 
 
 def answer(result: Served) -> tuple[int | None, list[str]]:
