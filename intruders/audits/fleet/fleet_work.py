@@ -166,7 +166,8 @@ class FleetWork:
         units: dict[str, dict[str, tuple[Unit, pa.Table]]] = {digest: {} for digest in digests}
         for kept in self.files.blocks():
             if mine := kept.units.keys() & digests:
-                rows = pq.read_table(kept.file).replace_schema_metadata(None)
+                with pq.ParquetFile(kept.file) as file:
+                    rows = file.read().replace_schema_metadata(None)
                 for digest in mine:
                     own = rows.filter(pc.equal(rows["adapter"], digest))
                     units[digest][kept.block] = kept.units[digest], own
