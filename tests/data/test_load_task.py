@@ -130,11 +130,7 @@ NAMED = Columns(text=("sentence",), label="label")
             replace(NAMED, messages="talk"),
             "the columns named are text, label, messages; expected",
         ),
-        (
-            "rows.csv",
-            Columns(prompt="a", completion="b", messages="talk"),
-            "are prompt, completion, messages; expected",
-        ),
+        ("rows.csv", Columns(prompt="a", completion="b", messages="c"), "are prompt, completion, messages;"),
         ("none.csv", NAMED, "does not exist"),
         ("none.csv", Columns(), "does not exist"),
         ("word-problem", Columns(), "did you mean 'word-problems'"),
