@@ -226,7 +226,8 @@ class Comparing:
             raise _CannotRunError(f"changes nothing in this model at {_listed(idle)}")
         left, outcomes, dropped = list[Remedy](), list[Outcome](), list[Remedy]()
         for remedy in remedies:
-            if (first := self.first_pass(remedy)) is None:
+            first = self.first_pass(remedy)
+            if first is None:
                 dropped.append(remedy)
                 continue
             rest = [bench.outcome(remedy, share) for share in data.choice[1:]]
