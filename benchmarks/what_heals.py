@@ -39,8 +39,8 @@ The sixth round is of full fine-tunings, whose default is doses: SST-2, 60 steps
 steps, seeds 20 and 21; AG News, 80 steps, seed 20; all by --method full --lr 5e-5 and what else is above. SST-2 with
 seed 20 was healed to see what comes out, and does not count. Its criterion, written before the four others were
 healed: weights are the default of full fine-tunings too if the mean loss on WikiText-2 is not above that of the doses,
-and the mean accuracy at most one point below. At commit 1944f835 three of the four were healed: +0.003 nats [-0.024,
-+0.029] and +2.0 points. Word problems with seed 21 are not, and doses stay the default.
+and the mean accuracy at most one point below. At commit 1944f835 they met it by little: -0.007 nats [-0.041, +0.027]
+and +1.2 points [-2.1, +4.6].
 
 The seventh round asks about the price at ranks 1 and 8, on 500 test examples: the two tasks of the third and fourth
 that have so many, at both ranks (rank 1: --alpha 8 --lr 5e-3), with seeds 30, 31 and so on until the machine is

@@ -46,7 +46,7 @@ class HealSettings(Settings):
     learn: str = _healing(
         AUTO,
         "What is learned: the weights of the update itself (the factors of an adapter), one dose for every matrix, or "
-        "auto: weights of an adapter, doses of a full fine-tuning or with --per.",
+        "auto: weights, but doses with --per and of an adapter without a low rank.",
         choices=(AUTO, WEIGHTS, DOSES),
         metavar="WHAT",
     )

@@ -118,8 +118,8 @@ def heal(
     corpora = load_texts(names_given(loss_on) or [SELF], settings, seed)
     written_form = _checked_form(form, question)
     if settings.learn == AUTO:
-        is_low_rank = all(pair.rank is not None for pair in question.pairs)
-        settings = replace(settings, learn=WEIGHTS if is_low_rank and settings.per == "matrix" else DOSES)
+        has_weights = not question.is_adapter or all(pair.rank is not None for pair in question.pairs)
+        settings = replace(settings, learn=WEIGHTS if has_weights and settings.per == "matrix" else DOSES)
     key = {
         **question.key(),
         "settings": settings.recorded(),
