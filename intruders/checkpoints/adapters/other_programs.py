@@ -158,8 +158,8 @@ def gguf_adapter(
             ignored.append((tensor.name, "a norm, which llama.cpp leaves out"))
         else:
             strange.append(tensor.name)
-    names = known_names(layout.architecture, parts) or {}
-    strange += [] if names else [name for name in parts if known_names(layout.architecture, [name]) is None]
+    names = known_names(layout.architecture, parts)
+    strange += [name for name in parts if name not in names]
     if layout.value("adapter.type", str) != "lora" or strange or not parts:
         what = f"{some_of(strange)} of the architecture '{layout.architecture}'" if strange else "no LoRA"
         raise CheckpointError(

@@ -61,19 +61,18 @@ NOT_LOADED = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sho
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,6})\.)?(?P<stem>\w+)\.(?P<end>weight|bias)")
 
 
-def known_names(architecture: str, names: Iterable[str]) -> dict[str, str] | None:
-    """transformers' name by llama.cpp's, for a family in llama.cpp's word; None where one is not known."""
+def known_names(architecture: str, names: Iterable[str]) -> dict[str, str]:
+    """transformers' name by llama.cpp's, of those that are known of a family in llama.cpp's word."""
     renamed: dict[str, str] = {}
     for name in names:
-        if name in NOT_LOADED:
-            continue
         parts = _NAME.fullmatch(name)
-        layer, stem, end = (None, "", "") if parts is None else parts.groups()
-        known = (_OUTSIDE_LAYERS if layer is None else _LAYER.get(architecture, {})).get(stem)
-        if known is None or architecture not in _LAYER:
-            return None
-        renamed[name] = f"{'' if layer is None else f'model.layers.{int(layer)}.'}{known}.{end}"
-    return renamed if architecture in _LAYER else None
+        if parts is None or architecture not in _LAYER:
+            continue
+        layer, stem, end = parts.groups()
+        known = (_OUTSIDE_LAYERS if layer is None else _LAYER[architecture]).get(stem)
+        if known is not None:
+            renamed[name] = f"{'' if layer is None else f'model.layers.{int(layer)}.'}{known}.{end}"
+    return renamed
 
 
 _TOKENS = "tokenizer.ggml.tokens"
@@ -103,13 +102,11 @@ def gguf_file(path: Path) -> tuple[dict[str, StoredTensor], dict[str, Any], list
 
         config = _config(path, layout)
         processor = TENSOR_PROCESSORS.get(layout.architecture, TensorProcessor)(config=config)
-        renamed = known_names(layout.architecture, [tensor.name for tensor in layout.tensors])
-        if renamed is None:
+        sizes = {tensor.name: tensor.shape for tensor in layout.tensors if tensor.name not in NOT_LOADED}
+        renamed = known_names(layout.architecture, sizes)
+        shapes = {name: sizes[own] for own, name in renamed.items()}
+        if len(renamed) < len(sizes):
             renamed, shapes = _names_of_the_model(path, config, processor)
-        else:
-            shapes = {
-                renamed[tensor.name]: tensor.shape for tensor in layout.tensors if tensor.name in renamed
-            }
     parts: dict[str, list[GgufTensor]] = {}
     unnamed = []
     for tensor in layout.tensors:
