@@ -26,7 +26,7 @@ from ...system.callers_process import random_state_kept
 from ..stored.checkpoint import StoredTensor, Tensors
 from ..stored.names import Shape
 from .adapter import AdaptedWeight, AdapterConfig
-from .peft_types import SHARED_AND_DECOMPOSED, WITH_BIAS
+from .peft_types import WITH_BIAS
 
 # Choose modules, say how to train or where to run. The modules are given by name here.
 _LEFT_OUT = {
@@ -164,7 +164,7 @@ def shared_updates(
             weight = layer.get_base_layer().weight
             hollow, weight.data = weight.data, base.contiguous().clone()
             try:
-                if config.peft_type in SHARED_AND_DECOMPOSED:
+                if config.peft_type == "FROD":
                     _decompose_again(layer, settings, model, of_method)
                 return _merged(layer, is_widened).weight.detach()
             finally:

@@ -22,9 +22,7 @@ ONE_BY_ONE = frozenset(
 
 # Made by PEFT from tensors that all weights share: with one weight alone they come out as other numbers, without an
 # error. PEFT's own ``uses_shared_state`` does not name RandLoRA.
-SHARED = frozenset({"PVERA", "RANDLORA", "TINYLORA", "UNILORA", "VBLORA", "VERA"})
-# Shares tensors and decomposes each weight when its layer is made.
-SHARED_AND_DECOMPOSED = frozenset({"FROD"})
+SHARED = frozenset({"FROD", "PVERA", "RANDLORA", "TINYLORA", "UNILORA", "VBLORA", "VERA"})
 
 # Draw what they share in the order in which the model has its modules.
 ORDERED = frozenset({"TINYLORA", "UNILORA"})
@@ -70,7 +68,7 @@ REFUSED = {
 def require_read(config: AdapterConfig) -> None:
     """Raise CheckpointError, with the reason, for an adapter of a type that is not read."""
     kind = config.peft_type
-    known = BY_FORMULA | ONE_BY_ONE | SHARED | SHARED_AND_DECOMPOSED
+    known = BY_FORMULA | ONE_BY_ONE | SHARED
     if kind in REFUSED:
         raise CheckpointError(f"the adapter '{config.source}' is of type {kind}, which {REFUSED[kind]}")
     if kind not in known:

@@ -130,7 +130,7 @@ def test_conv1d_is_what_peft_merges(kind: str, tmp_path: Path) -> None:
 
 
 def test_every_type_of_the_installed_peft_is_read_or_refused_by_name() -> None:
-    by_peft = [*peft_types.ONE_BY_ONE, *peft_types.SHARED, *peft_types.SHARED_AND_DECOMPOSED]
+    by_peft = [*peft_types.ONE_BY_ONE, *peft_types.SHARED]
     known = [*peft_types.BY_FORMULA, *by_peft, *peft_types.REFUSED]
     assert sorted(known) == sorted(kind.value for kind in PEFT_TYPE_TO_TUNER_MAPPING)
     assert {make().peft_type.value for make in ALL.values()} - {"LORA"} == set(by_peft)
