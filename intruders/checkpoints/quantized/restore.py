@@ -25,7 +25,6 @@ from .scaled import (
     gptq_weights,
     require,
     scaled_weights,
-    unfit,
 )
 
 _KEY = "quantization_config"
@@ -93,7 +92,7 @@ def refuse_packed(tensors: Tensors, source: str) -> None:
 
 
 _STATE = ".quant_state.bitsandbytes__"
-_PARTS = ("", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+_PARTS, _NESTED = ("", ".absmax", ".quant_map"), (".nested_absmax", ".nested_quant_map")
 _LARGEST_STATE = 100_000  # bytes of JSON that describe one weight; usually about a hundred
 
 
@@ -102,7 +101,7 @@ def four_bit_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
     for key in tensors:
         name, mark, kind = key.partition(_STATE)
         if mark:
-            used = {key, *(f"{name}{part}" for part in _PARTS)}
+            used = {key, *(f"{name}{part}" for part in (*_PARTS, *_NESTED))}
             yield name, _four_bit(name, tensors, tensors[key], kind), used
 
 
@@ -125,7 +124,9 @@ def _of_int8(weight: StoredTensor, scale: StoredTensor) -> Tensor:
 
 
 def _four_bit(name: str, tensors: Tensors, state: StoredTensor, kind: str) -> StoredTensor:
-    packed, absmax, table, nested, nested_table = (tensors.get(f"{name}{part}") for part in _PARTS)
+    require(name, all(f"{name}{part}" in tensors for part in _PARTS), "a part is missing")
+    packed, absmax, table = (tensors[f"{name}{part}"] for part in _PARTS)
+    nested, nested_table = (tensors.get(f"{name}{part}") for part in _NESTED)
     require(name, prod(state.shape) <= _LARGEST_STATE, "quant_state")
     values = parse_json_object(
         bytes(state.read().to(torch.uint8).flatten().tolist()), f"the quant_state of '{name}'"
@@ -137,8 +138,7 @@ def _four_bit(name: str, tensors: Tensors, state: StoredTensor, kind: str) -> St
     require(name, _is_size(block) and _is_size(nested_block), "blocksize")
     shape: tuple[int, ...] = tuple(sizes or ())
     count, blocks = prod(shape), ceil(prod(shape) / block)
-    if packed is None or absmax is None or table is None or (nested is None) != (nested_table is None):
-        raise unfit(name, "a part is missing")
+    require(name, (nested is None) == (nested_table is None), "a part is missing")
     require(name, packed.dtype.itemsize * prod(packed.shape) == ceil(count / 2), "codes")
     require(name, prod(absmax.shape) == blocks and prod(table.shape) == 16, "absmax and quant_map")
     if nested is not None and nested_table is not None:

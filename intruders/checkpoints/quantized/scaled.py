@@ -276,13 +276,9 @@ def _modules(tensors: Tensors, main: str, others: tuple[str, ...]) -> dict[str, 
 
 def require(weight: str, fits: bool, part: str) -> None:
     if not fits:
-        raise unfit(weight, part)
-
-
-def unfit(weight: str, part: str) -> CheckpointError:
-    return CheckpointError(
-        f"the quantized parts of '{weight}' do not fit together ({part}); download the checkpoint again"
-    )
+        raise CheckpointError(
+            f"the quantized parts of '{weight}' do not fit together ({part}); download the checkpoint again"
+        )
 
 
 def weight_schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
