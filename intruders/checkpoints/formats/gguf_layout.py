@@ -15,7 +15,6 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 
 from ...errors import CheckpointError, first_line, os_reason, some_of
 from ..stored.locate import split_names
-from ..stored.names import natural_order
 
 # Items of an array that are kept. One that says something of the model has an item a layer; vocabularies are longer.
 _LONGEST_KEPT = 1024
@@ -110,7 +109,7 @@ def read_gguf_layout(path: Path) -> GgufLayout:
         raise CheckpointError(
             f"'{path}' is not a complete GGUF file: {first_line(error)}; download it again"
         ) from None
-    ordered = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end, natural_order(tensor.name)))
+    ordered = sorted(tensors, key=lambda tensor: (tensor.begin, tensor.end))
     for first, second in pairwise(ordered):
         if second.begin < first.end:
             raise CheckpointError(
