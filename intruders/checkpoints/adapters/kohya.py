@@ -44,8 +44,11 @@ def _told_by_others(modules: Iterable[Tensors]) -> bool | None:
     return told.pop() if len(told) == 1 else None
 
 
-# The part of a pipeline that a name is for stands before it, and is not in the part's own checkpoint.
-_PREFIX = re.compile(r"^(?:lora|lycoris)_(?:(?:unet|te\d?|transformer|text_encoder(?:_\d)?|prior)_)?")
+# What stands before a module's path in its own checkpoint: the part of a pipeline that it is of, as in
+# "lora_te1_text_model_..." and "text_encoder_2.text_model....".
+_PREFIX = re.compile(
+    r"^(?:(?:lora|lycoris)_)?(?:(?P<part>unet|te\d?|transformer|text_encoder(?:_\d)?|prior)[_.])?"
+)
 
 # The UNet of Stable Diffusion in its authors' names, as kohya's SDXL files have them.
 _OUTER = re.compile(r"(?P<side>input|output)_blocks_(?P<block>\d{1,3})_(?P<part>[012])_(?P<rest>.+)")
@@ -132,10 +135,6 @@ _ROLES = {
     **dict.fromkeys(("lora_up", "lora_B", "lora.up", "lora_linear_layer.up"), "up"),
     "lora_magnitude_vector": "magnitude",
 }
-# Which part of a pipeline a module is of: "lora_te1_text_model_...", "text_encoder_2.text_model...."
-_COMPONENT = re.compile(
-    r"^(?:(?:lora|lycoris)_)?(?P<part>unet|te\d?|transformer|text_encoder(?:_\d)?|prior)[_.]"
-)
 _TELLING = re.compile(
     r"\.(?:lora_down|lora_up|lora_A|lora_B|hada_w1_a|lokr_w[12])(?:_[ab])?\b|lora\.down|lora_linear_layer"
     r"|^(?:lora|lycoris)_[^.]+\.diff$"
@@ -166,10 +165,7 @@ def single_file_adapter(stored: Tensors, metadata: Mapping[str, str], source: st
     configs = _configs(metadata, source)
     per_input = _told_by_others(modules.values())
     updates = [
-        replace(
-            _update(module, parts, configs, source, per_input),
-            component=match["part"] if (match := _COMPONENT.match(module)) else "",
-        )
+        replace(_update(module, parts, configs, source, per_input), component=_PREFIX.findall(module)[0])
         for module, parts in modules.items()
     ]
     if modules and all(f"{module}.base_layer.weight" in stored for module in modules):
