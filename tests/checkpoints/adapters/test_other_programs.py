@@ -131,9 +131,13 @@ def test_an_alpha_of_zero_is_a_scale_of_one(tmp_path: Path) -> None:
 
 
 def test_what_has_no_known_place_is_refused(tmp_path: Path) -> None:
-    peft_lora(tmp_path, tiny_llama(), target_modules=["q_proj"])
+    peft_lora(tmp_path, tiny_llama(), target_modules=["o_proj", "q_proj"])
     with refused(r"'blk\.0\.attn_q\.weight'.* of the architecture 'falcon'; .*; pass the PEFT adapter"):
         inspect(save_as_gguf(tmp_path, "falcon"))
     file = save_as_gguf(tmp_path)
     with refused(r"its base has no config with num_attention_heads; pass the base"):
         differing(tiny_llama().state_dict(), file)
+    # A table of rotary frequencies, which is no matrix of a model.
+    file.write_bytes(file.read_bytes().replace(b"blk.0.attn_output.weight", b"rope_factors_long.weight"))
+    with refused(r"with 'rope_factors_long\.weight' of the architecture 'llama'; expected"):
+        inspect(file)
