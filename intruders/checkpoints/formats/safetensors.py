@@ -92,16 +92,12 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def safetensors_file(path: Path) -> dict[str, StoredTensor]:
-    return {
-        name: StoredTensor(
-            entry.shape,
-            DTYPES.get(entry.dtype) or torch.uint8,
-            entry.dtype,
-            partial(_read, path, name, entry),
-            partial(_read, path, name, entry),
-        )
-        for name, entry in read_header(path).items()
-    }
+    tensors: dict[str, StoredTensor] = {}
+    for name, entry in read_header(path).items():
+        dtype = DTYPES.get(entry.dtype) or torch.uint8
+        read = partial(_read, path, name, entry)
+        tensors[name] = StoredTensor(entry.shape, dtype, entry.dtype, read, read)
+    return tensors
 
 
 def tensors_of_shards(

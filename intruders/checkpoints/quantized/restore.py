@@ -235,8 +235,8 @@ def restored(tensors: Tensors, config: Mapping[str, Any] | None, source: str) ->
         result[whole or name] = stored if whole is None else weights[whole]
         if whole is None and stored.dtype.is_floating_point and stored.dtype.itemsize == 1:
             # FP8 without a scale: torch computes with it in no smaller type than single precision.
-            read, read_one = partial(_widened, stored), partial(_widened, stored)
-            result[name] = replace(stored, dtype=torch.float32, read=read, read_one=read_one)
+            read = partial(_widened, stored)
+            result[name] = replace(stored, dtype=torch.float32, read=read, read_one=read)
     return result
 
 
