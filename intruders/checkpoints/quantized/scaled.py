@@ -133,8 +133,8 @@ def _sizes(value: Any) -> tuple[int, int] | None:
     return None
 
 
-# Within a word AWQ stores the outputs in this order.
-_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+# Where in a word AWQ stores each of its outputs.
+_AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def gptq_weights(tensors: Tensors, settings: Mapping[str, Any]) -> Restored:
@@ -198,18 +198,14 @@ def _awq(module: str, parts: Tensors) -> StoredTensor:
     inputs, (groups, outputs) = packed.shape[0], scales.shape
     require(module, packed.shape[1] * 8 == outputs and groups > 0 and inputs % groups == 0, "qweight")
     require(module, zeros.shape == (groups, packed.shape[1]), "qzeros")
-    order = torch.arange(outputs).reshape(-1, 8)[:, list(_AWQ_ORDER)].flatten()
-
-    def codes(words: Tensor) -> Tensor:
-        plain = torch.empty(words.shape[0], outputs, dtype=torch.int64)
-        plain[:, order] = unpacked(words, 4, outputs)
-        return plain
+    places = torch.arange(outputs).reshape(-1, 8)[:, list(_AWQ_PLACES)].flatten()
 
     def read() -> Tensor:
         size = inputs // groups
-        zero = codes(zeros.read()).repeat_interleave(size, dim=0)  # (in, out)
+        codes = unpacked(packed.read(), 4, outputs)[:, places]  # (in, out)
+        zero = unpacked(zeros.read(), 4, outputs)[:, places].repeat_interleave(size, dim=0)
         scale = scales.read().to(torch.float32).repeat_interleave(size, dim=0)
-        return ((codes(packed.read()) - zero).to(torch.float32) * scale).mT.contiguous()
+        return ((codes - zero).to(torch.float32) * scale).mT.contiguous()
 
     return StoredTensor((outputs, inputs), torch.float32, "int4 (AWQ)", read)
 
