@@ -129,19 +129,13 @@ def updates_one_by_one(tensors: Tensors, config: AdapterConfig) -> list[AdaptedW
     return [_single(module, own, config) for module, own in modules.items()]
 
 
-def names_alone(modules: Sequence[str], config: AdapterConfig) -> list[AdaptedWeight]:
-    """The weights that a type with shared tensors changes, before the base is known; none is made of these."""
-
-    def not_bound(base: Tensor, is_widened: bool) -> Tensor:
-        raise AssertionError("an adapter with shared tensors is bound to its base before a weight is made")
-
-    return [_weight(module, config, not_bound) for module in modules]
-
-
 def shared_updates(
     tensors: Tensors, config: AdapterConfig, modules: Mapping[str, Tensor]
 ) -> list[AdaptedWeight]:
-    """One update for each of ``modules`` (meta tensors in the model's order), all made in one skeleton."""
+    """One update for each of ``modules`` (meta tensors in the model's order), all made in one skeleton.
+
+    Before the base is known, they have no size; none is made of these.
+    """
     own = {name for tensors_of_one in modules_of(tensors, config).values() for name in tensors_of_one}
     # The rest are modules saved in full and the base's own weights beside the adapter's.
     of_method = {

@@ -21,7 +21,7 @@ from ..stored.names import Shapes, match_names, scores_tokens
 from .adapter import AdaptedWeight, Adapter, AdapterConfig
 from .by_formula import BY_PEFT as LORA_BY_PEFT
 from .by_formula import REFUSED_SETTINGS, adalora_updates, lora_modules, lycoris_updates, module_update
-from .by_peft import modules_by_target, modules_of, names_alone, shared_updates, updates_one_by_one
+from .by_peft import modules_by_target, modules_of, shared_updates, updates_one_by_one
 from .other_programs import FULL, MLX_WEIGHTS, StoredAdapter, gguf_adapter, mlx_adapter
 from .peft_types import (
     BY_FORMULA,
@@ -226,7 +226,8 @@ def _by_peft(tensors: Tensors, config: AdapterConfig, in_memory: Sequence[str]) 
         return _with_updates(tensors, config, updates)
 
     named = list(in_memory) or list(modules_of(tensors, config))
-    made = _with_updates(tensors, config, names_alone(named, config))
+    no_size = torch.empty(0, 0, device="meta")
+    made = _with_updates(tensors, config, shared_updates(tensors, config, dict.fromkeys(named, no_size)))
     if not named and SHARED_VECTOR not in tensors:
         return made
 
