@@ -113,7 +113,6 @@ class LoraFactors:
 
     @property
     def module(self) -> str:
-        """The module's path in the base."""
         return self.name.replace(".base_layer", "")
 
     @property

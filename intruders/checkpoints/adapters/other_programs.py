@@ -135,8 +135,7 @@ def mlx_adapter(folder: Path, config: Mapping[str, Any], source: str) -> StoredA
             read, own = partial(stored.read_slice, expert), module.replace(_EXPERTS, f".experts.{expert}.")
             cut = replace(stored, shape=stored.shape[1:], read=read, read_one=None)
             modules.setdefault(own, {})[part] = cut
-    is_dora = kind == "dora"
-    made = _lora(modules, lambda rank: scale * rank, base, source, use_dora=is_dora, lora_dropout=0.0)
+    made = _lora(modules, lambda rank: scale * rank, base, source, use_dora=kind == "dora", lora_dropout=0.0)
     return replace(made, family="MLX")
 
 
