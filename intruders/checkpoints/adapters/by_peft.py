@@ -6,7 +6,6 @@ each are made one by one, in a module tree that holds that weight alone. Types t
 of all their modules, whose weights take no memory until each one's turn comes.
 """
 
-import logging
 import math
 import threading
 import warnings
@@ -23,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import CheckpointError, IntrudersError, all_lines, missing_extra, some_of
 from ...system.callers_process import random_state_kept
+from ...system.notes import errors_only
 from ..stored.checkpoint import StoredTensor, Tensors
 from ..stored.names import Shape
 from .adapter import AdaptedWeight, AdapterConfig
@@ -310,16 +310,12 @@ def peft_at_work(module: str, source: str, most_numbers: int) -> Iterator[None]:
     # PEFT's layers draw numbers, and some types set a seed.
     with _LOCK, random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # PEFT imports it where it is installed, and it has something to say of a machine without a GPU.
-        chatty = logging.getLogger("bitsandbytes")
-        level = chatty.level
-        chatty.setLevel(logging.ERROR)
         try:
-            import peft.tuners.boft.layer as boft
+            # PEFT imports it where it is installed, and it has something to say of a machine without a GPU.
+            with errors_only("bitsandbytes"):
+                import peft.tuners.boft.layer as boft
         except ImportError:
             raise missing_extra("reading this adapter", "peft", "train") from None
-        finally:
-            chatty.setLevel(level)
         # BOFT's first layer starts a C++ and CUDA compiler, for an extension that a merge on the CPU has no use for.
         extension = getattr(boft, "_FBD_CUDA", None)
         boft._FBD_CUDA = extension or False
