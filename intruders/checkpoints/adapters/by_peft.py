@@ -75,12 +75,9 @@ def peft_settings(
         given = {name: config.pattern_value(key, name, math.nan, anywhere=anywhere) for name in modules}
         values[key] = {module: value for module, value in given.items() if not math.isnan(value)}
     _require_proportion(values, config, largest)
-    values |= {"target_modules": list(modules), "inference_mode": True}
-    if "progressbar" in known:  # FROD's, on the terminal
-        values["progressbar"] = False
-    if "feedforward_modules" in known:
-        values["feedforward_modules"] = list(feedforward)
-    return kind(**values)
+    own = {"target_modules": list(modules), "inference_mode": True, "feedforward_modules": list(feedforward)}
+    own["progressbar"] = False  # FROD's, on the terminal
+    return kind(**values, **{key: value for key, value in own.items() if key in known})
 
 
 def _require_proportion(values: Mapping[str, Any], config: AdapterConfig, largest: int) -> None:
