@@ -10,7 +10,7 @@ from ..adapters.adapter import Adapter
 from ..quantized.restore import quantization_of
 from ..stored.checkpoint import Checkpoint
 from ..stored.json_file import read_json_object
-from ..stored.locate import DEMO_MODELS, split_revision
+from ..stored.locate import DEMO_MODELS, locate, split_revision
 from .many_sources import digest_of
 
 
@@ -37,10 +37,7 @@ def known_here(source: str) -> str | None:
     from huggingface_hub import snapshot_download
 
     try:
-        if source in DEMO_MODELS:
-            model = DEMO_MODELS[source]
-            return str(model.converted() if model.is_gguf else model.packaged())
-        path = user_path(source)
+        path = locate(source) if source in DEMO_MODELS else user_path(source)
         if path.exists():
             return str(path.resolve())
     except (OSError, RuntimeError, ValueError, MissingDependencyError, CheckpointError):

