@@ -11,8 +11,9 @@ from typing import Any
 from ..audits.audit import AuditedWhole, audited_whole
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.result.audit_result import Audit
+from ..checkpoints.opening.model_sum import parts_of
 from ..checkpoints.opening.open import Opened
-from ..checkpoints.pairing.names_of_base import with_stacks_of
+from ..checkpoints.pairing.names_of_base import under_common_names
 from ..checkpoints.pairing.open_sides import open_sides, sides_on_disk
 from ..checkpoints.pairing.pair_sides import pair_sides
 from ..checkpoints.pairing.pairing import PairedMatrix
@@ -95,7 +96,8 @@ class Question:
     @property
     def stacks(self) -> Checkpoint:
         """The base with the stacks of experts that the tuned model has."""
-        return with_stacks_of(*self.both)
+        base, tuned = self.both
+        return under_common_names(base, [part for part, _ in parts_of(tuned)])[0]
 
     @cached_property
     def pairs(self) -> Sequence[PairedMatrix]:

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from intruders.audits.audit import audited_whole
 from intruders.audits.audit_settings import AS_USUAL, Compute
-from intruders.checkpoints.pairing.names_of_base import with_stacks_of
+from intruders.checkpoints.opening.model_sum import parts_of
+from intruders.checkpoints.pairing.names_of_base import under_common_names
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.mitigation_result import Mitigation
@@ -70,7 +71,8 @@ def matrices_of(base: Any, tuned: Any, audit: Any = AS_USUAL) -> TunedMatrices:
     """The matrices of two sides as remedies read them, by an audit that is given, or made by settings."""
     sides = open_sides(base, tuned)
     audited = audited_whole(*sides, audit, Compute(cache=False))
-    return TunedMatrices(with_stacks_of(*sides), audited, torch.device("cpu"))
+    stacked, _, _ = under_common_names(sides[0], [part for part, _ in parts_of(sides[1])])
+    return TunedMatrices(stacked, audited, torch.device("cpu"))
 
 
 def mitigated(folder: Path, source: str | None = None, **settings: Any) -> Mitigation:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...linalg.low_rank import LowRank
 from ..adapters.adapter import AdaptedWeight, Adapter
-from ..opening.model_sum import ModelSum, Part, parts_of
+from ..opening.model_sum import Part, parts_of
 from ..opening.open import Opened
 from ..stored.checkpoint import Checkpoint, StoredTensor
 from ..stored.names import may_be_same, scores_classes
@@ -189,15 +189,6 @@ def _are_alike(
     return torch.equal(scale * first.left, second.left) and torch.equal(first.right, scale * second.right)
 
 
-def with_stacks_of(base: Checkpoint, tuned: Part | ModelSum) -> Checkpoint:
-    """The base with the stacks of experts that a part of the tuned side has, after which a pairing names matrices."""
-    for part, _ in parts_of(tuned):
-        updated = [update.name for update in part.updates] if isinstance(part, Adapter) else []
-        stored = part.replaced if isinstance(part, Adapter) else part
-        base = with_experts_as([*updated, *stored.names()], base)
-    return base
-
-
 def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpoint, list[Part], list[str]]:
     """The base and the parts with the same names for the same tensors, and notes of what was renamed.
 
@@ -207,7 +198,9 @@ def under_common_names(base: Checkpoint, parts: Sequence[Part]) -> tuple[Checkpo
         base = with_tied_head(base, part)
     stacked = base
     for part in parts:
-        stacked = with_stacks_of(stacked, part)
+        updated = [update.name for update in part.updates] if isinstance(part, Adapter) else []
+        stored = part.replaced if isinstance(part, Adapter) else part
+        stacked = with_experts_as([*updated, *stored.names()], stacked)
     notes = []
     if stacked is not base:
         notes.append("experts that base stores one by one, as the stacks that tuned has")
