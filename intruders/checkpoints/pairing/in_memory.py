@@ -55,10 +55,6 @@ class BaseInMemory:
             views[name] = replace(view, tensor=position.tensor)
         return cls(base, views, stored, positions, matching.tuned_of, otherwise)
 
-    def key(self, name: str) -> str | None:
-        """The model's name of the tensor that has this tensor of the base; None if it has none."""
-        return self._key_of.get(self._position(name).tensor)
-
     def key_of_matrix(self, name: str) -> str | None:
         """The model's name of the tensor that has this matrix of the base; None if it has none."""
         view = self.views.get(name)
@@ -90,11 +86,6 @@ class BaseInMemory:
                 "scale, intruders mitigate), and measure that (intruders evaluate)"
             )
 
-    def part(self, name: str, tensor: Tensor) -> Tensor:
-        """The part of the model's tensor that is this tensor of the base; what is written to it is in the model."""
-        position = self._position(name)
-        return tensor if position.expert is None else tensor[position.expert][position.rows]
-
     def read(self, name: str) -> Tensor:
         """The matrix (m, n) of the base, as it is stored."""
         view = self.views[name]
@@ -103,19 +94,18 @@ class BaseInMemory:
     def changed(self, names: Iterable[str], state: Mapping[str, Tensor]) -> Iterator[ChangedPart]:
         """Yield those of these tensors that the model has with other values; PairingError for an unknown name."""
         for name in names:
-            key = self.key(name)
+            position = self._positions.get(name, InStacks(name))
+            key = self._key_of.get(position.tensor)
             if key is None:
-                self._require_known(name, self._position(name).tensor)
+                self._require_known(name, position.tensor)
                 continue
-            part = self.part(name, state[key].data)
+            tensor = state[key].data
+            part = tensor if position.expert is None else tensor[position.expert][position.rows]
             if not part.is_floating_point() or tuple(part.shape) != self.base.shape(name):
                 continue
             before = self.base.read(name).to(part.device)
             if not torch.equal(part, before.to(part.dtype)):
                 yield ChangedPart(name, key, part, before)
-
-    def _position(self, name: str) -> InStacks:
-        return self._positions.get(name, InStacks(name))
 
 
 def in_memory(base: Checkpoint, model: nn.Module) -> BaseInMemory:
