@@ -90,9 +90,8 @@ def _changed_checkpoint(
     def planned(own: str) -> StoredTensor:
         stored, position = tuned.tensors[own], positions[own]
         name = base_of.get(position.tensor)
-        if position.expert is not None and name is not None and not views[name]:
-            name = None  # another number of experts, or of another size: there are no common ones
-        if name is None:
+        # Experts of another number or size have no common matrices.
+        if name is None or (position.expert is not None and not views[name]):
             return stored
         first, second = before.tensors[name], after.tensors[position.tensor]
         dtype = first.dtype
