@@ -22,7 +22,7 @@ from ..quantized.restore import drop_quantization
 from ..stored.checkpoint import Checkpoint
 from ..stored.json_file import read_json_object
 from ..stored.locate import SAVED_RESULTS, folder_of, locate, split_names
-from ..stored.tied import untie
+from ..stored.tied import separated_uses, untie
 from .training_record import RUN, TRAINING, training_record
 
 # What lies beside the weights and belongs to the model: configs, tokenizers, code, licences; no weights.
@@ -62,11 +62,9 @@ def companion_folder(base_side: Checkpoint, tuned_side: Opened, base: object, tu
     return locate(os.fspath(source))
 
 
-def write_companions(
-    source: Path, folder: Path, dtype: torch.dtype, *, is_gguf: bool, has_own_head: bool = False
-) -> None:
+def write_companions(whole: Checkpoint, source: Path, folder: Path, dtype: torch.dtype) -> None:
     """Write config and tokenizer, which say what is written, or those of a GGUF file; CheckpointError without."""
-    if is_gguf:
+    if whole.format == "gguf":
         from transformers import AutoConfig, AutoTokenizer  # which reading the weights needed
 
         file = source if source.is_file() else next(iter(sorted(source.glob("*.gguf"))))
@@ -84,7 +82,7 @@ def write_companions(
     config = folder / "config.json"
     values: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     drop_quantization(values)
-    if has_own_head:
+    if separated_uses(whole) is not None:
         untie(values)
     written = dict.fromkeys(("dtype", "torch_dtype") & values.keys(), str(dtype).removeprefix("torch."))
     config.write_text(json.dumps(values | written, indent=2) + "\n", encoding="utf-8")

@@ -15,7 +15,6 @@ from ...checkpoints.opening.model_sum import ModelSum, each_part
 from ...checkpoints.opening.open import Opened, Source
 from ...checkpoints.stored.checkpoint import Checkpoint
 from ...checkpoints.stored.locate import folder_of, locate
-from ...checkpoints.stored.tied import separated_uses
 from ...checkpoints.writing.card import last_part, write_record
 from ...checkpoints.writing.companions import (
     companion_folder,
@@ -58,8 +57,7 @@ class CheckpointContent:
         applied = {name: change.applied_to for name, change in changed.items()}
         tensors = planned_checkpoint(self.base, self.tuned, applied, elsewhere)
         largest = max(tensors.values(), key=lambda tensor: tensor.nbytes)
-        of_whole = {"is_gguf": whole.format == "gguf", "has_own_head": separated_uses(whole) is not None}
-        write_companions(self.companions, folder, largest.dtype, **of_whole)
+        write_companions(whole, self.companions, folder, largest.dtype)
         if self.adapter is not None:
             # The number of tokens that the model has embeddings for; 0 if its config does not say.
             config = self.base.config or {}

@@ -256,7 +256,7 @@ def test_config_and_tokenizer_come_from_the_first_file(
 
     from_pretrained = Mock()  # the tiny files have tokens alone
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
-    write_companions(split[1], tmp_path, torch.float32, is_gguf=True)
+    write_companions(open_checkpoint(str(split[1])), split[1], tmp_path, torch.float32)
     from_pretrained.assert_called_once_with(split[0].parent, gguf_file=split[0].name)
     assert (tmp_path / "config.json").is_file()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.stored.checkpoint import StoredTensor, tensor_in_memory
+from intruders.checkpoints.stored.checkpoint import Checkpoint, StoredTensor, tensor_in_memory
 from intruders.checkpoints.writing.companions import companions, copy_files, write_companions
 from intruders.checkpoints.writing.lora_adapter import plain_lora, rewritten
 from intruders.checkpoints.writing.shards import require_finite, write_checkpoint, write_safetensors
@@ -129,7 +129,8 @@ def test_a_config_says_that_what_is_written_is_not_quantized(tmp_path: Path) -> 
     quantized = {"quantization_config": {"quant_method": "gptq"}}
     config = {"dtype": "float16", **quantized, "text_config": {"hidden_size": 8, **quantized}}
     (source / "config.json").write_text(json.dumps(config))
-    write_companions(source, folder, torch.bfloat16, is_gguf=False)
+    whole = Checkpoint("model", "checkpoint", "safetensors", {})
+    write_companions(whole, source, folder, torch.bfloat16)
     written = json.loads((folder / "config.json").read_text())
     assert written == {"dtype": "bfloat16", "text_config": {"hidden_size": 8}}
 
