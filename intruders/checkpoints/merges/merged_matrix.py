@@ -31,13 +31,9 @@ def coarsest_type(tensor: Tensor) -> torch.dtype:
     if tensor.dtype in HALF_TYPES:
         return tensor.dtype
     for dtype in HALF_TYPES:
-        if _fits(tensor[:1], dtype) and _fits(tensor, dtype):
+        if torch.equal(tensor.to(dtype).to(tensor.dtype), tensor):
             return dtype
     return tensor.dtype
-
-
-def _fits(tensor: Tensor, dtype: torch.dtype) -> bool:
-    return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
 
 def half_spacing(numbers: Tensor, dtype: torch.dtype, least: float = 0.0) -> Tensor:
