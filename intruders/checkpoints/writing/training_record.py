@@ -52,8 +52,7 @@ class FinetunedFolder:
     def of(cls, source: str | Path) -> "FinetunedFolder":
         """Read the record in a folder; a sum of models has none, nor a model that no run of ours trained."""
         record = None if is_sum(str(source)) else training_record(locate(str(source)))
-        if record is None:
-            return cls()
+        record = record or {}
         config, task = _section(record, "config"), _section(record, "task")
         base, labels, seed = config.get("base"), task.get("labels"), config.get("data_seed")
         length = config.get("max_length")
