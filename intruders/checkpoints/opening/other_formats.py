@@ -32,10 +32,9 @@ _DIFFUSERS_LORA = "pytorch_lora_weights.safetensors"
 
 def other_format(path: Path) -> str:
     """Return what is not a model of transformers in a file or folder, and what helps; empty for anything else."""
-    if path.is_file():
-        return _by_folder(path.parent) or (_by_file(path) if path.suffix == ".safetensors" else "")
-    lora = path / _DIFFUSERS_LORA
-    return _by_folder(path) or (_by_file(lora) if lora.is_file() else "")
+    file = path if path.is_file() else path / _DIFFUSERS_LORA
+    has_names = file.suffix == ".safetensors" and file.is_file()
+    return _by_folder(file.parent) or (_by_file(file) if has_names else "")
 
 
 def _by_folder(folder: Path) -> str:
