@@ -268,11 +268,9 @@ def _vllm(name: str, meant: str, served: _Modules) -> Verdict:
 
 
 def _sglang(name: str, meant: str, served: _Modules) -> Verdict:
-    leaf = _leaf(name)
-    needed = {
-        part: f"{name.rpartition('.')[0]}.{part}" for part in _NEEDED.get(leaf.removesuffix("_proj"), [])
-    }
-    lacking = [part for part, beside in needed.items() if beside not in served.changed]
+    parent, _, leaf = name.rpartition(".")
+    needed = _NEEDED.get(leaf.removesuffix("_proj"), [])
+    lacking = [part for part in needed if f"{parent}.{part}" not in served.changed]
     if name in served.stacked:
         return REFUSED, "stacks of experts are not read in PEFT's shapes", MERGE
     if leaf not in _SIZED:
