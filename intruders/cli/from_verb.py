@@ -162,14 +162,14 @@ def _parameter(setting: Setting, default: Any, over_a_file: bool) -> inspect.Par
     if default is MISSING or default == "":
         default = None
     shown = None if over_a_file else default
-    said = None if setting.help.endswith("]") else setting.unless_given
-    if said is None and shown is None and setting.kinds != (bool,) and not setting.help.endswith("]"):
-        said = f"default: {default}" if default is not None else None
+    said = setting.unless_given
+    if said is None and shown is None and setting.kinds != (bool,):
+        said = f"default: {'none' if default is None else default}"
         said = "required, here or in --config" if setting.must_be_given else said
     (made,) = option(
         setting.name,
         _type(setting) if shown is not None else _type(setting) | None,
-        setting.help if said is None else f"{setting.help} [{said}]",
+        setting.help if said is None or setting.help.endswith("]") else f"{setting.help} [{said}]",
         shown,
         metavar=setting.metavar,
         panel=setting.panel,

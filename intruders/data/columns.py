@@ -53,9 +53,7 @@ class Columns(Settings):
         metavar="FILE",
         unless_given="default: a tenth of the data file, held out",
     )
-    test_file: str | None = _of_files(
-        None, "Data file of the test split.", metavar="FILE", unless_given="default: none"
-    )
+    test_file: str | None = _of_files(None, "Data file of the test split.", metavar="FILE")
     no_header: bool = _of_files(False, "The data file has no header; its columns are 0, 1, 2, and so on.")
     drop_not_text: bool = _of_files(
         False,

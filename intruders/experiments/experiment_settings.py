@@ -88,7 +88,6 @@ class HealSettings(Settings):
         "tokens.",
         choices=RIVALS,
         by_commas=True,
-        unless_given="default: none",
         metavar="NAMES",
         advanced=True,
     )

@@ -35,7 +35,6 @@ class LossSettings(Settings):
         "A@0.7+B@0.3; repeatable.",
         item="corpus",
         metavar="CORPUS",
-        unless_given="default: none",
     )
     max_documents: int | None = measure_setting(
         None,
@@ -103,7 +102,6 @@ class ScoreSettings(Columns):
         "Task to score: word-problems, pydoc-topics, a Hub task such as sst2, or a data file; repeatable.",
         item="task",
         metavar="TASK",
-        unless_given="default: none",
         option="task",
     )
     split: str | None = measure_setting(
@@ -136,7 +134,6 @@ class HarnessSettings(Settings):
         item="task",
         by_commas=True,
         metavar="TASKS",
-        unless_given="default: none",
     )
     lm_eval_include: str | None = measure_setting(
         None,
@@ -144,7 +141,6 @@ class HarnessSettings(Settings):
         is_path=True,
         metavar="FOLDER",
         advanced=True,
-        unless_given="default: none",
     )
 
 

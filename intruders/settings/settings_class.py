@@ -50,7 +50,7 @@ class Setting:
     metavar: str | None = None  # the name of the value in the command's help; N for a number
     panel: str | None = None  # the heading of its group in the help
     advanced: bool | None = None  # whether ``--help-all`` alone shows its option; None: as its panel says
-    unless_given: str | None = None  # the help's words for the default, if the default itself does not say it
+    unless_given: str | None = None  # the help's words for the default, if it does not say itself
     adapter_only: bool = False  # whether a full fine-tuning records it without using it
     changes_weights: bool = True  # whether the resulting weights depend on it
     in_id: str | None = None  # its spelling in the id of a run, if it is not the default

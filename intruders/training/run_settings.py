@@ -177,7 +177,6 @@ class Training(Settings):
         adapter_only=True,
         in_id="pilot",
         metavar="ADAPTER",
-        unless_given="default: none",
     )
     replay: str | None = _against_forgetting(
         None,
@@ -186,7 +185,6 @@ class Training(Settings):
         expected="CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'",
         in_id="replay",
         metavar="CORPUS@SHARE",
-        unless_given="default: none",
     )
 
     start_from: str | None = setting(
@@ -304,7 +302,6 @@ class Meanwhile(Settings):
         item="tracker",
         by_commas=True,
         metavar="NAMES",
-        unless_given="default: none",
     )
     audit_steps: int | None = _of_stopping(
         None,

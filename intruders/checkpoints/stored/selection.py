@@ -29,7 +29,6 @@ class Selection(Settings):
         item="pattern",
         metavar="PATTERN",
         panel="Intruders",
-        unless_given="default: none",
     )
     include_embeddings: bool = setting(
         False, "Examine embeddings and output heads too.", new_in="0.2", panel="Intruders", advanced=True

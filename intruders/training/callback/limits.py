@@ -31,7 +31,6 @@ class Limits(Settings):
         None,
         "Corpus on which every audit measures the loss too, such as pydoc. Its rise over the base is logged.",
         metavar="CORPUS",
-        unless_given="default: none",
     )
     loss_documents: int = _of_text(8, "Number of documents of --loss-on.", least=1)
     loss_tokens: int = _of_text(
