@@ -37,7 +37,6 @@ class AuditSettings(Selection):
         "Number of top singular vectors to examine per matrix, 1 or more.",
         least=1,
         expected="a whole number of leading vectors, 1 or more",
-        metavar="N",
         panel="Intruders",
     )
     epsilon: float = setting(
@@ -102,7 +101,6 @@ class Compute(Settings):
         "Number of threads for small matrices.",
         least=1,
         expected="a whole number of threads, 1 or more",
-        metavar="N",
         panel="Computation",
         unless_given="default: torch's",
     )

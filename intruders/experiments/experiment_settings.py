@@ -58,7 +58,7 @@ class HealSettings(Settings):
         metavar="PART",
         advanced=True,
     )
-    steps: int = _healing(30, "Number of steps of learning, 1 or more.", least=1, metavar="N", advanced=True)
+    steps: int = _healing(30, "Number of steps of learning, 1 or more.", least=1, advanced=True)
     allow: float = _healing(
         0.01,
         "Rise of the task loss above the tuned model's that is allowed, in nats per token.",
@@ -95,7 +95,6 @@ class HealSettings(Settings):
         64,
         "Number of documents per corpus, sampled with --seed: half are learned from, half are reported.",
         least=2,
-        metavar="N",
     )
     max_tokens: int = document_tokens(96)
     max_examples: int = measure_setting(
@@ -103,7 +102,6 @@ class HealSettings(Settings):
         "Number of validation examples, which choose, and of test examples, which are reported. Every step learns from "
         "16 training examples.",
         least=1,
-        metavar="N",
         advanced=True,
     )
     report_examples: int | None = measure_setting(
@@ -111,7 +109,6 @@ class HealSettings(Settings):
         "Number of test examples that are reported.",
         least=1,
         unless_given="default: as --max-examples",
-        metavar="N",
         advanced=True,
     )
     estimate: bool = masked_estimate()
@@ -149,27 +146,15 @@ class AttributionSettings(Settings):
         "measured rise by over 2 %.",
         least=2,
         most=32,
-        metavar="N",
     )
     check: int = _attribution(
         5,
         "Number of the largest matrices that are left out of the tuned model one by one, as a check; 0 for none.",
         least=0,
-        metavar="N",
     )
-    max_documents: int = measure_setting(
-        32,
-        "Number of documents per corpus, sampled with --seed.",
-        least=2,
-        metavar="N",
-    )
+    max_documents: int = measure_setting(32, "Number of documents per corpus, sampled with --seed.", least=2)
     max_tokens: int = document_tokens(192)
-    max_examples: int = measure_setting(
-        64,
-        "Number of validation examples per task.",
-        least=2,
-        metavar="N",
-    )
+    max_examples: int = measure_setting(64, "Number of validation examples per task.", least=2)
 
 
 ATTRIBUTION = AttributionSettings()
@@ -196,12 +181,7 @@ class ComparisonSettings(Settings):
         metavar="NAMES",
         unless_given="default: all",
     )
-    strengths: int = _remedies(
-        3,
-        "Number of strengths to try of each remedy, 1 or more.",
-        least=1,
-        metavar="N",
-    )
+    strengths: int = _remedies(3, "Number of strengths to try of each remedy, 1 or more.", least=1)
     which: str = _remedies("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", advanced=True)
     allow: float = _remedies(
         0.02,
@@ -263,14 +243,12 @@ class SweepSettings(Settings):
         None,
         "Number of documents per corpus; the evaluation's, if None.",
         least=1,
-        metavar="N",
         unless_given="default: all; 200 of a Hub corpus",
     )
     max_examples: int | None = measure_setting(
         None,
         "Number of examples per task; the evaluation's, if None.",
         least=1,
-        metavar="N",
         unless_given="default: all",
     )
 

@@ -40,7 +40,6 @@ class LossSettings(Settings):
         None,
         "Number of documents per corpus, sampled with --seed.",
         least=1,
-        metavar="N",
         unless_given="default: all; 200 of a Hub corpus",
     )
     max_tokens: int | None = document_tokens(None, new_in="0.2", unless_given="default: all")
@@ -69,7 +68,6 @@ class LossSettings(Settings):
         least=1,
         expected="a whole number of windows, 1 or more, or auto",
         new_in="0.2",
-        metavar="N",
         advanced=True,
         unless_given="default: as many as have 2048 tokens; 32 of a masked model",
     )
@@ -115,7 +113,6 @@ class ScoreSettings(Columns):
         None,
         "Number of examples per task, from the first.",
         least=1,
-        metavar="N",
         unless_given="default: all",
     )
 
