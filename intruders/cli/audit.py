@@ -12,7 +12,7 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from ..system.words import plural
 from . import options
-from .from_verb import REQUIRED, argument, command, option
+from .from_verb import REQUIRED, argument, command, flag
 from .output import Outputs, check_nats, note, report_if_possible, resumable, say
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ def _check_gates(fail_above: int | None, fail_above_nats: float | None) -> None:
 @command(
     options.BASE_UNLESS_DEMO,
     options.TUNED,
-    option(
+    flag(
         "demo",
-        bool,
         f"Audit a small adapter that ships with the package and write the report {DEMO_REPORT}. The model minilm-l6 "
         "must be installed.",
-        False,
     ),
     options.auditing(),
     options.outputs(options.JSON, options.parquet_of("vector"), options.HTML, options.SARIF),
@@ -134,11 +132,9 @@ def audit(
     options.outputs(options.JSON, options.SARIF),
     options.fail_above_of("any adapter has"),
     options.fail_above_nats_of(" by any adapter"),
-    option(
+    flag(
         "fail_refused",
-        bool,
         "Exit with status 1 if any adapter could not be audited, or a folder has other weights that were passed over.",
-        False,
         panel=options.OUTPUT,
     ),
     options.verbose_of("adapter"),

@@ -20,7 +20,7 @@ from ..measures.measure_settings import HarnessSettings, LossSettings, ScoreSett
 from ..models.loading_settings import Loading
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import REQUIRED, Taken, argument, command, of_settings, option
+from .from_verb import REQUIRED, Taken, argument, command, flag, of_settings, option
 from .output import Outputs, check_nats, note, refuse_given, report_if_possible, say
 
 
@@ -59,12 +59,10 @@ def _task(text: str, needed: str = "") -> Taken:
     of_settings("losses", LossSettings),
     options.DATA_SEED,
     options.seed_of("document samples, of masks and of the bootstrap"),
-    option(
+    flag(
         "reported_half",
-        bool,
         "Measure only the half of documents and examples that heal, scale and remedies report on, at the same "
         "--max-documents, --max-examples, --seed and --data-seed.",
-        False,
         panel=options.MEASURES,
         advanced=True,
     ),
@@ -72,7 +70,7 @@ def _task(text: str, needed: str = "") -> Taken:
     of_settings("scores", ScoreSettings),
     of_settings("loading", Loading),
     options.folder("out", "Folder for the result as JSON and Parquet. [default: not written]"),
-    option("force", bool, "Replace the evaluation in the folder of --out.", False, panel=options.OUTPUT),
+    flag("force", "Replace the evaluation in the folder of --out.", panel=options.OUTPUT),
     option(
         "fail_above",
         float | None,
@@ -181,12 +179,10 @@ def attribute(*, to: Outputs, keep: Path | None, **asked: Any) -> None:
 @command(
     options.BASE,
     options.TUNED,
-    option(
+    flag(
         "paper",
-        bool,
         "Measure the paper's intervention: --which top --controls neighbours --scales 0.1,0.3,0.5,0.7,0.9, where you "
         "give no others.",
-        False,
         panel="Intervention",
     ),
     of_settings("given", IN_QUARTERS, only=["scales", "controls", "which"], over_a_file=True),

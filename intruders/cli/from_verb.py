@@ -85,10 +85,14 @@ def option(
         before, comma, last = incomplete.rpartition(",")
         return [f"{before}{comma}{choice}" for choice in choices if choice.startswith(last)]
 
-    names = names or ([option_of(name)] if kind is bool else [])
     completing = complete if choices else None  # without choices: names of files
     how = typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=completing)
     return _one(name, kind, default, how)
+
+
+def flag(name: str, text: str, names: Sequence[str] = (), **how: Any) -> Taken:
+    """Take a switch, which is off unless it is typed; ``how`` is as :func:`option` takes it."""
+    return option(name, bool, text, False, names=names or [option_of(name)], **how)
 
 
 def _one(name: str, kind: Any, default: Any, how: Any) -> Taken:

@@ -6,7 +6,7 @@ from ..audits.audit_settings import Compute
 from ..checkpoints.stored.selection import Selection
 from ..models.loading_settings import Loading
 from . import options
-from .from_verb import command, of_settings, option
+from .from_verb import command, flag, of_settings, option
 from .output import note, progress_bar, put_json, say
 
 SCHEMA = 1  # of the list of plugins
@@ -89,7 +89,7 @@ def _in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-@command(options.CACHE, option("clear", bool, "Remove all entries.", False))
+@command(options.CACHE, flag("clear", "Remove all entries."))
 def cache(*, cache: str | None, clear: bool) -> None:
     """Show the size of the base cache, or clear it.
 
@@ -124,7 +124,7 @@ def cache(*, cache: str | None, clear: bool) -> None:
             )
 
 
-@command(option("json", bool, "Print JSON, and nothing else.", False))
+@command(flag("json", "Print JSON, and nothing else."))
 def plugins(*, json: bool) -> None:
     """List the formats, remedies and tasks of other packages.
 

@@ -5,7 +5,7 @@ import typer
 from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import Taken, argument, command, option
+from .from_verb import Taken, argument, command, flag, option
 from .output import Outputs, put_json, refuse_given, say, terminal_width
 
 
@@ -38,7 +38,7 @@ def _or_none(name: str, text: str) -> Taken:
         metavar="RUNTIME",
         names=["--for"],
     ),
-    option("json", bool, "Print JSON, and nothing else.", False, panel=options.OUTPUT),
+    flag("json", "Print JSON, and nothing else.", panel=options.OUTPUT),
     options.verbose_of("tensor"),
 )
 def inspect(
@@ -124,10 +124,8 @@ def inspect(
         "Name of the adapter on the server of --endpoint. [default: none]",
         metavar="NAME",
     ),
-    option("split_fused", bool, "Check the q, k and v parts of fused weights as separate matrices.", False),
-    option(
-        "allow_other", bool, "Accept a merged model that also changed tensors outside the adapter.", False
-    ),
+    flag("split_fused", "Check the q, k and v parts of fused weights as separate matrices."),
+    flag("allow_other", "Accept a merged model that also changed tensors outside the adapter."),
     options.outputs(options.JSON, options.SARIF),
     options.verbose_of("matrix and every other tensor"),
 )

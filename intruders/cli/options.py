@@ -12,7 +12,7 @@ from ..audits.audit_settings import AuditSettings, Compute, refuse_beside_saved
 from ..checkpoints.stored.locate import ALIASES
 from ..models.loading_settings import Loading
 from ..settings import settings_of
-from .from_verb import REQUIRED, Taken, all_of, argument, of_settings, option
+from .from_verb import REQUIRED, Taken, all_of, argument, flag, of_settings, option
 from .output import Outputs, refuse_given
 
 # Groups of options in the help; those of settings are named by their fields.
@@ -64,7 +64,7 @@ CACHE = option(
     metavar="FOLDER|URL",
     panel=COMPUTATION,
 )
-NO_CACHE = option("no_cache", bool, "Do not read or write the base cache.", False, panel=COMPUTATION)
+NO_CACHE = flag("no_cache", "Do not read or write the base cache.", panel=COMPUTATION)
 JSON = file(
     "json",
     "Write the result as JSON to this file; - prints it, and nothing else, to standard output. [default: not written]",
@@ -99,7 +99,7 @@ FORM = option(
     panel=OUTPUT,
     advanced=True,
 )
-FORCE = option("force", bool, "Replace --out if it is a model or adapter.", False, panel=OUTPUT)
+FORCE = flag("force", "Replace --out if it is a model or adapter.", panel=OUTPUT)
 KEEP = folder(
     "keep",
     "Folder for finished measurements. Run the same command again to resume. [default: nothing is kept]",
@@ -130,7 +130,7 @@ def fail_above_nats_of(who: str) -> Taken:
 
 
 def verbose_of(what: str) -> Taken:
-    return option("verbose", bool, f"List every {what}.", False, names=["--verbose", "-v"], panel=OUTPUT)
+    return flag("verbose", f"List every {what}.", names=["--verbose", "-v"], panel=OUTPUT)
 
 
 def outputs(*taken: Taken) -> Taken:

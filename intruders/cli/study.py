@@ -13,7 +13,7 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from ..system.words import duration, plural
 from . import options
-from .from_verb import argument, command, option
+from .from_verb import argument, command, flag, option
 from .output import resumable, say
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ OUT = option(
     "Folder or URL of the study; its finished runs are skipped. [required without --dry-run]",
     metavar="FOLDER",
 )
-RESUME = option("resume", bool, "Stop with an error if --out does not contain this study yet.", False)
-DRY_RUN = option("dry_run", bool, "Show the runs and the amount of work, and start nothing.", False)
+RESUME = flag("resume", "Stop with an error if --out does not contain this study yet.")
+DRY_RUN = flag("dry_run", "Show the runs and the amount of work, and start nothing.")
 JOBS = option("jobs", int, "Number of runs at a time, each in its own process.", 1, metavar="N")
 
 

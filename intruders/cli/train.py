@@ -9,17 +9,15 @@ from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from ..training.finetune_config import FinetuneConfig
 from . import options
-from .from_verb import REQUIRED, command, of_settings, option
+from .from_verb import REQUIRED, command, flag, of_settings, option
 from .output import note, progress_bar, resumable, say
 
 
 @command(
     options.CONFIG,
-    option(
+    flag(
         "dry_run",
-        bool,
         "Train nothing: check the settings, and predict how large an update may be before it has intruders.",
-        False,
         panel=options.RUN,
     ),
     of_settings("given", FinetuneConfig, without=["start_from"], over_a_file=True),
@@ -90,12 +88,10 @@ def _settings(config: Path | None, given: dict[str, Any]) -> FinetuneConfig:
         metavar="NAME",
         panel=options.RUN,
     ),
-    option(
+    flag(
         "retrain_heads",
-        bool,
         "Train the head of an earlier task again on the frozen body before it is tested, as the paper does. [default: "
         "keep the head of the task's own stage]",
-        False,
         panel=options.RUN,
         advanced=True,
     ),

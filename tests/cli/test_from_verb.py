@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from intruders.audits.audit_settings import Compute
 from intruders.cli import options
 from intruders.cli.command import as_command
-from intruders.cli.from_verb import REQUIRED, Taken, argument, command, of_settings, option
+from intruders.cli.from_verb import REQUIRED, Taken, argument, command, flag, of_settings, option
 from intruders.errors import SettingError
 from intruders.models.loading_settings import Loading
 from intruders.settings import Settings, setting
@@ -127,7 +127,7 @@ def test_a_field_can_be_an_argument_of_its_own() -> None:
 
 
 def test_an_option_can_be_required() -> None:
-    app = made_of({}, option("out", str, "Where.", REQUIRED), option("fast", bool, "Fast.", False))
+    app = made_of({}, option("out", str, "Where.", REQUIRED), flag("fast", "Fast."))
     assert CliRunner().invoke(app, ["--fast"]).exit_code == 2
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from intruders.cli.from_verb import argument, command, option
+from intruders.cli.from_verb import argument, command, flag, option
 from intruders.cli.output import refuse_given, say
 from intruders.cli.report import OUT, PNG, RESULTS, SCALE
 
@@ -11,11 +11,9 @@ from intruders.cli.report import OUT, PNG, RESULTS, SCALE
     RESULTS,
     OUT,
     PNG,
-    option(
+    flag(
         "verdicts",
-        bool,
         "Print one Markdown table of the verdicts of one or several studies; write no file.",
-        False,
     ),
     option(
         "data",
