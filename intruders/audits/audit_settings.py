@@ -3,6 +3,7 @@
 import os
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.selection import Selection
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 FINDING_INTRUDERS = ("k", "epsilon", "include", "exclude")
 OF_WHOLE_WEIGHTS = (*FINDING_INTRUDERS, "include_embeddings")
 
+_of_intruders = partial(setting, panel="Intruders")
+_of_computation = partial(setting, panel="Computation")
+
 
 @dataclass(frozen=True)
 class AuditSettings(Selection):
@@ -32,44 +36,34 @@ class AuditSettings(Selection):
       0.5
     """
 
-    k: int = setting(
+    k: int = _of_intruders(
         10,
         "Number of top singular vectors to examine per matrix, 1 or more.",
         least=1,
         expected="a whole number of leading vectors, 1 or more",
-        panel="Intruders",
     )
-    epsilon: float = setting(
+    epsilon: float = _of_intruders(
         0.5,
         "Threshold on the max cosine, above 0 and at most 1: a vector below it is an intruder.",
         above=0,
         most=1,
         expected="a cosine above 0 and at most 1, such as 0.5",
         metavar="COSINE",
-        panel="Intruders",
     )
-    exact: bool = setting(
-        False,
-        "Decompose every matrix in full. This is slow and makes all bounds tight.",
-        new_in="0.2",
-        panel="Computation",
+    exact: bool = _of_computation(
+        False, "Decompose every matrix in full. This is slow and makes all bounds tight.", new_in="0.2"
     )
-    skip_non_finite: bool = setting(
-        False,
-        "Skip matrices that contain NaN or infinity instead of stopping.",
-        new_in="0.2",
-        panel="Intruders",
-        advanced=True,
+    skip_non_finite: bool = _of_intruders(
+        False, "Skip matrices that contain NaN or infinity instead of stopping.", new_in="0.2", advanced=True
     )
 
-    base_dtype: str | None = setting(
+    base_dtype: str | None = _of_intruders(
         None,
         "Round the base to float16 or bfloat16 before its vectors are compared; the tuned model stays as it is. "
         "float16 counts as the paper's code does.",
         choices=("float16", "bfloat16"),
         new_in="0.2",
         metavar="DTYPE",
-        panel="Intruders",
         advanced=True,
         unless_given="default: as stored",
     )
@@ -90,18 +84,16 @@ class Compute(Settings):
         URL, a DiskCache or a MemoryCache.
     """
 
-    device: str = setting(
+    device: str = _of_computation(
         "auto",
         "Device of the decompositions: auto, cpu or cuda. auto uses CUDA if available and covered by the proofs.",
         metavar="DEVICE",
-        panel="Computation",
     )
-    workers: int | None = setting(
+    workers: int | None = _of_computation(
         None,
         "Number of threads for small matrices.",
         least=1,
         expected="a whole number of threads, 1 or more",
-        panel="Computation",
         unless_given="default: torch's",
     )
     cache: "CacheChoice" = True

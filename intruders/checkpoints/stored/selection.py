@@ -3,43 +3,27 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 from ...errors import SettingError
 from ...settings import Settings, setting
 from .names import is_embedding_or_head
 
 _EMBEDDING = "embedding (use --include-embeddings)"
+_patterns = partial(setting, (), item="pattern", metavar="PATTERN", panel="Intruders")
+_switch = partial(setting, False, panel="Intruders", new_in="0.2", advanced=True)
 
 
 @dataclass(frozen=True)
 class Selection(Settings):
     """Shell patterns over the base's tensor names, and two switches."""
 
-    include: tuple[str, ...] = setting(
-        (),
-        "Examine only tensors whose name matches this shell pattern; repeatable.",
-        item="pattern",
-        metavar="PATTERN",
-        panel="Intruders",
-        unless_given="default: all",
+    include: tuple[str, ...] = _patterns(
+        "Examine only tensors whose name matches this shell pattern; repeatable.", unless_given="default: all"
     )
-    exclude: tuple[str, ...] = setting(
-        (),
-        "Skip tensors whose name matches this shell pattern; repeatable.",
-        item="pattern",
-        metavar="PATTERN",
-        panel="Intruders",
-    )
-    include_embeddings: bool = setting(
-        False, "Examine embeddings and output heads too.", new_in="0.2", panel="Intruders", advanced=True
-    )
-    split_fused: bool = setting(
-        False,
-        "Audit the q, k and v parts of fused weights as separate matrices.",
-        new_in="0.2",
-        panel="Intruders",
-        advanced=True,
-    )
+    exclude: tuple[str, ...] = _patterns("Skip tensors whose name matches this shell pattern; repeatable.")
+    include_embeddings: bool = _switch("Examine embeddings and output heads too.")
+    split_fused: bool = _switch("Audit the q, k and v parts of fused weights as separate matrices.")
 
     def reason_to_leave_out(self, name: str) -> str | None:
         if self.include and not any(fnmatchcase(name, pattern) for pattern in self.include):
