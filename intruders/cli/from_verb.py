@@ -177,7 +177,7 @@ def _parameter(setting: Setting, default: Any, over_a_file: bool) -> inspect.Par
         shown,
         metavar=setting.metavar,
         panel=setting.panel,
-        names=[option_of(name) for name in (setting.option_name, *setting.long_names)],
+        names=[option_of(name) for name in (setting.option, *setting.long_names)],
         choices=setting.choices,
         advanced=setting.advanced,
     ).parameters

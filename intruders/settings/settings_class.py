@@ -46,7 +46,7 @@ class Setting:
     by_commas: bool = False  # whether a text is a comma-separated list; otherwise it is a list of one item
     long_names: Sequence[str] = ()  # other names that are understood
     is_path: bool = False  # ``~`` at the start of a path is the user's home, as in a shell
-    option: str | None = None  # the name of its option, if that is not its own
+    option: str = ""  # the name of its option, if that is not its own
     metavar: str | None = None  # the name of the value in the command's help; N for a number
     panel: str | None = None  # the heading of its group in the help
     advanced: bool | None = None  # whether ``--help-all`` alone shows its option; None: as its panel says
@@ -74,17 +74,13 @@ class Setting:
         return replace(
             self,
             name=name,
+            option=self.option or name,
             metavar=self.metavar or ("N" if {int, float} & {*lists, *kinds} else None),
             kinds=tuple(dict.fromkeys([*lists, *kinds])),
             is_list=bool(lists),
             is_one_or_list=bool(lists and kinds),
             is_optional=len(given) < len(members),
         )
-
-    @property
-    def option_name(self) -> str:
-        """The name that :func:`option_of` spells as this setting's option."""
-        return self.option or self.name
 
     @property
     def must_be_given(self) -> bool:

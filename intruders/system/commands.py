@@ -27,7 +27,7 @@ def changed_options(settings: Settings, only: Sequence[str] | None = None) -> tu
     """
     changed, known = settings.changed(), settings_of(type(settings))
     order = known if only is None else only
-    return options_of({known[name].option_name: changed[name] for name in order if name in changed})
+    return options_of({known[name].option: changed[name] for name in order if name in changed})
 
 
 def options_of(given: Mapping[str, object]) -> tuple[str, ...]:
