@@ -117,9 +117,9 @@ def audit(
     argument(
         "adapters",
         list[str],
-        "ADAPTER...",
         "Adapters or tuned models: folders, files, Hub ids, globs, folders of adapters, @FILE with one per line, or "
         "collection:OWNER/SLUG of the Hub.",
+        metavar="ADAPTER...",
     ),
     options.folder(
         "out",

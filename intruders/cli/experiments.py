@@ -35,12 +35,7 @@ def _task(text: str, needed: str = "") -> Taken:
 
 
 @command(
-    argument(
-        "model",
-        str,
-        "MODEL",
-        "A folder of a run, a model or an adapter, a Hub id, smollm2-135m or minilm-l6.",
-    ),
+    argument("model", str, "A folder of a run, a model or an adapter, a Hub id, smollm2-135m or minilm-l6."),
     option(
         "base",
         str | None,

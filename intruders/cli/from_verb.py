@@ -59,9 +59,11 @@ def command(*taken: Taken) -> Callable[[Function], Function]:
     return attach
 
 
-def argument(name: str, kind: Any, metavar: str, text: str, default: Any = REQUIRED, **how: Any) -> Taken:
-    """Take a value by its place; ``how`` is as typer takes it."""
-    return _one(name, kind, default, typer.Argument(metavar=metavar, help=text, **how))
+def argument(
+    name: str, kind: Any, text: str, default: Any = REQUIRED, *, metavar: str | None = None, **how: Any
+) -> Taken:
+    """Take a value by its place, ``metavar`` or its name in the help; ``how`` is as typer takes it."""
+    return _one(name, kind, default, typer.Argument(metavar=metavar or name.upper(), help=text, **how))
 
 
 def option(

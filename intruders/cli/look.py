@@ -5,17 +5,13 @@ import typer
 from ..errors import SettingError
 from ..system.this_process import ExitStatus
 from . import options
-from .from_verb import Taken, argument, command, flag, option
+from .from_verb import argument, command, flag, option
 from .output import Outputs, put_json, refuse_given, say, terminal_width
 
 
-def _or_none(name: str, text: str) -> Taken:
-    return argument(name, str | None, name.upper(), text, None, show_default=False)
-
-
 @command(
-    argument("path", str, "PATH", f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3."),
-    _or_none("other", "A second adapter, to compare the updates of both. [default: none]"),
+    argument("path", str, f"A model or adapter: {options.MODEL_IS}, or a sum such as A@0.7+B@0.3."),
+    argument("other", str | None, "A second adapter, to compare the updates of both. [default: none]", None),
     option(
         "base",
         str | None,
@@ -103,14 +99,18 @@ def inspect(
 
 
 @command(
-    argument("base", str, "BASE", f"Model before the merge: {options.MODEL_IS}."),
+    argument("base", str, f"Model before the merge: {options.MODEL_IS}."),
     argument(
         "adapter",
         str,
-        "ADAPTER",
         "Adapter that was merged or is served: a folder, a file, a Hub id; of a merge also a sum: A@0.7+B@0.3.",
     ),
-    _or_none("merged", "Model that should contain the adapter: as BASE. [required without --endpoint]"),
+    argument(
+        "merged",
+        str | None,
+        "Model that should contain the adapter: as BASE. [required without --endpoint]",
+        None,
+    ),
     option(
         "endpoint",
         str | None,

@@ -32,8 +32,7 @@ def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Tak
         aliases = ALIASES if incomplete else ()
         return [alias for alias in aliases if alias.startswith(incomplete)]
 
-    how = {} if default is REQUIRED else {"show_default": False}
-    return argument(name, kind, name.upper(), text, default, autocompletion=complete, **how)
+    return argument(name, kind, text, default, autocompletion=complete)
 
 
 def file(name: str, text: str, kind: Any = Path | None, panel: str | None = OUTPUT, **how: Any) -> Taken:

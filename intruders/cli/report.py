@@ -8,7 +8,7 @@ from .output import say
 
 _RESULTS = "The folder of a study; or saved audits (.json or .parquet), or folders that contain audit.json."
 _CARD = "The model card, a Markdown file. It is made if it does not exist."
-RESULTS = argument("results", list[Path], "RUN_OR_AUDIT...", _RESULTS)
+RESULTS = argument("results", list[Path], _RESULTS, metavar="RUN_OR_AUDIT...")
 OUT = options.file(
     "out", "Write the report to this HTML file. [default: report.html in the folder of a study]", panel=None
 )
@@ -41,8 +41,8 @@ def report(*, results: list[Path], out: Path | None, png: Path | None, scale: Pa
 
 
 @command(
-    argument("audit", Path, "AUDIT", "A saved audit (.json or .parquet)."),
-    argument("readme", Path, "README", _CARD, Path("README.md")),
+    argument("audit", Path, "A saved audit (.json or .parquet)."),
+    argument("readme", Path, _CARD, Path("README.md")),
 )
 def card(*, audit: Path, readme: Path) -> None:
     """Write what an audit found into a model card.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..studies.runs import Run
     from ..studies.study import Study
 
-FILE = argument("file", Path, "FILE", "YAML file of the study.")
+FILE = argument("file", Path, "YAML file of the study.")
 OUT = option(
     "out",
     str | None,

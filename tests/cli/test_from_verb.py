@@ -35,7 +35,7 @@ def made_of(found: dict[str, Any], *taken: Taken) -> typer.Typer:
 
 def run(found: dict[str, Any], *typed: str, **how: Any) -> str:
     settings = of_settings("looks", how.pop("settings", Looks), **how)
-    app = made_of(found, argument("name", str, "NAME", "Name."), option("out", str, "Out.", "here"), settings)
+    app = made_of(found, argument("name", str, "Name."), option("out", str, "Out.", "here"), settings)
     done = CliRunner().invoke(app, typed, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

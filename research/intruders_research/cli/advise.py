@@ -5,7 +5,7 @@ from intruders.cli.from_verb import argument, command
 from intruders.cli.output import Outputs, put_json, say
 
 
-@command(argument("study", str, "FOLDER", "The folder of a study."), options.outputs(options.JSON))
+@command(argument("study", str, "The folder of a study.", metavar="FOLDER"), options.outputs(options.JSON))
 def advise(*, study: str, to: Outputs) -> None:
     """Suggest what to change, with evidence from a study.
 

@@ -80,7 +80,7 @@ def _only(paths: list[Path], what: str) -> Path:
     return paths[0]
 
 
-@command(argument("studies", list[Path], "RUN...", "The folders of studies."))
+@command(argument("studies", list[Path], "The folders of studies.", metavar="RUN..."))
 def print_verdicts(*, studies: list[Path]) -> None:
     """Print one Markdown table of the verdicts of one or several studies.
 
@@ -94,8 +94,8 @@ def print_verdicts(*, studies: list[Path]) -> None:
 
 
 @command(
-    argument("study", Path, "RUN", "The folder of a study."),
-    argument("out", Path, "FOLDER", "A new folder, or one of the same study."),
+    argument("study", Path, "The folder of a study.", metavar="RUN"),
+    argument("out", Path, "A new folder, or one of the same study.", metavar="FOLDER"),
 )
 def publish(*, study: Path, out: Path) -> None:
     """Publish the tables of a study, without its models.
@@ -110,8 +110,8 @@ def publish(*, study: Path, out: Path) -> None:
 
 
 @command(
-    argument("folder", Path, "FOLDER", "A folder of published studies."),
-    argument("out", Path, "FILE", "The picture, an SVG file."),
+    argument("folder", Path, "A folder of published studies."),
+    argument("out", Path, "The picture, an SVG file.", metavar="FILE"),
 )
 def draw_forest(*, folder: Path, out: Path) -> None:
     """Draw all effects of published studies, for light and for dark pages, and print them as a Markdown table.
