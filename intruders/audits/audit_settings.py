@@ -152,17 +152,6 @@ class Compute(Settings):
         )
 
 
-def refuse_beside_saved(settings: AuditSettings, saved: str) -> None:
-    """Raise SettingError for settings that are given with a saved result, which would ignore them.
-
-    ``saved`` is what the message calls the result, such as "the audit 'a.json'".
-    """
-    for name, value in settings.changed().items():
-        raise SettingError(
-            f"{name} is {value!r}, and {saved} was made with settings of its own; leave {name} out, or audit again"
-        )
-
-
 def shown_settings(settings: AuditSettings) -> dict[str, Any]:
     """Return the settings as plain JSON types; ``base_dtype``, which came later, only where it is given."""
     shown = settings.as_dict()

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..audits.audit_settings import AuditSettings, Compute, refuse_beside_saved
+from ..audits.audit_settings import AuditSettings, Compute
 from ..checkpoints.stored.locate import ALIASES
+from ..errors import SettingError
 from ..models.loading_settings import Loading
 from ..settings import settings_of
 from .from_verb import REQUIRED, Taken, all_of, argument, flag, of_settings, option
@@ -138,15 +139,20 @@ def outputs(*taken: Taken) -> Taken:
 
 def audited(only: Sequence[str]) -> Taken:
     """Take a saved audit, or the settings of one to make, as ``audit``."""
-    settings = of_settings("settings", AuditSettings, only=only, advanced=True)
 
     def chosen(given: dict[str, Any]) -> Mapping[str, Any]:
-        if given["audit"] is None:
-            return {"audit": given["settings"]}
-        refuse_beside_saved(given["settings"], f"the audit '{given['audit']}'")
-        return {"audit": given["audit"]}
+        saved, settings = given["audit"], given["settings"]
+        if saved is None:
+            return {"audit": settings}
+        for name, value in settings.changed().items():
+            raise SettingError(
+                f"{name} is {value!r}, and the audit '{saved}' was made with settings of its own; leave {name} out, or "
+                "audit again"
+            )
+        return {"audit": saved}
 
-    return all_of(SAVED_AUDIT, settings, then=chosen)
+    made_anew = of_settings("settings", AuditSettings, only=only, advanced=True)
+    return all_of(SAVED_AUDIT, made_anew, then=chosen)
 
 
 def with_cache(*taken: Taken) -> Taken:
