@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ..errors import SettingError
-from ..measures.measure_settings import document_tokens, masked_estimate, measure_setting
+from ..measures.measure_settings import document_tokens, masked_estimate, measure_in_detail, measure_setting
 from ..mitigation.remedies.remedy_table import (
     CONTROLS,
     INTRUDERS,
@@ -25,6 +25,7 @@ LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)
 RIVALS = (SHARE, BLOCKS, DOSES, *LEARNED_AS_WEIGHTS)
 
 _healing = partial(setting, panel="Healing")
+_healing_in_detail = partial(_healing, advanced=True)
 _attribution = partial(setting, panel="Attribution")
 _remedies = partial(setting, panel="Remedies")
 _intervention = partial(setting, panel="Intervention")
@@ -50,38 +51,35 @@ class HealSettings(Settings):
         choices=(AUTO, WEIGHTS, DOSES),
         metavar="WHAT",
     )
-    per: str = _healing(
+    per: str = _healing_in_detail(
         "matrix",
         "What has a dose of its own: matrix, direction (of a low-rank update), layer, block (a third of the layers) or "
         "kind (of module).",
         choices=("matrix", "direction", "layer", "block", "kind"),
         metavar="PART",
-        advanced=True,
     )
-    steps: int = _healing(30, "Number of steps of learning, 1 or more.", least=1, advanced=True)
+    steps: int = _healing_in_detail(30, "Number of steps of learning, 1 or more.", least=1)
     allow: float = _healing(
         0.01,
         "Rise of the task loss above the tuned model's that is allowed, in nats per token.",
         least=0,
         metavar="NATS",
     )
-    weight: float | None = _healing(
+    weight: float | None = _healing_in_detail(
         None,
         "Weight of staying close to the tuned model on task examples; that of doses is adjusted to meet --allow.",
         above=0,
         unless_given="default: 3 for doses, 12 for weights",
         metavar="NUMBER",
-        advanced=True,
     )
-    rate: float = _healing(
+    rate: float = _healing_in_detail(
         0.06,
         "Share of each update that the first step may change, by its dose or by its weights; it falls to zero.",
         above=0,
         most=1,
         metavar="NUMBER",
-        advanced=True,
     )
-    rivals: tuple[str, ...] = _healing(
+    rivals: tuple[str, ...] = _healing_in_detail(
         (),
         "Report beside the healing: the best share of the update; doses for three blocks of layers, or for every "
         "matrix; the weights, the same with the text replayed, or learned on samples of the base (self) or on random "
@@ -89,7 +87,6 @@ class HealSettings(Settings):
         choices=RIVALS,
         by_commas=True,
         metavar="NAMES",
-        advanced=True,
     )
     max_documents: int = measure_setting(
         64,
@@ -97,19 +94,14 @@ class HealSettings(Settings):
         least=2,
     )
     max_tokens: int = document_tokens(96)
-    max_examples: int = measure_setting(
+    max_examples: int = measure_in_detail(
         64,
         "Number of validation examples, which choose, and of test examples, which are reported. Every step learns from "
         "16 training examples.",
         least=1,
-        advanced=True,
     )
-    report_examples: int | None = measure_setting(
-        None,
-        "Number of test examples that are reported.",
-        least=1,
-        unless_given="default: as --max-examples",
-        advanced=True,
+    report_examples: int | None = measure_in_detail(
+        None, "Number of test examples that are reported.", least=1, unless_given="default: as --max-examples"
     )
     estimate: bool = masked_estimate()
 
@@ -246,10 +238,7 @@ class SweepSettings(Settings):
         unless_given="default: all; 200 of a Hub corpus",
     )
     max_examples: int | None = measure_setting(
-        None,
-        "Number of examples per task; the evaluation's, if None.",
-        least=1,
-        unless_given="default: all",
+        None, "Number of examples per task; the evaluation's, if None.", least=1, unless_given="default: all"
     )
 
 

@@ -9,16 +9,17 @@ from ..errors import SettingError
 from ..settings import Settings, setting
 
 measure_setting = partial(setting, panel="Measures")
+measure_in_detail = partial(measure_setting, advanced=True)
 
 
 def document_tokens(default: int | None, **more: Any) -> Any:
     words = "Number of tokens of each document, from its start."
-    return measure_setting(default, words, least=2, metavar="TOKENS", advanced=True, **more)
+    return measure_in_detail(default, words, least=2, metavar="TOKENS", **more)
 
 
 def masked_estimate() -> Any:
     words = "Masked models: mask a random 15 % of the tokens in one pass. This is faster but measures a different "
-    return measure_setting(False, words + "quantity.", advanced=True)
+    return measure_in_detail(False, words + "quantity.")
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,29 @@ class LossSettings(Settings):
         unless_given="default: all; 200 of a Hub corpus",
     )
     max_tokens: int | None = document_tokens(None, new_in="0.2", unless_given="default: all")
-    window: int | None = measure_setting(
+    window: int | None = measure_in_detail(
         None,
         "Context window in tokens.",
         least=1,
         metavar="TOKENS",
-        advanced=True,
         unless_given="default: 1024, or the model's context if smaller",
     )
-    stride: int | None = measure_setting(
+    stride: int | None = measure_in_detail(
         None,
         "Number of tokens by which the window moves.",
         least=1,
         new_in="0.2",
         metavar="TOKENS",
-        advanced=True,
         unless_given="default: half the window",
     )
     estimate: bool = masked_estimate()
-    batch_size: int | str | None = measure_setting(
+    batch_size: int | str | None = measure_in_detail(
         None,
         "Number of windows of text in one pass, or auto: the default, halved where memory runs out. No loss depends "
         "on it.",
         least=1,
         expected="a whole number of windows, 1 or more, or auto",
         new_in="0.2",
-        advanced=True,
         unless_given="default: as many as have 2048 tokens; 32 of a masked model",
     )
 
@@ -102,18 +100,14 @@ class ScoreSettings(Columns):
         metavar="TASK",
         option="task",
     )
-    split: str | None = measure_setting(
+    split: str | None = measure_in_detail(
         None,
         "Split to score: validation or test.",
         metavar="SPLIT",
-        advanced=True,
         unless_given="default: test if it has rows",
     )
     max_examples: int | None = measure_setting(
-        None,
-        "Number of examples per task, from the first.",
-        least=1,
-        unless_given="default: all",
+        None, "Number of examples per task, from the first.", least=1, unless_given="default: all"
     )
 
 
@@ -132,12 +126,11 @@ class HarnessSettings(Settings):
         by_commas=True,
         metavar="TASKS",
     )
-    lm_eval_include: str | None = measure_setting(
+    lm_eval_include: str | None = measure_in_detail(
         None,
         "Folder of your own lm-evaluation-harness tasks.",
         is_path=True,
         metavar="FOLDER",
-        advanced=True,
     )
 
 
