@@ -57,11 +57,14 @@ METHODS = {
 PLAIN_LORA = tuple(name for name, method in METHODS.items() if method.is_plain_lora)
 FROZEN_A = tuple(name for name, method in METHODS.items() if method.freezes_a)
 
-# Settings by the heading of the help under which they are, and whether ``--help-all`` alone shows them.
+# Settings by the heading of the help, whether ``--help-all`` alone shows them, and whether adapters alone use them.
 _of_run = partial(setting, panel="Run")
 _of_method = partial(setting, panel="Method")
 _of_method_in_detail = partial(setting, panel="Method", advanced=True)
+_of_adapter = partial(_of_method, adapter_only=True)
+_of_adapter_in_detail = partial(_of_method_in_detail, adapter_only=True)
 _against_forgetting = partial(setting, panel="Less forgetting", new_in="0.2")
+_of_budget = partial(_against_forgetting, adapter_only=True)
 _of_training = partial(setting, panel="Training")
 _of_training_in_detail = partial(setting, panel="Training", advanced=True)
 _of_stopping = partial(setting, panel="Accuracy and stopping")
@@ -96,53 +99,44 @@ class Training(Settings):
         metavar="METHOD",
     )
 
-    rank: int = _of_method(8, "Rank of the adapter.", least=1, long_names=["r"], adapter_only=True)
-    alpha: float | str = _of_method(
+    rank: int = _of_adapter(8, "Rank of the adapter.", least=1, long_names=["r"])
+    alpha: float | str = _of_adapter(
         "2r",
         "LoRA alpha: a number, or a multiple of the rank such as 2r.",
         expected="a positive number, or a multiple of the rank such as '2r'",
         long_names=["lora_alpha"],
-        adapter_only=True,
         metavar="ALPHA",
     )
-    dropout: float = _of_method_in_detail(
+    dropout: float = _of_adapter_in_detail(
         0.0,
         "Dropout probability of the adapter, 0 or more and below 1.",
         least=0,
         below=1,
         long_names=["lora_dropout"],
-        adapter_only=True,
         in_id="dropout{:g}",
         metavar="P",
     )
-    target_modules: str | tuple[str, ...] = _of_method_in_detail(
+    target_modules: str | tuple[str, ...] = _of_adapter_in_detail(
         "all-linear",
         "Modules with an adapter: all-linear, or comma-separated names.",
         item="module",
         by_commas=True,
-        adapter_only=True,
         metavar="MODULES",
     )
-    init_a: str = _of_method_in_detail(
+    init_a: str = _of_adapter_in_detail(
         "random",
         f"Frozen A of {' and '.join(FROZEN_A)}: random or orthonormal.",
         choices=("random", "orthonormal"),
-        adapter_only=True,
         in_id="{}",
         metavar="START",
     )
-    loraplus_lr_ratio: float = _of_method_in_detail(
-        16.0,
-        "lora+: learning rate of B divided by that of A, 1 or more.",
-        least=1,
-        adapter_only=True,
-        metavar="RATIO",
+    loraplus_lr_ratio: float = _of_adapter_in_detail(
+        16.0, "lora+: learning rate of B divided by that of A, 1 or more.", least=1, metavar="RATIO"
     )
-    oplora_k: int = _of_method_in_detail(
+    oplora_k: int = _of_adapter_in_detail(
         16,
         "oplora: number of leading singular triplets of each base matrix that stay where they are.",
         least=1,
-        adapter_only=True,
         new_in="0.2",
     )
     train_all: bool = _of_method_in_detail(
@@ -157,24 +151,20 @@ class Training(Settings):
         in_id="kl{:g}",
         metavar="BETA",
     )
-    budget: float | None = _against_forgetting(
+    budget: float | None = _of_budget(
         None,
         "Keep the largest singular value of each update below KAPPA times its matrix's spiked threshold, by scaling "
         "B back. full ignores it; dora, pissa, olora and milora refuse it.",
         above=0,
-        adapter_only=True,
         in_id="budget{:g}",
         metavar="KAPPA",
         unless_given="default: no limit",
     )
-    budget_steps: int = _against_forgetting(
-        1, "Number of steps after which --budget scales B back.", least=1, adapter_only=True
-    )
-    budget_pilot: str | None = _against_forgetting(
+    budget_steps: int = _of_budget(1, "Number of steps after which --budget scales B back.", least=1)
+    budget_pilot: str | None = _of_budget(
         None,
         "Adapter of a pilot run: lower the alpha of each matrix in which it exceeds the budget, instead of scaling B "
         "back. KAPPA is that of --budget, or 1.",
-        adapter_only=True,
         in_id="pilot",
         metavar="ADAPTER",
     )
