@@ -231,14 +231,11 @@ class SweepSettings(Settings):
         metavar="NAMES",
     )
     which: str = _intervention("all", WHICH_HELP, choices=WHICH, new_in="0.2", metavar="NAME", advanced=True)
-    max_documents: int | None = measure_setting(
-        None,
-        "Number of documents per corpus; the evaluation's, if None.",
-        least=1,
-        unless_given="default: all; 200 of a Hub corpus",
+    max_documents: int | None = setting(
+        None, "Number of documents per corpus; the evaluation's, if None.", least=1
     )
-    max_examples: int | None = measure_setting(
-        None, "Number of examples per task; the evaluation's, if None.", least=1, unless_given="default: all"
+    max_examples: int | None = setting(
+        None, "Number of examples per task; the evaluation's, if None.", least=1
     )
 
 
