@@ -145,41 +145,38 @@ def scale(
                 f"out is '{out}', and no scale was given; pass --at NUMBER, or --nats NATS, or --task and --loss-on to "
                 "choose one"
             )
-    result = choice = written = forgetting = None
+    document: dict[str, Any] = {}
+    lines: list[str] = []
+    saved: list[str] = []
     with to.work() as progress:
         if is_searched:
             result = critical_scales(
                 base, tuned, audit=settings, target=target or 0, compute=compute, progress=progress
             )
+            document |= result.to_document()
+            lines += ["", *scale_lines(result, terminal_width())]
         if has_data:
             choice = choose_scale(base, tuned, **choosing, loading=loading, progress=progress)
+            at = choice.scale if at is None else at
+            document["choice"] = choice.to_document()
+            lines += ["", *scale_choice_lines(choice)]
         if nats is not None:
             forgetting = _predicted(base, tuned, compute, progress)
             at = forgetting.scale_within(nats)
-        if out is not None:
-            wanted = at if at is not None else 1.0 if choice is None else choice.scale
+            document["nats"] = {"limit": nats, "scale": at, "forgetting": plain(forgetting)}
+            lines += ["", *scale_within_lines(forgetting, nats)]
+        if out is not None and at is not None:
             selection = settings.part(Selection)
             written = write_at_scale(
-                base, tuned, wanted, out, selection=selection, form=form, force=force, progress=progress
+                base, tuned, at, out, selection=selection, form=form, force=force, progress=progress
             )
-    document = {} if result is None else result.to_document()
-    document |= {} if choice is None else {"choice": choice.to_document()}
-    if forgetting is not None:
-        document |= {"nats": {"limit": nats, "scale": at, "forgetting": plain(forgetting)}}
-    document |= {} if written is None else {"written": written.to_document()}
+            document["written"] = written.to_document()
+            update = f"the update of {written.matrices} matrices times {written.scale:g}"
+            saved = [f"written to {out} ({written.form}): {update}"]
     if put_json(document, to.json):
         return
-    lines: list[str] = []
-    if result is not None:
-        lines += ["", *scale_lines(result, terminal_width())]
-    if choice is not None:
-        lines += ["", *scale_choice_lines(choice)]
-    if nats is not None and forgetting is not None:
-        lines += ["", *scale_within_lines(forgetting, nats)]
     say(lines[1:])
-    if written is not None:
-        update = f"the update of {written.matrices} matrices times {written.scale:g}"
-        say([f"written to {out} ({written.form}): {update}"], whole=True)
+    say(saved, whole=True)
 
 
 def _predicted(base: str, tuned: str | None, compute: Compute, progress: Progress) -> Forgetting:
