@@ -163,11 +163,9 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None and not command.hidden:
-                own = super().get_command(ctx, name)  # a plugin's command stands where ours does
-                title = getattr(own, "rich_help_panel", None) or "Commands"
-                groups.setdefault(title, []).append((name, command.get_short_help_str(EXAMPLE_WIDTH * 2)))
+            own: Any = self.commands[name]  # a plugin's command stands where ours does
+            text = self.get_command(ctx, name).get_short_help_str(EXAMPLE_WIDTH * 2)
+            groups.setdefault(own.rich_help_panel, []).append((name, text))
         widest = max(len(name) for members in groups.values() for name, _ in members)
         for title, members in groups.items():
             with formatter.section(title):
