@@ -7,7 +7,6 @@ from typing import Any
 
 from ..audits.audit_settings import OF_WHOLE_WEIGHTS, AuditSettings, Compute
 from ..audits.result.forgetting import LARGE, NOT_PREDICTED, Forgetting
-from ..checkpoints.stored.selection import Selection
 from ..data.columns import Columns
 from ..errors import SettingError
 from ..experiments.experiment_settings import HealSettings
@@ -166,9 +165,8 @@ def scale(
             document["nats"] = {"limit": nats, "scale": at, "forgetting": plain(forgetting)}
             lines += ["", *scale_within_lines(forgetting, nats)]
         if out is not None and at is not None:
-            selection = settings.part(Selection)
             written = write_at_scale(
-                base, tuned, at, out, selection=selection, form=form, force=force, progress=progress
+                base, tuned, at, out, selection=settings, form=form, force=force, progress=progress
             )
             document["written"] = written.to_document()
             update = f"the update of {written.matrices} matrices times {written.scale:g}"
