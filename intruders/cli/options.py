@@ -30,8 +30,7 @@ def model(name: str, text: str, default: Any = REQUIRED, kind: Any = str) -> Tak
     """Take a model by its place; the name of a demo model is completed once it is begun, and names of files before."""
 
     def complete(incomplete: str) -> list[str]:
-        aliases = ALIASES if incomplete else ()
-        return [alias for alias in aliases if alias.startswith(incomplete)]
+        return [alias for alias in ALIASES if incomplete and alias.startswith(incomplete)]
 
     return argument(name, kind, text, default, autocompletion=complete)
 
