@@ -120,11 +120,9 @@ def render_fleet(fleet: FleetAudit) -> str:
 def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     """Return plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
     opinions = with_opinions(fleet.adapters)
-    rows = fleet.records()
-    for row, *thought in zip(rows, *(opinions[name] for name in OPINIONS), strict=True):
+    rows = opinions.astype(object).where(opinions.notna(), None).to_dict("records")
+    for row in rows:
         row["predicted_nats"] = row["nats"] and in_short(row["nats"], row["nats_low"], row["nats_high"])
-        values = (None if pd.isna(value) else value for value in thought)
-        row.update(zip(OPINIONS, values, strict=True))
     table = fleet.counted_matrices()
     matrices = {str(digest): group for digest, group in table.groupby("digest", sort=False)}
     names = list(dict.fromkeys(table["name"]))
@@ -155,7 +153,6 @@ def packed_matrices(group: pd.DataFrame, names: list[str]) -> list[str]:
     return [base64.b64encode(numbers.tobytes()).decode() for numbers in arrays]
 
 
-OPINIONS = ("for_hosts", "unusual", "unusual_in")
 # Columns in which a model may be unusual, and whether their logarithm is compared.
 _COMPARED = {
     "intruder_share": False,
@@ -175,7 +172,7 @@ _ROUNDING = 1e-6
 
 def with_opinions(table: pd.DataFrame) -> pd.DataFrame:
     for_hosts = pd.Series([_for_hosts(row) for row in table.to_dict("records")], table.index, dtype=object)
-    return table.assign(for_hosts=for_hosts, **_unusual(table))
+    return table.assign(for_hosts=for_hosts, unusual=_unusual(table))
 
 
 def _for_hosts(row: dict[Hashable, Any]) -> str | None:
@@ -191,18 +188,17 @@ def _for_hosts(row: dict[Hashable, Any]) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _unusual(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the largest robust distance from the fleet's median, ``|x - median| / (1.4826 MAD)``, and its column.
+def _unusual(table: pd.DataFrame) -> "pd.Series[float]":
+    """Return the largest robust distance from the fleet's median over the columns, ``|x - median| / (1.4826 MAD)``.
 
     Where most adapters have one value, such as no intruders, the median absolute deviation (MAD) is 0 or rounding. The
     spread is then 1.2533 times the mean absolute deviation (Iglewicz and Hoaglin 1993). Where that is no more, the
     column is not compared.
     """
-    nothing = pd.DataFrame({"unusual": np.nan, "unusual_in": None}, table.index)
+    distances: dict[str, pd.Series[float]] = {}
     judged = table["status"].eq("audited") & table["matrices"].fillna(0).gt(0)
     if judged.sum() < _LEAST_TO_COMPARE:
-        return nothing
-    distances = {}
+        return pd.Series(np.nan, table.index)
     for name, by_logarithm in _COMPARED.items():
         values = table.loc[judged, name].astype(float)
         if by_logarithm:
@@ -213,8 +209,5 @@ def _unusual(table: pd.DataFrame) -> pd.DataFrame:
             distances[name] = deviation / (_MAD * deviation.median())
         elif deviation.mean() > rounding:
             distances[name] = deviation / (_MEAN_AD * deviation.mean())
-    if not distances:
-        return nothing
-    frame = pd.DataFrame(distances).fillna(0.0)
-    columns = {"unusual": frame.max(axis=1), "unusual_in": frame.idxmax(axis=1)}
-    return pd.DataFrame(columns).reindex(table.index)
+    # Without any column there is no row either, and so no distance.
+    return pd.DataFrame(distances).fillna(0.0).max(axis=1).reindex(table.index)
