@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SettingError, missing_extra
-from ..system.documents import json_number
+from ..system.plain_values import plain
 from .losses import DocumentLosses
 
 LEVEL = 0.95
@@ -73,7 +73,7 @@ class Interval:
 
     def json_cells(self, name: str) -> dict[str, float | None]:
         """Return :meth:`cells` as plain JSON types: None for what is NaN or infinite."""
-        return {column: json_number(value) for column, value in self.cells(name).items()}
+        return {column: plain(value) for column, value in self.cells(name).items()}
 
     def ends(self, form: str) -> str:
         """Return ``" [low, high]"`` with numbers in the format ``form``, or nothing if the spread is unknown."""
@@ -103,7 +103,7 @@ class Interval:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return plain JSON types; unknown ends are None."""
-        return {name: json_number(getattr(self, name)) for name in ("estimate", "low", "high")}
+        return {name: plain(getattr(self, name)) for name in ("estimate", "low", "high")}
 
 
 # Of what was not measured.

@@ -14,7 +14,6 @@ from ..audits.scales.critical_scales_result import CriticalScales
 from ..charts.chart import Axis, Chart, Grid, Rule, for_page
 from ..checkpoints.stored.names import ModulePath, module_paths
 from ..system.commands import shell_lines
-from ..system.documents import json_number
 from ..system.plain_values import plain
 from ..system.words import duration, interval, number, percent, plural
 from .audit_command import audit_command
@@ -285,8 +284,8 @@ def _matrix(matrix: AuditedMatrix, path: ModulePath) -> dict[str, Any]:
         **for_page(update),
         "index": [vector.index for vector in vectors],
         "values": for_page([vector.singular_value for vector in vectors]),
-        "lower": [json_number(vector.max_cosine[0]) for vector in vectors],
-        "upper": [json_number(vector.max_cosine[1]) for vector in vectors],
+        "lower": [plain(vector.max_cosine[0]) for vector in vectors],
+        "upper": [plain(vector.max_cosine[1]) for vector in vectors],
         "intruder": [int(vector.intruder) for vector in vectors],
         "certificate": [CERTIFICATES.index(vector.certificate) for vector in vectors],
         "ambiguous": [vector.index for vector in vectors if vector.ambiguous],

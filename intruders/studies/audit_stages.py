@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.stored.names import may_be_same, module_paths
-from ..system.documents import json_number
+from ..system.plain_values import plain
 from ..system.plugins import KINDS, needed_plugin
 from .stage import Rows, RunAtWork, Stage, audited, read_result, told_what_to_remove
 from .study_folder import AUDIT as AUDIT_RESULT
@@ -83,8 +83,8 @@ def _traces(file: Path, audit: "Audit") -> Iterator[dict[str, Any]]:
             "vectors": len(rows),
             "intruder_energy_share": energy_share_of([*rows["singular_value"]], [*rows["intruder"]]),
             "frobenius": float(rows["update_frobenius"].iloc[0]),
-            "a_movement": json_number(rows["a_movement"].iloc[0]),
-            "largest_intruder_value": json_number(rows["intruder_value"].max()),
+            "a_movement": plain(rows["a_movement"].iloc[0]),
+            "largest_intruder_value": plain(rows["intruder_value"].max()),
             "base_largest_value": float(rows["base_largest_value"].iloc[0]),
         }
 
@@ -166,7 +166,7 @@ def _scale_row(file: Path, tables: Rows) -> dict[str, Any]:
             # Infinite where no scale has an intruder, as far as the search went.
             row |= {"critical_scale": scale.measured, "predicted_scale": scale.predicted}
     # The end of a search that met no intruder is not where they begin.
-    return {"critical_scale": math.inf if measured.is_at_search_end else json_number(measured.largest)}
+    return {"critical_scale": math.inf if measured.is_at_search_end else plain(measured.largest)}
 
 
 SCALE = Stage(

@@ -1,7 +1,6 @@
-"""Documents of ours as JSON: read by their schema, and null for what is no number."""
+"""Documents of ours as JSON, read by their schema."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,3 @@ def of_schema(document: dict[str, Any], file: str, what: str, schema: int) -> di
             f"'{file}' has schema {own}; expected {schema}; write it again with this version"
         )
     return document
-
-
-def json_number(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity: both are written as null, and read as NaN."""
-    return float(value) if value is not None and math.isfinite(value) else None

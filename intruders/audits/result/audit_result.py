@@ -14,7 +14,7 @@ from ...checkpoints.pairing.pairing import Skipped
 from ...checkpoints.stored.locate import HubOrigin
 from ...errors import ResultFileError, SettingError, all_lines
 from ...settings.numbers import is_number, is_whole
-from ...system.documents import json_number, of_schema
+from ...system.documents import of_schema
 from ...system.files import read_bytes, write_atomically
 from ...system.parquet import parquet_bytes
 from ...system.plain_values import from_plain, plain
@@ -274,7 +274,7 @@ def header(audit: Audit) -> dict[str, Any]:
             "matrices": len(audit.matrices),
             "vectors": audit.vectors,
             "intruders": audit.intruders,
-            "seconds": json_number(audit.seconds),
+            "seconds": plain(audit.seconds),
         },
         "versions": dict(audit.versions),
         "skipped": plain(audit.skipped),

@@ -10,7 +10,6 @@ from typing import Any
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...checkpoints.stored.locate import HubOrigin
 from ...errors import SettingError
-from ...system.documents import json_number
 from ...system.plain_values import from_plain, plain
 from ...system.result_protocol import JsonResult
 from ...system.words import number, plural
@@ -133,10 +132,10 @@ class CriticalScales(JsonResult):
             "base": {"source": self.base_source, "hub": plain(self.base_hub)},
             "tuned": {"source": self.tuned_source, "hub": plain(self.tuned_hub)},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},
-            "largest_scale": json_number(self.largest),
+            "largest_scale": plain(self.largest),
             "intruders_at_largest_scale": self.intruders_at_largest,
-            "within_factor_two": json_number(self.within_factor_two),
-            "rank_correlation": json_number(self.rank_correlation),
+            "within_factor_two": plain(self.within_factor_two),
+            "rank_correlation": plain(self.rank_correlation),
             "seconds": self.seconds,
             "matrices": plain(self.matrices),
         }
