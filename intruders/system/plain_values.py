@@ -29,13 +29,11 @@ def plain(value: Any, *, short: bool = False) -> Any:
         return {name: plain(item, short=short) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, short=short) for item in value]
-    if isinstance(value, float):  # one of numpy too
-        return float(value) if math.isfinite(value) else None
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):  # an array of numpy, which need not be loaded here
-        return value.tolist()
-    return value
+    if hasattr(value, "tolist"):  # an array or a number of numpy, which need not be loaded here
+        value = value.tolist()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_plain(kind: Any, value: Any) -> Any:
