@@ -50,13 +50,10 @@ COUNTED = [
     *("index", "singular_value", "intruder", "certificate", "ambiguous"),
     *("name", "rows", "columns", "rank", *UPDATE_COLUMNS, *SUBSPACE_COLUMNS, "base_value"),
 ]
-# relative_update is shown next to the spectral norm, which it is made of.
-_AFTER_SPECTRAL = UPDATE_COLUMNS.index("spectral") + 1
 MATRIX_COLUMNS = [
     *("name", "rows", "columns", "rank", "vectors", "intruders", "intruder_energy_share"),
-    *UPDATE_COLUMNS[:_AFTER_SPECTRAL],
-    "relative_update",
-    *UPDATE_COLUMNS[_AFTER_SPECTRAL:],
+    # The relative update stands next to the spectral norm, which it is made of.
+    *("frobenius", "spectral", "relative_update", "effective_rank", "effective_rank_error", "stable_rank"),
     "ambiguous",
     *(f"by_{name}" for name in CERTIFICATES),
     *SUBSPACE_COLUMNS,
