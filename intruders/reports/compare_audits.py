@@ -50,20 +50,18 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
             "expected a model that differs from its base; add its audit"
         )
     audits = [audit if audit.matrices else _unchanged(audit, changed) for audit in audits]
-    keys = [{(matrix.name, matrix.shape) for matrix in audit.matrices} for audit in audits]
-    common = set.intersection(*keys)
+    matrices_of = [{(matrix.name, matrix.shape): matrix for matrix in audit.matrices} for audit in audits]
+    common = [key for key in matrices_of[0] if all(key in matrices for matrices in matrices_of)]
     if not common:
         raise SettingError(
             f"the audits of {_some_sources(audits)} have no matrix in common; compare audits of one base"
         )
-    order = {matrix.name: i for i, matrix in enumerate(audits[0].matrices)}
-    kept = []
-    for audit in audits:
-        matrices = [matrix for matrix in audit.matrices if (matrix.name, matrix.shape) in common]
-        matrices.sort(key=lambda matrix: order[matrix.name])
-        kept.append(dataclasses.replace(audit, matrices=matrices))
+    kept = [
+        dataclasses.replace(audit, matrices=[matrices[key] for key in common])
+        for audit, matrices in zip(audits, matrices_of, strict=True)
+    ]
     others = [audit.tuned_source for audit in kept[1:] if not _same_base(kept[0], audit)]
-    return Shared(kept, len(set.union(*keys) - common), others)
+    return Shared(kept, len(set().union(*matrices_of)) - len(common), others)
 
 
 def _some_sources(audits: Sequence[Audit]) -> str:
