@@ -114,8 +114,10 @@ class RemedyComparison(JsonResult):
         return next((remedy for remedy in ranked if not remedy.over_allowance), None)
 
     @property
-    def _interpolation(self) -> ComparedRemedy:
-        return next(remedy for remedy in self.remedies if remedy.name == "interpolate")
+    def _best(self) -> tuple[ComparedRemedy, Point]:
+        best = self.winner or next(remedy for remedy in self.remedies if remedy.name == "interpolate")
+        assert best.chosen is not None  # of interpolation, and of what is better
+        return best, best.chosen
 
     @property
     def has_forgotten(self) -> bool:
@@ -129,8 +131,7 @@ class RemedyComparison(JsonResult):
                 "Tuning did not clearly raise the loss on text "
                 f"({self.forgotten.text('.3g')} nats per token), so there is nothing to heal: keep the tuned model."
             )
-        best = self.winner or self._interpolation
-        chosen = _chosen(best)
+        best, chosen = self._best
         at = f"{best.name} at {kind_of(best.name).strength} {chosen.strength:g}"
         if self.winner is None or chosen.gain is None:
             text = f"No remedy is clearly better than turning the update down: use {at}"
@@ -149,8 +150,8 @@ class RemedyComparison(JsonResult):
         """Return the shell line that writes the model that :meth:`sentence` names."""
         if not self.has_forgotten:
             return None
-        best = self.winner or self._interpolation
-        strength = _chosen(best).strength
+        best, chosen = self._best
+        strength = chosen.strength
         if best.name == "doses":
             return self._healing_command(out, strength)
         settings, which = self.settings, self.settings.get("which", "all")
@@ -256,11 +257,6 @@ class RemedyComparison(JsonResult):
 def _beats(remedy: ComparedRemedy, control: str) -> bool:
     margins = [point.margin for point in remedy.controls if point.control == control]
     return bool(margins) and all(margin is not None and margin.is_above_zero for margin in margins)
-
-
-def _chosen(remedy: ComparedRemedy) -> Point:
-    assert remedy.chosen is not None  # of interpolation, and of what is better
-    return remedy.chosen
 
 
 def kind_of(name: str) -> type[Remedy]:
