@@ -7,8 +7,7 @@ from statistics import median
 from ..audits.result.forgetting import Forgetting
 from ..audits.scales.critical_scales_result import CriticalScales, MatrixScale
 from ..checkpoints.stored.names import module_paths
-from ..experiments.choose_scale import CHOSEN, ScaleChoice
-from ..experiments.healing import TUNED
+from ..experiments.choose_scale import ScaleChoice
 from ..system.words import duration, number, percent, plural, shorten
 
 _WIDTH = 80
@@ -96,8 +95,7 @@ def scale_choice_lines(choice: ScaleChoice) -> list[str]:
     lines.append(
         f"scale {choice.scale:.3g} forgets least at a task loss of at most {choice.allow:g} above the tuned model's"
     )
-    chosen = next(point for point in choice.points if point.name == CHOSEN)
-    tuned = next(point for point in choice.points if point.name == TUNED)
+    _, tuned, chosen = choice.points
     for corpus, measure in chosen.corpora.items():
         before = tuned.corpora[corpus].forgotten
         share = "" if measure.healed is None else f", {measure.healed.estimate:.0%} healed"
