@@ -10,7 +10,7 @@ from typing import Any
 from ...charts.chart import Axis, Chart, Rule, Series
 from ...checkpoints.stored.locate import HubOrigin
 from ...errors import SettingError
-from ...system.plain_values import from_plain, plain
+from ...system.plain_values import plain
 from ...system.result_protocol import JsonResult
 from ...system.words import number, plural
 from ...version import __version__
@@ -84,8 +84,7 @@ class CriticalScales(JsonResult):
             "base_hub": base.get("hub", []),
             "tuned_hub": tuned.get("hub", []),
         }
-        scales: CriticalScales = from_plain(cls, fields)
-        return scales
+        return super().from_document(fields)
 
     @property
     def predicted(self) -> float:
