@@ -63,9 +63,7 @@ class UpdateAlone(JsonResult):
       start: the initialization that changed the base, such as PiSSA: D is B A, beside that base. None without one.
     """
 
-    schema = 1
     what = "the saved update of an adapter"
-    written_by = "UpdateAlone.save"
 
     source: str
     energy: float
@@ -147,9 +145,7 @@ class UpdateOverlap(JsonResult):
       not_measured: names of weights whose update is not known without the base, each with the reason.
     """
 
-    schema = 1
     what = "the saved overlap of two adapters"
-    written_by = "UpdateOverlap.save"
 
     first: str
     second: str

@@ -82,7 +82,6 @@ class Attribution(JsonResult):
       ``intruders.attribute("smollm2-135m", "my-adapter", loss_on="pydoc").to_pandas()``
     """
 
-    schema = 1
     what = "an attribution"
     written_by = "intruders attribute --json"
 

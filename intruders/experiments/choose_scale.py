@@ -39,9 +39,7 @@ class ScaleChoice(JsonResult):
       points: the base, the tuned and the chosen model, on the half that is reported.
     """
 
-    schema = 1
     what = "the choice of a scale"
-    written_by = "ScaleChoice.save"
 
     base: str
     tuned: str

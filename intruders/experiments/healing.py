@@ -63,7 +63,6 @@ class Healing(JsonResult):
       ``intruders.heal("smollm2-135m", "my-adapter", task="word-problems", loss_on="pydoc").healed``
     """
 
-    schema = 1
     what = "the record of a healing"
     written_by = "intruders heal"
     file_name: ClassVar[str] = RECORD

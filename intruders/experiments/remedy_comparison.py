@@ -66,7 +66,6 @@ class RemedyComparison(JsonResult):
       ``[remedy.name for remedy in comparison.better]``
     """
 
-    schema = 1
     what = "a comparison of remedies"
     written_by = "intruders remedies"
     file_name: ClassVar[str] = "remedies.json"

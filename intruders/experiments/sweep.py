@@ -83,7 +83,6 @@ class InterventionSweep(JsonResult):
       ``sweep = intruders.intervene("smollm2-135m", "my-adapter", losses=losses); sweep.trade(sweep.points[-1])``
     """
 
-    schema = 1
     what = "an intervention with the losses of its documents"
     written_by = "intruders intervene --json"
 

@@ -62,7 +62,6 @@ class ServedVerification(JsonResult):
       seconds: the time it took.
     """
 
-    schema = 1
     what = "the verification of a served adapter"
     written_by = "intruders verify --endpoint --json"
 

@@ -59,7 +59,6 @@ class Mitigation(JsonResult):
       versions: versions of the packages.
     """
 
-    schema = 1
     what = "the record of a mitigation"
     written_by = "intruders mitigate"
     file_name: ClassVar[str] = "intruders.json"

@@ -47,7 +47,6 @@ class WrittenScale(JsonResult):
       versions: versions of the packages.
     """
 
-    schema = 1
     what = "the record of a written scale"
     written_by = "intruders scale --out"
     file_name: ClassVar[str] = "written.json"

@@ -18,8 +18,6 @@ from .study_folder import RunRecord, StudyFolder
 from .tables import refuse_newer_tables, rows_of, write_tables
 from .work import FILES, Workplace, precisions_of
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class StudyProgress:
@@ -47,9 +45,7 @@ class StudyOutcome(JsonResult):
       refused: ids of published runs that were not taken over, each with the reason.
     """
 
-    schema = SCHEMA
     what = "the outcome of a study"
-    written_by = "StudyOutcome.save"
 
     folder: Path
     runs: int

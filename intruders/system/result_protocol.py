@@ -34,9 +34,9 @@ class Result(Protocol):
 class JsonResult:
     """A result whose document holds all of it, and is saved as one JSON file."""
 
-    schema: ClassVar[int]  # the number of its document
+    schema: ClassVar[int] = 1  # the number of its document
     what: ClassVar[str]  # what its file is to a person: "a file of critical scales"
-    written_by: ClassVar[str]  # the command that writes one
+    written_by: ClassVar[str] = ""  # the command that writes one; without any, its own ``save`` does
     file_name: ClassVar[str | None] = None  # in the folder that the command writes, where it writes one
     indent: ClassVar[int | None] = None  # of the lines of its file, where people read it
 
@@ -64,7 +64,7 @@ class JsonResult:
         file = user_path(path)
         if cls.file_name is not None and file.is_dir():
             file /= cls.file_name
-        with refuse_others(file, cls.what, cls.written_by):
+        with refuse_others(file, cls.what, cls.written_by or f"{cls.__name__}.save"):
             document = json.loads(read_bytes(file))
             return cls.from_document(of_schema(document, str(file), cls.what, cls.schema))
 

@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 
 from ..system.result_protocol import JsonResult
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class SequenceResult(JsonResult):
@@ -24,7 +22,6 @@ class SequenceResult(JsonResult):
         kept.
     """
 
-    schema = SCHEMA
     what = "the result of a sequence"
     written_by = "intruders sequence"
     file_name: ClassVar[str] = "sequence.json"

@@ -37,7 +37,7 @@ from .finetune import check_task, train_unless_finished
 from .finetune_config import FinetuneConfig
 from .prepared_run import encoded_rows
 from .run_folder import RunFolder
-from .sequence_result import SCHEMA, SequenceResult
+from .sequence_result import SequenceResult
 from .trainer import TargetTrainer, first_not_finite
 
 
@@ -155,7 +155,7 @@ def _check_tasks(config: FinetuneConfig, tasks: Sequence[Task]) -> None:
 
 
 def _record(out: Path) -> dict[str, Any] | None:
-    return read_document(out / "sequence.json", "the result of a sequence", SCHEMA)
+    return read_document(out / "sequence.json", "the result of a sequence", SequenceResult.schema)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _measured(
     last = stages[-1]
     file = last.folder / "stage.json"
     settings = {"audit": audit.recorded()} | ({} if head_steps is None else {"head_steps": head_steps})
-    record = read_document(file, "the result of a stage of a sequence", SCHEMA)
+    record = read_document(file, "the result of a stage of a sequence", SequenceResult.schema)
     # Heads that were kept are in no record.
     if record is None or {name: record[name] for name in _KEPT_FOR if name in record} != settings:
         # The head of the last stage has just been trained.

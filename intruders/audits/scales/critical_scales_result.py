@@ -50,7 +50,6 @@ class CriticalScales(JsonResult):
       tuned_hub: likewise of the tuned model.
     """
 
-    schema = 1
     what = "a file of critical scales"
     written_by = "intruders scale --json"
 

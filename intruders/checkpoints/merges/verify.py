@@ -79,7 +79,6 @@ class Verification(JsonResult):
       seconds: the time it took.
     """
 
-    schema = 1
     what = "the verification of a merge"
     written_by = "intruders verify --json"
 

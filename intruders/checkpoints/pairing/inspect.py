@@ -46,9 +46,7 @@ class Inspection(JsonResult):
       matched: in words, what was matched other than by equal names.
     """
 
-    schema = 1
     what = "the inspection of a path"
-    written_by = "Inspection.save"
 
     source: str
     kind: str

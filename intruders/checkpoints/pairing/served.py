@@ -345,7 +345,6 @@ class Served(JsonResult):
       parts: the weights, those of one answer together, and the settings.
     """
 
-    schema = 1
     what = "what a runtime does with an adapter"
     written_by = "intruders inspect --for --json"
 
