@@ -9,7 +9,6 @@ from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
 from ..system.words import printable
-from ..version import __version__
 from .experiment_settings import DOSES
 from .point import HealedPoint
 
@@ -161,8 +160,7 @@ class Healing(JsonResult):
         """Return plain JSON values: the content of ``heal.json``."""
         healing = plain(self)
         of, versions = healing.pop("of"), healing.pop("versions")
-        head = {"schema": self.schema, "intruders_version": __version__}
-        return head | {"of": of, "healing": healing, "versions": versions}
+        return self.head() | {"of": of, "healing": healing, "versions": versions}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Healing":

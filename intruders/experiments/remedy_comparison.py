@@ -18,7 +18,6 @@ from ..system.files import user_path, write_together
 from ..system.parquet import parquet_bytes
 from ..system.plain_values import plain
 from ..system.result_protocol import JsonResult, json_bytes
-from ..version import __version__
 from .experiment_settings import HealSettings
 from .point import INTERVALS, Point, rows_of_document
 from .yardstick import FourParts, Items
@@ -175,8 +174,7 @@ class RemedyComparison(JsonResult):
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: points with their intervals, refusals with their reasons, and the sentence."""
         return {
-            "schema": self.schema,
-            "intruders_version": __version__,
+            **self.head(),
             "base": {"source": self.base, **plain(self.base_point, short=True)},
             "tuned": {"source": self.tuned, "kind": self.tuned_kind, **plain(self.tuned_point, short=True)},
             "target": self.target,

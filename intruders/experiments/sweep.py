@@ -12,7 +12,6 @@ from ..measures.task_score import TaskScore
 from ..mitigation.remedies.remedy_table import CONTROL_NAMES, INTRUDERS, SHRINK_OUTPUT
 from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
-from ..version import __version__
 from .point import Point
 
 CHANGE = "+.3f"  # the format of a change in nats per token
@@ -142,8 +141,7 @@ class InterventionSweep(JsonResult):
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values: every point with its intervals, the verdicts, and the values behind them."""
         return {
-            "schema": self.schema,
-            "intruders_version": __version__,
+            **self.head(),
             "base": {
                 "source": self.base,
                 "losses": {n: loss.loss.as_dict() for n, loss in self.base_losses.items()},

@@ -9,7 +9,6 @@ from ..audits.result.audit_result import Audit
 from ..system.plain_values import from_plain, plain
 from ..system.result_protocol import JsonResult
 from ..system.versions import installed_versions
-from ..version import __version__
 from .remedies.remedy_table import TOP
 
 
@@ -119,8 +118,7 @@ class Mitigation(JsonResult):
         """Return plain JSON values; the audits have their own schema."""
         settings = dict(self.remedy.settings)
         return {
-            "schema": self.schema,
-            "intruders_version": __version__,
+            **self.head(),
             "base": {"source": self.base_source},
             "tuned": {"source": self.tuned_source},
             "form": self.form,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from ..errors import ResultFileError
+from ..version import __version__
 from .documents import of_schema
 from .files import read_bytes, user_path, write_atomically
 from .plain_values import from_plain, plain
@@ -43,6 +44,10 @@ class JsonResult:
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values with the number of their schema; null for a number that JSON does not have."""
         return {"schema": self.schema, **plain(self)}
+
+    def head(self) -> dict[str, Any]:
+        """Return what a document of its own form begins with."""
+        return {"schema": self.schema, "intruders_version": __version__}
 
     def in_card(self) -> list[str]:
         """Return what the model card of the weights that it is of says of it: lines of Markdown."""

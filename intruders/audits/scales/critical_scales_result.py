@@ -13,7 +13,6 @@ from ...errors import SettingError
 from ...system.plain_values import plain
 from ...system.result_protocol import JsonResult
 from ...system.words import number, plural
-from ...version import __version__
 from ..result.audit_result import Audit
 
 SCALE_NAME = "scale.json"  # the name of the file that is looked for next to an audit
@@ -125,8 +124,7 @@ class CriticalScales(JsonResult):
 
     def to_document(self) -> dict[str, Any]:
         return {
-            "schema": self.schema,
-            "intruders_version": __version__,
+            **self.head(),
             "base": {"source": self.base_source, "hub": plain(self.base_hub)},
             "tuned": {"source": self.tuned_source, "hub": plain(self.tuned_hub)},
             "settings": {"k": self.k, "epsilon": self.epsilon, "target": self.target},

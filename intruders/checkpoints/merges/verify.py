@@ -15,7 +15,6 @@ from ...system.plain_values import from_plain, plain
 from ...system.progress import Progress, silent
 from ...system.result_protocol import JsonResult
 from ...system.this_process import ExitStatus
-from ...version import __version__
 from ..opening.model_sum import ModelSum, parts_of
 from ..opening.open import Source, open_checkpoint
 from ..pairing.names_of_base import under_common_names
@@ -135,8 +134,7 @@ class Verification(JsonResult):
 
     def to_document(self, allow_other: bool = False) -> dict[str, Any]:
         return {
-            "schema": self.schema,
-            "intruders_version": __version__,
+            **self.head(),
             "base": {"source": self.base_source},
             "adapter": {"source": self.adapter_source},
             "merged": {"source": self.merged_source},
