@@ -122,9 +122,7 @@ class NatsPlan:
             f"{self.bytes / 2**30:,.2f} GiB{left}"
         )
 
-    def keep(
-        self, out: str | os.PathLike[str] | None, *, seed: int = 0, progress: Progress = silent
-    ) -> float:
+    def keep(self, out: str | os.PathLike[str] | None, *, progress: Progress = silent) -> float:
         """Compute the rows into the files of their layers in a base cache, all or none; return the seconds it took."""
         started, store = time.perf_counter(), DiskCache(out)
         contents = {name: content_of(self.preparation.read(name, torch.device("cpu"))) for name in self.owner}
@@ -135,7 +133,7 @@ class NatsPlan:
             )
             for name, owner in self.owner.items()
         }
-        draw, read = torch.Generator().manual_seed(seed), Counter[str]()
+        draw, read = torch.Generator().manual_seed(0), Counter[str]()
         with written(store, contents) as writer:
             for start in range(0, len(self.ids), _AT_ONCE):
                 progress("gradients", start, len(self.ids))
