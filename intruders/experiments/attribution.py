@@ -127,7 +127,6 @@ class Attribution(JsonResult):
         )
 
     def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         return {
             "schema": self.schema,
             "base": self.base,

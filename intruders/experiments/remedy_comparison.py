@@ -194,7 +194,6 @@ class RemedyComparison(JsonResult):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "RemedyComparison":
-        """Make it from its document."""
         base, tuned = document["base"], document["tuned"]
         own = {
             "base": base["source"],

@@ -182,7 +182,6 @@ class InterventionSweep(JsonResult):
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "InterventionSweep":
-        """Make it from its document."""
         values, settings = document["values"], document["settings"]
         return cls(
             base=document["base"]["source"],

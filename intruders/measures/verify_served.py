@@ -88,7 +88,6 @@ class ServedVerification(JsonResult):
         return known.get(self.verdict, ExitStatus.FAILED).value
 
     def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values; null for what is not known."""
         return {**super().to_document(), "exit_status": self.exit_status()}
 
 

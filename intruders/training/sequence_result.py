@@ -56,7 +56,6 @@ class SequenceResult(JsonResult):
         return [max(row[task] for row in stages[task:]) - last[task] for task in range(len(stages))]
 
     def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values."""
         document = super().to_document()
         first = {name: document[name] for name in ("schema", "tasks", "accuracies")}
         measures = ("average_accuracy", "backward_transfer", "forgetting")
