@@ -95,7 +95,6 @@ class OutputEnergy:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "schema": 1,
             "mean_relative_energy": self.mean_relative,
             "tokens": self.tokens,
             "matrices": [

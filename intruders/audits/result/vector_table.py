@@ -21,7 +21,6 @@ from .records import CERTIFICATES, SUBSPACE_COLUMNS, UPDATE_COLUMNS, AuditedMatr
 
 METADATA_KEY = b"intruders"
 
-
 # Everything that is known of a vector and of its matrix: the only list of it. The first ones are Audit.to_pandas().
 _COLUMNS: dict[str, pa.DataType] = {
     "name": pa.string(),
