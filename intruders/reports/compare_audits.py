@@ -29,16 +29,8 @@ class Shared:
     audits: list[Audit]
     left_out: int  # names that some audit has and another has not
     other_bases: list[str]  # tuned sources of audits whose base differs from the first one's
-
-    @property
-    def k(self) -> int:
-        """The number of vectors that every audit examined."""
-        return min(audit.k for audit in self.audits)
-
-    @property
-    def epsilon(self) -> float:
-        """The epsilon at which all are counted."""
-        return self.audits[0].epsilon
+    k: int  # the number of vectors that every audit examined
+    epsilon: float  # at which all are counted
 
 
 def common_matrices(audits: Sequence[Audit]) -> Shared:
@@ -61,7 +53,8 @@ def common_matrices(audits: Sequence[Audit]) -> Shared:
         for audit, matrices in zip(audits, matrices_of, strict=True)
     ]
     others = [audit.tuned_source for audit in kept[1:] if not _same_base(kept[0], audit)]
-    return Shared(kept, len(set().union(*matrices_of)) - len(common), others)
+    left_out = len(set().union(*matrices_of)) - len(common)
+    return Shared(kept, left_out, others, min(audit.k for audit in kept), kept[0].epsilon)
 
 
 def _some_sources(audits: Sequence[Audit]) -> str:
