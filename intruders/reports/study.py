@@ -134,11 +134,13 @@ def page_table(
     for name in kept:
         kind = types.infer_dtype(kept[name], skipna=True)
         is_number = name not in as_given and kind in ("integer", "floating", "mixed-integer-float")
-        cells = []
-        for value in kept[name].head(most):
-            given = _finite(value) if name in as_given else None
-            cell = _cell(str(name), value, is_number) if given is None else Cell(f"{given:g}", given)
-            cells.append(cell)
+        cells = [_cell(str(name), value, is_number) for value in kept[name].head(most)]
+        if name in as_given:
+            numbers = pd.to_numeric(kept[name].head(most), errors="coerce")
+            cells = [
+                Cell(f"{given:g}", given) if math.isfinite(given) else cell
+                for given, cell in zip(numbers.tolist(), cells, strict=True)
+            ]
         numeric.append(is_number or any(cell.value is not None for cell in cells))
         columns.append(cells)
     rows = [list(row) for row in zip(*columns, strict=True)]
@@ -150,14 +152,6 @@ def run_table(runs: pd.DataFrame) -> PageTable:
     kept = [column for column in RUN_COLUMNS if column in runs and runs[column].notna().any()]
     frame = runs[kept].rename(columns=RUN_COLUMNS)
     return page_table("Runs", frame, len(frame), as_given=("alpha", "rate"))
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def failures(runs: pd.DataFrame) -> Sequence[tuple[str, str]]:
