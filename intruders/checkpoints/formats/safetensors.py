@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +21,9 @@ from ..stored.names import natural_order
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
+# Tensors up to this size in bytes, as an adapter's, are read from their place: safetensors' own reader parses the whole
+# header for each, which takes several times as long.
+_SMALL = 2**22
 # dtype in the header -> the torch dtype that holds it. torch has none to read other ones into.
 DTYPES: dict[str, torch.dtype | None] = {
     "F64": torch.float64,
@@ -133,24 +135,29 @@ def tensors_of_shards(
 
 
 def _read(path: Path, name: str, entry: HeaderEntry, index: int | None = None) -> Tensor:
-    """Map the tensor alone, or one of its slices, so that pages which are no longer needed do not stay mapped."""
+    """Open the file again, so that the pages of a tensor that is no longer needed do not stay mapped."""
+    from safetensors import SafetensorError, safe_open
+
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise CheckpointError(
             f"'{name}' in '{path}' is {entry.dtype}, which torch cannot widen; save it as BF16"
         )
-    shape, begin, size = entry.shape, entry.begin, entry.end - entry.begin
-    if index is not None:
-        size //= shape[0]
-        shape, begin = shape[1:], begin + index * size
     try:
-        data = torch.empty(0, dtype=torch.uint8)
-        if size:  # of nothing there is no map
-            data = torch.from_numpy(np.memmap(path, np.uint8, "c", begin, (size,)))
-    except (OSError, ValueError) as error:
+        if index is None and 0 < entry.end - entry.begin <= _SMALL:
+            # From its bytes, without another look at the header, where the file has not changed since.
+            data = bytearray(entry.end - entry.begin)
+            with path.open("rb", buffering=0) as opened:
+                opened.seek(entry.begin)
+                is_same = _is_same_file(os.fstat(opened.fileno()), entry.stamp)
+                if is_same and opened.readinto(data) == len(data):
+                    return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name) if index is None else file.get_slice(name)[index]
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{name}' cannot be read from '{path}': {first_line(error)}") from None
     require_unchanged(path, entry.stamp)
-    return data.view(dtype).reshape(shape)
+    return tensor
 
 
 def require_unchanged(path: Path, stamp: os.stat_result) -> None:
@@ -159,11 +166,15 @@ def require_unchanged(path: Path, stamp: os.stat_result) -> None:
         now = path.stat()
     except OSError as error:
         raise CheckpointError(f"'{path}' cannot be read: {os_reason(error)}") from None
-    if (now.st_size, now.st_mtime_ns) != (stamp.st_size, stamp.st_mtime_ns):
+    if not _is_same_file(now, stamp):
         raise ChangedFileError(
             f"'{path}' changed while it was being read; expected a file that stays as it is; run the same command "
             "again when nothing writes to it"
         )
+
+
+def _is_same_file(now: os.stat_result, stamp: os.stat_result) -> bool:
+    return (now.st_size, now.st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
 
 
 def _corrupt(path: Path, what: str) -> CheckpointError:
