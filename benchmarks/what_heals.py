@@ -3,19 +3,16 @@
 INTRUDERS_DATA=data python -m benchmarks.what_heals healed rank1=smollm2-135m-lora@word-problems ...
 
 Every model is healed by its weights on the base's own text, and by doses: 30 steps in bfloat16, 32 documents, 64
-examples that choose; 200 test examples, 32 documents of C4 and 32 of WikiText-2 are reported. A task that is a folder
-has train.jsonl and others.
+examples that choose; 200 test examples, 32 documents of C4 and 32 of WikiText-2 are reported.
 
 The criterion, written before any of these healings. Weights are the default of heal for adapters if their mean loss on
 WikiText-2 is at most 0.02 nats above the doses', and their mean accuracy at most one point below. The rate of 0.06, of
-each update, the weight of 12 and the step of 4 documents and 16 examples were chosen on the packaged rank 1, on the
-first model of same-text and on rank 64 of word problems; these do not count.
+each update, the weight of 12 and the step of 4 documents and 16 examples were chosen on three models that do not count.
 
-By the same criterion doses stayed the default twice. In the first round, at commit 45ec914a, the text was C4, the rate
-0.0005, the weight of the task 30 at first, and a step had 8 documents and examples. The base's own text was to be the
-default text if on every model it gave back 85 % on WikiText-2 at an accuracy at most one point below that of C4, which
-it did. In the second, at commit 4dc8d4db, every entry of a factor had the rate 0.001, of whatever rank. In the third,
-at commit b8161c4d, weights met the criterion on the model of SST-2 of the first two, and on four that were trained by
+By the same criterion doses stayed the default twice, at commits 45ec914a (learned on C4, at other rates and weights)
+and 4dc8d4db (every entry of a factor at the rate 0.001). The base's own text became the default text: on every model it
+healed 85 % on WikiText-2 at an accuracy at most one point below that of C4. In the third round, at commit b8161c4d,
+weights met the criterion on the model of SST-2 of the first two, and on four that were trained by
 
     intruders finetune --base smollm2-135m --precision bf16 --batch-size 8 --warmup-steps 5 --seed 12 --task TASK ...
 
@@ -23,19 +20,16 @@ word-problems --rank 64 --alpha 64 --lr 5e-4 --steps 100; --rank 8 --alpha 16 --
 --lr 5e-3 --steps 100; and AG News --rank 16 --alpha 32 --lr 1e-3 --steps 80 ("Article: ", 250 characters, "Topic:").
 
 The fourth round is of further seeds of these five settings (SST-2: --rank 8 --alpha 16 --lr 1e-3 --steps 60), by
-weights alone, which --alone asks for. Its question, written before any of them was healed: over all models of the third
-and the fourth round, does healing give back 95 % of the forgetting on the base's own text and 85 % on WikiText-2, and
-is the accuracy at most one point below the tuned models', in the mean over the models?
+weights alone, by --alone. Its question, written before any of them was healed: does healing, in the mean over the third
+and fourth rounds, give back 95 % on the base's own text and 85 % on WikiText-2 at an accuracy at most one point below?
 
 The fifth round is of 20 steps in the place of 30, of models that were healed in the third and fourth, by what heal is
 since: products with updates in bfloat16, and attention by products. Its criterion, written before any was healed so:
 20 steps are the default if the mean loss on WikiText-2 is at most 0.01 nats above that of 30 steps, and the mean
-accuracy at most half a point below. At commit ca47df9d ranks 64 and 8 of word problems were 0.026 and 0.024 nats above,
-and the round ended: 30 steps stay.
+accuracy at most half a point below. At commit ca47df9d two models were 0.026 and 0.024 nats above: 30 steps stay
+(python -m benchmarks.what_heals shorter rank1=smollm2-135m-lora@word-problems ... --alone --steps 20 --beside healed).
 
-python -m benchmarks.what_heals shorter rank1=smollm2-135m-lora@word-problems ... --alone --steps 20 --beside healed
-
-The sixth round is of full fine-tunings, whose default is doses: SST-2, 60 steps, seeds 20 and 21; word problems, 100
+The sixth round is of full fine-tunings, whose default was doses: SST-2, 60 steps, seeds 20 and 21; word problems, 100
 steps, seeds 20 and 21; AG News, 80 steps, seed 20; all by --method full --lr 5e-5 and what else is above. SST-2 with
 seed 20 was healed to see what comes out, and does not count. Its criterion, written before the four others were
 healed: weights are the default of full fine-tunings too if the mean loss on WikiText-2 is not above that of the doses,
@@ -55,18 +49,12 @@ from pathlib import Path
 import intruders
 from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, difference, report
 from benchmarks.usual_settings import said
-from intruders.experiments.experiment_settings import SELF
+from intruders.experiments.experiment_settings import SELF, HealSettings
 from intruders.experiments.healing import Healing
 from intruders.measures.intervals import mean_interval
 
 
-def main(
-    folder: Path,
-    models: dict[str, str],
-    rivals: tuple[str, ...],
-    counts: dict[str, int],
-    beside: Path | None,
-) -> None:
+def main(folder: Path, models: dict[str, str], settings: HealSettings, beside: Path | None) -> None:
     healings = {}
     for name, given in models.items():
         model, _, task = given.partition("@")
@@ -84,13 +72,13 @@ def main(
                 task=task,
                 columns=columns,
                 loss_on=[SELF, CHOSEN, REPORTED],
-                settings=replace(SETTINGS, rivals=rivals, **counts),
+                settings=settings,
                 loading=intruders.Loading(dtype="bfloat16"),
                 out=out,
                 progress=lambda what, done, n: print(what, done, n, flush=True) if done % 5 == 0 else None,
             )
         healings[name] = Healing.load(out)
-    report(healings, rivals)
+    report(healings, settings.rivals)
     for corpus in (SELF, CHOSEN, REPORTED):
         shares = [healing.healed_point.corpora[corpus].healed for healing in healings.values()]
         print(f"  healed on {corpus}: {said(mean_interval([share.estimate for share in shares if share]))}")
@@ -111,5 +99,6 @@ if __name__ == "__main__":
     parser.add_argument("--beside", type=Path, help="healings to compare with")
     given = parser.parse_args()
     models = dict(model.split("=", 1) for model in given.models)
-    counts = {"steps": given.steps, "report_examples": given.examples}
-    main(given.folder, models, () if given.alone else ("doses",), counts, given.beside)
+    rivals = () if given.alone else ("doses",)
+    settings = replace(SETTINGS, rivals=rivals, steps=given.steps, report_examples=given.examples)
+    main(given.folder, models, settings, given.beside)

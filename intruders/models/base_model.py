@@ -41,42 +41,42 @@ def is_path(base: str) -> bool:
 
 def model_folder(base: str) -> str:
     """Return the absolute path of a model's folder; CheckpointError for what transformers does not load from there."""
+    path = user_path(base)
     try:
-        return _checked_folder(base, user_path(base))
+        if path.exists() and (other := other_format(path)):
+            raise CheckpointError(f"base {base!r} {other}")
+        without_config = path.is_dir() and not (path / "config.json").is_file()
+        if (without_config and any(path.glob("*.gguf"))) or (path.is_file() and path.suffix == ".gguf"):
+            raise CheckpointError(
+                f"base {base!r} is a GGUF file, which transformers does not train or save; expected a folder written "
+                "by save_pretrained; write one (intruders scale GGUF TUNED --at 0 --as checkpoint --out FOLDER), and "
+                "pass it"
+            )
+        if without_config:
+            models = ("config.json", "adapter_config.json")
+            inside = [
+                entry.name for entry in path.iterdir() if any((entry / name).is_file() for name in models)
+            ]
+            if inside:
+                raise CheckpointError(
+                    f"{base!r} contains models in folders of their own: {some_of(sorted(inside, key=natural_order))}; "
+                    "pass one of these"
+                )
+            raise CheckpointError(
+                f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
+                f"or one of {', '.join(DEMO_MODELS)}{where_training_stopped(path)}"
+            )
+        if not path.is_dir():
+            raise CheckpointError(
+                f"base {base!r} is not a model folder; expected a folder written by save_pretrained, a hub id, "
+                f"or one of {', '.join(DEMO_MODELS)}"
+            )
+        return str(path.resolve())
     except OSError as error:  # of the base that an adapter names, which can be in the home of another user
         raise CheckpointError(
             f"base {base[:200]!r} cannot be read ({os_reason(error)}); expected a folder written by save_pretrained "
             f"that you may read, a hub id, or one of {', '.join(DEMO_MODELS)}"
         ) from None
-
-
-def _checked_folder(base: str, path: Path) -> str:
-    if path.exists() and (other := other_format(path)):
-        raise CheckpointError(f"base {base!r} {other}")
-    without_config = path.is_dir() and not (path / "config.json").is_file()
-    if (without_config and any(path.glob("*.gguf"))) or (path.is_file() and path.suffix == ".gguf"):
-        raise CheckpointError(
-            f"base {base!r} is a GGUF file, which transformers does not train or save; expected a folder written by "
-            "save_pretrained; write one (intruders scale GGUF TUNED --at 0 --as checkpoint --out FOLDER), and pass it"
-        )
-    if without_config:
-        models = ("config.json", "adapter_config.json")
-        inside = [entry.name for entry in path.iterdir() if any((entry / name).is_file() for name in models)]
-        if inside:
-            raise CheckpointError(
-                f"{base!r} contains models in folders of their own: {some_of(sorted(inside, key=natural_order))}; "
-                "pass one of these"
-            )
-        raise CheckpointError(
-            f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
-            f"or one of {', '.join(DEMO_MODELS)}{where_training_stopped(path)}"
-        )
-    if not path.is_dir():
-        raise CheckpointError(
-            f"base {base!r} is not a model folder; expected a folder written by save_pretrained, a hub id, "
-            f"or one of {', '.join(DEMO_MODELS)}"
-        )
-    return str(path.resolve())
 
 
 def _converted(model: DemoModel) -> Path:

@@ -173,8 +173,7 @@ def named_base_note(given: GivenModel) -> list[str]:
 def _unfit(given: GivenModel, error: Exception) -> Exception:
     source, location, said = given.source, given.location, str(error)
     if "target modules" in said.lower():
-        targets = (given.adapter.values if given.adapter else {}).get("target_modules") or []
-        names = sorted(targets) if isinstance(targets, list) else [str(targets)]
+        names = [] if given.adapter is None else given.adapter.names("target_modules")
         return PairingError(
             f"adapter {source!r} changes modules {some_of(names)}, and base {location!r} has none of these; pass the "
             "base that it was trained on with --base"

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,8 +59,7 @@ def open_language_model(
         given = GivenModel(source, base)
         location = given.location
         masked = is_masked(location)
-        kind: Literal["masked", "causal"] = "masked" if masked else "causal"
-        model: Any = load_model(given.with_language_head, kind, loading=loading)
+        model: Any = load_model(given.with_language_head, "masked" if masked else "causal", loading=loading)
         if given.is_classifier:
             classifier: Any = _classifier(given, None, loading)
             classifier, notes = adapted(classifier, given, merged=merged)

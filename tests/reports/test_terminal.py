@@ -19,10 +19,7 @@ def printed(show: Callable[[Page], None], width: int = 100) -> str:
 
 @pytest.mark.parametrize(
     ("show", "text"),
-    [
-        (lambda page: page.prose(NAME), f"{SHOWN}\n"),
-        (lambda page: page.say(NAME), f"{SHOWN}\n"),
-    ],
+    [(lambda page: page.prose(NAME), f"{SHOWN}\n"), (lambda page: page.say(NAME), f"{SHOWN}\n")],
 )
 def test_a_line_shows_a_name_that_steers_no_terminal(show: Callable[[Page], None], text: str) -> None:
     assert printed(show) == text

@@ -8,10 +8,7 @@ import torch
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.pairing.in_memory import BaseInMemory
-from intruders.checkpoints.pairing.names_of_base import (
-    positions_in_stacks,
-    with_experts_as,
-)
+from intruders.checkpoints.pairing.names_of_base import positions_in_stacks, with_experts_as
 from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.checkpoints.stored.matrices import MatrixView, put_back, selected_matrices
 from intruders.checkpoints.stored.names import match_names
