@@ -166,7 +166,7 @@ def heal(
         healing = reported_healing(bench, learned, settings, of_tasks)
         del bench  # the models are gone from memory before anything is written
         if folder is None:
-            return healing
+            return replace(healing, seconds=time.perf_counter() - started)
         adapter = question.both[1]
         keeps_rank = (
             (settings.learn == WEIGHTS or settings.per == "direction")

@@ -16,8 +16,7 @@ def model(llama: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("longest", "in_bf16", "expected"),
-    [(128, True, "eager"), (129, True, "sdpa"), (20, False, "sdpa")],
+    ("longest", "in_bf16", "expected"), [(128, True, "eager"), (129, True, "sdpa"), (20, False, "sdpa")]
 )
 def test_short_rows_in_bf16_take_products(model: Any, longest: int, in_bf16: bool, expected: str) -> None:
     attend_by_products_if_short(model, longest, in_bf16=in_bf16)
