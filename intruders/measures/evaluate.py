@@ -142,11 +142,11 @@ def evaluate(
             _, rows = halves_of_task(task, scores.max_examples)
             tasks[number] = replace(task, test=rows) if task.test else replace(task, validation=rows)
     splits = [scored_examples(task, scores.split, scores.max_examples)[0] for task in tasks]
-    for task in tasks:
-        check_for_task(GivenModel(model, base), task)
     # The model, its base, and those made of it.
     of_base = [] if base is None else [GivenModel(base)]
     every = [GivenModel(model, base), *of_base, *(GivenModel(other, base) for other in later)]
+    for task in tasks:
+        check_for_task(every[0], task)
     loaded = [given.location for given in every]
     sources = [weights for given in every for weights in given.weights()]
     if harness.lm_eval:
