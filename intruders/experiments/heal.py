@@ -11,6 +11,7 @@ from ..checkpoints.adapters.adapter import Adapter
 from ..checkpoints.pairing.open_sides import sides_on_disk
 from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ..checkpoints.stored.names import tensor_of
+from ..checkpoints.writing.lora_adapter import Rank
 from ..data.columns import Columns
 from ..data.corpora import digests_of
 from ..data.load_task import described_task
@@ -18,7 +19,7 @@ from ..data.task import names_given
 from ..errors import SettingError
 from ..linalg.low_rank import LowRank
 from ..mitigation.beyond_doses import require_same_vocabulary
-from ..mitigation.mitigate import mitigate
+from ..mitigation.mitigate import apply_remedy
 from ..mitigation.mitigation_result import Mitigation
 from ..mitigation.remedies.doses import Doses, LearnedUpdates
 from ..mitigation.targets.choose_target import choose_target, chosen_form
@@ -145,9 +146,18 @@ def heal(
 
     if (finished := finished_before()) is not None:
         return finished
-    if folder is not None:
-        # What could not be written is refused before anything is learned; `mitigate` chooses the target again.
-        choose_target((question.base, question.tuned), question.both, out=folder, form=form, force=force)
+    adapter = question.both[1]
+    keeps_rank = (
+        (settings.learn == WEIGHTS or settings.per == "direction")
+        and isinstance(adapter, Adapter)
+        and (written_form, adapter.peft_type) == ("adapter", "LORA")
+        and adapter.family != "kohya"
+    )
+    rank: Rank = "keep" if keeps_rank else None
+    target = None
+    if folder is not None:  # what could not be written is refused before anything is learned
+        sources = (question.base, question.tuned)
+        target = choose_target(sources, question.both, out=folder, form=form, rank=rank, force=force)
     work = WorkFolder.beside(folder)
     with work.held(key, folder):
         # Another process may have finished since, and its folder would be in the way of what is learned here.
@@ -165,27 +175,18 @@ def heal(
         learned = learn(bench, settings, told=told)
         healing = reported_healing(bench, learned, settings, of_tasks)
         del bench  # the models are gone from memory before anything is written
-        if folder is None:
+        if target is None:
             return replace(healing, seconds=time.perf_counter() - started)
-        adapter = question.both[1]
-        keeps_rank = (
-            (settings.learn == WEIGHTS or settings.per == "direction")
-            and isinstance(adapter, Adapter)
-            and (written_form, adapter.peft_type) == ("adapter", "LORA")
-            and adapter.family != "kohya"
-        )
-        written = mitigate(
-            question.base,
-            question.tuned,
-            remedy=_remedy(learned.state, healing),
+        written = apply_remedy(
+            question.audited,
+            _remedy(learned.state, healing),
+            target,
             out=folder,
-            form=form,
-            rank="keep" if keeps_rank else None,
-            audit=audited,
-            force=force,
+            rank=rank,
             compute=compute,
             progress=progress,
             beside=lambda result: {RECORD: _written(healing, result, started)},
+            started=started,
         )
         return _written(healing, written, started)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ..audits.audit import audit_pairing, audited_whole
+from ..audits.audit import AuditedWhole, audit_pairing, audited_whole
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
 from ..audits.base_cache import MemoryCache
 from ..audits.kept_nats import KeptNats
@@ -33,7 +33,8 @@ from .remedies.changes import Change
 from .remedies.every_remedy import remedy_named
 from .remedies.remedy import Remedy
 from .remedies.remedy_table import ALL, INTRUDERS
-from .targets.choose_target import choose_target
+from .targets.changed_adapter import ModelTarget
+from .targets.choose_target import FolderTarget, choose_target
 from .targets.new_adapter import warn_of_tensors_left_out
 from .targets.target import Changes
 from .tuned_matrices import TunedMatrices
@@ -59,7 +60,6 @@ def mitigate(
     shard_bytes: int = SHARD_BYTES,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
-    beside: Callable[[Mitigation], Mapping[str, JsonResult]] | None = None,
 ) -> Mitigation:
     """Scale the intruder dimensions of every matrix, or apply another remedy.
 
@@ -91,7 +91,6 @@ def mitigate(
       shard_bytes: size at which a checkpoint continues in a further file.
       compute: where it is computed. The audit after the mitigation profits from the cache of the one before.
       progress: called with (what is being done, done, in all).
-      beside: gives further results to save beside the weights, by file name, from the mitigation.
 
     Returns:
       What was changed in each matrix, with the audits before and after.
@@ -120,7 +119,6 @@ def mitigate(
     """
     started = time.perf_counter()
     remedy = _chosen(scale, control, which, seed, remedy)
-    device = compute.torch_device()
     sides = open_sides(base, tuned)
     if remedy.reach == "model" and not remedy.changes_nothing:
         require_same_head(sides)
@@ -143,8 +141,39 @@ def mitigate(
     # The base vectors that the first audit computes serve the second, even where no cache is to be kept.
     compute = replace(compute, cache=compute.base_cache() or MemoryCache())
     audited = audited_whole(*sides, audit, compute, progress)
-    before = audited.audit
-    matrices = TunedMatrices(sides[0], audited, device)
+    return apply_remedy(
+        audited,
+        remedy,
+        target,
+        out=out,
+        rank=rank,
+        check=check,
+        compute=compute,
+        progress=progress,
+        started=started,
+    )
+
+
+def apply_remedy(
+    audited: AuditedWhole,
+    remedy: Remedy,
+    target: FolderTarget | ModelTarget,
+    *,
+    out: str | os.PathLike[str] | None,
+    rank: Rank,
+    check: bool = True,
+    compute: Compute,
+    progress: Progress,
+    beside: Callable[[Mitigation], Mapping[str, JsonResult]] | None = None,
+    started: float,
+) -> Mitigation:
+    """Change the audited matrices of two opened sides, write them to a target, and audit what was written.
+
+    ``out`` and ``rank`` are those that the target was chosen with; ``beside`` gives further results to save beside the
+    weights, by file name; ``started`` is when the work began (time.perf_counter).
+    """
+    before, tuned = audited.audit, audited.pairing.tuned
+    matrices = TunedMatrices(audited.pairing.base, audited, compute.torch_device())
     remedy = matrices.fitted(remedy)
     records, changed = _changed(matrices, remedy, progress)
     with target.writing(Changes(changed, matrices.elsewhere(remedy)), progress) as written:
@@ -154,7 +183,7 @@ def mitigate(
         if check:  # what was written is what is audited: a fault on the way to the disk would show
             # Experts that an adapter changes as stacks are written one by one where the base's file has them so.
             again_base, again_tuned = open_sides(written.base, written.tuned)
-            again_base, _, _ = under_common_names(again_base, [part for part, _ in parts_of(sides[1])])
+            again_base, _, _ = under_common_names(again_base, [part for part, _ in parts_of(tuned)])
             again = pair_sides(again_base, again_tuned, audited.settings)
             after = audit_after(before, audited.pairing.pairs, again, names, compute, progress)
             after = after if out is None else replace(after, tuned_source=str(out))
