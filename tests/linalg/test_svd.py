@@ -9,7 +9,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from intruders.linalg import svd
 from intruders.linalg.svd import (
     CLUSTER_TOLERANCE,
     Components,
@@ -18,34 +17,10 @@ from intruders.linalg.svd import (
     dense_svd,
     eigh,
     eigvalsh,
-    gram_left_vectors,
     moves_to_processor,
     settle_clusters,
 )
-from tests.matrices import orthonormal_columns, ugly
-
-
-def test_decomposition_of_ugly_matrices() -> None:
-    for name, matrix in ugly().items():
-        found = dense_svd(matrix)
-        expected = np.linalg.svd(matrix.numpy(), compute_uv=False)
-        scale = expected[0] or 1.0
-        np.testing.assert_allclose(found.values / scale, expected / scale, atol=1e-13, err_msg=name)
-        rebuilt = (found.left.mT * found.values) @ found.right
-        torch.testing.assert_close(rebuilt / scale, matrix / scale, atol=1e-13, rtol=0)
-        for vectors in (found.left, found.right):
-            unit = torch.eye(len(vectors), dtype=torch.float64)
-            torch.testing.assert_close(vectors @ vectors.mT, unit, atol=1e-13, rtol=0)
-
-
-@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (6, 6)], ids=str)
-def test_left_vectors_from_the_square(shape: tuple[int, int]) -> None:
-    batch = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
-    values, left = gram_left_vectors(batch)
-    for i, matrix in enumerate(batch.double().numpy()):
-        x, s, _ = np.linalg.svd(matrix, full_matrices=False)
-        np.testing.assert_allclose(values[i], s, atol=1e-7)
-        np.testing.assert_allclose(np.abs(left[i].numpy() @ x), np.eye(min(shape)), atol=1e-7)
+from tests.matrices import orthonormal_columns
 
 
 def test_single_precision_is_widened_first() -> None:
@@ -155,12 +130,3 @@ def test_batches_beyond_a_side_of_32_leave_a_gpu(shape: tuple[int, ...], is_move
     assert devices.decomposed == {"cpu" if is_moved else "cuda": 2}
     # One transfer of all cores, and one back for each result.
     assert devices.copies == ({"cuda to cpu": 2, "cpu to cuda": 3} if is_moved else {})
-
-
-def test_the_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = torch.randn(3, 40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    cores = rows @ rows.mT
-    direct, alone = eigh(cores), eigvalsh(cores)
-    monkeypatch.setattr(svd, "moves_to_processor", lambda shape, device: True)
-    for mine, expected in zip((*eigh(cores), eigvalsh(cores)), (*direct, alone), strict=True):
-        torch.testing.assert_close(mine, expected, rtol=0, atol=0)
