@@ -107,12 +107,6 @@ def test_a_base_of_zeros_has_finite_counts(side: int, rank: int, norm: float, sc
     np.testing.assert_allclose(found.values[0, :rank], np.sqrt(squares[:rank]), rtol=1e-9)
 
 
-def test_a_shift_away_from_everything_is_sure() -> None:
-    problem = in_coordinates(*planted((60, 40), "power law", 3, 0)).problem()
-    squares = problem.poles[0].sort(descending=True).values
-    assert problem.counts((squares[3:4] + squares[4:5]).unsqueeze(0) / 2)[1].all()
-
-
 @given(PROBLEMS)
 def test_shifted_solves(made: Problem) -> None:
     problem = in_coordinates(*made).problem()

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from intruders.linalg.krylov import BLOCK, KrylovSpace, converge
-from intruders.linalg.low_rank import LowRank
-from intruders.linalg.operators import Dense, Operator, Sum
+from intruders.linalg.operators import Dense, Operator
 from intruders.linalg.orthonormal import orthonormalize
 from intruders.linalg.ritz import Triplets
 from tests.matrices import SPECTRA, Array, with_values
@@ -66,14 +65,6 @@ def test_claimed_angles_are_honest_and_leading_values_all_found(name: str, shape
     check_against_truth(found, matrix.double().numpy())
     if name not in HIDES_COPIES:
         np.testing.assert_allclose(found.values[0, :COUNT], values[:COUNT], atol=5e-4)
-
-
-def test_a_low_rank_update_is_the_matrix_it_stands_for() -> None:
-    rng = np.random.default_rng(5)
-    base = torch.from_numpy(with_values(200, 180, SPECTRA["power law"](180, rng), rng)).float()
-    left, right = (torch.from_numpy(rng.standard_normal(s)).float() / 10 for s in [(200, 3), (3, 180)])
-    operator = Sum(Dense(base.unsqueeze(0)), LowRank(left.unsqueeze(0), right.unsqueeze(0)))
-    check_against_truth(leading(operator), (base.double() + left.double() @ right.double()).numpy())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -36,21 +36,6 @@ def test_products_are_those_of_the_dense_matrix() -> None:
         torch.testing.assert_close(operator.dense() / scale, dense / scale)
 
 
-def test_a_stack_is_its_matrices_one_by_one() -> None:
-    generator = torch.Generator().manual_seed(2)
-    base = torch.randn(4, 6, 5, generator=generator)
-    left, right = torch.randn(4, 6, 2, generator=generator), torch.randn(4, 2, 5, generator=generator)
-    rows, columns = torch.randn(4, 3, 5, generator=generator), torch.randn(4, 3, 6, generator=generator)
-    for batch in (Dense(base), Sum(Dense(base), LowRank(left, right))):
-        chosen = batch.select(torch.tensor([2, 0]))
-        assert chosen.shape == (2, 6, 5)
-        for place, index in enumerate([2, 0]):
-            dense = base[index] if isinstance(batch, Dense) else base[index] + left[index] @ right[index]
-            torch.testing.assert_close(chosen.dense()[place], dense)
-            torch.testing.assert_close(batch.apply(rows)[index], rows[index] @ dense.mT)
-            torch.testing.assert_close(batch.apply_transpose(columns)[index], columns[index] @ dense)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(6, 5), (500, 400)], ids=["small", "large"])
 def test_some_matrices_of_a_stack_are_those_in_that_order(shape: tuple[int, int], dtype: torch.dtype) -> None:

@@ -59,22 +59,6 @@ def test_a_batch_is_its_pairs_one_by_one(kind: str) -> None:
     assert alone.base.data_ptr() == pairs[0].base.data_ptr(), "a large matrix is not copied"
 
 
-def test_every_update_of_a_batch_at_its_own_multiple(kind: str) -> None:
-    made = [pair_of(kind, seed) for seed in (0, 10)]
-    batch = Pair.joined([pair for pair, _ in made]).scaled([0.0, 3.0])
-    for index, (multiple, (pair, update)) in enumerate(zip([0.0, 3.0], made, strict=True)):
-        wanted = pair.base.double() + multiple * update
-        torch.testing.assert_close(batch.select(index).dense().double(), wanted, rtol=1e-5, atol=1e-5)
-        assert torch.equal(batch.base[index], pair.base)
-
-
-@pytest.mark.parametrize("unit", [1.0, 2.0**30, 2.0**-30])
-def test_both_matrices_are_divided_by_a_unit(kind: str, unit: float) -> None:
-    pair, _ = pair_of(kind)
-    over = Pair(pair.base / unit, over_unit(pair.tuned, unit))
-    assert torch.equal(over.dense() * unit, pair.dense())
-
-
 def test_a_unit_as_small_as_weights_can_be_leaves_factors_in_range() -> None:
     unit = 2.0**-126
     divided = over_unit(LowRank(torch.full((6, 1), 8.0), torch.full((1, 5), 8.0)), unit)
