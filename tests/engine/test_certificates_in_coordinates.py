@@ -10,13 +10,11 @@ from intruders.engine.certificates import NAME
 from intruders.engine.decide import decide
 from intruders.engine.decisions import Decisions
 from intruders.engine.known_base import KnownBase
-from intruders.linalg.pair import Pair
 from tests.engine.wrong_coordinates import search
 from tests.matrices import (
     SPECTRA,
     UPDATES,
     PlantedPair,
-    batch_of,
     orthonormal_columns,
     spiked,
     truth_of,
@@ -80,21 +78,6 @@ def test_values_and_everything_said_of_leading_vectors(shape: tuple[int, int], s
     for name in detection.change.tensors():
         mine, theirs = getattr(detection.change, name), getattr(exact.change, name)
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
-
-
-def test_a_stack_of_updates_of_one_base() -> None:
-    """Products with the base's vectors are one for all of them."""
-    rng = np.random.default_rng(2)
-    base = with_values(280, 300, SPECTRA["power law"](280, rng), rng)
-    pairs = [spiked(base, [size, size], rng) for size in (0.01, 0.5, 3.0)]
-    shared = Pair(pairs[0].base.expand(3, -1, -1), batch_of(pairs).tuned)
-    known = KnownBase.decomposed(pairs[0].batch().base).repeated(3)
-    detection = decide(shared, 10, 0.5, known=known)
-    assert detection.certificate == [[NAME] * 10] * 3
-    for i, pair in enumerate(pairs):
-        alone = decide(pair.batch(), 10, 0.5, exact=True)
-        assert detection.intruder[i].tolist() == alone.intruder[0].tolist()
-        np.testing.assert_allclose(detection.lower[i], alone.lower[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("beyond", [-1e-3, -1e-5, 1e-5, 1e-3])

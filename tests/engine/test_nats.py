@@ -70,12 +70,6 @@ def test_shares_sum_to_one_and_may_be_negative() -> None:
     assert shares["a"] == pytest.approx(float((one * 2 * other).sum() / (2 * other).square().sum()))
 
 
-def test_a_scale_counts_in_squares() -> None:
-    whole = rows(8, 3).double()
-    once, twice = (predict({"a": each}, 4, list(range(8)))[0][0] for each in (whole, 2 * whole))
-    assert twice == pytest.approx(4 * once)
-
-
 def test_an_update_of_zeros_forgets_nothing() -> None:
     found, shares = predict({"a": torch.zeros(4, 3).double()}, 4, [0, 1, 2, 3])
     assert (found, shares) == ((0, 0, 0), {"a": 0.0})
