@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from intruders.audits.audit_settings import AuditSettings, Compute
-from intruders.audits.base_cache import MemoryCache
 from intruders.audits.scales import critical_scales as searching
 from intruders.audits.scales.critical_scales import SLACK, WALK, critical_scales
 from intruders.audits.scales.critical_scales_result import CriticalScales, MatrixScale
@@ -69,20 +68,6 @@ def test_measured_is_the_first_scale_with_an_intruder(size: str) -> None:
     assert result.within_factor_two == 1
     assert result.intruders_at_largest == 0
     assert result.largest == pytest.approx(min(m.measured for m in result.matrices), rel=2 * SLACK)
-
-
-def test_full_fine_tuning_along_the_line_to_the_base() -> None:
-    before = large_llama().state_dict()
-    after = merged_weights(hot_llama(model=large_llama(), gain=0.5, r=2))
-    generator = torch.Generator().manual_seed(0)
-    after = {
-        name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) * (tensor.dim() == 2)
-        for name, tensor in after.items()
-    }
-    result = critical_scales(
-        before, after, compute=Compute(cache=MemoryCache()), audit=AuditSettings(("*q_proj*", "*up_proj*"))
-    )
-    check(result, before, after)
 
 
 @pytest.mark.parametrize("target", [0, 3, 8])
@@ -174,12 +159,6 @@ def test_degenerate_bases_have_an_answer_that_can_be_saved(base: Tensor) -> None
     assert result.intruders_at_largest == 0
     assert result.largest > 0
     json.dumps(result.to_document(), allow_nan=False)
-
-
-def test_a_kept_base_gives_the_same_answer() -> None:
-    model, compute = hot_llama(model=large_llama(), gain=1.0, r=1), Compute(cache=MemoryCache())
-    first, again = (critical_scales(model, compute=compute).matrices for _ in range(2))
-    assert [one.measured for one in first] == pytest.approx([one.measured for one in again], rel=0.05)
 
 
 def test_an_update_of_the_base_itself_has_no_critical_scale() -> None:
