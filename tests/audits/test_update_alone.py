@@ -170,24 +170,6 @@ def test_two_adapters_beside_dense_svds(tmp_path: Path) -> None:
     assert "3 modules in common" in overlap_lines(overlap)[0]
 
 
-def test_chance_is_what_random_subspaces_give() -> None:
-    """The mean over many modules of random factors."""
-
-    def adapter(seed: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        return {
-            f"m{number}.lora_{side}.weight": torch.randn(shape, generator=generator)
-            for number in range(60)
-            for side, shape in (("A", (4, 48)), ("B", (64, 4)))
-        }
-
-    overlap = compare_updates(adapter(0), adapter(1), energy=1.0)
-    left = [module.left for module in overlap.modules if module.left is not None]
-    right = [module.right for module in overlap.modules if module.right is not None]
-    assert np.mean(left) == pytest.approx(overlap.modules[0].left_chance, rel=0.15)
-    assert np.mean(right) == pytest.approx(overlap.modules[0].right_chance, rel=0.15)
-
-
 def test_what_two_adapters_do_not_share(tmp_path: Path) -> None:
     first = saved(tmp_path / "a", factors(0))
     second = saved(tmp_path / "b", factors(1, ("layers.0.q_proj", "layers.7.q_proj")))
