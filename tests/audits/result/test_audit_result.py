@@ -88,13 +88,6 @@ def test_count_brackets_the_count_at_any_true_cosine_within_the_intervals(k: int
         assert at_least <= true <= at_most
 
 
-def test_exact_audits_count_to_one_number() -> None:
-    exact = made_up_audit(2, BERT, width=64, intruder_rate=0.4, exact=True)
-    for epsilon in np.linspace(0.01, 1.0, 100):
-        at_least, at_most = exact.count(7, float(epsilon))
-        assert at_least == at_most
-
-
 @pytest.mark.parametrize(
     ("k", "epsilon"),
     [(0, 0.5), (4, 0.5), ("3", 0.5), (1.5, 0.5), (True, 0.5), (2, 0.0), (2, 1.01), (2, math.nan), (2, "0.5")],
@@ -117,11 +110,6 @@ def test_a_name_that_was_not_audited_is_answered_with_the_nearest(audit: Audit) 
     assert audit.matrix(name).name == name
     with pytest.raises(SettingError, match=r"layer\.1\.attention\.self\.query"):
         audit.matrix("encoder.layer.1.attention.query.weight")
-
-
-def test_a_matrix_has_a_similarity_column_for_every_vector() -> None:
-    with pytest.raises(ValueError, match="one float32 column a vector"):
-        dataclasses.replace(matrix_of(vector(0, 0, 0, True)), similarity=np.zeros((4, 2), dtype=np.float32))
 
 
 # --- tables

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import intruders
-from intruders.audits.result.summary import by_kind, left_open_in_words, matrices_on_one_side, median_relative
+from intruders.audits.result.summary import by_kind, matrices_on_one_side, median_relative
 from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
 from intruders.reports.audit import render_audit
@@ -95,12 +95,3 @@ def test_what_the_caller_leaves_out_is_not_missed() -> None:
 def test_a_model_without_numbered_layers_has_no_other_matrices() -> None:
     others = [left_out("fc2.weight", "missing in tuned")]
     assert matrices_on_one_side(["fc1.weight"], others, AS_AUDITED) == others
-
-
-def test_words() -> None:
-    assert left_open_in_words([]) is None
-    one, two = (left_out(f"h.{layer}.q.weight", "missing in tuned") for layer in (0, 1))
-    assert left_open_in_words([one, two]) == (
-        "2 matrices could not be compared, the first 'h.0.q.weight' (missing in tuned); "
-        "leave out what is meant to be absent with --exclude"
-    )
