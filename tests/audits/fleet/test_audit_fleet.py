@@ -67,16 +67,6 @@ def test_a_name_that_is_not_utf8_is_refused(base: Path, adapters: dict[str, str]
     assert read == [good, f"{tmp_path}/adapters/caf\\udce9"]
 
 
-def test_states_that_are_passed_beside_the_final_adapter_are_not_passed_over(
-    base: Path, adapters: dict[str, str], tmp_path: Path
-) -> None:
-    run, state = str(tmp_path / "run"), str(tmp_path / "run" / "checkpoint-1")
-    for folder in (run, state):
-        shutil.copytree(next(iter(adapters.values())), folder)
-    fleet = audit_fleet(str(base), [run, f"{run}/checkpoint-*"], cache=False)
-    assert (fleet.adapters["adapter"].tolist(), fleet.passed_over) == ([run, state], {})
-
-
 def alone(base: Path, adapter: str, **settings: Any) -> Audit | str:
     try:
         return intruders.audit(base, adapter, cache=False, **settings)
