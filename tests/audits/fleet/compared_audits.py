@@ -1,17 +1,14 @@
-"""An audit beside another one of the same adapter, and a base with other numbers."""
+"""An audit beside another one of the same adapter."""
 
 import copy
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from intruders.audits.fleet.fleet_work import FleetWork
 from intruders.audits.result.audit_result import Audit
@@ -57,14 +54,3 @@ def stopped_before_files() -> Iterator[None]:
     """A fleet inside is stopped when its blocks are done and no adapter has a file."""
     with pytest.raises(KeyboardInterrupt), patch.object(FleetWork, "finish", side_effect=KeyboardInterrupt):
         yield
-
-
-def with_other_numbers(base: Path, folder: Path, in_names: str, factor: float = 1.5) -> Path:
-    """A copy of a base in which some tensors are others; their names, shapes and types, and all norms, stay."""
-    shutil.copytree(base, folder)
-    tensors = load_file(folder / "model.safetensors")
-    for name, tensor in tensors.items():
-        if in_names in name:
-            tensor[: len(tensor) // 2] *= factor
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder

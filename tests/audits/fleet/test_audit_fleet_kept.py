@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import intruders
 from intruders.audits.batches import loaded_or_skipped
@@ -22,13 +23,27 @@ from intruders.checkpoints.opening.open import open_source
 from intruders.errors import IntrudersError, ResultFileError
 from intruders.reports.fleet import fleet_payload
 from intruders.system.files import write_atomically
-from tests.audits.fleet.compared_audits import require_equal, stopped_before_files, with_other_numbers
+from tests.audits.fleet.compared_audits import require_equal, stopped_before_files
+from tests.tiny import with_update
 
 
 def test_a_further_adapter_costs_only_itself(
-    base: Path, adapters: dict[str, str], tmp_path: Path, read: Counter[str]
+    base: Path,
+    adapters: dict[str, str],
+    tmp_path: Path,
+    read: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is there is not judged again; the base is read once, to know it; another epsilon is kept beside it."""
+    """The base is read once, to know it. Of what is finished no header and no row is read, and nothing judged again.
+
+    Another epsilon is kept beside it.
+    """
+    opened, asked = [], []
+
+    def opening(source: Any) -> Any:
+        opened.append(source)
+        return open_source(source)
+
     out, sources = tmp_path / "out", list(adapters.values())
     audit_fleet(str(base), sources[:3], out=out, cache=False)
     kept = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
@@ -38,7 +53,11 @@ def test_a_further_adapter_costs_only_itself(
     audit_fleet(str(base), sources[:3], out=out, cache=False)
     assert set(read.values()) == {1}
     read.clear()
-    found = audit_fleet(str(base), sources[:4], out=out, cache=False)
+    with monkeypatch.context() as patched:
+        patched.setattr("intruders.audits.fleet.fleet_members.open_source", opening)
+        patched.setattr(pq, "read_table", lambda file, **given: asked.append(file))
+        found = audit_fleet(str(base), sources[:4], out=out, cache=False)
+    assert (opened, asked) == ([sources[3]], [])
     assert {read[f"model.layers.{layer}.self_attn.q_proj.weight"] for layer in (0, 1)} == {2}
     assert {read[name] for name in read if "mlp" in name} == {1}, "the new adapter changes no matrix there"
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
@@ -91,26 +110,6 @@ def test_a_fleet_that_has_grown_is_a_fresh_one(
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert again.audit(adapters["strong"]) == found.audit(adapters["strong"])
     assert fleet_payload(again) == fleet_payload(found)
-
-
-def test_of_what_is_finished_no_header_and_no_row_is_read(
-    base: Path, adapters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, sources = tmp_path / "out", list(adapters.values())
-    audit_fleet(str(base), sources[:3], out=out, cache=False)
-    files = {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}
-    opened, asked = [], []
-
-    def opening(source: Any) -> Any:
-        opened.append(source)
-        return open_source(source)
-
-    monkeypatch.setattr("intruders.audits.fleet.fleet_members.open_source", opening)
-    monkeypatch.setattr(pq, "read_table", lambda file, **given: asked.append(file))
-    audit_fleet(str(base), sources[:4], out=out, cache=False)
-    assert opened == [sources[3]]
-    assert asked == []
-    assert files.items() < {file: file.stat().st_mtime_ns for file in (out / "vectors").iterdir()}.items()
 
 
 @pytest.mark.parametrize("part", ["vectors", "blocks"])
@@ -170,7 +169,8 @@ def test_a_base_that_changes_is_noticed(base: Path, two: list[str], tmp_path: Pa
     """Nothing of the other numbers is kept, and no adapter is refused for them, whatever the file's time says."""
     changing, out = tmp_path / "base", tmp_path / "out"
     shutil.copytree(base, changing)
-    other = with_other_numbers(base, tmp_path / "other", "layers.1.self_attn.q_proj")
+    changed = "model.layers.1.self_attn.q_proj.weight"
+    other = with_update(base, tmp_path / "other", changed, torch.tensor(0.1))
     stamp = (changing / "model.safetensors").stat()
 
     def change(what: str, done: int, in_all: int) -> None:
