@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,10 @@ from intruders.audits.audit_settings import Compute
 from intruders.audits.base_cache import MemoryCache
 from intruders.audits.batches import device_for
 from intruders.engine import decide as decide_module
-from intruders.errors import CheckpointError, IntrudersError, NonFiniteError, PairingError, SettingError
+from intruders.errors import IntrudersError, NonFiniteError, SettingError
 from intruders.linalg import full_precision
 from tests.audits.test_base_cache import all_shapes
-from tests.checkpoints.models import saved, tiny_llama
 from tests.matrices import UPDATES
-from tests.mitigation.hot import hot_llama
 
 Weights = dict[str, Tensor]
 
@@ -136,11 +133,6 @@ def test_large_and_small_matrices_by_both_paths_with_progress() -> None:
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-def test_a_model_against_itself_has_nothing_to_audit() -> None:
-    found = run(weights(), weights())
-    assert (found.matrices, found.intruders, found.vectors) == ([], 0, 0)
-
-
 @pytest.mark.parametrize("side", ["base", "tuned model"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_not_a_number_is_refused_by_name_or_left_out_by_name(value: float, side: str) -> None:
@@ -167,19 +159,13 @@ WRONG: dict[str, tuple[object, ...]] = {
     "epsilon": (0.0, 1.01, -0.5, float("nan"), "half"),
     "workers": (0, -1, 1.5, True, "2"),
     "device": ("abacus", "meta"),
-    "include": ("*.qproj.*",),
 }
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRONG for value in WRONG[name]])
-def test_settings_out_of_range_are_quoted(name: str, value: object) -> None:
+def test_settings_out_of_range_are_quoted_before_anything_is_read(name: str, value: object) -> None:
     with pytest.raises(SettingError, match=rf"^{name} (is )?{re.escape(repr(value))}.*$"):
-        run(weights(), tuned_weights(FIRST), **{name: value})
-
-
-def test_settings_are_checked_before_anything_is_read() -> None:
-    with pytest.raises(SettingError):
-        run("/no/such/place", "/nor/this", k=0)
+        run("/no/such/place", "/nor/this", **{name: value})
 
 
 def test_include_exclude_and_embeddings() -> None:
@@ -193,64 +179,26 @@ def test_include_exclude_and_embeddings() -> None:
     assert [m.name for m in run(base, tuned, include=None, exclude=None).matrices] == every
 
 
-def test_other_architectures_are_refused() -> None:
-    other = {
-        name.replace("model.layers", "transformer.h").replace("proj", "lin"): t[:5]
-        for name, t in weights().items()
-    }
-    with pytest.raises(PairingError):
-        run(weights(), other)
-
-
 @pytest.mark.parametrize("given", [({}, {}), (None, None), (3, 4), ({"a": 1}, {"a": 2})], ids=str)
 def test_what_is_no_model_is_refused(given: tuple[Any, Any]) -> None:
     with pytest.raises(IntrudersError):
         run(*given)
 
 
-def test_an_adapter_alone_and_one_pattern_without_a_list(tmp_path: Path) -> None:
-    base = saved(tiny_llama(), tmp_path / "base")
-    adapter = hot_llama(model=tiny_llama())
-    adapter.peft_config["default"].base_model_name_or_path = str(base)
-    saved(adapter, tmp_path / "adapter")
-    alone = audit(tmp_path / "adapter", include="*.q_proj.*", cache=False)
-    both = audit(base, tmp_path / "adapter", include=["*.q_proj.*"], cache=False)
-    assert alone.matrices == both.matrices
-    assert {matrix.name.split(".")[-2] for matrix in alone.matrices} == {"q_proj"}
-    with pytest.raises(CheckpointError, match="does not name its base"):
-        audit(base)
-
-
-# --- where it computes: what `auto` takes, what is refused, and that workers and precision change no record
+# --- where it computes: what `auto` takes, what is refused, and that workers change no record
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def records(**how: object) -> list[tuple[object, ...]]:
-    audit = intruders.audit(*all_shapes(), cache=False, **how)  # type: ignore[arg-type]
-    return [
-        (matrix.name, vector.index, vector.intruder, vector.ambiguous, vector.certificate)
-        for matrix in audit.matrices
-        for vector in matrix.vectors
-    ]
-
-
-def test_workers_and_precision_change_no_record() -> None:
+def test_workers_change_no_record() -> None:
     stores = {workers: MemoryCache() for workers in (1, 2, 5)}
     for _ in range(2):  # without what is known of the base, and with it
         first, *others = (
             intruders.audit(*all_shapes(), workers=workers, cache=store).matrices
             for workers, store in stores.items()
         )
+        assert sum(matrix.intruders for matrix in first) > 3
         assert all(matrices == first for matrices in others), "to the last bit"
-    expected = records()
-    assert sum(bool(record[2]) for record in expected) > 3
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert records(workers=2) == expected
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("covered", [True, False])
@@ -266,8 +214,8 @@ def test_a_device_that_is_not_covered_decides_in_full_and_says_so(monkeypatch: p
     for module in (full_precision, decide_module):
         monkeypatch.setattr(module, "is_covered", lambda device: False)
     with pytest.warns(UserWarning, match="on device 'cpu' are not known to be as exact as the proofs need"):
-        certificates = {record[-1] for record in records(device="cpu")}
-    assert certificates == {"exact"}
+        found = run(*all_shapes(), device="cpu")
+    assert {vector.certificate for matrix in found.matrices for vector in matrix.vectors} == {"exact"}
 
 
 def test_a_device_without_double_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
