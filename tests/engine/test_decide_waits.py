@@ -4,7 +4,6 @@ Counted without a GPU. A wait is what hands a number of a tensor to Python (``it
 or makes a shape depend on numbers (``nonzero``, a mask as index, ``unique``).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,18 +59,6 @@ def batch_of(shape: tuple[int, int], strength: float, seeds: Sequence[int]) -> P
     return Pair(torch.stack([llm_like(*shape, seed) for seed in seeds]), LowRank(left, right))
 
 
-def test_each_kind_is_seen() -> None:
-    tensor = torch.arange(3.0)
-    with _Operations() as operations, _Lists() as lists:
-        bool(tensor[0]), float(tensor[1]), int(tensor[1]), tensor[2].item()
-        tensor.tolist()
-        tensor[tensor > 1]
-        (tensor > 1).nonzero()
-        torch.unique(tensor)
-        math.isfinite(tensor[0])
-    assert (operations.count, lists.count) == (8, 1)
-
-
 @pytest.mark.parametrize("strength", [0.05, 1.0], ids=["without intruders", "with intruders"])
 @pytest.mark.parametrize("shape", [(300, 300), (300, 400), (400, 300), (200, 200), (140, 140)])
 def test_more_matrices_wait_no_more_often(shape: tuple[int, int], strength: float) -> None:
@@ -81,7 +68,7 @@ def test_more_matrices_wait_no_more_often(shape: tuple[int, int], strength: floa
     assert "exact" not in names  # those are decomposed one by one
     assert many == few
     # Rounds and looks, however many they need: a bound for any batch.
-    assert few < 400
+    assert 0 < few < 400
 
 
 @pytest.mark.parametrize("strength", [0.05, 1.0], ids=["without intruders", "with intruders"])
