@@ -35,18 +35,18 @@ from tests.matrices import (
 BIG = [(256, 256), (280, 260), (260, 280), (272, 272), (340, 256), (256, 340)]
 # All vectors of these bases are computed, and the leading ones of the tuned matrices.
 MIDDLE = [(128, 128), (200, 140), (140, 200), (255, 130), (192, 192), (128, 300)]
-# Certificates rest on single-precision products, with this margin to the threshold.
-COSINE = 1e-4
+# Certificates rest on single-precision products, with this margin to the threshold; dense decompositions are double.
+COSINE, EXACT_COSINE = 1e-4, 1e-6
 # A vector is computed to a sine of 0.2 at the loosest, and then its singular value to 0.2^2 / 2 of the distance to
 # the next: what is reported is right to this share of the largest.
 VALUE = 5e-3
 
 
-def require_truth(found: Decisions, at: int, truth: Truth) -> None:
+def require_truth(found: Decisions, at: int, truth: Truth, cosine: float = COSINE) -> None:
     """Of one matrix the bounds of every vector that it defines, and the values, are right."""
     told, scale = truth.defined, truth.values[0] or 1.0
-    assert (found.lower[at].double().numpy() <= truth.most + COSINE)[told].all(), found
-    assert (found.upper[at].double().numpy() >= truth.least - COSINE)[told].all(), found
+    assert (found.lower[at].double().numpy() <= truth.most + cosine)[told].all(), found
+    assert (found.upper[at].double().numpy() >= truth.least - cosine)[told].all(), found
     np.testing.assert_allclose(found.values[at].double() / scale, truth.values / scale, atol=VALUE)
 
 
@@ -56,8 +56,8 @@ def check(pair: PlantedPair, k: int, epsilon: float, truth: Truth | None = None)
     exact = decide(pair.batch(), k, epsilon, exact=True)
     found = decide(pair.batch(), k, epsilon)
     assert found.intruder.tolist() == exact.intruder.tolist(), (found, exact)
-    for detection in (found, exact):
-        require_truth(detection, 0, truth)
+    for detection, cosine in ((found, COSINE), (exact, EXACT_COSINE)):
+        require_truth(detection, 0, truth, cosine)
         assert (detection.lower <= detection.upper).all()
         sure = truth.defined & (np.abs(truth.least - epsilon) > COSINE)
         sure &= np.abs(truth.most - epsilon) > COSINE
@@ -409,6 +409,8 @@ def test_sizes_of_the_update(spectrum: str, shape: tuple[int, int], dense: bool)
     assert exact.effective_rank.item() == pytest.approx(rank, rel=1e-3)
     assert exact.effective_rank_error.item() == 0
     error = found.effective_rank_error.item()
-    assert abs(found.effective_rank.item() - rank) <= 5 * error + 0.01 * rank
+    assert abs(found.effective_rank.item() - rank) <= 4 * error + 0.01 * rank
+    # An error bar that says nothing is no estimate. A giant alone has converged: by chance it would be much more.
+    assert error <= (0.05 if spectrum == "one giant" else 0.12) * rank
     if not dense:
         assert error == 0
