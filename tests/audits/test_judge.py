@@ -1,7 +1,7 @@
 """One matrix of a base and many models of it, against two full decompositions in double precision."""
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,12 @@ from intruders.audits.base_cache import BaseKeys, MemoryCache
 from intruders.audits.batches import (
     BATCH_UPDATES,
     Batch,
-    NotJudged,
     UpdatesAhead,
     directions_of,
     read_batches,
 )
 from intruders.audits.judge import AuditsAhead, Judged, judge_batch
-from intruders.checkpoints.pairing.pairing import PairedMatrix, SkipKind
-from intruders.errors import ChangedBaseError
+from intruders.checkpoints.pairing.pairing import PairedMatrix
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
@@ -45,19 +43,13 @@ def update(size: float, rank: int = 2) -> LowRank:
     return LowRank(torch.from_numpy(factor * left).float(), torch.from_numpy(right).float())
 
 
-def paired(load: Callable[[], Pair | None], name: str = NAME) -> PairedMatrix:
-    return PairedMatrix(name, (60, 45), None, load)
+def of(tuned: Tensor | LowRank) -> PairedMatrix:
+    return PairedMatrix(NAME, (60, 45), None, lambda: Pair(BASE, tuned))
 
 
-def of(tuned: Tensor | LowRank, base: Tensor = BASE) -> PairedMatrix:
-    return paired(lambda: Pair(base, tuned))
-
-
-def judged(
-    models: Sequence[PairedMatrix], settings: AuditSettings = SETTINGS, left_out: NotJudged | None = None
-) -> dict[int, Judged]:
+def judged(models: Sequence[PairedMatrix], settings: AuditSettings) -> dict[int, Judged]:
     """By model, in the numbers that they were given."""
-    batches = read_batches([list(enumerate(models))], CPU, left_out)
+    batches = read_batches([list(enumerate(models))], CPU)
     results = [result for batch in batches for result in judge_batch(batch, settings, MemoryCache())]
     assert len({result.model for result in results}) == len(results)
     return {result.model: result for result in results}
@@ -109,35 +101,6 @@ def test_updates_share_batches_with_those_of_their_size_and_rank() -> None:
     assert in_turn == sorted(range(30), key=lambda model: float(models[model].load().update.norm()))  # type: ignore[union-attr]
     assert [batch.models for batch in (*by_rank[3], *by_rank[None])] == [[30], [31]]
     assert len({id(batch.shared) for batch in batches}) == 1  # the base is widened once
-
-
-def test_what_cannot_be_judged_is_told_and_costs_the_others_nothing() -> None:
-    broken = update(1.0)
-    broken.left[3, 0] = float("nan")
-    models = [of(update(6.0)), paired(lambda: None), of(broken), of(update(0.2))]
-    names = [NAME, "h.1.weight"]
-    second = [(model, paired(matrix.load, names[1])) for model, matrix in enumerate(models)]
-    left_out = NotJudged(goes_on=True)
-    batches = read_batches([list(enumerate(models)), second], CPU, left_out)
-    judged_of = [(batch.matrices[0].name, sorted(batch.models)) for batch in batches]
-    assert judged_of == [(name, [0, 3]) for name in names]
-    assert list(left_out.refused) == [2]  # at its first matrix, and its second is not read
-    assert "NaN or infinity" in left_out.refused[2]
-    assert list(left_out.skipped) == [1]
-    assert [(one.name, one.kind) for one in left_out.skipped[1]] == [(n, SkipKind.UNCHANGED) for n in names]
-    left_out = NotJudged(skip_non_finite=True, goes_on=True)
-    results = judged(models, SETTINGS, left_out)
-    assert sorted(results) == [0, 3]
-    assert left_out.refused == {}
-    assert [skipped.kind for skipped in left_out.skipped[2]] == [SkipKind.NOT_FINITE]
-
-
-def test_a_base_that_changes_meanwhile_ends_the_work() -> None:
-    def changed() -> Pair:
-        raise ChangedBaseError("the base is not what it was")
-
-    with pytest.raises(ChangedBaseError):
-        judged([of(update(1.0)), paired(changed)], left_out=NotJudged(goes_on=True))
 
 
 def test_the_bytes_of_a_base_matrix_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
