@@ -1,4 +1,4 @@
-"""The spiked threshold against theory where it is known; tests of critical scales and of rooms compare planted terms."""
+"""The spiked threshold against theory; critical scales and the room for an update are tested with planted terms."""
 
 import math
 
