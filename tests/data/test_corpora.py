@@ -14,9 +14,7 @@ import pytest
 from intruders.data import corpora, hub_tasks
 from intruders.data.columns import Columns
 from intruders.data.corpora import (
-    MIXTURES,
     cut_at_blank_lines,
-    files_of_copies,
     files_of_source,
     is_here,
     load_corpora,
@@ -33,17 +31,39 @@ def nothing_kept_of_the_hub_and_no_copies(monkeypatch: pytest.MonkeyPatch) -> No
     corpora._from_hub.cache_clear()
 
 
-def test_a_corpus_of_the_hub_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+LINES = [" = Robert = \n", " Robert is an actor .\n", " He acts .\n"]
 
-    def load(path: str, *given: Any, **more: Any) -> Any:
-        asked.append(path)
-        return datasets.Dataset.from_dict({"text": ["one", "two", "three"]})
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, str]]:
+    """What a hub is asked for, which has the same rows for each."""
+    asked: list[tuple[str, str | None, str]] = []
+
+    def load(path: str, configuration: str | None, *, split: str, streaming: bool) -> Any:
+        assert streaming
+        asked.append((path, configuration, split))
+        return datasets.Dataset.from_dict({"text": LINES})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def test_a_corpus_of_the_hub_is_read_once(asked: list[Any]) -> None:
     read = [load_corpora("c4", max_documents=count)[0].documents for count in (2, 2, 3, None)]
-    assert read == [["one", "two"], ["one", "two"], ["one", "two", "three"], ["one", "two", "three"]]
-    assert len(asked) == 1
+    assert read == [LINES[:2], LINES[:2], LINES, LINES]
+    assert asked == [("allenai/c4", "en", "validation")]
+
+
+def test_the_corpora_of_a_mixture_have_its_weights(asked: list[Any]) -> None:
+    parts = load_corpora("roberta-pretraining", max_documents=2)
+    weights = {"bookcorpus": 8, "wikipedia": 8, "cc-news": 76, "openwebtext": 38, "stories": 31}
+    assert {part.name: part.weight for part in parts} == weights
+    assert all(len(part.documents) == 2 for part in parts)
+
+
+def test_the_lines_of_wikitext_2_are_one_text(asked: list[Any]) -> None:
+    assert load_corpora("wikitext-2")[0].documents == ["".join(LINES).rstrip("\n")]
+    assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1", "test")]
 
 
 def test_pydoc_is_whole() -> None:
@@ -174,17 +194,13 @@ def test_a_folder_says_what_it_leaves_out_and_what_it_may_have(tmp_path: Path) -
 
 
 def test_packed_texts_are_read_as_if_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "\n \n".join("word " * 900 + str(number) for number in range(3))
-    contents = {"notes.txt": text, "rows.csv": 'text,id\n"one\ntwo",1\n', "rows.json": '[{"text": "é"}]'}
-    for name, content in contents.items():
-        (tmp_path / name).write_text(content, encoding="utf-8")
-        packed = tmp_path / f"{name}.gz"
-        packed.write_bytes(gzip.compress((tmp_path / name).read_bytes()))
-        assert load_corpora(str(packed))[0].documents == load_corpora(str(tmp_path / name))[0].documents
+    text = "\n \n".join("wörd " * 900 + str(number) for number in range(3))
     (tmp_path / "c4").mkdir()
-    (tmp_path / "c4" / "test.txt.gz").write_bytes((tmp_path / "notes.txt.gz").read_bytes())
+    packed = tmp_path / "c4" / "test.txt.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
     monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
-    assert load_corpora("c4")[0].documents == load_corpora(str(tmp_path / "notes.txt"))[0].documents
+    for name in (str(packed), "c4"):
+        assert load_corpora(name)[0].documents == cut_at_blank_lines(text)
 
 
 def test_a_path_with_a_plus_is_a_corpus_of_its_own(tmp_path: Path) -> None:
@@ -222,19 +238,6 @@ def test_a_corpus_that_the_hub_does_not_give_is_named_as_asked_for(monkeypatch: 
         load_task("sst2")
 
 
-def test_robertas_corpora_come_from_the_hub_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(path: str, configuration: Any, *, split: str, streaming: bool) -> Any:
-        assert streaming
-        return datasets.Dataset.from_dict({"text": [f"{path} {number}" for number in range(9)]})
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    corpora = load_corpora("roberta-pretraining", max_documents=5)
-    weights = {"bookcorpus": 8, "wikipedia": 8, "cc-news": 76, "openwebtext": 38, "stories": 31}
-    assert {corpus.name: corpus.weight for corpus in corpora} == weights
-    assert all(len(corpus.documents) == 5 for corpus in corpora)
-    assert "roberta-pretraining" in MIXTURES
-
-
 def test_bad_corpora_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n\n ")
     (tmp_path / "rows.csv").write_text("body\nx\n")
@@ -263,35 +266,3 @@ def test_a_local_copy_stands_in_for_a_corpus(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "c4").mkdir()
     with pytest.raises(SettingError, match=r"corpus 'c4': its local copy .*c4' has no file"):
         load_corpora("c4")
-
-
-def test_the_lines_of_wikitext_2_are_one_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["", " = Robert = \n", "", " Robert is an actor .\n"]
-
-    def load(path: str, configuration: Any, *, split: str, streaming: bool) -> list[dict[str, str]]:
-        assert (path, configuration, split) == ("Salesforce/wikitext", "wikitext-2-raw-v1", "test")
-        return [{"text": line} for line in lines]
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    (document,) = load_corpora("wikitext-2")[0].documents
-    assert [line for line in document.split("\n") if line] == [" = Robert = ", " Robert is an actor ."]
-
-
-def test_files_that_are_read_are_told_by_their_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"sst2": ("train.tsv", "dev.tsv", "notes.md"), "wikitext2": ("test.txt",), "c4": ("train.jsonl",)}
-    for folder, names in {**files, "rte": ("x",)}.items():
-        (tmp_path / folder).mkdir()
-        for name in names:
-            (tmp_path / folder / name).write_text("x")
-    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path))
-    tasks = ["sst2", "word-problems", "agnews", "rte", "rows.tsv?text=a&label=b"]  # rte has no train file
-    texts = ["pydoc", "wikitext-2@0.5+c4@0.5", "roberta-pretraining", "hub:owner/name"]
-    assert files_of_copies(tasks, texts) == {
-        "sst2 in INTRUDERS_DATA": [tmp_path / "sst2" / "train.tsv", tmp_path / "sst2" / "dev.tsv"],
-        "wikitext-2 in INTRUDERS_DATA": [tmp_path / "wikitext2" / "test.txt"],
-        "c4 in INTRUDERS_DATA": [tmp_path / "c4" / "train.jsonl"],
-    }
-    monkeypatch.setenv("INTRUDERS_DATA", str(tmp_path / "none"))
-    assert files_of_copies(tasks, texts) == {}
-    monkeypatch.delenv("INTRUDERS_DATA")
-    assert files_of_copies(tasks, texts) == {}
