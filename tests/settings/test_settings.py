@@ -17,12 +17,10 @@ from intruders.audits.audit import audit
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import INTERPOLATE, SweepSettings
-from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS, SHRINK_OUTPUT
 from intruders.settings import Settings, setting, settings_of
 from intruders.settings.settings_class import short_names
 from intruders.settings.yaml_text import read_yaml
-from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import tiny_llama
 
 
@@ -103,18 +101,6 @@ def test_the_docstring_lists_every_setting() -> None:
     )
 
 
-def test_the_types_are_the_annotations() -> None:
-    found = {name: (one.kinds, one.is_list, one.is_optional) for name, one in settings_of(Outer).items()}
-    assert "cache" not in found
-    assert found["rank"] == ((int,), False, False)
-    assert found["most"] == ((int,), False, True)
-    assert found["alpha"] == ((float, str), False, False)
-    assert found["scales"] == ((float,), True, False)
-    assert found["maybe"] == ((Inner,), False, True)
-    assert settings_of(Outer)["name"].must_be_given
-    assert settings_of(Outer)["rank"].help == "Its rank."
-
-
 def test_values_take_the_type_of_their_setting() -> None:
     found = Outer(
         name="a", share=0, alpha=16, scales=[0, 1], control=["random", "random"], modules=["q", "v"]
@@ -154,17 +140,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rank": 0}, "rank is 0; expected 1 or more"),
     ({"rank": 1.5}, "rank is 1.5; expected a whole number, 1 or more"),
     ({"rank": True}, "rank is True; expected a whole number"),
-    ({"rank": None}, "rank is None; expected a whole number"),
     ({"share": 1}, "share is 1.0; expected 0 or more and below 1"),
     ({"share": float("nan")}, "share is nan; expected 0 or more and below 1"),
     ({"rate": 0}, "rate is 0.0; expected a positive number"),
-    ({"rate": float("inf")}, "rate is inf; expected a positive number"),
     ({"rate": "fast"}, "rate is 'fast'; expected a number"),
     ({"scales": [float("inf")]}, "scale is inf; expected 0 or more"),
     ({"name": ["a"]}, "name is ['a']; expected text"),
     ({"kind": "orthogonal"}, "kind 'orthogonal' is not known; did you mean 'orthonormal'?"),
     ({"kind": "x"}, "kind is 'x'; expected one of plain, orthonormal"),
-    ({"control": ["x"]}, "control is 'x'; expected one of shrink, random"),
     ({"is_loud": "yes"}, "is_loud is 'yes'; expected true or false"),
     ({"scales": []}, "scales is []; expected at least one scale"),
     ({"scales": ["half"]}, "scales is 'half'; expected a number"),
@@ -291,16 +274,6 @@ def test_an_audit_gives_its_settings_back() -> None:
 def test_the_controls_are_those_of_the_mitigation() -> None:
     chosen = {INTRUDERS, INTERPOLATE, SHRINK_OUTPUT, *CONTROLS}
     assert set(settings_of(SweepSettings)["controls"].choices) == chosen
-
-
-@pytest.mark.parametrize(
-    "cls", [AuditSettings, Compute, FinetuneConfig, LossSettings, ScoreSettings, SweepSettings]
-)
-def test_every_setting_says_what_it_is(cls: type[Settings]) -> None:
-    for one in settings_of(cls).values():
-        assert one.help.endswith("."), one.name
-        if not one.must_be_given:
-            assert one.read(one.default) == one.default, "the default is a value"
 
 
 def test_numbers_of_numpy_and_a_device_of_torch_are_read_as_pythons() -> None:
