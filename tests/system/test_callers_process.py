@@ -1,19 +1,14 @@
-"""A process that a user forks has torch's settings, but none of its threads; threads share the default type.
-
-Generators of random numbers go on as if the block between had drawn nothing.
-"""
+"""A process that a user forks has torch's settings, but none of its threads; threads share the default type."""
 
 import os
-import random
 import subprocess
 import sys
 import threading
 
-import numpy as np
 import pytest
 import torch
 
-from intruders.system.callers_process import random_state_kept, usual_settings
+from intruders.system.callers_process import usual_settings
 
 _FORKED = """
 import multiprocessing, os, signal, sys
@@ -79,27 +74,3 @@ def test_blocks_of_several_threads_leave_the_callers_default_type() -> None:
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-def _drawn() -> tuple[float, float, float]:
-    return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-
-@pytest.mark.parametrize("on_all_devices", [True, False])
-@pytest.mark.parametrize("fails", [True, False])
-def test_a_block_that_draws_and_seeds_changes_no_later_draw(on_all_devices: bool, fails: bool) -> None:
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(7)
-    expected = [_drawn(), _drawn()]
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(7)
-    first = _drawn()
-    try:
-        with random_state_kept(on_all_devices=on_all_devices):
-            _drawn()
-            torch.manual_seed(0)
-            if fails:
-                raise KeyError
-    except KeyError:
-        pass
-    assert [first, _drawn()] == expected

@@ -56,10 +56,6 @@ def example(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-def test_none_is_loaded_unless_a_test_asks() -> None:
-    assert load_plugins() == ()
-
-
 def test_the_list(example: None) -> None:
     ours = [plugin for plugin in load_plugins() if plugin.package == "intruders-example 0.1.0"]
     assert [(plugin.group, plugin.name, plugin.error) for plugin in ours] == [

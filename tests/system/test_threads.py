@@ -4,7 +4,6 @@ import itertools
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -170,31 +169,3 @@ def test_an_error_of_the_work_is_raised_and_threads_are_given_back(is_small: boo
         side_by_side(range(100), do, lambda _: is_small, workers=2)
     assert torch.get_num_threads() == before
     assert threading.active_count() == alive
-
-
-@pytest.mark.parametrize("shared_bytes", [2**24, 0], ids=["side by side", "one by one"])
-def test_ctrl_c_ends_an_audit_at_once(shared_bytes: int) -> None:
-    script = textwrap.dedent(
-        f"""
-        import torch
-        import intruders.audits.audit as room
-        import intruders.audits.batches
-        intruders.audits.batches.SHARED_BYTES = {shared_bytes}
-        torch.manual_seed(0)
-        base = {{f"layers.{{i}}.weight": torch.randn(300, 300) for i in range(150)}}
-        tuned = {{name: matrix + 0.01 * torch.randn_like(matrix) for name, matrix in base.items()}}
-        def progress(stage, done, in_all):
-            print("progress", flush=True)
-        room.audit(base, tuned, cache=False, progress=progress, workers=2)
-        print("finished", flush=True)
-        """
-    )
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=pipe, stderr=pipe, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "progress\n"
-    process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=60)
-    assert "finished" not in said
-    assert complained.strip().endswith("KeyboardInterrupt"), complained
-    assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
