@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from intruders.data.load_task import load_task
 from intruders.errors import ResultFileError, SettingError
 from intruders.models.base_model import content_of_model, contents_of
 from intruders.training.finetune import finetune
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
 from tests.tiny import save_llama, write_files_of_a_model
 from tests.training.tiny_runs import Interrupt, config_of, on_rows, rows_file
@@ -75,64 +78,75 @@ def test_a_file_of_another_kind_is_not_taken_for_the_record(content: str, tmp_pa
 TEXT = "alpha beta gamma delta epsilon zeta eta theta"
 
 
+def _config(out: str) -> FinetuneConfig:
+    """A run on the inputs in the current folder."""
+    settings = on_rows(Path("rows.jsonl")) | {"audit_steps": 2, "loss_on": "measured.txt"}
+    settings |= {"loss_documents": 1, "replay": "replayed.txt@0.5"}
+    return config_of(Path("base"), Path(out), **settings)
+
+
+@pytest.fixture(scope="module")
+def inputs(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with inputs, a run on them that was interrupted, and one that was resumed and has finished."""
+    folder = tmp_path_factory.mktemp("inputs")
+    shutil.copytree(llama, folder / "base")
+    rows_file(folder / "rows.jsonl", range(60))
+    (folder / "measured.txt").write_text(TEXT)
+    (folder / "replayed.txt").write_text(f"{TEXT} iota")  # what is measured is not replayed
+    with chdir(folder):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(_config("interrupted"), [Interrupt()])
+        Path("base/audit.json").write_text("{}")  # is not what the model computes by
+        shutil.copytree("interrupted", "finished")
+        finetune(_config("finished"))
+    return folder
+
+
+@pytest.fixture
+def folder(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of these, which is the current folder."""
+    copy = Path(shutil.copytree(inputs, tmp_path / "inputs"))
+    monkeypatch.chdir(copy)
+    return copy
+
+
 def _negate(weights: Path) -> None:
     save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
 
 
+def _reword(text: Path) -> None:
+    text.write_text("other words")
+
+
+@pytest.mark.parametrize("out", ["interrupted", "finished"])
 @pytest.mark.parametrize(
-    ("name", "refusal"),
+    ("name", "change", "refusal"),
     [
-        ("rows.jsonl", r"other data \(train split of task 'rows.jsonl': 54 rows then, 36 now\)"),
-        ("base/model.safetensors", "a run from another base, whose files have changed since"),
-        ("measured.txt", r"measured its loss on other text of .*measured.txt' \(1 documents then"),
-        ("replayed.txt", r"replayed other text of .*replayed.txt"),
+        ("rows.jsonl", lambda rows: rows_file(rows, range(40)), r"\(train split .*: 54 rows then, 36 now\)"),
+        ("rows.jsonl", lambda rows: rows_file(rows, range(1, 61)), "54 rows, of another content"),
+        ("base/model.safetensors", _negate, "a run from another base, whose files have changed since"),
+        ("measured.txt", _reword, r"measured its loss on other text of 'measured.txt' \(1 documents then"),
+        ("replayed.txt", _reword, "replayed other text of 'replayed.txt'"),
     ],
 )
-def test_a_run_goes_on_from_its_own_inputs(name: str, refusal: str, llama: Path, tmp_path: Path) -> None:
-    shutil.copytree(llama, tmp_path / "base")
-    rows_file(tmp_path / "rows.jsonl", range(60))
-    texts = [tmp_path / f"{use}.txt" for use in ("measured", "replayed")]
-    texts[0].write_text(TEXT)
-    texts[1].write_text(f"{TEXT} iota")  # what is measured is not replayed
-    settings = on_rows(tmp_path / "rows.jsonl") | {"audit_steps": 2, "loss_on": str(texts[0])}
-    settings |= {"loss_documents": 1, "replay": f"{texts[1]}@0.5"}
-    config = config_of(tmp_path / "base", tmp_path / "run", **settings)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, [Interrupt()])
-    recorded = RunFolder(tmp_path / "run").record["loss_on"]
+def test_a_run_goes_on_from_its_own_inputs(
+    name: str, change: Callable[[Path], object], refusal: str, out: str, folder: Path
+) -> None:
+    def files() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in (folder / out).rglob("*") if file.is_file()}
+
+    before = files()
+    change(folder / name)
+    with pytest.raises(SettingError, match=refusal):
+        finetune(_config(out))
+    assert files() == before
+
+
+def test_a_finished_run_knows_its_text_when_it_is_lost(folder: Path) -> None:
+    (folder / "measured.txt").unlink()
     digest = hashlib.sha256(json.dumps([TEXT]).encode()).hexdigest()[:12]
-    assert recorded == {"corpus": str(texts[0]), "documents": 1, "digest": digest}
-    (tmp_path / "base" / "audit.json").write_text("{}")  # is not what the model computes by
-
-    def require_refused() -> None:
-        record = (tmp_path / "run" / "run.json").read_bytes()
-        change[file.suffix](file)
-        with pytest.raises(SettingError, match=refusal):
-            finetune(config)
-        assert (tmp_path / "run" / "run.json").read_bytes() == record
-
-    file = tmp_path / name
-    kept = file.read_bytes()
-    change = {".jsonl": lambda rows: rows_file(rows, range(40)), ".safetensors": _negate}
-    change[".txt"] = lambda text: text.write_text("other words")
-    require_refused()
-    assert RunFolder(tmp_path / "run").last_checkpoint() is not None
-    file.write_bytes(kept)
-    assert finetune(config).record["steps"] == 6
-    require_refused()
-
-
-def test_other_rows_are_told_from_fewer_and_a_lost_text_is_ignored(llama: Path, tmp_path: Path) -> None:
-    file, text = rows_file(tmp_path / "rows.jsonl", range(60)), tmp_path / "mine.txt"
-    text.write_text(TEXT)
-    settings = on_rows(file) | {"steps": 1, "audit_steps": 1, "loss_on": str(text)}
-    config = config_of(llama, tmp_path / "run", **settings)
-    finetune(config)
-    text.unlink()
-    assert finetune(config).is_finished
-    rows_file(file, range(1, 61))
-    with pytest.raises(SettingError, match=r"\(train split of .*: 54 rows, of another content\)"):
-        finetune(config)
+    known = {"corpus": "measured.txt", "documents": 1, "digest": digest}
+    assert finetune(_config("finished")).record["loss_on"] == known
 
 
 def test_a_run_stores_what_its_training_depends_on(tmp_path: Path) -> None:
