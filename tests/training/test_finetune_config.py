@@ -52,8 +52,6 @@ def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
         ({"audit_steps": 1, "go_on_over_limit": True}, "go_on_over_limit is given without a limit"),
         ({"method": "full", "load_in": "4bit"}, "load_in is '4bit', but method 'full' needs the base's own"),
         ({"method": "pissa", "load_in": "4bit"}, "load_in is '4bit', but method 'pissa' needs the base's"),
-        ({"method": "milora", "load_in": "4bit"}, "load_in is '4bit', but method 'milora' needs the base's"),
-        ({"method": "oplora", "load_in": "4bit"}, "load_in is '4bit', but method 'oplora' needs the base's"),
         ({"method": "full", "start_from": "a"}, "which method 'full' cannot go on from"),
         ({"budget": 1, "load_in": "4bit"}, "budget is 1.0, and load_in is '4bit'"),
         ({"seed": 2**32}, "seed is 4294967296; expected a whole number from 0 to 4294967295"),

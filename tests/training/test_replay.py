@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from intruders.data.corpora import Corpus
 from intruders.errors import SettingError
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig, rows_of_text
+from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
 from tests.training.tiny_runs import config_of
 
@@ -54,13 +54,6 @@ def test_every_batch_has_its_share_and_every_row_comes_once() -> None:
     assert Counter(texts) == dict.fromkeys(range(14, 19), 3)
     assert orders[1] == _epoch(ReplaySampler(14, 5, 4, 1, seed=0), 1), "the seed and the epoch alone decide"
     assert orders[1] != _epoch(ReplaySampler(14, 5, 4, 1, seed=1), 1)
-
-
-def test_the_rows_of_a_share() -> None:
-    for share, batch, rows in ((0.25, 8, 2), (0.5, 2, 1), (0.125, 4, 1)):
-        assert rows_of_text(share, batch) == rows
-    with pytest.raises(SettingError, match="which is 4 of the 4 rows"):
-        rows_of_text(0.9, 4)
 
 
 def test_documents_are_cut_into_rows_and_measured_ones_left_out(llama: Path, tmp_path: Path) -> None:
@@ -115,8 +108,9 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(llama: Path, bert: Path,
     for replay in ("pydoc", "pydoc@0", "pydoc@1", "pydoc@much", "@0.5"):
         with pytest.raises(SettingError, match=r"expected CORPUS@SHARE"):
             _config(llama, "out", replay=replay)
-    with pytest.raises(SettingError, match="which is 0 of the 4 rows of a batch"):
-        _config(llama, "out", replay="pydoc@0.1")
+    for share, rows in ((0.1, 0), (0.9, 4)):
+        with pytest.raises(SettingError, match=f"which is {rows} of the 4 rows of a batch"):
+            _config(llama, "out", replay=f"pydoc@{share}")
     with pytest.raises(SettingError, match="mixture of 2 corpora; expected one"):
         finetune(_config(llama, tmp_path / "mixed", replay="pydoc@1+pydoc@1@0.25"))
     with pytest.raises(SettingError, match="masked language model, which cannot complete"):
