@@ -20,9 +20,7 @@ from intruders.system import plugins
 from intruders.system.plugins import load_plugins, plugins_of
 from tests.checkpoints.models import saved, tiny_llama
 from tests.commands import in_this_process
-from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import hot_llama
-from tests.tiny import short_texts
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,6 +88,9 @@ def test_a_format_is_audited_and_a_remedy_mitigates(example: None, tmp_path: Pat
         assert new.name == old.name
         assert new.frobenius == pytest.approx(0.5 * old.frobenius, rel=1e-5)
     assert published_remedy("halve", 0.25).recorded()["kept"] == 0.25
+    assert "halve" in intruders.ComparisonSettings().names()
+    with pytest.raises(SettingError, match="remedy 'halv' is not known; did you mean 'halve'"):
+        intruders.ComparisonSettings(only=("halv",))
 
 
 def test_a_task_and_a_corpus(example: None) -> None:
@@ -121,26 +122,3 @@ def test_a_broken_plugin_is_named(
         assert f"remedies: broken from broken-plugin 0.2 ({target}), not loaded: {reason}" in done.stdout
     finally:
         forget()
-
-
-def test_a_remedy_is_compared_as_those_here(example: None, tmp_path: Path) -> None:
-    """It keeps half of every update, as interpolate at 0.5 does, so that both must measure the same."""
-    models = llama_and_adapter(tmp_path)
-    text = short_texts(tmp_path / "text.jsonl", 8)
-    assert "halve" in intruders.ComparisonSettings().names()
-    comparison = intruders.compare_remedies(
-        *models,
-        comparison=intruders.ComparisonSettings(only=("interpolate", "halve"), strengths=5),
-        losses=intruders.LossSettings((str(text),), max_documents=6, max_tokens=24),
-        scores=intruders.ScoreSettings(tasks=("word-problems",), score="none", max_examples=4),
-        compute=intruders.Compute(cache=False),
-    )
-    rows_by_name = {row["name"]: row for row in comparison.to_document()["remedies"]}
-    assert list(rows_by_name) == ["interpolate", "halve"]
-    [half] = [point for point in rows_by_name["interpolate"]["tried"] if point["strength"] == 0.5]
-    [ours] = rows_by_name["halve"]["tried"]
-    assert ours["strength"] == 0.5
-    for name in ("loss", "task_loss"):
-        assert ours[name]["estimate"] == pytest.approx(half[name]["estimate"], abs=1e-6), name
-    with pytest.raises(SettingError, match="remedy 'halv' is not known; did you mean 'halve'"):
-        intruders.ComparisonSettings(only=("halv",))
