@@ -20,9 +20,8 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from intruders.errors import IntrudersError
-from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from tests.training.callback.trainers import all_weights, by_definition, prepared, tiny_trainer
+from tests.training.callback.trainers import prepared, tiny_trainer
 from tests.training.tiny_runs import when
 
 
@@ -89,19 +88,6 @@ def audit_of_shards(base: Path, folder: Path, version: int, method: str) -> dict
         "found": None if found is None else {matrix.name: matrix.intruders for matrix in found.matrices},
         "logged": [entry["step"] for entry in trainer.state.log_history],
     }
-
-
-def whole(base: Path, folder: Path) -> dict[str, Any]:
-    """What the same steps make of a model that is not sharded, by full decompositions in double precision."""
-    counts: dict[str, Any] = {}
-    if torch.distributed.get_rank() > 0:
-        return counts
-    for method in ("full", "lora", "dora"):
-        torch.manual_seed(0)
-        model = prepared(base, method)
-        two_steps(model)
-        counts[method] = by_definition(all_weights(load_model(str(base), "causal")), all_weights(model))
-    return counts
 
 
 def kept_whole(base: Path, folder: Path) -> dict[str, Any]:
@@ -172,8 +158,8 @@ def shard(model: Any, version: int) -> Any:
 
 
 CASES: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
-    "stop": stop, "failure": fail_on_the_first, "alone": first_process_only, "sharded": sharded, "whole": whole,
-    "refused": refused, "kept": kept_whole,
+    "stop": stop, "failure": fail_on_the_first, "alone": first_process_only, "sharded": sharded, "refused": refused,
+    "kept": kept_whole,
 }  # fmt: skip
 
 

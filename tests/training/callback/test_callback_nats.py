@@ -13,7 +13,6 @@ from intruders.audits.kept_nats import DOCUMENT
 from intruders.measures.prepare_nats import NatsPlan
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
-from intruders.training.callback.trace import read_trace
 from tests.measures.test_prepare_nats import text_of
 from tests.training.callback.trainers import logged, prepared, tiny_trainer
 
@@ -81,17 +80,3 @@ def test_damage_is_one_warning_and_no_number(llama: Path, cache: Path, tmp_path:
     assert len(steps) == 2
     assert not any(KEY in key for step in steps for key in step)
     assert sum("is damaged" in said for said in steps[0]["said"]) == 1
-
-
-def test_training_is_the_same(
-    llama: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained(prepared(llama, "lora"), tmp_path / "with")
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "none"))
-    steps = trained(prepared(llama, "lora"), tmp_path / "without")
-    assert not any(KEY in key for step in steps for key in step)
-    assert not (tmp_path / "none").exists()
-    one, other = (tmp_path / way / "model" / "adapter_model.safetensors" for way in ("with", "without"))
-    assert one.read_bytes() == other.read_bytes()
-    traces = [read_trace(tmp_path / way / "run" / "intruders.parquet") for way in ("with", "without")]
-    assert traces[0].equals(traces[1])
