@@ -14,16 +14,9 @@ def test_name_size_and_content_of_every_file_follow_each_other(tmp_path: Path) -
     for file, content in zip(files, (b"{}", bytes(range(256)), b""), strict=True):
         file.write_bytes(content)
     expected = b"b.json 2 {}" + b"a.bin 256 " + bytes(range(256)) + b"empty 0 "
-    # By a hash of the standard library, which has another implementation of the pieces.
-    digest = hashlib.sha256(b"before ")
-    add_files(digest, files)  # type: ignore[arg-type]
-    assert digest.hexdigest() == hashlib.sha256(b"before " + expected).hexdigest()
-    used = xxhash.xxh3_128()
+    used = xxhash.xxh3_128(b"before ")
     add_files(used, files)
-    assert used.hexdigest() == xxhash.xxh3_128(expected).hexdigest()
-    turned = xxhash.xxh3_128()
-    add_files(turned, files[::-1])
-    assert turned.hexdigest() != used.hexdigest()
+    assert used.hexdigest() == xxhash.xxh3_128(b"before " + expected).hexdigest()
     assert digest_of_file(files[0]) == xxhash.xxh3_128(b"{}").hexdigest()
 
 

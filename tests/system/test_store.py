@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from intruders.errors import SettingError, StoreError
+from intruders.errors import StoreError
 from intruders.system import files
 from intruders.system.store import Kept, Store, is_url
 
@@ -27,13 +27,6 @@ def test_a_url_is_worked_on_in_the_chosen_cache(tmp_path: Path, monkeypatch: pyt
     assert Store.at("memory://a", "studies").path.parent == tmp_path / "home" / "intruders" / "studies"
     monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "chosen"))
     assert Store.at("memory://a", "studies").path.parent == tmp_path / "chosen" / "studies"
-
-
-def test_a_protocol_that_is_not_known_is_refused() -> None:
-    said = r"out 'nonsense://bucket/a' cannot be opened: .*nonsense"
-    with pytest.raises(SettingError, match=said) as caught:
-        Store.at("nonsense://bucket/a", "studies")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_store_that_fails_is_named(tmp_path: Path) -> None:
