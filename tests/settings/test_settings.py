@@ -52,12 +52,6 @@ class Outer(Settings):
 
 @dataclass(frozen=True)
 class Narrow(Settings):
-    """The least.
-
-    Examples:
-      ``Narrow(k=2)``
-    """
-
     name: str = setting(help="Its name.")
     k: int = setting(10, "Number of vectors.", least=1)
 
@@ -83,10 +77,6 @@ class Wider(Narrow):
 
 def test_the_docstring_lists_every_setting() -> None:
     """Those of a base first, before what the class itself says of its other fields."""
-    assert inspect.getdoc(Narrow) == (
-        "The least.\n\nAttributes:\n  name: Its name. Required.\n  k: Number of vectors. Default: 10.\n\n"
-        "Examples:\n  ``Narrow(k=2)``"
-    )
     assert inspect.getdoc(Wider) == (
         "One more.\n\n"
         "Attributes:\n"
