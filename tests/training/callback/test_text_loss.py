@@ -24,11 +24,9 @@ from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.text_loss import TextLoss
-from intruders.training.finetune import finetune
 from tests.tiny import save_bert
 from tests.training.callback.known_texts import TOKENS, loss_by_hand
 from tests.training.callback.trainers import logged, prepared, tiny_trainer
-from tests.training.tiny_runs import config_of, when
 
 
 def _callback(texts: Path, **given: Any) -> IntruderCallback:
@@ -57,14 +55,18 @@ def test_the_rise_is_over_the_base(way: str, method: str, llama: Path, texts: Pa
 
 
 def test_a_trained_adapter_is_turned_off_for_the_base(llama: Path, texts: Path, tmp_path: Path) -> None:
-    model = prepared(llama, "lora")
+    """After it, what is trained and the mode of every module are as before."""
+    model = prepared(llama, "lora").train()
+    next(module for name, module in model.named_modules() if name.endswith("q_proj")).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     frozen = next(parameter for name, parameter in model.named_parameters() if "lora_A" in name)
     frozen.requires_grad_(False)  # PEFT's own switch would make it trainable
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    modes = {name: module.training for name, module in model.named_modules()}
     callback = IntruderCallback(tiny_trainer(model, tmp_path), loss_on=str(texts), loss_tokens=TOKENS)
+    assert {name: module.training for name, module in model.named_modules()} == modes
     base = load_model(str(llama), "causal")
     assert callback.base_loss == pytest.approx(loss_by_hand(base, llama, texts), rel=1e-5)
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
@@ -105,15 +107,6 @@ def test_measuring_changes_no_weight(
     assert all(torch.equal(plain[name], seen[name]) for name in plain)
     assert torch.equal(plain_rng, seen_rng)
     assert plain_draws == seen_draws
-
-
-def test_each_module_is_put_back_in_its_own_mode(llama: Path, texts: Path) -> None:
-    model = prepared(llama, "lora").train()
-    part = next(module for name, module in model.named_modules() if name.endswith("q_proj"))
-    part.eval()
-    before = {name: module.training for name, module in model.named_modules()}
-    TextLoss(str(texts), 2, TOKENS).measure(model)
-    assert {name: module.training for name, module in model.named_modules()} == before
 
 
 def test_autocast_does_not_round_what_is_measured(llama: Path, texts: Path, tmp_path: Path) -> None:
@@ -172,21 +165,6 @@ def test_what_has_no_loss_on_text_is_refused(llama: Path, texts: Path, tmp_path:
     nameless.get_base_model().config._name_or_path = ""
     with pytest.raises(SettingError, match=r"needs the model's tokenizer.*pass tokenizer="):
         tiny_trainer(nameless, tmp_path, callbacks=[_callback(texts)])
-
-
-def test_finetune_records_it(llama: Path, texts: Path, tmp_path: Path) -> None:
-    seen: list[Any] = []
-    at_end = when("train_end", lambda state, model: seen.append(model))
-    measured = {"audit_steps": 2, "loss_on": str(texts), "loss_tokens": TOKENS}
-    run = finetune(config_of(llama, tmp_path / "run", steps=4, max_eval_samples=1, **measured), [at_end])
-    models = (load_model(str(llama), "causal"), *seen)
-    base, after = (loss_by_hand(model, llama, texts) for model in models)
-    recorded = run.record["forgetting"]
-    assert recorded["corpus"] == str(texts)
-    assert recorded["base_loss"] == pytest.approx(base, rel=1e-5)
-    assert recorded["rise"] == pytest.approx(after - base, abs=2e-5)
-    assert f"forgetting {recorded['rise']:.3f} nats per token on {texts} (measured in " in run.summary()
-    assert [entry["step"] for entry in run.log if "forgetting/known" in entry] == [2, 4]
 
 
 def test_a_base_of_16_bits_is_measured_in_the_trained_type(llama: Path, texts: Path, tmp_path: Path) -> None:
