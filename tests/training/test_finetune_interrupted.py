@@ -21,7 +21,7 @@ from intruders.training import arguments
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
 from tests.commands import forked, in_this_process
-from tests.training.tiny_runs import Interrupt, KillAtTheEnd, assert_equal, config_of, matched, weights_of
+from tests.training.tiny_runs import Interrupt, assert_equal, config_of, matched, weights_of, when
 
 SCORING = "intruders.training.finetune.graded"
 
@@ -173,7 +173,7 @@ def test_a_run_killed_at_its_end_goes_no_further(
     base = bert if is_matched else llama
     whole = finetune(config_of(base, tmp_path / "whole", **settings))
     with pytest.raises(KeyboardInterrupt):
-        finetune(config_of(base, tmp_path / "killed", **settings), [KillAtTheEnd()])
+        finetune(config_of(base, tmp_path / "killed", **settings), [when("train_end", stop)])
     killed = finetune(config_of(base, tmp_path / "killed", **settings))
     assert killed.record["steps"] == whole.record["steps"]
     assert killed.record["stopped_by"] == whole.record["stopped_by"] == ("match" if is_matched else "steps")
@@ -197,7 +197,7 @@ def test_a_run_that_is_stopped_while_it_removes_its_checkpoints_is_finished_and_
     monkeypatch.undo()
     assert run.checkpoints.is_dir()
     assert run.how_to_resume() == f"the run is finished; its model is in {run.path}"
-    finetune(config_of(llama, run.path), [KillAtTheEnd()])  # which trains nothing
+    finetune(config_of(llama, run.path), [when("train_end", stop)])  # which trains nothing
     assert not run.checkpoints.exists()
     assert_equal(weights_of(run.path), weights_of(whole.path))
 

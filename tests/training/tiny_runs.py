@@ -91,11 +91,6 @@ def ruined(step: int, value: float = torch.nan) -> TrainerCallback:
     return when("step_end", ruin)
 
 
-class KillAtTheEnd(TrainerCallback):  # type: ignore[misc]
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-
 class Interrupt(TrainerCallback):  # type: ignore[misc]
     """Stops a run after a step; after its third one checkpoint is complete."""
 
