@@ -23,6 +23,12 @@ def entropy_rank(values: Array) -> float:
     return math.exp(-sum(p * math.log(p) for p in shares))
 
 
+@pytest.mark.parametrize("name", SPECTRA)
+def test_effective_rank_is_the_entropy_of_the_values(name: str) -> None:
+    values = SPECTRA[name](40, np.random.default_rng(0))
+    assert effective_rank(torch.from_numpy(values.copy())).item() == pytest.approx(entropy_rank(values))
+
+
 def test_effective_rank_by_hand() -> None:
     values = torch.tensor([[2.0, 2, 2, 2], [3, 0, 0, 0], [0] * 4, [1e-30, 1e-30, 0, 0], [1e30, 0, 0, 1e30]])
     torch.testing.assert_close(effective_rank(values), torch.tensor([4.0, 1, 0, 2, 2], dtype=torch.float64))
@@ -44,6 +50,22 @@ def estimated(matrix: Array, seed: int = 0, steps: int = STEPS) -> tuple[float, 
     space.grow_chain(PROBES, steps - 1)
     rank, error = estimate_effective_rank(space, PROBES, TRACKED, torch.linalg.matrix_norm(batch))
     return rank.item(), error.item()
+
+
+@pytest.mark.parametrize("shape", [(320, 320), (480, 320)], ids=str)
+@pytest.mark.parametrize("name", [*SPECTRA, "gaussian"])
+def test_estimate_agrees_with_the_decomposition(name: str, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(5)
+    m, n = shape
+    if name == "gaussian":
+        values = np.linalg.svd(rng.standard_normal(shape), compute_uv=False)
+    else:
+        values = SPECTRA[name](min(shape), rng)
+    rank, error = estimated(with_values(m, n, values, rng))
+    # Products are in single precision: 1e-3 for spectra whose noise of rounding counts.
+    assert abs(rank - entropy_rank(values)) <= 4 * error + 1e-3 * entropy_rank(values)
+    # An error bar that says nothing is no estimate. A giant alone has converged: by chance it would be much more.
+    assert error <= (0.05 if name == "one giant" else 0.12) * rank
 
 
 def test_error_bars_are_neither_too_small_nor_too_wide() -> None:
