@@ -43,12 +43,8 @@ def test_a_token_of_its_own_is_refused(sides: tuple[str, str], token: str, tmp_p
 
 def test_text_that_both_read_alike_is_measured(sides: tuple[str, str], tmp_path: Path) -> None:
     """By PEFT's own model."""
-    texts = ["A plain text.", "Another one, which is longer."]
-    told = evaluate(sides[1], base=sides[0], losses=losses_on(tmp_path, *texts)).losses[0]
-    base, below = (AutoModelForCausalLM.from_pretrained(sides[0]) for _ in range(2))
-    documents = [character_tokenizer()(text)["input_ids"] for text in texts]
-    tuned = PeftModel.from_pretrained(below, sides[1]).eval()
-    means = [mean_loss_by_hand(model, documents) for model in (base, tuned)]
-    assert told.base_loss.estimate == pytest.approx(means[0], abs=1e-5)
-    assert told.loss.estimate == pytest.approx(means[1], abs=1e-5)
-    assert told.difference.estimate == pytest.approx(means[1] - means[0], abs=1e-5)
+    text = "A plain text."
+    told = evaluate(sides[1], base=sides[0], losses=losses_on(tmp_path, text)).losses[0]
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sides[0]), sides[1]).eval()
+    wanted = mean_loss_by_hand(tuned, [character_tokenizer()(text)["input_ids"]])
+    assert told.loss.estimate == pytest.approx(wanted, abs=1e-5)

@@ -9,8 +9,7 @@ import intruders
 from intruders.measures.corpus_loss import CorpusLoss
 from intruders.measures.intervals import Interval
 from intruders.measures.losses import DocumentLosses
-from tests.json_lines import write_rows
-from tests.tiny import save_llama
+from intruders.measures.task_score import TaskScore
 
 
 def test_a_folder_gives_the_losses_of_every_part_back(tmp_path: Path) -> None:
@@ -30,20 +29,7 @@ def test_a_folder_gives_the_losses_of_every_part_back(tmp_path: Path) -> None:
     assert {part.measure for part in read.losses} == {"cross-entropy"}
 
 
-def test_each_task_gets_its_own_examples_back(tmp_path: Path) -> None:
-    save_llama(tmp_path / "base")
-    tasks = []
-    for folder, count in (("a", 3), ("b", 5)):
-        file = tmp_path / folder / "test.jsonl"
-        file.parent.mkdir()
-        rows = [{"prompt": f"{folder}{number}", "completion": str(number)} for number in range(count + 3)]
-        write_rows(file, rows[count:])
-        write_rows(file.parent / "scored.jsonl", rows[:count])
-        tasks.append(f"{file}?prompt=prompt&completion=completion&test={file.parent / 'scored.jsonl'}")
-    scores = intruders.ScoreSettings(tasks=tuple(tasks), max_new_tokens=1)
-    made = intruders.evaluate(str(tmp_path / "base"), scores=scores, out=tmp_path / "out")
-    read = intruders.Evaluation.load(tmp_path / "out")
-    assert [score.task for score in read.scores] == ["test.jsonl", "test.jsonl"]
-    assert [len(score.right) for score in read.scores] == [3, 5]
-    assert [score.right for score in read.scores] == [score.right for score in made.scores]
-    assert [score.accuracy for score in read.scores] == [score.accuracy for score in made.scores]
+def test_each_of_two_tasks_of_one_name_gets_its_own_examples_back(tmp_path: Path) -> None:
+    scores = [TaskScore("test.jsonl", "test", right) for right in ([True, False, True], [False, True])]
+    intruders.Evaluation("model", None, [], scores).save(tmp_path)
+    assert intruders.Evaluation.load(tmp_path).scores == scores

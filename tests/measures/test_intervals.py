@@ -17,33 +17,6 @@ def _losses(means: np.ndarray, tokens: np.ndarray, measure: str = "cross-entropy
     return DocumentLosses(measure, means * tokens, tokens)
 
 
-def test_every_token_weighs_the_same() -> None:
-    losses = _losses(np.array([1.0, 4.0]), np.array([30, 10]))
-    assert losses.mean == pytest.approx((30 * 1 + 10 * 4) / 40)
-
-
-def test_the_interval_of_equal_documents_is_a_normal_one() -> None:
-    generator = np.random.default_rng(0)
-    means, tokens = generator.normal(3.0, 0.5, 400), np.full(400, 100)
-    found = loss_interval(_losses(means, tokens))
-    half = 1.97 * means.std(ddof=1) / math.sqrt(400)
-    assert found.estimate == pytest.approx(means.mean())
-    assert found.low == pytest.approx(means.mean() - half, abs=half / 10)
-    assert found.high == pytest.approx(means.mean() + half, abs=half / 10)
-
-
-def test_pairs_take_out_what_documents_share() -> None:
-    generator = np.random.default_rng(1)
-    hard, tokens = generator.normal(3.0, 1.0, 200), generator.integers(50, 150, 200)
-    change = generator.normal(0.1, 0.02, 200)
-    before, after = _losses(hard, tokens), _losses(hard + change, tokens)
-    found = paired_difference(after, before)
-    assert found.estimate == pytest.approx(after.mean - before.mean)
-    assert found.low < found.estimate < found.high
-    alone = loss_interval(after)
-    assert found.high - found.low < (alone.high - alone.low) / 10
-
-
 @pytest.mark.parametrize("documents", [6, 8, 12, 60])
 def test_the_interval_covers_the_truth_as_often_as_it_says(documents: int) -> None:
     covered = 0
@@ -101,16 +74,3 @@ def test_an_interval_knows_its_side_of_zero_also_with_one_end() -> None:
     nothing = Interval(math.nan, math.nan, math.nan)
     assert not nothing.is_above_zero
     assert not nothing.is_below_zero
-
-
-def test_an_interval_turns_with_its_ends() -> None:
-    interval = Interval(1.0, -0.5, 2.0, n=3, p=0.2)
-    assert interval.turned() == Interval(-1.0, -2.0, 0.5)
-    assert (interval.turned().n, interval.turned().p) == (3, 0.2)
-
-
-def test_an_interval_gives_its_cells() -> None:
-    interval, one_seed = Interval(0.5, 0.25, 0.75), Interval(0.5, -math.inf, math.inf)
-    assert interval.cells("gain") == {"gain": 0.5, "gain_low": 0.25, "gain_high": 0.75}
-    assert list(interval.cells("ours", "{} low", "{} high")) == ["ours", "ours low", "ours high"]
-    assert one_seed.json_cells("gain") == {"gain": 0.5, "gain_low": None, "gain_high": None}

@@ -24,14 +24,16 @@ def changed(base: Path, folder: Path) -> Path:
 
 
 def test_it_is_that_of_torch_apart_for_prompts_and_answers(tmp_path: Path) -> None:
+    """Of a task that needs no right answers."""
     base = save_llama(tmp_path / "base")
     tuned = changed(base, tmp_path / "tuned")
-    task = load_task("word-problems", Columns(), 0)
+    rows = [{"prompt": f"{number} + 1 =", "completion": str(number + 1)} for number in range(60)]
+    task = load_task(str(write_rows(tmp_path / "rows.jsonl", rows)), Columns(score="none"), 0)
     found = kl_on_task(str(base), str(tuned), task, max_examples=5)
     models = [AutoModelForCausalLM.from_pretrained(folder) for folder in (base, tuned)]
     tokenizer = AutoTokenizer.from_pretrained(base)
     sums, tokens = [0.0, 0.0], [0, 0]
-    for prompt, answer in encode_parts(tokenizer, task.test[:5]):
+    for prompt, answer in encode_parts(tokenizer, task.validation[:5]):
         ids = torch.tensor([prompt + answer])
         with torch.no_grad():
             p, q = (model(input_ids=ids).logits[0].double().log_softmax(-1) for model in models)
@@ -46,16 +48,6 @@ def test_it_is_that_of_torch_apart_for_prompts_and_answers(tmp_path: Path) -> No
     assert found.prompts.low < found.prompts.estimate < found.prompts.high
     same = kl_on_task(str(base), str(base), task, max_examples=2)
     assert same.prompts.estimate == pytest.approx(0, abs=1e-9)
-
-
-def test_a_task_without_right_answers_has_one_too(tmp_path: Path) -> None:
-    base = save_llama(tmp_path / "base")
-    rows = [{"prompt": f"{number} + 1 =", "completion": "57"} for number in range(40)]
-    write_rows(tmp_path / "rows.jsonl", rows)
-    task = load_task(str(tmp_path / "rows.jsonl"), Columns(score="none"), 0)
-    found = kl_on_task(str(base), str(changed(base, tmp_path / "tuned")), task, max_examples=3)
-    assert found.examples == 3
-    assert found.answers.estimate > 0
 
 
 def test_a_classifier_has_none(tmp_path: Path) -> None:

@@ -88,13 +88,6 @@ def test_causal_losses_are_sums_over_tokens(llama: OpenedModel, window: int, str
     assert found.mean == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
 
 
-def test_one_window_is_transformers_own_loss(llama: OpenedModel) -> None:
-    ids = torch.tensor([llama.tokenizer(TEXTS[0])["input_ids"]])
-    with torch.no_grad():
-        expected = float(llama.model(input_ids=ids, labels=ids).loss)
-    assert text_losses(llama, TEXTS[:1]).mean == pytest.approx(expected, rel=1e-5)
-
-
 @pytest.mark.parametrize("most", [2, 5, 40])
 def test_cut_documents_are_those_of_cut_texts(llama: OpenedModel, bert: OpenedModel, most: int) -> None:
     cut = [text[:most] for text in TEXTS]  # the tokenizer makes a token of a character

@@ -6,26 +6,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from intruders.measures.sensitivities import sensitivities, with_sensitivities
-from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.surgery import Surgery
+from intruders.measures.sensitivities import sensitivities
 from intruders.models.loading import load_model
-from tests.checkpoints.models import with_lora
 from tests.tiny import save_gpt2
 
 
-@pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """GPT-2, whose layers compute in the precision of their weights, and a rank-3 adapter of it."""
-    folder = tmp_path_factory.mktemp("surgery")
-    base = save_gpt2(folder / "base")
-    given = {"r": 3, "target_modules": ["c_proj", "c_fc"], "task_type": "CAUSAL_LM", "fan_in_fan_out": True}
-    with_lora(load_model(str(base), "causal"), **given).save_pretrained(folder / "tuned")
-    return base, folder / "tuned"
-
-
-def test_they_are_the_derivatives_of_the_loss(sides: tuple[Path, Path]) -> None:
-    model = load_model(str(sides[0]), "causal").double().eval()
+def test_they_are_the_derivatives_of_the_loss(tmp_path: Path) -> None:
+    """Of GPT-2, whose layers compute in the precision of their weights."""
+    model = load_model(str(save_gpt2(tmp_path)), "causal").double().eval()
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(5, 60, (2, 9), generator=generator) for _ in range(2)]
     batches = [{"input_ids": ids, "labels": ids} for ids in texts]
@@ -54,15 +42,3 @@ def test_they_are_the_derivatives_of_the_loss(sides: tuple[Path, Path]) -> None:
                 at.append(loss())
                 weight.data -= step * term
             assert float(found[name][i]) == pytest.approx((at[0] - at[1]) / 2e-4, rel=1e-5, abs=1e-10)
-
-
-def test_surgery_by_a_task_is_written(sides: tuple[Path, Path], tmp_path: Path) -> None:
-    base, tuned = (str(side) for side in sides)
-    fitted = with_sensitivities(Surgery(task="word-problems", examples=6), base, tuned)
-    assert {name.split(".", 2)[-1] for name in fitted.sensitivities} >= {"0.attn.c_proj.weight"}
-    assert all(len(felt) == 3 and any(felt) for felt in fitted.sensitivities.values())
-    result = mitigate(base, tuned, remedy=fitted, out=tmp_path / "out", check=False)
-    changed = {matrix.name for matrix in result.matrices}
-    assert len(changed) == 4
-    assert all("c_proj" in name for name in changed)
-    assert result.remedy.settings["task"] == "word-problems"

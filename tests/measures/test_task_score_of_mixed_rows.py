@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, PretrainedConfig
 
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
 from intruders.data.task import Example, Score, Task
-from intruders.measures.task_score import score_of_answers, scored_examples
+from intruders.measures.task_score import score_of_answers
 from intruders.models.answers import generated_answers, graded
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel
@@ -94,6 +93,11 @@ def test_of_classes(save: Any, tmp_path: Path) -> None:
     assert_as_alone(opened, task, rows)
 
 
+def test_the_limit_is_a_setting_of_the_task_and_is_told_with_the_score() -> None:
+    task = load_task("word-problems", Columns(max_new_tokens=30))
+    assert score_of_answers(task, "test", [True]).limit == "30 tokens"
+
+
 def test_a_models_own_penalty_does_not_count_the_padding(tmp_path: Path) -> None:
     opened = _opened(tmp_path, "llama")
     opened.model.generation_config.repetition_penalty = 1.8
@@ -101,38 +105,3 @@ def test_a_models_own_penalty_does_not_count_the_padding(tmp_path: Path) -> None
     answers = generated_answers(opened, rows, max_new_tokens=20)
     opened.model.generation_config.repetition_penalty = 1.0
     assert answers == generated_answers(opened, rows, max_new_tokens=20, batch_size=1)
-
-
-class _Writes(torch.nn.Module):
-    """A stand-in for a model that reasons: behind any prompt it writes one text, and ends or not."""
-
-    def __init__(self, ids: list[int], end: int) -> None:
-        super().__init__()
-        self.ids, self.end = ids, end
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.config, self.generation_config = PretrainedConfig(), GenerationConfig()
-
-    def generate(self, input_ids: torch.Tensor, max_new_tokens: int, **_: Any) -> torch.Tensor:
-        new = torch.tensor([(self.ids + [self.end] * max_new_tokens)[:max_new_tokens]] * len(input_ids))
-        return torch.cat([input_ids, new], dim=1)
-
-
-def test_a_model_may_reason_before_it_answers() -> None:
-    tokenizer = character_tokenizer()
-    said = "so " * 60 + "the answer is 4"
-    model = _Writes(tokenizer(said)["input_ids"], tokenizer.eos_token_id)
-    opened = OpenedModel(model, tokenizer, 512)
-    (answer,) = generated_answers(opened, [Example("2 + 2 = ", "4")])
-    assert (answer.text, answer.has_ended) == (said, True)
-    (cut,) = generated_answers(opened, [Example("2 + 2 = ", "4")], max_new_tokens=20)
-    assert (cut.text, cut.has_ended) == (said[:20], False)
-
-
-def test_the_limit_is_a_setting_of_the_task_and_is_told_with_the_score(tmp_path: Path) -> None:
-    opened = _opened(tmp_path, "llama")
-    task = load_task("word-problems", Columns(max_new_tokens=30))
-    assert task.max_new_tokens == 30
-    split, rows = scored_examples(task, None, 3)
-    score = score_of_answers(task, split, graded(opened, task, rows).right or [])
-    assert score.max_new_tokens == 30
-    assert score.limit == "30 tokens"
