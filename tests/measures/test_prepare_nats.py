@@ -20,12 +20,11 @@ from intruders.audits.kept_nats import DOCUMENT, KeptNats, Writer
 from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.forgetting import Between, Forgetting
 from intruders.checkpoints.stored.selection import Selection
-from intruders.engine.nats import predict
 from intruders.errors import DiskFullError, SettingError
 from intruders.measures.prepare_nats import FIRST, TOKENS, NatsPlan, layer_rows
 from intruders.mitigation.mitigate import mitigate
 from intruders.models.loading import load_model
-from tests.checkpoints.models import set_factors, tiny_mixtral, with_lora
+from tests.checkpoints.models import tiny_mixtral
 from tests.json_lines import write_rows
 from tests.tiny import character_tokenizer, save_bert, save_gpt2, save_llama
 
@@ -71,13 +70,6 @@ def tuned_of(base: Path, folder: Path, size: float, *, norm: bool = False) -> Pa
     return folder
 
 
-def adapted(base: Path, rank: int) -> Any:
-    given = {"r": rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    model = with_lora(load_model(str(base), "causal"), **given)
-    set_factors(model, 0.1, 1)
-    return model
-
-
 def predicted(base: Path, tuned: Path, cache: Path) -> Forgetting:
     return intruders.audit(str(base), str(tuned), cache=cache).forgetting
 
@@ -101,30 +93,18 @@ def test_it_predicts_the_measured_kl(base: Path, cache: Path, text: str, tmp_pat
     assert found.tokens == 240 * (TOKENS - FIRST)
 
 
-def test_an_adapter_and_its_merge_have_one_prediction(base: Path, cache: Path, tmp_path: Path) -> None:
-    model = adapted(base, 2)
-    model.save_pretrained(tmp_path / "adapter")
-    model.merge_and_unload().save_pretrained(tmp_path / "merged")
-    one, other = (predicted(base, tmp_path / name, cache) for name in ("adapter", "merged"))
-    assert one.kl.estimate == pytest.approx(other.kl.estimate, rel=1e-3)
-
-
-@pytest.mark.parametrize("what", ["rank 1", "full fine-tuning"])
-def test_of_updates_that_nothing_is_predicted_of_no_row_is_read(
-    base: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+def test_of_full_fine_tuning_no_row_is_read(
+    base: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The criterion was missed for both. The largest rank is lowered here, since the models are tiny."""
+    """The criterion was missed for it. The largest rank is lowered here, since the models are tiny."""
     monkeypatch.setattr("intruders.audits.result.forgetting._LARGEST_RANK", 8)
     monkeypatch.setattr(KeptNats, "rows", lambda *given: pytest.fail("rows are read"))
-    if what == "rank 1":
-        tuned: Any = adapted(base, 1)
-    else:
-        tuned = tuned_of(base, tmp_path / "tuned", 0.003)
+    tuned = tuned_of(base, tmp_path / "tuned", 0.003)
     said = "no nats are predicted of an update of rank 1 or of full fine-tuning"
     with pytest.warns(UserWarning, match=said):
-        audit = intruders.audit(str(base), tuned, cache=cache)
+        audit = intruders.audit(str(base), str(tuned), cache=cache)
     assert audit.forgetting is None
-    assert (min(matrix.update.effective_rank for matrix in audit.matrices) > 8) == (what != "rank 1")
+    assert min(matrix.update.effective_rank for matrix in audit.matrices) > 8
 
 
 def test_matrices_beyond_the_ranks_count_where_their_median_is_within(
@@ -161,22 +141,10 @@ def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
     assert any("embed_tokens" in name for name in left_out)
 
 
-def test_what_changes_beside_matrices_is_named_not_counted(base: Path, cache: Path, tmp_path: Path) -> None:
-    found = predicted(base, tuned_of(base, tmp_path / "tuned", 0.01, norm=True), cache)
-    assert found.left_out == ["model.norm.weight"]
-    assert "not counted: 1 changed tensor such as model.norm.weight" in found.shares_in_words()
-
-
 def test_a_matrix_that_was_not_prepared_is_left_out(base: Path, text: str, tmp_path: Path) -> None:
     kept(str(base), text, tmp_path / "cache", sequences=20, selection=Selection(exclude=("*k_proj*",)))
     found = predicted(base, tuned_of(base, tmp_path / "tuned", 0.01), tmp_path / "cache")
     assert found.left_out == [f"model.layers.{layer}.self_attn.k_proj.weight" for layer in (0, 1)]
-
-
-def test_another_base_has_no_prediction(base: Path, cache: Path, tmp_path: Path) -> None:
-    tuned, further = (tuned_of(base, tmp_path / name, size) for name, size in (("one", 0.01), ("two", 0.02)))
-    assert intruders.audit(str(tuned), str(further), cache=cache).forgetting is None
-    assert intruders.audit(str(base), str(tuned), cache=False).forgetting is None
 
 
 @pytest.mark.parametrize("where", ["model.norm", "layers.1.mlp.down_proj"])
@@ -346,78 +314,32 @@ def ids_of(model: Any, sequences: int, tokens: int) -> torch.Tensor:
     return torch.randint(5, model.config.vocab_size, (sequences, tokens + 1), generator=draw)
 
 
-def updates_of(layers: dict[str, Any], size: float) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    return {
-        name: size * torch.randn(*layer.weight.shape, generator=draw, dtype=torch.float64)
-        for name, layer in layers.items()
-    }
-
-
-def moved(model: Any, updates: dict[str, torch.Tensor], scale: float) -> Any:
-    """A copy of the model with updates in the layers' own order of dimensions."""
-    other = copy.deepcopy(model)
-    for name, update in updates.items():
-        other.get_submodule(name.removesuffix(".weight")).weight.data += scale * update
-    return other
-
-
-@torch.no_grad()
-def scores(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids[:, :-1]).logits.log_softmax(-1)
-
-
-def responses(
-    layers: dict[str, Any], updates: dict[str, torch.Tensor], rows: list[Any]
-) -> dict[str, torch.Tensor]:
-    found = {}
-    for name, inputs, gradients in rows:
-        update = updates[name].mT if type(layers[name]).__name__ == "Conv1D" else updates[name]
-        found[name] = torch.einsum("sltm,mn,stn->sl", gradients, update, inputs)
-    return found
-
-
-def kl_of(model: Any, updates: dict[str, torch.Tensor], ids: torch.Tensor) -> float:
-    before, after = scores(model, ids), scores(moved(model, updates, 1.0), ids)
-    return float((before.exp() * (before - after)).sum(-1).mean())
-
-
 def test_the_response_is_a_central_difference(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the text's own labels in the place of drawn ones."""
     layers, ids = layers_of(model), ids_of(model, 3, 7)
     monkeypatch.setattr("intruders.measures.prepare_nats.drawn_labels", lambda *given: [ids[:, 1:]])
     assert len(layers) >= 8
-    updates = updates_of(layers, 1e-2)
+    draw = torch.Generator().manual_seed(1)
+    updates = {
+        name: 1e-2 * torch.randn(*layer.weight.shape, generator=draw, dtype=torch.float64)
+        for name, layer in layers.items()
+    }
     rows = list(layer_rows(model, layers, ids, 1, torch.Generator()))
     assert [name for name, *_ in rows] == list(layers)
     for names in ([next(iter(layers))], list(layers)):
-        some = {name: updates[name] for name in names}
-        ends = [
-            scores(moved(model, some, step), ids).gather(-1, ids[:, 1:, None]).sum((1, 2))
-            for step in (1e-4, -1e-4)
-        ]
-        found = responses(layers, some, [row for row in rows if row[0] in some])
-        total = torch.stack([each[:, 0] for each in found.values()]).sum(0)
+        ends = []
+        for step in (1e-4, -1e-4):
+            moved = copy.deepcopy(model)
+            for name in names:
+                moved.get_submodule(name.removesuffix(".weight")).weight.data += step * updates[name]
+            with torch.no_grad():
+                scores = moved(input_ids=ids[:, :-1]).logits.log_softmax(-1)
+            ends.append(scores.gather(-1, ids[:, 1:, None]).sum((1, 2)))
+        total = torch.zeros(3, dtype=torch.float64)
+        for name, inputs, gradients in rows[: len(names)]:
+            turned = updates[name].mT if type(layers[name]).__name__ == "Conv1D" else updates[name]
+            total += torch.einsum("sltm,mn,stn->s", gradients, turned, inputs)
         assert torch.allclose(total, (ends[0] - ends[1]) / 2e-4, rtol=1e-5, atol=1e-9)
-
-
-def test_the_prediction_is_the_kl_of_a_small_update_and_a_share_tells_what_is_left(model: Any) -> None:
-    """E[(z - z_m)^2] = E[z^2] (1 - 2 share) + E[z_m^2], and the model without the part m has that KL."""
-    layers, tokens = layers_of(model), 12
-    ids = ids_of(model, 24, tokens)
-    updates = updates_of(layers, 2e-3)
-    rows = list(layer_rows(model, layers, ids, 40, torch.Generator().manual_seed(0)))
-    of_all = responses(layers, updates, rows)
-    (found, low, high), shares = predict(of_all, tokens, list(range(24)))
-    kl = kl_of(model, updates, ids)
-    assert low <= kl <= high
-    assert found == pytest.approx(kl, rel=0.1)
-    assert sum(shares.values()) == pytest.approx(1)
-    part = next(iter(layers))
-    rest = {name: each for name, each in updates.items() if name != part}
-    (alone, *_), _ = predict({part: of_all[part]}, tokens, list(range(24)))
-    left = found * (1 - 2 * shares[part]) + alone
-    assert left == pytest.approx(kl_of(model, rest, ids), rel=0.1)
 
 
 def test_the_models_parameters_and_mode_are_as_before(model: Any) -> None:
