@@ -27,7 +27,7 @@ from transformers import (
 from intruders.checkpoints.writing.training_record import FinetunedFolder, keep_training
 from intruders.data.columns import Columns
 from intruders.data.load_task import load_task
-from intruders.errors import CheckpointError, SettingError
+from intruders.errors import SettingError
 from intruders.measures import evaluate as evaluating
 from intruders.measures.evaluate import evaluate
 from intruders.measures.evaluation import Evaluation
@@ -37,13 +37,13 @@ from intruders.measures.text_loss import text_losses
 from intruders.models.answers import graded
 from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import OpenedModel, can_go_on, open_language_model
-from intruders.reports.evaluation import measure_lines, step_lines
+from intruders.reports.evaluation import measure_lines
 from tests.chat_models import CHAT_SHAPES, save_chat_model, trl_trainer
 from tests.checkpoints.models import change_config, with_lora
 from tests.experiments.healed_models import adapter_of
 from tests.hub_cache import hub_with_base, keep, snapshot
 from tests.json_lines import write_rows
-from tests.measures.conftest import killed, killed_before_it_is_saved, run
+from tests.measures.conftest import killed_before_it_is_saved, run
 from tests.measures.harness_task import write_harness_task
 from tests.tiny import save_bert, save_llama, save_roberta, with_rounded
 
@@ -85,14 +85,6 @@ def test_the_steps_of_a_series(place: Path, tmp_path: Path, monkeypatch: pytest.
     assert Evaluation.load(tmp_path / "out").to_document() == result.to_document()
     table = pd.read_parquet(tmp_path / "out" / "documents.parquet")
     assert table["step"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    said = step_lines(result)
-    last = result.also[1].losses[0].own_part
-    assert said[-2].endswith(last.text("+.3f"))
-    assert said[-1] == (
-        f"after '{tuned}': '{rounded}' lost most, {last.text('+.3f')} nats per token"
-        if last.is_above_zero
-        else f"after '{tuned}': no step raised the loss beyond its interval"
-    )
 
 
 @pytest.mark.parametrize("save", [save_roberta, save_llama])
@@ -142,35 +134,6 @@ def test_a_classifier_is_scored_and_measured_under_its_bases_head(run: str, plac
     assert found.losses[0].difference.estimate != 0
 
 
-def test_the_estimate_has_another_name(place: Path) -> None:
-    found = evaluate(str(place / "bert"), losses=LossSettings((str(place / "texts"),), estimate=True))
-    assert found.losses[0].losses[0].measure == "masked-15%-estimate"
-    assert "masked-15%-estimate" in measure_lines(found.losses[0])[0]
-
-
-def test_what_cannot_be_measured_is_said(place: Path, tmp_path: Path) -> None:
-    texts = [str(place / "texts")]
-    with pytest.raises(SettingError, match="nothing to measure"):
-        evaluate(str(place / "llama"))
-    with pytest.raises(SettingError, match=r"trained on 2 labels, and 'assignment' of task 'pydoc-topics-1'"):
-        evaluate(str(place / "bert-lora"), scores=ScoreSettings(tasks=("pydoc-topics-1",)))
-    with pytest.raises(CheckpointError, match="does not exist; expected a path, a hub id"):
-        evaluate(str(tmp_path / "none"), losses=LossSettings(texts))
-    headless = tmp_path / "headless"
-    AutoModel.from_pretrained(place / "bert").save_pretrained(headless)
-    with pytest.raises(CheckpointError, match="no masked-language-model head"):
-        evaluate(str(headless), losses=LossSettings(texts))
-    orphan = tmp_path / "orphan"
-    orphan.mkdir()
-    shutil.copy(place / "completer" / "adapter_config.json", orphan)
-    change_config(orphan, base_model_name_or_path=None)
-    with pytest.raises(CheckpointError, match="does not name its base"):
-        evaluate(str(orphan), losses=LossSettings(texts))
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(SettingError, match="cannot be written"):
-        evaluate(str(place / "llama"), losses=LossSettings(texts), out=tmp_path / "file" / "out")
-
-
 def test_a_local_task_of_the_harness(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +175,6 @@ def test_what_was_held_out_of_a_file_is_said(place: Path) -> None:
     rows = place / "sums.jsonl"
     alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
     for scores, said in [
-        (alone, "accuracy on sums.jsonl, the tenth held out of the file (2 examples): "),
         (replace(alone, test_file=str(rows)), "accuracy on sums.jsonl, test (20 examples): "),
         (replace(alone, validation_file=str(rows)), "accuracy on sums.jsonl, validation (20 examples): "),
     ]:
@@ -257,57 +219,25 @@ def test_rows_that_the_training_cut_and_the_score_does_not_are_noted(place: Path
     assert note.startswith(f"{longer} of {len(train)} rows of task 'rows.jsonl' have more than the 10 tokens")
 
 
-def test_a_corpus_of_another_spelling_and_two_of_equal_text(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("said", ["user: hm", "system: well"])
+def test_a_kept_score_is_of_every_message(
+    said: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("docs.jsonl", "copy.jsonl"):
-        write_rows(tmp_path / name, [{"text": f"document {i} about {i * 7}"} for i in range(4)])
-
-    def measured(*names: str, out: str | None = "out") -> list[tuple[str, float]]:
-        found = evaluate(place / "llama", losses=LossSettings(names, max_tokens=32), out=out)
-        return [(loss.name, loss.loss.estimate) for loss in found.losses]
-
-    with killed_before_it_is_saved():
-        measured("docs.jsonl", "copy.jsonl")
-    names = ("./docs.jsonl", str(tmp_path / "docs.jsonl"), "copy.jsonl")
-    fresh = measured(*names, out=None)
-    monkeypatch.setattr(evaluating, "losses_by_corpus", killed)  # nothing is read again
-    assert measured(*names) == fresh
-    assert [name for name, _ in fresh] == list(names)
-
-
-def test_a_score_is_of_every_message(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that is scored is the same in all of these; what the model reads before it is not."""
-    opened = SimpleNamespace(notes=(), is_masked=False)
-    monkeypatch.setattr(evaluating, "open_for_task", lambda *given: opened)
-    scored: list[str] = []
+    """The question and the answer that is scored are the same; what the model reads between them is not."""
+    scored: list[int] = []
 
     def score(model: Any, task: Any, examples: Any, **more: Any) -> Any:
-        scored.append(task.name)
+        scored.append(len(examples))
         return SimpleNamespace(right=[True] * len(examples), unfinished=0)
 
     monkeypatch.setattr(evaluating, "graded", score)
-
-    def calls(columns: str, row: dict[str, Any]) -> int:
-        (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 20)
-        scored.clear()
-        chosen = ScoreSettings(tasks=(f"{tmp_path / 'rows.jsonl'}?{columns}",))
+    for between in ("user: well", said, said):
+        parts = (message.split(": ") for message in ("user: 2+2?", between, "user: so?", "assistant: 4"))
+        row = {"messages": [{"role": role, "content": content} for role, content in parts]}
+        rows = write_rows(tmp_path / "rows.jsonl", [row] * 20)
         with killed_before_it_is_saved():
-            evaluate(place / "llama", scores=chosen, out=tmp_path / "out")
-        return len(scored)
-
-    def talk(*messages: str) -> list[dict[str, str]]:
-        return [dict(zip(("role", "content"), message.split(": "), strict=True)) for message in messages]
-
-    question, answer = "user: 2+2?", "assistant: 4"
-    for role in ("user", "system"):
-        row = {"messages": talk(f"{role}: be brief", question, answer)}
-        assert [calls("messages=messages", row) for _ in range(2)] == [1, 0]
-    for first in ("assistant: let me think", "assistant: easy"):
-        row = {"p": talk(question), "c": talk(first, "user: well?", answer)}
-        assert [calls("prompt=p&completion=c", row) for _ in range(2)] == [1, 0]
-    assert calls("prompt=p&completion=c", {"p": "2+2?", "c": "4"}) == 1
+            evaluate(place / "llama", scores=ScoreSettings(tasks=(str(rows),)), out=tmp_path / "out")
+    assert len(scored) == 2
 
 
 @pytest.mark.parametrize("name", CHAT_SHAPES)
@@ -379,7 +309,10 @@ def losses_of(model: str, base: str | None, folder: Path) -> Evaluation:
     return evaluate(model, base=base, losses=LossSettings((str(text),)))
 
 
-def test_an_adapter_is_measured_on_the_revision_that_it_names(hub: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_read_by_its_own_tokenizer_on_the_revision_that_it_names(
+    hub: Path, tmp_path: Path
+) -> None:
+    assert open_language_model("org/adapter").tokenizer.chat_template == TEMPLATE
     by_id = losses_of("org/adapter", None, tmp_path)
     by_path = losses_of(str(tmp_path / "adapter"), str(tmp_path / "older"), tmp_path)
     assert by_id.losses[0].loss == by_path.losses[0].loss
@@ -396,13 +329,6 @@ def test_an_adapter_is_compared_with_the_base_that_is_given(hub: Path, tmp_path:
     [note] = [note for note in by_id.notes if "as its base" in note]
     said = "adapter 'org/adapter' names 'org/base@v1' as its base and is measured on 'org/base'"
     assert note.startswith(said)
-    assert not any("as its base" in note for note in losses_of("org/adapter", "org/base@v1", tmp_path).notes)
-
-
-def test_an_adapter_has_the_tokenizer_beside_it(hub: Path) -> None:
-    opened = open_language_model("org/adapter")
-    assert opened.tokenizer.chat_template == TEMPLATE
-    assert opened.notes[-1].startswith("the chat template is that of adapter 'org/adapter'")
 
 
 def test_a_classifier_is_measured_under_the_head_of_the_base_in_its_record(hub: Path, tmp_path: Path) -> None:
