@@ -16,23 +16,7 @@ from tests.mitigation.remedies.conftest import Tuned
 GROUPS = 2  # of keys and values; hidden size 16, four query heads of size 4
 
 
-def logits(tuned: Tuned, weights: dict[str, Tensor]) -> Tensor:
-    model = copy.deepcopy(tuned.model).double()
-    model.load_state_dict(weights)
-    with torch.no_grad():
-        found: Tensor = model(torch.arange(12).reshape(1, 12)).logits
-    return found
-
-
-def test_all_heads_together_are_the_attention_of_the_base(tmp_path: Path, of_each: Tuned) -> None:
-    found = of_each.after(Heads(1), tmp_path / "out")
-    by_hand = {name: of_each.base[name] if "self_attn" in name else w for name, w in of_each.tuned.items()}
-    torch.testing.assert_close(logits(of_each, found), logits(of_each, by_hand), rtol=1e-4, atol=1e-4)
-    difference = (logits(of_each, found) - logits(of_each, of_each.tuned)).abs().max()
-    assert float(difference) > 1e-2
-
-
-@pytest.mark.parametrize("quota", [0.25, 0.5])
+@pytest.mark.parametrize("quota", [0.25, 0.5, 1.0])
 def test_the_least_changed_heads_return(tmp_path: Path, quota: float, of_each: Tuned) -> None:
     found = of_each.after(Heads(quota), tmp_path / "out")
 
