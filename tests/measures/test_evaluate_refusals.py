@@ -16,7 +16,7 @@ from intruders.measures import evaluate as evaluating
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import HarnessSettings, LossSettings, ScoreSettings
 from intruders.reports.evaluation import measure_lines
-from tests.checkpoints.models import with_lora
+from tests.checkpoints.models import change_config, with_lora
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.measures.conftest import killed_before_it_is_saved
@@ -83,7 +83,8 @@ def test_a_tokenizer_of_another_model_is_refused(base: str, data: str, place: Pa
 
 
 def test_an_adapter_that_names_no_base_is_refused(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    shutil.copy(place / "completer" / "adapter_config.json", tmp_path)
+    change_config(tmp_path, base_model_name_or_path=None)
     with pytest.raises(CheckpointError, match="does not name its base; pass it with --base"):
         evaluate(str(tmp_path), losses=_text(place))
 
