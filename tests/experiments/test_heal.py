@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import intruders
 from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import HEALED
 from intruders.experiments.work_folder import WorkFolder
-from intruders.models.loading import load_model, load_tokenizer
-from tests.checkpoints.models import moved, set_factors
+from intruders.models.loading import load_model
+from tests.checkpoints.models import set_factors
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_bert
 
-from .healed_models import IDS, QUICK, TARGETS, Models, adapter_of, assert_reported, run, sums, tuned_in_full
+from .healed_models import QUICK, TARGETS, Models, adapter_of, assert_reported, run, sums, tuned_in_full
 
 Healed = tuple[intruders.Healing, Path]
 
@@ -38,10 +38,9 @@ def healed(
     return run(models, text, out), out
 
 
-def test_plain_peft_opens_the_adapter_with_the_doses_in_b(models: Models, healed: Healed) -> None:
-    from peft import PeftModel
-    from safetensors.torch import load_file
-
+def test_the_adapter_has_the_doses_in_b_and_measures_as_reported(
+    models: Models, text: str, healed: Healed
+) -> None:
     found, out = healed
     before = load_file(Path(models[1]) / "adapter_model.safetensors")
     after = load_file(out / "adapter_model.safetensors")
@@ -50,42 +49,10 @@ def test_plain_peft_opens_the_adapter_with_the_doses_in_b(models: Models, healed
         module = name.removeprefix("base_model.model.").partition(".lora_")[0]
         dose = found.doses[f"{module}.weight"][0] if ".lora_B" in name else 1.0
         assert torch.allclose(after[name], dose * tensor, atol=1e-7)
-    whole: Any = load_model(models[0], "causal").eval()
-    for name in list(before):
-        if ".lora_A" in name:
-            module = name.removeprefix("base_model.model.").partition(".lora_")[0]
-            update = 2.0 * before[name.replace("lora_A", "lora_B")] @ before[name]  # alpha / r = 2
-            whole.get_submodule(module).weight.data += found.doses[f"{module}.weight"][0] * update
-    opened = PeftModel.from_pretrained(load_model(models[0], "causal"), str(out)).eval()
-    with torch.no_grad():
-        assert torch.allclose(opened(input_ids=IDS).logits, whole(input_ids=IDS).logits, atol=2e-5)
-
-
-def test_its_card_has_the_doses_and_the_losses(text: str, healed: Healed) -> None:
-    found, out = healed
-    card = (out / "README.md").read_text()
-    doses = sorted(dose for own in found.doses.values() for dose in own)
-    assert f"A dose per matrix was learned on {text}, from {doses[0]:.2f} to {doses[-1]:.2f} (median" in card
-    points = (found.base_point, found.tuned_point, found.healed_point)
-    losses = " | ".join(f"{point.corpora[text].loss.estimate:.4f}" for point in points)
-    assert f"| loss on {text} | {losses} |\n" in card
-    assert (
-        f"the price is {found.healed_point.tasks[found.task].rise.estimate:+.4f} nats of the task loss"
-        in card
-    )
-
-
-def test_an_evaluation_of_the_folder_gives_its_losses_again(
-    models: Models, text: str, healed: Healed
-) -> None:
-    """On the half that is reported: by the doses, and by the folder."""
-    found, out = healed
     measured = assert_reported(found, models, out, text)
     assert [note for note in measured.notes if note.startswith("only the documents and examples that heal")]
-    [loss] = measured.losses
-    assert loss.loss.n == found.documents[text] == 3  # of six
-    wanted = found.healed_point.corpora[text].forgotten.estimate
-    assert loss.difference.estimate == pytest.approx(wanted, abs=1e-5)
+    assert found.documents[text] == 3  # of six
+    assert f"A dose per matrix was learned on {text}, from " in (out / "README.md").read_text()
 
 
 def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
@@ -125,35 +92,24 @@ def test_a_copied_record_does_not_answer_for_another_model(
         run(models, text, tmp_path / "another")
 
 
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [({"settings": replace(QUICK, steps=7)}, "steps was 6 and is 7"), ({"seed": 5}, "seed")],
-)
-def test_other_settings_are_refused_and_nothing_is_lost(
-    models: Models, text: str, healed: Healed, changed: Any, named: str
+def test_other_settings_and_other_weights_are_refused_and_nothing_is_lost(
+    models: Models, text: str, healed: Healed, tmp_path: Path
 ) -> None:
+    """Weights by their content."""
     before = (healed[1] / "heal.json").read_bytes()
-    with pytest.raises(SettingError, match=named):
-        run(models, text, healed[1], **changed)
+    with pytest.raises(SettingError, match=r"\(settings: steps was 6 and is 7\)"):
+        run(models, text, healed[1], settings=replace(QUICK, steps=7))
+    other = adapter_of(Path(models[0]), tmp_path / "tuned", TARGETS, seed=9)
+    with pytest.raises(SettingError, match=r"\(tuned"):
+        run((models[0], other), text, healed[1])
     assert (healed[1] / "heal.json").read_bytes() == before
-
-
-def test_other_weights_are_refused(models: Models, text: str, healed: Healed, tmp_path: Path) -> None:
-    """By their content: the folder's name is the same."""
-    other = tmp_path / "tuned"
-    shutil.copytree(models[1], other)
-    with pytest.raises(SettingError, match="tuned"):
-        run((models[0], adapter_of(Path(models[0]), other, TARGETS, seed=9)), text, healed[1])
 
 
 @pytest.mark.parametrize("last", ["learn doses: divergence", "measure healed", "scale"])
 def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
     models: Models, text: str, healed: Healed, tmp_path: Path, last: str
 ) -> None:
-    seen = []
-
     def killed(stage: str, done: int, in_all: int) -> None:
-        seen.append(stage)
         if stage.startswith(last) and (done == 5 or "divergence" not in last):
             raise KeyboardInterrupt
 
@@ -174,10 +130,6 @@ def test_killed_it_goes_on_and_ends_as_if_it_had_not_been(
     assert steps == ([6] if "divergence" in last else [])  # a state is kept at every measure
     if "divergence" in last:
         assert "resumed after step 5 of 6" in said
-    # Six documents and a file of few examples have halves of which little can be told.
-    assert any(
-        re.search(r"^3 documents of .* choose what is kept; expected 8 or more", line) for line in said
-    )
     assert found.doses == healed[0].doses
     assert found.points == healed[0].points
     assert not (tmp_path / "healed.unfinished").exists()
@@ -188,14 +140,7 @@ def test_a_full_fine_tuning_is_written_as_a_checkpoint(models: Models, text: str
     found = run((models[0], tuned), text, tmp_path / "healed", settings=TWO_STEPS)
     assert found.form == "checkpoint"
     assert found.elsewhere is not None  # norms
-    before, after, healed = (
-        dict(load_model(where, "causal").named_parameters())
-        for where in (models[0], tuned, str(tmp_path / "healed"))
-    )
-    for name, tensor in healed.items():
-        own = found.doses.get(name, (found.elsewhere,))
-        wanted = before[name] + own[0] * (after[name] - before[name])
-        assert torch.allclose(tensor, wanted, atol=1e-6), name
+    assert_reported(found, (models[0], tuned), tmp_path / "healed", text)
 
 
 def test_directions_of_a_matrix_that_is_not_audited_are_refused(
@@ -232,18 +177,7 @@ def test_a_dose_for_every_direction_keeps_the_rank(models: Models, text: str, tm
     config = json.loads((tmp_path / "healed" / "adapter_config.json").read_text())
     assert config["r"] == 2
     assert not config["rank_pattern"]
-    from intruders.checkpoints.pairing.open_sides import open_sides
-    from intruders.checkpoints.pairing.pair_sides import pair_sides
-
-    for old, new in zip(
-        pair_sides(*open_sides(*models)).pairs,
-        pair_sides(*open_sides(models[0], str(tmp_path / "healed"))).pairs,
-        strict=True,
-    ):
-        before, after = old.load(), new.load()
-        left, values, right = torch.linalg.svd(before.update.dense().double(), full_matrices=False)
-        dosed = values[:2] * torch.tensor(found.doses[old.name], dtype=torch.float64)
-        assert torch.allclose(after.update.dense().double(), left[:, :2] * dosed @ right[:2], atol=1e-5)
+    assert_reported(found, models, tmp_path / "healed", text)
 
 
 def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
@@ -267,7 +201,7 @@ def test_prompts_alone_are_answered_by_the_tuned_model(models: Models, text: str
     assert tuned.accuracy is None
 
 
-def classifier_and_rows(folder: Path, **settings: Any) -> tuple[tuple[str, str], str]:
+def classifier_and_rows(folder: Path) -> tuple[tuple[str, str], str]:
     """A masked base, an adapter of a classifier on it with the record of its labels, and rows of two labels."""
     from peft import LoraConfig, get_peft_model
 
@@ -277,12 +211,9 @@ def classifier_and_rows(folder: Path, **settings: Any) -> tuple[tuple[str, str],
     saved = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "pooler"]}
     model: Any = get_peft_model(
         load_model(str(base), "classification", ["a", "b"]),
-        LoraConfig(r=1, target_modules=["query", "value"], **saved, **settings),
+        LoraConfig(r=1, target_modules=["query", "value"], **saved),
     )
     set_factors(model, 0.5, 1)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and name.endswith("query.base_layer.bias"):
-            parameter.data += 1
     model.save_pretrained(folder / "tuned")
     record = {"schema": 1, "status": "finished", "config": {}, "task": {"labels": ["a", "b"]}}
     (folder / "tuned" / "run.json").write_text(json.dumps(record))  # its labels, as finetune keeps them
@@ -293,41 +224,11 @@ def test_a_masked_model_is_healed_on_a_task_of_classes(text: str, tmp_path: Path
     models, rows = classifier_and_rows(tmp_path)
     with pytest.raises(SettingError, match="writes no text; pass --loss-on"):
         run(models, [], None, task=rows)
+    with pytest.raises(SettingError, match="is a masked language model, and"):
+        run(models, text, None)
     found = run(models, text, tmp_path / "healed", task=rows, settings=replace(QUICK, estimate=True, steps=2))
     assert found.healed_point.corpora[text].loss.estimate > 0
     assert (tmp_path / "healed" / "adapter_config.json").is_file()
-
-
-def test_trained_biases_of_a_classifier_are_refused(text: str, tmp_path: Path) -> None:
-    """They would stay as tuned in what is measured as the base."""
-    models, rows = classifier_and_rows(tmp_path, bias="all")
-    with pytest.raises(SettingError, match=r"also changes '.*bias'.*, which no dose acts on"):
-        run(models, text, tmp_path / "healed", task=rows)
-    assert not (tmp_path / "healed").exists()
-
-
-def test_a_masked_model_does_not_write(text: str, tmp_path: Path) -> None:
-    from transformers import AutoModelForMaskedLM
-
-    base = save_bert(tmp_path / "base")
-    model: Any = AutoModelForMaskedLM.from_pretrained(base)
-    moved(model, 0.01, 1)
-    model.save_pretrained(tmp_path / "tuned")
-    load_tokenizer(str(base)).save_pretrained(tmp_path / "tuned")
-    with pytest.raises(SettingError, match="masked language model"):
-        run((str(base), str(tmp_path / "tuned")), text, None)
-
-
-def test_a_remedy_of_the_record_gives_the_same_weights(
-    models: Models, healed: Healed, tmp_path: Path
-) -> None:
-    from safetensors.torch import load_file
-
-    intruders.mitigate(*models, remedy=doses_for(healed[1], *models), out=tmp_path / "again", check=False)
-    one, other = (
-        load_file(folder / "adapter_model.safetensors") for folder in (healed[1], tmp_path / "again")
-    )
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_doses_are_of_the_model_that_they_were_learned_for(
@@ -342,29 +243,18 @@ def test_doses_are_of_the_model_that_they_were_learned_for(
     refused = in_this_process("mitigate", models[0], other, *options)
     assert (refused.returncode, said in refused.stderr, (tmp_path / "out").exists()) == (2, True, False)
     assert in_this_process("mitigate", *models, *options).returncode == 0
+    written, again = (load_file(path / "adapter_model.safetensors") for path in (healed[1], tmp_path / "out"))
+    torch.testing.assert_close(again, written, rtol=0, atol=0)
     copy = shutil.copytree(models[1], tmp_path / "copy")
     half = doses_for(healed[1], models[0], copy, share=0.5)
     assert (half.share, half.doses) == (0.5, healed[0].doses)
 
 
-@pytest.mark.parametrize(
-    ("size", "error", "said"),
-    [(0.0, SettingError, "nothing to heal"), (1e30, NonFiniteError, "not a number|NaN|infinit")],
-)
-def test_an_adapter_of_nothing_or_of_no_finite_loss_is_refused(
-    size: float, error: type[Exception], said: str, models: Models, text: str, tmp_path: Path
-) -> None:
-    tuned = adapter_of(Path(models[0]), tmp_path / "tuned", TARGETS, size=size)
-    with pytest.raises(error, match=said):
+def test_an_adapter_of_no_finite_loss_is_refused(models: Models, text: str, tmp_path: Path) -> None:
+    tuned = adapter_of(Path(models[0]), tmp_path / "tuned", TARGETS, size=1e30)
+    with pytest.raises(NonFiniteError, match=r"not a number|NaN|infinit"):
         run((models[0], tuned), text, tmp_path / "healed")
     assert not (tmp_path / "healed").exists()
-
-
-def test_one_document_is_refused(models: Models, tmp_path: Path) -> None:
-    short = tmp_path / "short.txt"
-    short.write_text("two lines\nof text\n")
-    with pytest.raises(SettingError, match="expected 2 or more"):
-        run(models, str(short), None)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from intruders.errors import SettingError
-from intruders.experiments.work_folder import WorkFolder, require_same
+from intruders.experiments.work_folder import WorkFolder
 from intruders.system.folders import locked_folder
 
 
@@ -35,10 +35,3 @@ def test_the_folder_is_removed_while_it_is_locked(tmp_path: Path, monkeypatch: p
         assert work.folder.is_dir()
     assert removed == [work.folder]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_setting_that_differs_is_named_as_people_give_it() -> None:
-    with pytest.raises(SettingError, match=r"\(dtype was not given and is \"bfloat16\"\)"):
-        require_same({"dtype": None}, {"dtype": ["bfloat16"]}, "'healed'", Path("healed"))
-    with pytest.raises(SettingError, match=r"\(settings: seed was 0 and is 3\)"):
-        require_same({"settings": {"seed": 0}}, {"settings": {"seed": 3}}, "'healed'", Path("healed"))
