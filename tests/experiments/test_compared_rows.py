@@ -154,8 +154,6 @@ def test_it_runs_at_its_strengths_with_its_controls(found: Found) -> None:
     assert [point.strength for point in one.tried] == [0.1, 0.4]
     controls = {point.control: point for point in one.controls}
     assert set(controls) == {"shrink", "shrink-output", "resized", "random 1", "random 2", "random 3"}
-    assert controls["shrink"].norm == pytest.approx(one.chosen.norm, rel=1e-6)
-    assert controls["resized"].norm == pytest.approx(1)
     assert one.chosen.settings["mode"] == "abs_select"
     assert {controls[f"random {number}"].settings["mode"] for number in (1, 2, 3)} == {"random_index"}
     assert {controls[f"random {number}"].settings["seed"] for number in (1, 2, 3)} == {0, 1, 2}
@@ -204,10 +202,3 @@ def test_where_there_is_nothing_to_weigh_it_is_a_row_with_its_reason(folder: Pat
         "changes nothing in this model: every update that it reaches has rank 1, and a single singular value keeps "
         "its size"
     )
-    save_llama(folder / "dense", positions=64)
-    model = AutoModelForCausalLM.from_pretrained(folder / "dense")
-    for parameter in model.parameters():
-        parameter.data *= 1.1
-    model.save_pretrained(folder / "dense")
-    dense = row(weighed(folder, "dense"), "surgery")
-    assert "whose update has no low rank" in dense.reason

@@ -1,6 +1,5 @@
 """Gains, shares and intervals on planted losses, by hand."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 from intruders.experiments.experiment_settings import ALPHAS
 from intruders.experiments.yardstick import Yardstick, loss_at_task_loss
 from intruders.measures.intervals import loss_interval, paired_difference
-from intruders.measures.losses import DocumentLosses, Outcome, TaskOutcome, joined
-from intruders.system.plain_values import from_plain, plain
+from intruders.measures.losses import DocumentLosses, Outcome, TaskOutcome
 
 DOCUMENTS, EXAMPLES = 30, 40
 TOKENS = np.arange(10, 10 + DOCUMENTS)
@@ -145,11 +143,3 @@ def test_a_curve_that_turns_back_is_compared_at_its_best_point() -> None:
     # The task loss is lowest at the middle: at 1.5 there are two points, of losses 2.5 and 3.5.
     losses, task_losses = np.array([2.0, 3.0, 4.0]), np.array([2.0, 1.0, 2.0])
     assert float(loss_at_task_loss(losses, task_losses, np.array(1.5))) == pytest.approx(2.5)
-
-
-def test_outcomes_come_back_from_json_to_the_bit() -> None:
-    outcome = made(1 / 3, 2 / 7, [True, False] * 20, harness={"arc": [1 / 3, 0.0]})
-    again = from_plain(Outcome, json.loads(json.dumps(outcome, default=plain)))
-    both = joined([outcome, again])
-    assert np.array_equal(both.corpora["text"][0].sums, np.tile(outcome.corpora["text"][0].sums, 2))
-    assert both.tasks["task"].right == [True, False] * 40
