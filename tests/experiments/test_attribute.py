@@ -140,12 +140,12 @@ def test_a_mixture_rises_by_the_weighted_mean_of_its_parts(models: Models, tmp_p
         assert told == pytest.approx(0.75 * means[0] + 0.25 * means[1], abs=1e-5)
     assert_total(rise)
     for check in attribution.checks:
-        before = base.state_dict()[check.name].clone()
-        without, own = dict(tuned.state_dict()), tuned.state_dict()[check.name].clone()
-        without[check.name].copy_(before)
+        weight = tuned.state_dict()[check.name]
+        own = weight.clone()
+        weight.copy_(base.state_dict()[check.name])
         means = [mean_loss_by_hand(tuned, documents_of(models[0], file)) for file in (first, second)]
         assert check.fall == pytest.approx(rise.tuned_loss - 0.75 * means[0] - 0.25 * means[1], abs=1e-5)
-        tuned.state_dict()[check.name].copy_(own)
+        weight.copy_(own)
 
 
 def test_the_start_of_a_document_is_read_with_a_tokenizer_that_cuts_on_the_left(
@@ -176,7 +176,7 @@ def test_a_masked_model(tmp_path: Path, text: Path) -> None:
     assert_total(rise)
 
 
-def test_finished_passes_are_kept_and_other_models_do_not_find_them(
+def test_finished_passes_are_kept_and_are_not_found_with_other_intruders_or_another_seed(
     models: Models, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = attributed(models, text, keep=tmp_path / "kept")
@@ -188,16 +188,12 @@ def test_finished_passes_are_kept_and_other_models_do_not_find_them(
     again = attributed(models, text, keep=tmp_path / "kept")
     assert not asked
     assert again.to_document() == first.to_document()
+    other = intruders.AuditSettings(k=3, epsilon=0.95)
+    again = attributed(models, text, keep=tmp_path / "kept", audit=other)
+    assert again.matrices == attributed(models, text, audit=other).matrices
+    asked.clear()
     attributed(models, text, keep=tmp_path / "kept", seed=1)
     assert asked
-
-
-def test_what_is_kept_with_other_intruders_is_not_taken(models: Models, text: Path, tmp_path: Path) -> None:
-    other = intruders.AuditSettings(k=3, epsilon=0.95)
-    attributed(models, text, keep=tmp_path / "kept")
-    again = attributed(models, text, keep=tmp_path / "kept", audit=other)
-    fresh = attributed(models, text, audit=other)
-    assert again.matrices == fresh.matrices
 
 
 def test_keep_that_is_in_use_or_no_folder_is_refused(models: Models, text: Path, tmp_path: Path) -> None:

@@ -177,15 +177,6 @@ def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
     return {"input_ids": ids, "attention_mask": attended}, attended.bool()
 
 
-@torch.no_grad()
-def test_the_logits_are_the_models_own_in_the_order_asked_for(model: Any) -> None:
-    answers = KeptAnswers(SplitModel.of(model), encoded, BATCHES)
-    for numbers in ([3, 0], [7, 1, 10], [0]):
-        own = [model(input_ids=torch.tensor([KEPT[number]])).logits[0] for number in numbers]
-        found = answers.logits(numbers)
-        torch.testing.assert_close(found, torch.cat(own), rtol=1e-4, atol=1e-5)
-
-
 def test_they_are_alike_in_any_order_and_computed_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning that resumes asks for them in another order."""
     answers, resumed = (KeptAnswers(SplitModel.of(model), encoded, BATCHES) for _ in range(2))
