@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-from tests.checkpoints.models import merged_weights, saved
-from tests.mitigation.hot import hot_llama, medium_llama, wide_spectrum
+from tests.checkpoints.models import merged_weights
+from tests.mitigation.hot import hot_llama, hot_sides, medium_llama, wide_spectrum
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,7 @@ def base() -> nn.Module:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, base: nn.Module) -> Path:
     path = tmp_path_factory.mktemp("models")
-    saved(base, path / "base")
-    saved(hot_llama(model=copy.deepcopy(base), gain=1.2), path / "tuned")
+    hot_sides(path, base, gain=1.2)
     return path
 
 

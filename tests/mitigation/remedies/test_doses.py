@@ -25,10 +25,9 @@ def test_every_direction_has_its_dose(tmp_path: Path) -> None:
         torch.testing.assert_close(now[name].double(), wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [3, 4])
-def test_another_number_of_doses_than_of_directions_is_refused(count: int, tmp_path: Path) -> None:
+def test_another_number_of_doses_than_of_directions_is_refused(tmp_path: Path) -> None:
     hot_sides(tmp_path, target_modules=["q_proj"])
-    remedy = Doses(doses={NAME.format(layer): [1.0] * count for layer in (0, 1)})
-    with pytest.raises(SettingError, match=rf"has {count} doses of '.*', whose update has 2 directions"):
+    remedy = Doses(doses={NAME.format(layer): [1.0] * 3 for layer in (0, 1)})
+    with pytest.raises(SettingError, match=r"has 3 doses of '.*', whose update has 2 directions"):
         mitigated(tmp_path, remedy=remedy, check=False)
     assert not (tmp_path / "out").exists()
