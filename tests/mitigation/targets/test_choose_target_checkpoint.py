@@ -23,6 +23,7 @@ from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llam
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import (
+    assert_share,
     deviation,
     hot_llama,
     hot_sides,
@@ -116,9 +117,7 @@ def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_ba
     before, after, now = base.state_dict(), tuned.state_dict(), weights_of(tmp_path / "out")
     assert {tensor.dtype for tensor in now.values()} == {torch.float32}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
-    for name, tensor in now.items():
-        wanted = before[name].double() + share * (after[name].double() - before[name].double())
-        assert (tensor.double() - wanted).abs().max() <= 2**-23 * wanted.abs().max(), name
+    assert_share(now, before, after, share, rtol=2**-23, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -244,35 +243,20 @@ def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_
     base = tiny_mixtral()
     saved(base, tmp_path / "base")
     parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-    model = with_lora(copy.deepcopy(base), target_parameters=parameters)
-    saved(model, tmp_path / "tuned")
-    tuned = merged_weights(model)
+    saved(with_lora(copy.deepcopy(base), target_parameters=parameters), tmp_path / "tuned")
     result = mitigated(tmp_path, scale=0.3, form="checkpoint")
     assert [m.name for m in result.after.matrices] == [m.name for m in result.before.matrices]
-    changed = {matrix.name for matrix in result.matrices}
-    assert any("experts" in name for name in changed)
+    assert any("experts" in matrix.name for matrix in result.matrices)
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == load_file(tmp_path / "base" / "model.safetensors").keys()
 
-    def each(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every matrix of a stack by itself."""
-        stacks = {name: tensor for name, tensor in state.items() if tensor.dim() == 3}
-        parts = {f"{name}[{at}]": stack[at] for name, stack in stacks.items() for at in range(len(stack))}
-        return {name: tensor for name, tensor in state.items() if name not in stacks} | parts
 
-    before, found = each(base.state_dict()), each(weights_of(tmp_path / "out"))
-    for name, tensor in each(tuned).items():
-        places = places_of_intruders(before[name], tensor) if name in changed else []
-        assert deviation(found[name], scaled(tensor, places, 0.3) if places else tensor) < CLOSE, name
-
-
-@pytest.mark.parametrize("tokens", [[], ["<|im|>"]])
-def test_a_merged_checkpoint_has_the_template_of_its_adapter(tokens: list[str], tmp_path: Path) -> None:
-    """And the tokens, unless the embedding has no row for one of them."""
+def test_a_merged_checkpoint_has_the_template_of_its_adapter(tmp_path: Path) -> None:
+    """And not a token for which the embedding has no row."""
     base, tuned = llama_and_adapter(tmp_path)
     own = AutoTokenizer.from_pretrained(base)
     own.chat_template = "{{ messages[0]['content'] }}"
-    own.add_special_tokens({"additional_special_tokens": tokens})
+    own.add_special_tokens({"additional_special_tokens": ["<|im|>"]})
     own.save_pretrained(tuned)
     write_at_scale(base, tuned, 0.5, tmp_path / "half", form="checkpoint")
     written = AutoTokenizer.from_pretrained(tmp_path / "half")
