@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Mapping
 from functools import cache
 
 import pandas as pd
@@ -13,7 +12,7 @@ from intruders.studies.results import Results
 from intruders.studies.tables import COLUMNS, typed
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import analyse_all
-from intruders_research.claims.shared.claim import NOT_RUN, Finding
+from intruders_research.claims.shared.claim import NOT_RUN
 from research.tests.claims.whole_study import finding_of, whole_study
 from research.tests.planted import holds
 from tests.studies.planted import study
@@ -31,18 +30,20 @@ PLANTED = [
 
 @pytest.mark.parametrize(("name", "effect", "shown", "decision"), PLANTED)
 def test_a_claim_is_shown_where_it_is_planted_and_not_where_nothing_or_the_opposite_is(
-    planted: dict[float, Mapping[str, Finding]], name: str, effect: float, shown: bool, decision: str
+    name: str, effect: float, shown: bool, decision: str
 ) -> None:
-    finding = planted[effect][name]
+    finding = finding_of(name, effect)
     assert (finding.shown, finding.decision) == (shown, decision)
+    assert finding.verdict.startswith(decision.capitalize())
     if shown:
         assert {answer.decision for answer in finding.answers} == {"supported"}
         assert finding.seeds == 3
+        assert "3 seeds" in finding.verdict
         assert finding.effects
 
 
-def test_planted_sizes_are_found(planted: dict[float, Mapping[str, Finding]]) -> None:
-    found = planted[1.0]
+def test_planted_sizes_are_found() -> None:
+    found = {name: finding_of(name, 1.0) for name in CLAIMS}
     # 20 + 5 (4 - log2 r) intruders of 200 vectors: on average 15 per 100 over ranks 1 to 16, full none.
     assert holds(found["structure"].effects[0], 15.0)
     assert holds(found["rank"].effects[0], -2.5)
@@ -61,6 +62,8 @@ def test_one_seed_has_no_interval_over_seeds(name: str) -> None:
     # Forgetting and threshold have an interval, over settings and over runs, which says nothing of other seeds.
     assert finding.shown is None
     assert finding.decision == "undecided"
+    assert finding.verdict.startswith("Undecided (missing: ")
+    assert "one seed" in finding.verdict
     assert any(answer.needed for answer in finding.answers)
     over_seeds = [effect for effect in finding.effects if "documents" not in effect.name]
     if name in ("structure", "rank", "sequence", "dynamics", "causes", "remedies"):
@@ -72,6 +75,7 @@ def test_an_empty_study_has_no_effect(name: str) -> None:
     (finding,) = analyse_all(study(), [name])
     assert finding.shown is None
     assert finding.decision == NOT_RUN
+    assert finding.verdict.startswith("Not run: this needs ")
     assert finding.effects == []
 
 
@@ -128,12 +132,12 @@ def test_gaps_everywhere_break_nothing(name: str) -> None:
     assert (nothing.decision, nothing.effects) == (NOT_RUN, [])
 
 
-def test_tables_are_tidy_and_named(planted: dict[float, Mapping[str, Finding]]) -> None:
-    for finding in planted[1.0].values():
-        for title, table in finding.tables.items():
-            assert title
-            assert table.columns.is_unique
-            assert list(table.index) == list(range(len(table)))
+@pytest.mark.parametrize("name", CLAIMS)
+def test_tables_are_tidy_and_named(name: str) -> None:
+    for title, table in finding_of(name, 1.0).tables.items():
+        assert title
+        assert table.columns.is_unique
+        assert list(table.index) == list(range(len(table)))
 
 
 def test_analyses_by_name_in_their_own_order() -> None:

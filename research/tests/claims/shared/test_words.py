@@ -1,42 +1,15 @@
 """The words of verdicts, on made-up studies whose numbers the other tests of claims check."""
 
 import re
-from collections.abc import Mapping
 from statistics import mean
 
-import pytest
-
 from intruders.measures.intervals import Interval
-from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import analyse_all
-from intruders_research.claims.shared.claim import Finding
 from intruders_research.claims.shared.words import NOT_MEASURED, points_said, said
 from research.tests.claims.test_structure_loss import FULL, LORA
 from research.tests.claims.test_structure_loss import found as structure_of
-from research.tests.claims.whole_study import finding_of
 from research.tests.planted import interventions, matched
 from tests.studies.planted import noise, study
-
-
-@pytest.mark.parametrize("effect", [1.0, 0.0, -1.0])
-def test_a_verdict_begins_with_its_decision_and_tells_its_seeds(
-    planted: dict[float, Mapping[str, Finding]], effect: float
-) -> None:
-    for finding in planted[effect].values():
-        assert finding.verdict.startswith(finding.decision.capitalize()), finding.name
-        if finding.answers:
-            assert "3 seeds" in finding.verdict, finding.name
-
-
-def test_of_one_seed_a_verdict_says_so_and_what_is_missing() -> None:
-    for finding in (finding_of(name, 1.0, seeds=1) for name in CLAIMS):
-        assert finding.verdict.startswith("Undecided (missing: "), finding.name
-        assert "one seed" in finding.verdict, finding.name
-
-
-def test_what_was_not_run_says_what_it_needs() -> None:
-    for finding in analyse_all(study()):
-        assert finding.verdict.startswith("Not run: this needs "), finding.name
 
 
 def test_the_verdict_has_the_numbers_of_its_effects() -> None:
