@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from intruders_research.claims.every_claim import analyse_all
+from intruders_research.claims.every_claim import analyse_all, charts_of
 from research.tests.planted import interventions, matched
 from tests.studies.planted import noise, study
 
@@ -61,11 +61,11 @@ def test_the_gain_over_interpolation_is_listed_and_decides_nothing() -> None:
     (finding,) = analyse_all(study(runs=setting, interventions=points + gained), ["intervention"])
     [gain] = [effect for effect in finding.effects if "gain over interpolation" in effect.name]
     assert gain.estimate == pytest.approx(0.15)
-    half = (
-        4.302653 * 0.075 / 3**0.5
-    )  # Student's t of two degrees of freedom, the spread of the three, three seeds
+    half = 4.302653 * 0.075 / 3**0.5  # Student's t of two degrees of freedom, the spread, three seeds
     assert (gain.low, gain.high) == pytest.approx((0.15 - half, 0.15 + half), abs=1e-5)
-    assert finding.answers == without.answers
+    assert (finding.answers, finding.decision) == (without.answers, without.decision)
+    titles = [chart.title for chart in charts_of([finding])["intervention"]]
+    assert any(title.startswith("Gain over interpolation at equal task loss on words") for title in titles)
 
 
 def test_two_corpora_are_two_effects_and_their_task_is_one() -> None:
@@ -78,3 +78,4 @@ def test_two_corpora_are_two_effects_and_their_task_is_one() -> None:
     ]
     assert [name.partition(":")[0].rpartition(", ")[2] for name in changes] == ["pydoc", "wikitext-2"]
     assert sum("accuracy change in points" in effect.name for effect in finding.effects) == 1
+    assert finding.verdict.count("task accuracy") == 1

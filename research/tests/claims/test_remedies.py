@@ -25,23 +25,6 @@ def test_remedies_are_on_the_frontier_where_nothing_beats_them() -> None:
     assert (table["kind"] == "baseline").sum() == 1
 
 
-def test_gains_of_interventions_are_tabulated_and_drawn_and_decide_nothing() -> None:
-    rows = matched(effect=1.0)
-    swept = interventions(rows)
-    gains = [
-        row | {"measure": "gain", "on": "words", "value": -0.5, "change": -0.5}
-        for row in swept
-        if row["measure"] == "accuracy" and row["control"] == "intruders"
-    ]
-    (before,) = analyse_all(study(runs=rows, interventions=swept), ["intervention"])
-    (finding,) = analyse_all(study(runs=rows, interventions=swept + gains), ["intervention"])
-    assert (finding.answers, finding.decision) == (before.answers, before.decision)
-    table = finding.tables["By scale"]
-    assert set(table.loc[table["measure"] == "gain", "change"]) == {-0.5}
-    titles = [chart.title for chart in charts_of([finding])["intervention"]]
-    assert any(title.startswith("Gain over interpolation at equal task loss on words") for title in titles)
-
-
 def test_a_higher_rate_is_no_remedy() -> None:
     rows = matched(effect=1.0)
     rows += [
@@ -65,26 +48,6 @@ def test_the_best_remedy_is_one_that_clearly_saves() -> None:
     assert found.shown
     (best,) = found.answers
     assert best.what.startswith("nats of forgetting saved by lora r=8 ")
-
-
-def test_the_baseline_is_not_an_adapter_that_did_not_reach_its_score() -> None:
-    """It forgets most and has the most intruders, and learned nothing that a remedy could keep."""
-    rows = []
-    for seed in range(3):
-        little = noise(seed, size=0.01)
-        learned = {"seed": seed, "rank": 1, "intruders": 20, "loss_change": 1.0 + little}
-        rows.append(run(f"plain-{seed}", **learned))
-        failed = learned | {"lr": 5e-3, "intruders": 80, "loss_change": 4.0 + little, "stopped_by": "steps"}
-        rows.append(run(f"failed-{seed}", **failed))
-        rows.append(run(f"eight-{seed}", seed=seed, rank=8, intruders=0, loss_change=0.2 - little))
-    (finding,) = analyse_all(study(runs=rows), ["remedies"])
-    table = finding.tables["Remedies"].set_index("kind")
-    assert table.loc["baseline", "remedy"] == "lora r=1 alpha=2r lr=0.0001"
-    (note,) = [note for note in finding.notes if "did not reach their score" in note]
-    assert "lora r=1 alpha=2r lr=0.005 (seed 0, 1, 2)" in note
-    (best,) = finding.answers
-    assert (best.on.base, best.on.task, best.seeds) == ("tiny", "words", 3)
-    assert best.estimate == pytest.approx(0.8, abs=0.05)
 
 
 def test_what_was_scaled_and_to_which_part_stands_in_columns() -> None:
