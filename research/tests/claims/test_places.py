@@ -70,10 +70,6 @@ def test_where_parts_follow_the_intruders_it_is_supported() -> None:
     assert charts_of([finding])["places"]
 
 
-def test_where_they_do_not_it_is_not() -> None:
-    assert found(0.0).decision != SUPPORTED
-
-
 def test_runs_that_missed_their_score_are_left_out_and_named() -> None:
     """Of five settings that follow the intruders, two against them ended below their score."""
     runs, parts = [], []
@@ -97,11 +93,6 @@ def test_models_without_intruders_are_left_out_and_counted() -> None:
     assert finding.decision == NOT_RUN
     (empty,) = analyse_all(study(runs=[run("a")]), ["places"])
     assert empty.decision == NOT_RUN
-
-
-def test_one_seed_decides_nothing() -> None:
-    (answer,) = found(1.0, seeds=1).answers
-    assert answer.decision == "undecided"
 
 
 @pytest.mark.parametrize("settings", [2, 3])

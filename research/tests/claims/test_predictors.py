@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from intruders_research.claims.every_claim import analyse_all, charts_of
-from intruders_research.claims.shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Finding
+from intruders_research.claims.shared.claim import SUPPORTED, Finding
 from intruders_research.claims.shared.prediction import correlation_difference, held_out_errors
 from tests.studies.planted import noise, run, study
 
@@ -71,18 +71,6 @@ def test_it_is_contradicted_where_forgetting_follows_the_intruders() -> None:
     (answer,) = finding("intruders").answers
     assert answer.estimate < 0
     assert answer.decision == "contradicted"
-
-
-def test_one_seed_reports_and_decides_nothing() -> None:
-    found = finding("kl_prompts", seeds=1)
-    assert [answer.decision for answer in found.answers] == [UNDECIDED]
-    assert found.answers[0].interval.low > 0
-
-
-def test_without_a_kl_it_is_not_run() -> None:
-    rows = [row | {"kl_prompts": None} for row in runs("intruders")]
-    (found,) = analyse_all(study(runs=rows), ["predictors"])
-    assert found.decision == NOT_RUN
 
 
 def test_of_two_effects_without_a_primary_one_both_are_tested_together() -> None:

@@ -53,12 +53,6 @@ def test_explicit_alphas_make_the_same_series_as_the_rule() -> None:
     assert {answer.on.part for answer in second.answers} == {"alpha = 2r"}
 
 
-def test_a_rate_for_each_rank_is_said() -> None:
-    rows = [row | {"lr": 1e-4 / row["rank"] if row["rank"] else 1e-5} for row in matched(effect=1.0)]
-    (finding,) = analyse_all(study(runs=rows), ["rank"])
-    assert any("each rank has a learning rate of its own" in note for note in finding.notes)
-
-
 def test_the_p_value_of_a_valley_is_that_of_the_end_that_is_near() -> None:
     """Rank 4 is clearly below rank 1 and as high as rank 16: the small p of the first end tells nothing of a valley."""
     table = pd.DataFrame(

@@ -1,17 +1,14 @@
 """What the claim on remedies says of comparisons with a planted gain."""
 
 import math
-from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 
-from intruders.studies.results import load_results
 from intruders_research.claims.every_claim import analyse_all, charts_of
 from intruders_research.claims.shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Finding
 from research.tests.planted import matched
 from tests.studies.planted import comparisons, noise, study
-from tests.studies.test_run_study_remedies import done
 
 GAINS = {"lines": 0.3, "trim": -0.2, "flatten": 0.0}
 P = 1 - 0.05 / 3 / 2
@@ -161,16 +158,3 @@ def test_settings_are_apart_and_each_has_a_chart() -> None:
         assert point["remedy"] == "lines"
         assert point["gain"] == pytest.approx(gain, abs=0.03)
         assert point["gain_low"] < point["gain"] < point["gain_high"]
-
-
-__all__ = ["done"]
-
-
-def test_the_claim_lists_what_each_remedy_gains(done: Path) -> None:
-    (finding,) = analyse_all(load_results(done), ["remedies"])
-    table = finding.tables["Gain at equal task loss"]
-    for _, of_setting in table.groupby("setting"):
-        verdicts = dict(zip(of_setting["remedy"], of_setting["verdict"], strict=True))
-        assert verdicts == {"lines": "undecided", "trim": "undecided", "surgery": "not run"}
-    drawn = [chart.name for chart in charts_of([finding])["remedies"]]
-    assert len([name for name in drawn if name.startswith("remedies-gain")]) == 2
