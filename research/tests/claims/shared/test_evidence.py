@@ -15,7 +15,6 @@ from intruders_research.claims.shared.claim import Effect, Where
 from intruders_research.claims.shared.evidence import Evidence
 from intruders_research.claims.shared.statistics import (
     auc_interval,
-    clipped,
     holm,
     partial_spearman,
     spearman,
@@ -124,12 +123,6 @@ def test_an_undecided_effect_that_could_be_as_large_on_the_other_side_says_how_w
     assert wide.lacking.endswith("; the interval is 2 wide")  # 2 x 4.303 x 0.4 / sqrt(3)
 
 
-def test_an_interval_keeps_its_number_when_it_is_clipped_or_in_another_unit() -> None:
-    interval = mean_interval([0.2, 0.4, 0.9])
-    assert clipped(interval, 0, 1).n == interval.times(100).n == 3
-    assert interval.times(100).low == pytest.approx(100 * interval.low)
-
-
 def test_nothing_that_the_claim_speaks_of_is_not_run() -> None:
     """Runs that differ in weight decay alone say nothing of what the claim on causes says."""
     runs = [
@@ -141,14 +134,6 @@ def test_nothing_that_the_claim_speaks_of_is_not_run() -> None:
     assert (finding.decision, finding.answers) == ("not run", [])
 
 
-def test_an_effect_that_was_named_in_advance_decides_alone() -> None:
-    evidence = Evidence(CLAIM, replace(study(), primary={"structure": "effect 0"}))
-    for number, values in enumerate(([1.0, 2.0, 1.4], [-1.0, 1.0, 2.0], [-1.0, 1.0, 2.0])):
-        evidence.add(HERE, f"effect {number}", mean_interval(values))
-    (answer,) = evidence.answers
-    assert (answer.what, answer.decision, answer.tests) == ("effect 0", "supported", 1)
-
-
 def test_a_study_file_names_the_effect_that_decides() -> None:
     text = "experiments: {a: {base: tiny, task: words, lr: 1e-3, steps: 1}}\nprimary: {sequence: points forgotten}"
     assert study_from_text(text, name="s", where="here").primary == {"sequence": "points forgotten"}
@@ -157,7 +142,9 @@ def test_a_study_file_names_the_effect_that_decides() -> None:
     tables = sequence_study()
     results = replace(study(**tables), primary={"sequence": "LoRA minus full"})
     (finding,) = analyse_all(results, ["sequence"])
-    assert [answer.what for answer in finding.answers] == ["points forgotten, LoRA minus full"]
+    assert [(answer.what, answer.tests) for answer in finding.answers] == [
+        ("points forgotten, LoRA minus full", 1)
+    ]
     assert any("named in advance" in note for note in finding.notes)
 
 
