@@ -42,5 +42,6 @@ def test_of_many_settings_those_of_one_method_share_a_name_and_no_point_is_lost(
 
 def test_settings_have_one_order_where_numbers_are_nan_too() -> None:
     numbers = ("1", "2", "8", "nan")
-    ordered = [f"lora r={rank} alpha={alpha}" for rank in numbers for alpha in numbers] + ["full lr=nan"]
+    ordered = [f"lora r={rank} alpha={alpha}" for rank in numbers for alpha in numbers]
+    ordered = ["b-only r=8", *ordered, "full lr=2e-05", "full lr=1", "full lr=nan"]
     assert by_method_and_rank(reversed(ordered)) == ordered
