@@ -1,7 +1,8 @@
 """What a study's file says of claims."""
 
+import math
+
 import pytest
-import yaml
 
 from intruders.errors import SettingError
 from intruders_research.claim_names import CLAIMS
@@ -10,33 +11,36 @@ from research.tests.parsed import parsed
 MINIMAL = {"experiments": {"one": {"base": "b", "task": "word-problems", "steps": 1}}}
 
 
-def refused(text: str) -> str:
-    with pytest.raises(SettingError) as caught:
-        parsed(yaml.safe_load(text))
-    return str(caught.value)
-
-
 def test_without_analyses_all_claims_are_answered() -> None:
     assert parsed(MINIMAL).analyses == tuple(CLAIMS)
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "value", "said"),
     [
-        ({"analyses": ["structur"]}, "did you mean 'structure'?"),
-        ({"compare_with": "paper"}, "expected one of paper-roberta, paper-llama"),
+        ("analyses", ["structur"], "did you mean 'structure'?"),
+        ("compare_with", "paper", "expected one of paper-roberta, paper-llama"),
+        ("select", "slowest", "'slowest'"),
+        ("support", {"structure": ""}, "expected a sentence on what would count as support"),
+        ("support", {"structure": "One.", "rank": 3}, "support of 'rank': "),
+        ("primary", {"structure": "one", "rank": ["a"]}, "primary of 'rank': "),
+        ("power", {"rank": {"effect": "x"}}, "power of 'rank': "),
+        ("power", {"structur": {"spread": 1, "effect": 1}}, "did you mean 'structure'"),
+        ("power", {"forgetting": {"effect": 1.5}}, "expected a rank correlation below 1"),
+        (
+            "power",
+            {"forgetting": {"spread_from": "runs/old"}},
+            "intervals of this claim are not over seeds",
+        ),
+        ("power", {"structure": {"effect": math.inf, "spread": 1}}, "effect is inf; expected"),
+        ("power", {"structure": {"effect": 1, "spread": math.inf}}, "spread is inf; expected"),
+        ("power", {"structure": {"of": "x"}}, "neither an effect nor the folder"),
+        ("power", {"structure": {"effect": 1}}, "expected one of spread: NUMBER and spread_from: FOLDER"),
+        ("power", {"structure": {"spread": 1}}, "without an effect"),
     ],
 )
-def test_a_name_that_is_not_known_is_refused(key: dict[str, object], said: str) -> None:
-    message = refused(yaml.safe_dump(MINIMAL | key))
-    assert message.startswith("study 'file.yaml'")
-    assert said in message
-
-
-@pytest.mark.parametrize(("key", "wrong"), [("power", {"effect": "x"}), ("support", 3), ("primary", ["a"])])
-def test_the_claim_of_a_wrong_value_is_named(key: str, wrong: object) -> None:
-    right = {"power": {"effect": 0.5, "spread": 1}, "support": "One.", "primary": "one"}[key]
-    text = yaml.safe_dump(
-        {"experiments": {"one": {"base": "b", "task": "t"}}, key: {"structure": right, "rank": wrong}}
-    )
-    assert f"{key} of 'rank': " in refused(text)
+def test_what_cannot_be_read_is_named(key: str, value: object, said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parsed(MINIMAL | {key: value})
+    assert str(caught.value).startswith("study 'file.yaml'")
+    assert said in str(caught.value)

@@ -1,6 +1,5 @@
 """Costs of a study against torch's own count of operations and PEFT's count of weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from intruders.studies.runs import Run, expand
 from intruders_research.planning import costs
 from intruders_research.planning.costs import cost_lines, matrix_product_speed, run_cost
-from intruders_research.planning.known_sizes import TRAIN_ROWS, ModelSize, model_size
+from intruders_research.planning.known_sizes import TRAIN_ROWS, model_size
 from intruders_research.read_study import read_study
 from research.tests.parsed import parsed
 from tests.tiny import save_llama, save_roberta
@@ -148,7 +147,3 @@ def test_the_time_of_trainings_that_stop_at_a_score_is_an_upper_bound() -> None:
     said = "1 run with match may stop before these steps, so that their time is an upper bound"
     assert any(line.startswith(said) for line in cost_lines([stopping, *others], 1e11))
     assert not any("upper bound" in line for line in cost_lines(others, 1e11))
-
-
-def test_a_config_of_another_form_has_no_size() -> None:
-    assert ModelSize.of_config(json.loads('{"d_model": 512}')) is None
