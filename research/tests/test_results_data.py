@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from pyarrow.parquet import read_schema
 
-from intruders.errors import ResultFileError
 from intruders.settings import settings_of
 from intruders.training.finetune_config import FinetuneConfig
 from intruders_research.claims.every_claim import conclude
@@ -76,33 +74,3 @@ def within_rounding(value: Any) -> Any:
     if isinstance(value, list):
         return [within_rounding(item) for item in value]
     return pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value
-
-
-def test_words_and_counts_are_compared_exactly_and_other_numbers_to_six_digits() -> None:
-    there = {
-        "verdict": "Supported: -0.98",
-        "seeds": 3,
-        "effects": [{"low": -0.9823529411764707, "high": None}],
-    }
-    last_digit = -0.9823529411764708
-    assert there["effects"] == within_rounding([{"low": last_digit, "high": None}])
-    assert {**there, "effects": [{"low": last_digit, "high": None}]} == within_rounding(there)
-    for other in (
-        {"verdict": "Supported: -0.97"},
-        {"seeds": 4},
-        {"effects": [{"low": -0.98236, "high": None}]},
-        {"effects": [{"low": -0.9823529411764707, "high": 1.0}]},
-        {"effects": []},
-    ):
-        assert {**there, **other} != within_rounding(there)
-
-
-def test_a_newer_publication_is_refused_with_its_number(tmp_path: Path) -> None:
-    shutil.copytree(DATA / "minilm", tmp_path / "minilm")
-    assert PublishedStudy.load(tmp_path / "minilm")
-    file = tmp_path / "minilm" / "published.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"schema": 2}), encoding="utf-8"
-    )
-    with pytest.raises(ResultFileError, match=r"newer version of intruders \(schema 2, this one reads 1\)"):
-        PublishedStudy.load(tmp_path / "minilm")
