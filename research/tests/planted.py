@@ -1,9 +1,28 @@
 """Rows of made-up studies in which the truth is planted, for tests of the analyses."""
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from intruders.studies.runs import expand
+from intruders.studies.study_folder import StudyFolder
+from intruders.studies.tables import COLUMNS, to_parquet
+from research.tests.parsed import parsed
 from tests.studies.planted import noise, run
+
+
+def study_folder(
+    folder: Path, document: Mapping[str, Any] | None = None, **tables: Sequence[dict[str, Any]]
+) -> Path:
+    """Write the folder of a study with these rows, as `intruders study` leaves it."""
+    experiment = {"base": "tiny", "task": "word-problems", "steps": 9}
+    described = parsed({"name": folder.name, "experiments": {"m": experiment}, **(document or {})})
+    folder.mkdir(exist_ok=True)
+    StudyFolder(folder).keep(described, expand(described))
+    for table in COLUMNS:
+        StudyFolder(folder).table(table).write_bytes(to_parquet(table, list(tables.get(table, []))))
+    return folder
 
 
 def matched(
@@ -164,6 +183,28 @@ def scales(run_id: str, *, quality: float = 1.0, matrices: int = 40) -> list[dic
                 "vectors": 10,
                 "critical_scale": math.exp(log_scale),
                 "predicted_scale": math.exp(predicted),
+            }
+        )
+    return rows
+
+
+def attributed(
+    run_id: str, weight: float, inside: float | None = 0.25, rise: float = 30.0
+) -> list[dict[str, Any]]:
+    """Thirty matrices whose parts of the loss rise follow their intruders with ``weight`` 1, and are noise with 0."""
+    rows = []
+    for number in range(30):
+        count = number % 5 if inside is not None else 0
+        rows.append(
+            {
+                "run_id": run_id,
+                "name": f"layers.{number}.up_proj",
+                "corpus": "pydoc",
+                "part": weight * count + noise(run_id, number, size=0.5),
+                "part_of_intruders": None if not count else inside,
+                "intruders": count,
+                "frobenius": 1 + noise("norm", run_id, number, size=0.1),
+                "rise": rise,
             }
         )
     return rows

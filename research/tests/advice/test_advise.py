@@ -8,8 +8,7 @@ from scipy import stats
 from intruders.errors import IntrudersError
 from intruders_research.advice.advise import advise, advise_study
 from intruders_research.claims.every_claim import analyse_all
-from research.tests.advice.study_folder import write_study
-from research.tests.planted import interventions, matched
+from research.tests.planted import interventions, matched, study_folder
 from tests.commands import without_loading
 from tests.research_commands import IN_A_PROCESS
 from tests.studies.planted import noise, run, study
@@ -34,7 +33,7 @@ def test_a_study_where_interpolation_was_measured(
         for row in swept
         if row["measure"] == "accuracy" and row["control"] == "intruders"
     ]
-    found = advise(write_study(tmp_path, study(runs=rows, interventions=swept + gains)))
+    found = advise(study_folder(tmp_path, runs=rows, interventions=swept + gains))
     (one,) = (one for one in found.advice if one.topic == "mitigation")
     assert one.change.startswith(change)
     assert any("gain over interpolation at equal task loss" in line for line in one.evidence)
@@ -42,7 +41,7 @@ def test_a_study_where_interpolation_was_measured(
 
 def test_a_study_with_clear_effects(tmp_path: Path) -> None:
     rows = [row | {"critical_scale": 0.3 + 0.01 * row["seed"]} for row in matched(effect=1.0)]
-    found = advise(write_study(tmp_path, study(runs=rows, interventions=interventions(rows))))
+    found = advise(study_folder(tmp_path, runs=rows, interventions=interventions(rows)))
     by_topic = {one.topic: one for one in found.advice}
     assert {"rank", "mitigation", "scale"} <= by_topic.keys()
     assert "the norm-matched shrink of the complete update saves" in " ".join(by_topic["mitigation"].evidence)
@@ -118,7 +117,7 @@ def test_a_setting_that_is_clear_alone_and_not_among_all_that_were_compared_is_n
 
 def test_an_empty_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IntrudersError, match="has no runs yet"):
-        advise(write_study(tmp_path, study()))
+        advise(study_folder(tmp_path))
 
 
 def test_a_scale_is_rounded_down_since_intruders_begin_right_above_it() -> None:
@@ -130,7 +129,7 @@ def test_a_scale_is_rounded_down_since_intruders_begin_right_above_it() -> None:
 
 def test_a_study_is_advised_on_without_loading_torch(tmp_path: Path) -> None:
     """Which takes several times as long as the rest of the command."""
-    folder = write_study(tmp_path / "study", study(runs=matched()))
+    folder = study_folder(tmp_path / "study", runs=matched())
     done = without_loading(["torch"], ["advise", folder], before=IN_A_PROCESS)
     assert done.returncode == 0, done.stderr
     assert "(study)" in done.stdout

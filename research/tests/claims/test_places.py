@@ -9,32 +9,8 @@ from scipy import stats
 
 from intruders_research.claims.every_claim import analyse_all, charts_of
 from intruders_research.claims.shared.claim import NOT_RUN, SUPPORTED, UNDECIDED, Finding
-from tests.studies.planted import noise, run, study
-
-MATRICES = 30
-
-
-def model(
-    run_id: str, weight: float, inside: float | None = 0.25, rise: float = 30.0
-) -> list[dict[str, Any]]:
-    """The matrices of a model: with ``weight`` 1 the parts follow the intruders, with 0 they are noise."""
-    rows = []
-    for number in range(MATRICES):
-        count = number % 5 if inside is not None else 0
-        part = weight * count + noise(run_id, number, size=0.5)
-        rows.append(
-            {
-                "run_id": run_id,
-                "name": f"layers.{number}.up_proj",
-                "corpus": "pydoc",
-                "part": part,
-                "part_of_intruders": None if not count else inside,
-                "intruders": count,
-                "frobenius": 1 + noise("norm", run_id, number, size=0.1),
-                "rise": rise,
-            }
-        )
-    return rows
+from research.tests.planted import attributed
+from tests.studies.planted import run, study
 
 
 def found(weight: float, settings: int = 5, seeds: int = 2, **changes: Any) -> Finding:
@@ -43,7 +19,7 @@ def found(weight: float, settings: int = 5, seeds: int = 2, **changes: Any) -> F
         for seed in range(seeds):
             run_id = f"{rank}-{seed}"
             runs.append(run(run_id, rank=rank, seed=seed))
-            parts += model(run_id, weight, **changes)
+            parts += attributed(run_id, weight, **changes)
     (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
     return finding
 
@@ -56,7 +32,7 @@ def test_where_parts_follow_the_intruders_it_is_supported() -> None:
     for rank in range(1, 6):
         correlations = []
         for seed in range(2):
-            rows = model(f"{rank}-{seed}", 1.0)
+            rows = attributed(f"{rank}-{seed}", 1.0)
             correlations.append(
                 stats.spearmanr([row["part"] for row in rows], [row["intruders"] for row in rows]).statistic
             )
@@ -79,7 +55,7 @@ def test_runs_that_missed_their_score_are_left_out_and_named() -> None:
         for seed in range(2):
             run_id = f"{rank}-{seed}"
             runs.append(run(run_id, rank=rank, seed=seed, **stop))
-            parts += model(run_id, -1.0 if is_missed else 1.0)
+            parts += attributed(run_id, -1.0 if is_missed else 1.0)
     (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
     assert finding.answers[0].estimate == pytest.approx(found(1.0).answers[0].estimate)
     assert finding.runs == 10
@@ -89,10 +65,7 @@ def test_runs_that_missed_their_score_are_left_out_and_named() -> None:
 
 
 def test_models_without_intruders_are_left_out_and_counted() -> None:
-    finding = found(1.0, inside=None)
-    assert finding.decision == NOT_RUN
-    (empty,) = analyse_all(study(runs=[run("a")]), ["places"])
-    assert empty.decision == NOT_RUN
+    assert found(1.0, inside=None).decision == NOT_RUN
 
 
 @pytest.mark.parametrize("settings", [2, 3])
@@ -108,7 +81,9 @@ def test_fewer_settings_than_the_claim_needs_are_shown_and_decide_nothing(settin
 def test_a_model_whose_loss_hardly_rose_counts_little_in_the_share() -> None:
     """Its own share, 6 nats inside the span of 0.01, was as much of the mean as that of all others."""
     runs = [run(f"{rank}-0", rank=rank, seed=0) for rank in range(1, 6)]
-    parts = [row for rank in range(1, 5) for row in model(f"{rank}-0", 1.0)] + model("5-0", 1.0, rise=0.01)
+    parts = [row for rank in range(1, 5) for row in attributed(f"{rank}-0", 1.0)] + attributed(
+        "5-0", 1.0, rise=0.01
+    )
     (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
     share = next(effect for effect in finding.effects if effect.what.startswith("share of the loss rise"))
     assert share.estimate == pytest.approx(5 * 24 * 0.25 / (4 * 30 + 0.01))

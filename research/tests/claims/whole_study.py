@@ -7,7 +7,7 @@ from typing import Any
 from intruders.studies.results import Results
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
-from research.tests.planted import fixed, interventions, matched, scales, sequence_study, trace
+from research.tests.planted import attributed, fixed, interventions, matched, scales, sequence_study, trace
 from tests.studies.planted import noise, run, study
 
 
@@ -54,23 +54,6 @@ def finding_of(name: str, effect: float, seeds: int = 3) -> Finding:
     """What an analysis finds in the whole study."""
     (finding,) = analyse_all(whole_study(effect, seeds), [name])
     return finding
-
-
-def attributed(run_id: str, effect: float) -> list[dict[str, Any]]:
-    """The matrices of a model, whose parts of the loss rise follow their intruders with that sign."""
-    return [
-        {
-            "run_id": run_id,
-            "name": f"layers.{number}.up_proj",
-            "corpus": "pydoc",
-            "part": effect * (number % 5) + noise(run_id, number, size=0.5),
-            "part_of_intruders": 0.1,
-            "intruders": number % 5,
-            "frobenius": 1 + noise("norm", run_id, number, size=0.1),
-            "rise": 10.0,
-        }
-        for number in range(30)
-    ]
 
 
 def random_terms(effect: float, seeds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

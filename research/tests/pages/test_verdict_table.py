@@ -7,34 +7,23 @@ from typing import Any
 import pytest
 
 from intruders.studies.results import load_results
-from intruders.studies.runs import expand
-from intruders.studies.study_folder import StudyFolder
-from intruders.studies.tables import COLUMNS, to_parquet
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.pages.verdict_table import verdict_table
-from research.tests.parsed import parsed
-from research.tests.planted import matched
+from research.tests.planted import matched, study_folder
 
-
-def written(folder: Path, rows: list[dict[str, Any]], analyses: list[str], **more: Any) -> Path:
-    experiment = {"base": "tiny", "task": "word-problems", "steps": 9}
-    study = parsed({"name": folder.name, "analyses": analyses, "experiments": {"m": experiment}} | more)
-    folder.mkdir()
-    StudyFolder(folder).keep(study, expand(study))
-    for table in COLUMNS:
-        StudyFolder(folder).table(table).write_bytes(to_parquet(table, rows if table == "runs" else []))
-    return folder
+STRUCTURE: dict[str, Any] = {"analyses": ["structure"]}
 
 
 @pytest.fixture
 def studies(tmp_path: Path) -> list[Path]:
-    rows = matched(effect=1.0)
+    # Of 20241129 six digits would be 2.02411e+07.
+    rows = [row | {"seed": row["seed"] + 20241129} for row in matched(effect=1.0)]
     rows[0] |= {"status": "failed", "error": "out | of memory"}
     rows[1] |= {"stopped_by": "steps"}
     rows[2] |= {"status": "pending"}
     return [
-        written(tmp_path / "one", rows, ["structure", "sequence"]),
-        written(tmp_path / "two", matched(effect=-1.0, task="news"), ["structure"]),
+        study_folder(tmp_path / "one", {"analyses": ["structure", "sequence"]}, runs=rows),
+        study_folder(tmp_path / "two", STRUCTURE, runs=matched(effect=-1.0, task="news")),
     ]
 
 
@@ -65,8 +54,8 @@ def test_runs_that_failed_or_did_not_reach_their_score_are_listed(studies: list[
     ids = [row["run_id"] for row in matched()]
     assert f"`{studies[0]}`: 16 of 18 runs finished, 3 seeds." in text
     assert f"- 1 failed: {ids[0]} (out | of memory)" in text
-    assert "- 1 did not reach their score: tiny on words: lora r=2 alpha=2r lr=0.0001 (seed 0)" in text
-    assert "- 1 not run yet, of seeds 0; the command of the table runs them" in text
+    assert "- 1 did not reach their score: tiny on words: lora r=2 alpha=2r lr=0.0001 (seed 20241129)" in text
+    assert "- 1 not run yet, of seeds 20241129; the command of the table runs them" in text
 
 
 def test_the_time_of_a_study_is_that_of_all_stages_of_its_finished_runs(studies: list[Path]) -> None:
@@ -84,21 +73,11 @@ def test_the_time_of_a_study_is_that_of_all_stages_of_its_finished_runs(studies:
     assert "- trained and measured in 1 h 50 min, summed over the runs" in verdict_table(studies)
 
 
-def test_every_digit_of_a_seed_is_written(tmp_path: Path) -> None:
-    """Of 20241129 six digits would be 2.02411e+07."""
-    rows = [row | {"seed": row["seed"] + 20241129} for row in matched(effect=1.0)]
-    rows[1] |= {"stopped_by": "steps"}
-    rows[2] |= {"status": "pending"}
-    text = "\n".join(verdict_table([written(tmp_path / "one", rows, ["structure"])]))
-    assert "lr=0.0001 (seed 20241129)" in text
-    assert "- 1 not run yet, of seeds 20241129; the command" in text
-
-
 def test_a_run_below_its_score_is_told_from_those_that_reached_it(tmp_path: Path) -> None:
     """By the setting in which it differs from them, though it is the only one that is named."""
     rows = [row | {"weight_decay": 0.0} for row in matched(effect=1.0)]
     decayed = rows[0] | {"run_id": "decayed", "weight_decay": 0.1, "stopped_by": "steps"}
-    text = "\n".join(verdict_table([written(tmp_path / "one", [*rows, decayed], ["structure"])]))
+    text = "\n".join(verdict_table([study_folder(tmp_path / "one", STRUCTURE, runs=[*rows, decayed])]))
     assert (
         "- 1 did not reach their score: tiny on words: lora r=1 alpha=2r lr=0.0001 weight_decay=0.1 (seed 0)"
         in text
@@ -106,7 +85,9 @@ def test_a_run_below_its_score_is_told_from_those_that_reached_it(tmp_path: Path
 
 
 def test_a_primary_that_names_no_effect_is_undecided_and_tells_the_names(tmp_path: Path) -> None:
-    folder = written(tmp_path / "one", matched(effect=1.0), ["structure"], primary={"structure": "typo"})
+    folder = study_folder(
+        tmp_path / "one", STRUCTURE | {"primary": {"structure": "typo"}}, runs=matched(effect=1.0)
+    )
     (row,) = [cells(line) for line in verdict_table([folder]) if line.startswith("| Structure")]
     (finding,) = analyse_all(load_results(folder), ["structure"])
     assert row[2].startswith(

@@ -13,14 +13,14 @@ import pytest
 from intruders.studies.runs import Run, expand
 from intruders.studies.study import study_from_text
 from intruders.studies.study_folder import StudyFolder
-from intruders.studies.tables import COLUMNS, settings_row, to_parquet
+from intruders.studies.tables import settings_row, to_parquet
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.shared.statistics import settings_needed, spearman
 from intruders_research.planning import earlier_times
 from intruders_research.planning.earlier_times import time_lines
 from intruders_research.planning.power import earlier_spread, power_lines
 from research.tests.parsed import parsed
-from research.tests.planted import matched
+from research.tests.planted import matched, study_folder
 
 EXPERIMENT: dict[str, Any] = {
     "base": "b", "task": "word-problems", "steps": 100, "match": "accuracy=0.9",
@@ -36,13 +36,7 @@ def document(**changes: Any) -> dict[str, Any]:
 def earlier(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     """The folder of a study of which the tables are there: LoRA has 15 intruders per 100 vectors more than full."""
     rows = matched()
-    folder = StudyFolder(tmp_path / "earlier")
-    folder.path.mkdir()
-    study = parsed(document())
-    folder.keep(study, expand(study))
-    for table in COLUMNS:
-        folder.table(table).write_bytes(to_parquet(table, rows if table == "runs" else []))
-    return folder.path, rows
+    return study_folder(tmp_path / "earlier", document(), runs=rows), rows
 
 
 def test_the_spread_of_an_earlier_study_is_that_of_its_seeds(
