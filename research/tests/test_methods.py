@@ -12,12 +12,14 @@ from intruders.audits.audit import audit
 from intruders.errors import SettingError
 from intruders.models.base_model import base_model_location
 from intruders.models.loading import load_model
+from intruders.studies.runs import expand
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import prepare
 from intruders_research.methods.adapted_modules import adapted_modules
-from intruders_research.methods.budget import alpha_pattern, largest_value, threshold
+from intruders_research.methods.budget import alpha_pattern
 from intruders_research.methods.oplora import ProjectedUpdates
+from research.tests.parsed import parsed
 from tests.research_commands import plugin_of
 from tests.tiny import save_gpt2
 from tests.training.test_kl_to_base import check_that_kl_compares_with_the_base
@@ -217,15 +219,7 @@ def test_a_pilot_sets_the_alpha_of_each_matrix(llama: Path, runs: Any) -> None:
     expected = {name: 4.0 * share for name, share in shares.items() if share < 1}
     assert len(expected) > 0
     assert alphas == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_largest_value_of_a_product_is_that_of_its_decomposition(runs: Any) -> None:
-    from intruders.linalg.low_rank import LowRank
-
-    torch.manual_seed(0)
-    update = LowRank(torch.randn(9, 3).double(), torch.randn(3, 7).double())
-    assert largest_value(update) == pytest.approx(float(torch.linalg.svdvals(update.dense())[0]))
-    assert largest_value(LowRank(torch.zeros(9, 3).double(), torch.randn(3, 7).double())) == 0
+    assert alpha_pattern(base_model_location(str(llama)), str(runs["plain"][0]), 1e9, 4.0) == {}
 
 
 def test_what_cannot_be_is_refused(llama: Path, tmp_path: Path) -> None:
@@ -247,38 +241,16 @@ def test_matrices_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
         torch.testing.assert_close(saved[name].mT, weight, atol=1e-6, rtol=1e-5)
 
 
-def test_the_threshold_and_the_pattern_are_of_the_base_on_disk(llama: Path, runs: Any) -> None:
-    before = base_weights(llama)
-    name = "model.layers.0.mlp.up_proj"
-    assert 0.05 * threshold(before[name]) == pytest.approx(budget_of(before[name]))
-    assert alpha_pattern(base_model_location(str(llama)), str(runs["plain"][0]), 1e9, 4.0) == {}
-
-
 def test_a_study_takes_them_as_settings() -> None:
-    from intruders.studies.runs import expand
-    from intruders.studies.study import study_from_text
-
-    runs = expand(
-        study_from_text(
-            """
-            seeds: [0]
-            experiments:
-              close:
-                base: b
-                task: word-problems
-                steps: 1
-                methods:
-                  - {method: lora, kl_to_base: [0, 0.1], budget: 0.5}
-                  - {method: oplora, oplora_k: [16, 128]}
-                  - {method: full, kl_to_base: 1.0, budget: 2.0}
-            """,
-            name="study",
-            where="study",
-        )
-    )
-    ids = [run.id for run in runs]
-    assert len(set(ids)) == 5
-    assert any("kl0.1" in one and "budget0.5" in one for one in ids)
+    methods = [
+        {"method": "lora", "kl_to_base": [0, 0.1], "budget": 0.5},
+        {"method": "oplora", "oplora_k": [16, 128]},
+        {"method": "full", "kl_to_base": 1.0, "budget": 2.0},
+    ]
+    close = {"base": "b", "task": "word-problems", "steps": 1, "methods": methods}
+    runs = expand(parsed({"experiments": {"close": close}}))
+    assert len({run.id for run in runs}) == 5
+    assert any("kl0.1" in run.id and "budget0.5" in run.id for run in runs)
     full = next(run.config for run in runs if run.config is not None and run.config.method == "full")
     assert (full.kl_to_base, full.budget) == (1.0, None)
 

@@ -58,15 +58,6 @@ def test_the_predicted_multiple_is_the_spiked_threshold_over_the_norm(llama: Pat
     assert rows[0]["predicted_multiple"] == pytest.approx(theta / float(values[0]), rel=1e-5)
 
 
-def test_a_seed_draws_other_directions(llama: Path) -> None:
-    one, same, other = (
-        [row["intruders"] for row in random_rank_one(terms(llama, 0.3, 0.6, 0.8, 1, seed=seed))]
-        for seed in (0, 0, 1)
-    )
-    assert one == same
-    assert one != other
-
-
 def test_a_pattern_that_matches_nothing_is_refused(llama: Path) -> None:
     with pytest.raises(SettingError, match="no_such"):
         random_rank_one(terms(llama, 1, include=("*no_such*",)))
