@@ -24,7 +24,7 @@ def curve(run_id: str, points: list[tuple[float, float]]) -> list[dict[str, Any]
     return rows
 
 
-def found(with_it: dict[str, Any], ends: list[tuple[float, float]], primary: str = "") -> Finding:
+def found(with_it: dict[str, Any], ends: list[tuple[float, float]]) -> Finding:
     """Three seeds of a run without and one with the remedy, whose models end at ``ends`` (task loss, loss)."""
     runs, points = [], []
     for seed, end in enumerate(ends):
@@ -33,9 +33,7 @@ def found(with_it: dict[str, Any], ends: list[tuple[float, float]], primary: str
             run(f"other-{seed}", seed=seed, **({"lr": 1e-3} | with_it)),
         ]
         points += curve(f"plain-{seed}", PLAIN) + curve(f"other-{seed}", [(1.0, 3.0), end])
-    results = study(runs=runs, remedies=points)
-    results.primary["remedies"] = primary
-    (finding,) = analyse_all(results, ["remedies"])
+    (finding,) = analyse_all(study(runs=runs, remedies=points), ["remedies"])
     return finding
 
 
@@ -54,14 +52,6 @@ def test_a_lower_rate_is_told_by_its_rate_and_decides_nothing() -> None:
     assert row["gain"] == pytest.approx(1.0)
     assert row["remedy"] == "a learning rate of 0.0003 instead of 0.001"
     assert not [answer for answer in finding.answers if "gain of" in answer.what]
-
-
-def test_named_in_advance_it_decides() -> None:
-    ends = [(0.0, 4.0), (0.0, 4.1), (0.0, 4.2)]
-    finding = found({"replay": "wikitext-2@0.25"}, ends, primary="gain of replay")
-    (answer,) = finding.answers
-    assert answer.decision == "supported"
-    assert answer.estimate == pytest.approx(0.9)
 
 
 def test_runs_on_other_documents_are_not_compared() -> None:

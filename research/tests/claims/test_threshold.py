@@ -1,6 +1,7 @@
 """The claim on the threshold of a random term."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,40 +19,29 @@ def test_threshold_without_intruders_has_nothing_to_separate() -> None:
     assert any("nothing to separate" in note for note in finding.notes)
 
 
+def agreement(*matrices: tuple[int, float, float]) -> dict[str, Any]:
+    """What the table says of matrices with these counts, relative updates and predicted scales, in both of two runs."""
+    runs = [run(f"run-{seed}", seed=seed) for seed in range(2)]
+    rows = [
+        {"run_id": of["run_id"], "name": f"layer.{at}", "intruders": count, "relative_update": relative}
+        | {"predicted_scale": predicted, "critical_scale": 1.0}
+        for of in runs
+        for at, (count, relative, predicted) in enumerate(matrices)
+    ]
+    (finding,) = analyse_all(study(runs=runs, matrices=rows), ["threshold"])
+    (row,) = finding.tables["Agreement"].to_dict("records")
+    return dict(row)
+
+
 def test_the_threshold_is_beside_the_relative_update_that_knows_no_spectrum() -> None:
     """Of 2 matrices with intruders and 2 without, the relative update orders three of the four pairs: AUC 3/4."""
-    rows = [run(f"run-{seed}", seed=seed) for seed in range(2)]
-    matrices = [
-        {
-            "run_id": of["run_id"],
-            "name": f"layer.{at}",
-            "intruders": count,
-            "relative_update": relative,
-            "predicted_scale": predicted,
-            "critical_scale": predicted,
-        }
-        for of in rows
-        for at, (count, relative, predicted) in enumerate(
-            [(1, 0.9, 0.5), (2, 0.3, 0.6), (0, 0.5, 2.0), (0, 0.1, 3.0)]
-        )
-    ]
-    (finding,) = analyse_all(study(runs=rows, matrices=matrices), ["threshold"])
-    (row,) = finding.tables["Agreement"].to_dict("records")
+    row = agreement((1, 0.9, 0.5), (2, 0.3, 0.6), (0, 0.5, 2.0), (0, 0.1, 3.0))
     assert (row["auc"], row["auc_of_relative_update"]) == (1.0, 0.75)
 
 
 def test_a_matrix_that_is_predicted_never_to_have_intruders_counts_as_such() -> None:
     """One of the two with intruders is predicted never to have any: it orders both of its pairs wrongly, AUC 2/4."""
-    matrices = [
-        {"run_id": f"run-{seed}", "name": f"layer.{at}", "intruders": count, "relative_update": 0.5}
-        | {"predicted_scale": predicted, "critical_scale": 1.0}
-        for seed in range(2)
-        for at, (count, predicted) in enumerate([(1, 0.5), (2, float("inf")), (0, 2.0), (0, 3.0)])
-    ]
-    (finding,) = analyse_all(
-        study(runs=[run(f"run-{seed}", seed=seed) for seed in range(2)], matrices=matrices), ["threshold"]
-    )
-    (row,) = finding.tables["Agreement"].to_dict("records")
+    row = agreement((1, 0.5, 0.5), (2, 0.5, math.inf), (0, 0.5, 2.0), (0, 0.5, 3.0))
     assert (row["auc"], row["predicted_of_these"]) == (0.5, 0.5)
 
 

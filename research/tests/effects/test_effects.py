@@ -172,6 +172,10 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(folder: Path, tmp_path: Pat
 def test_equal_score_and_equal_tuning_effort_follow_from_the_runs() -> None:
     rows = [run(f"{method}-{lr}", method=method, lr=lr) for method in ("lora", "full") for lr in (1e-4, 1e-3)]
     assert (equal_score(pd.DataFrame(rows)), equal_effort(pd.DataFrame(rows))) == ("yes", "yes")
+    # A study of sequences alone has no fine-tuning of one task.
+    sequences = pd.DataFrame(rows).assign(kind="sequence")
+    assert (equal_score(sequences, "sequence"), equal_effort(sequences, "sequence")) == ("yes", "yes")
+    assert (equal_score(sequences), equal_effort(sequences)) == ("no", "no")
     fewer = pd.DataFrame(rows[:3])
     assert equal_effort(fewer) == "no", "full fine-tuning had one rate"
     replayed = pd.DataFrame([*rows, rows[0] | {"replay": "pydoc@0.25"}])
@@ -208,16 +212,3 @@ def test_the_docs_have_what_the_command_prints_and_writes() -> None:
     drawn = pd.read_csv(DOCS / "figures" / "effects-drawn.csv")
     made = pd.read_csv(io.StringIO(effects_frame(effects).to_csv(index=False)))
     pd.testing.assert_frame_equal(drawn, made, rtol=1e-6)
-
-
-def test_a_sequence_is_at_equal_score_if_its_own_runs_are() -> None:
-    """A study of sequences alone has no fine-tuning of one task."""
-    rows = pd.DataFrame(
-        [
-            run(f"{method}-{lr}", kind="sequence", method=method, lr=lr)
-            for method in ("lora", "full")
-            for lr in (1e-4, 1e-3)
-        ]
-    )
-    assert (equal_score(rows, "sequence"), equal_effort(rows, "sequence")) == ("yes", "yes")
-    assert (equal_score(rows), equal_effort(rows)) == ("no", "no")

@@ -72,13 +72,6 @@ def test_without_a_loss_the_mildest_rate_is_that_of_the_smallest_update() -> Non
     assert finding.answers[0].estimate == pytest.approx(-4.0)
 
 
-def test_without_a_selection_all_rates_count_as_before() -> None:
-    (answer,) = structure.analyse(rates(())).answers
-    assert answer.where == "tiny on words"
-    plain = structure.analyse(rates(()))
-    assert not any("in-sample" in note for note in plain.notes)
-
-
 def test_ranks_are_a_series_of_the_rates_that_were_chosen() -> None:
     finding = rank.analyse(rates(("fastest",)))
     count = next(answer for answer in finding.answers if "intruders" in answer.what)

@@ -109,11 +109,3 @@ def test_the_first_runs_of_a_seed_are_no_second_seed(further: int, seeds: int) -
     rows = [{"setting": name, "seed": 0} for name in "abcd"]
     rows += [{"setting": name, "seed": 1} for name in "abcd"[:further]]
     assert seeds_of_settings(pd.DataFrame(rows)) == seeds
-
-
-def test_runs_of_a_second_seed_that_is_hardly_begun_decide_nothing() -> None:
-    rows = [row for row in matched(effect=1.0) if row["seed"] == 0]
-    begun = next(row for row in matched(effect=1.0) if row["seed"] == 1)
-    for runs in (rows, [*rows, begun]):
-        (finding,) = analyse_all(study(runs=runs), ["forgetting"])
-        assert {answer.seeds for answer in finding.answers} == {1}
