@@ -56,21 +56,6 @@ def test_a_list_that_a_setting_is_is_no_grid() -> None:
     assert [run.config.target_modules for run in two if run.config] == [("q_proj",), ("v_proj",)]
 
 
-def test_an_id_says_what_the_run_is() -> None:
-    (run,) = runs_of(method="lora", rank=8, alpha=16, lr=1e-3, weight_decay=0.1)
-    assert run.id.startswith("one-word-problems-lora-rank8-alpha16-lr0.001-decay0.1-seed0-")
-    assert len(run.id.rpartition("-")[2]) == 8
-
-
-def test_replay_is_a_setting_with_a_grid() -> None:
-    runs = runs_of(replay=[None, "pydoc@0.25", "texts/known@0.5"])
-    assert [run.config.replay for run in runs if run.config] == [None, "pydoc@0.25", "texts/known@0.5"]
-    assert len(ids(runs)) == 3
-    assert ids(runs_of()) < ids(runs), "a run without it is the one that it was"
-    assert all("/" not in run.id for run in runs)
-    assert ["-replay-" in run.id for run in runs] == [False, True, True]
-
-
 def test_an_id_does_not_depend_on_the_other_runs_nor_on_what_is_measured() -> None:
     few = runs_of(rank=2)
     more = runs_of(
@@ -86,6 +71,7 @@ def test_an_id_depends_on_every_setting_of_the_training() -> None:
         "base": ["b", "c"], "task": ["word-problems", "pydoc-topics"], "rank": [1, 2], "alpha": [1, "2r"],
         "lr": [1e-3, 2e-3], "steps": [1, 2], "batch_size": [1, 2], "weight_decay": [0, 0.1], "warmup_steps": [0, 3],
         "max_train_samples": [None, 5], "match": [None, "accuracy=0.5"], "data_seed": [0, 1], "audit_steps": [None, 5],
+        "replay": [None, "pydoc@0.25"],
     }  # fmt: skip
     for name, values in settings.items():
         runs = runs_of(**{name: values}, **({"eval_steps": 5} if name == "match" else {}))
@@ -99,7 +85,9 @@ def test_an_id_is_the_same_however_a_value_is_written() -> None:
 
 
 def test_an_id_is_the_name_of_a_folder_everywhere() -> None:
-    runs = runs_of(task=["data/a b.tsv?text=x&label=y", "word-problems"], alpha="2r")
+    runs = runs_of(
+        task=["data/a b.tsv?text=x&label=y", "word-problems"], alpha="2r", replay="texts/known@0.5"
+    )
     sequence = {"kind": "sequence", "base": "b", "tasks": ["t"], "steps": 1}
     for run in [*runs, *expand(parsed({"experiments": {"ä/../x": sequence}}))]:
         assert re.fullmatch(r"[A-Za-z0-9.-]+", run.id)

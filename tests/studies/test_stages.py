@@ -1,6 +1,5 @@
-"""All that a study knows of a stage is one value."""
+"""What the stages of a study promise to the others: their files, settings and amounts."""
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,41 +8,11 @@ import pytest
 from intruders.experiments.bench import ALONG_CURVE
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
 from intruders.experiments.intervene import _remedies
-from intruders.studies import stages
 from intruders.studies.experiment_stages import models_of_sweep
-from intruders.studies.results import load_results
-from intruders.studies.run_study import run_study
 from intruders.studies.runs import expand
-from intruders.studies.stage import Stage, read_result
-from intruders.studies.stages import STAGES, amounts_of, stages_of
-from intruders.studies.tables import COLUMNS, columns_of
-from tests.studies.tiny_study import BRIEF, FULL, parsed, tiny_study
-
-# A measure as someone would add it: how many letters the run's base has in its name.
-LETTERS = Stage(
-    "letters",
-    results=("letters.json",),
-    do=lambda at: at.write("letters.json", {"letters": len(Path(at.run.base).name)}),
-    row=lambda file, tables: {"letters": read_result(file)["letters"]},
-    wanted=lambda measure: measure.max_examples is not None,
-    settings=lambda run: {"base": run.base},
-    columns={"letters": int},
-    amount="letters of the base",
-)
-
-
-def test_a_stage_is_one_value(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_letters = (*STAGES, LETTERS)
-    monkeypatch.setattr(stages, "STAGES", with_letters)
-    monkeypatch.setitem(COLUMNS, "runs", columns_of(with_letters)["runs"])
-    study = parsed(tiny_study(llama, measure=BRIEF, methods=[{"method": "full", "lr": 1e-3}]))
-    [run] = expand(study)
-    assert "letters of the base: 1 runs" in amounts_of([run])
-    run_study(study, tmp_path)
-    out = tmp_path / "runs" / run.id
-    assert json.loads((out / "letters.json").read_text())["letters"] == len(llama.name)
-    assert json.loads((out / "run.json").read_text())["stages"]["letters"]["settings"] == {"base": str(llama)}
-    assert list(load_results(tmp_path).runs["letters"]) == [len(llama.name)]
+from intruders.studies.stage import Stage
+from intruders.studies.stages import STAGES, stages_of
+from tests.studies.tiny_study import FULL, parsed, tiny_study
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
