@@ -1,5 +1,6 @@
-"""The verdicts of a study in a store."""
+"""The verdicts of a study in a store: those that its file asks for."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,4 @@ def test_the_verdicts_in_the_store_are_those_of_its_tables(
         assert in_this_process("study", str(file), "--out", url).returncode == 0
         [here] = (tmp_path / "first").rglob("findings.json")
         assert (tmp_path / "store" / "findings.json").read_bytes() == here.read_bytes()
+    assert [finding["name"] for finding in json.loads(here.read_text())["findings"]] == ["structure"]

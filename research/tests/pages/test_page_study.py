@@ -116,18 +116,6 @@ def test_the_chosen_matrix_is_shown_for_every_setting(
     assert rows[-1] == pytest.approx(list(matrix.similarity[0]), abs=0.5 / 255 + 1e-6)
 
 
-def require_that_it_can_be_read(page: Any) -> None:
-    """Without a fault that axe calls serious.
-
-    Axe looks while the first figures alone are drawn, as each is when it comes near the window: it goes through all of
-    their shapes, and has rules for none.
-    """
-    page.locator(".plot").first.scroll_into_view_if_needed()
-    expect(page.locator(".plot .main-svg").first).to_be_visible()
-    assert page.locator(".plot:has(.main-svg)").count() < page.locator(".plot").count()
-    assert serious_faults(page) == []
-
-
 def widths(page: Any) -> list[tuple[float, float]]:
     """Of every figure, its box and what is drawn in it."""
     found: list[tuple[float, float]] = page.evaluate(
@@ -137,19 +125,18 @@ def widths(page: Any) -> list[tuple[float, float]]:
     return found
 
 
-def require_that_it_fits(page: Any) -> None:
-    """To the end, with every figure in its box."""
-    read_to_the_end(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    figures = widths(page)
-    assert len(figures) > 30
-    assert all(0 < frame <= box + 1 for box, frame in figures)
-
-
 def test_a_dark_phone_does_not_break_it_and_axe_finds_no_serious_fault(browser: Any, report: str) -> None:
+    """Axe looks while the first figures alone are drawn, since it goes through all of their shapes."""
     with shown(browser, report, **WINDOWS["dark phone"]) as phone:
-        require_that_it_can_be_read(phone)
-        require_that_it_fits(phone)
+        phone.locator(".plot").first.scroll_into_view_if_needed()
+        expect(phone.locator(".plot .main-svg").first).to_be_visible()
+        assert phone.locator(".plot:has(.main-svg)").count() < phone.locator(".plot").count()
+        assert serious_faults(phone) == []
+        read_to_the_end(phone)
+        assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        figures = widths(phone)
+        assert len(figures) > 30
+        assert all(0 < frame <= box + 1 for box, frame in figures)
 
 
 def test_paper_is_light_and_has_every_figure(browser: Any, report: str) -> None:

@@ -105,10 +105,6 @@ def test_a_changed_setting_is_not_taken_over(
     same_tables(results, load_results(published[0]), [full])
 
 
-def other_steps(document: dict[str, Any], data: Path) -> None:
-    document["experiments"]["matched"]["steps"] = 3
-
-
 def other_k(document: dict[str, Any], data: Path) -> None:
     document["experiments"]["matched"]["measure"]["audit"]["k"] = 3
 
@@ -123,7 +119,6 @@ def other_base(document: dict[str, Any], data: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (other_steps, r"steps \(3 here, 2 there\)"),
         (other_k, r"'audit' was measured by other settings: k \(3 here, 4 there\)"),
         (other_base, r"base '.*' has another content here"),
     ],
@@ -217,14 +212,10 @@ def test_a_run_that_was_begun_here_and_taken_over_stays_taken_over(
     study, out = parsed(tiny_study(llama)), tmp_path / "out"
     cut_off_at("evaluate", study, out, monkeypatch)
     [weights] = (out / "runs").rglob("adapter_model.safetensors")
-    flip_last_byte(weights)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
     nothing_is_trained(monkeypatch)
     outcome = run_study(study, out, published=published[1])
     assert (outcome.finished, len(outcome.taken_over), outcome.failed) == (2, 2, {})
     same_tables(load_results(out), load_results(published[0]))
-
-
-def flip_last_byte(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
