@@ -65,17 +65,20 @@ def require_told(run: Run, folder: StudyFolder, name: str) -> None:
         folder.require_same_inputs(digests_of_inputs([run]))
 
 
-def test_a_vocabulary_that_changes_between_two_calls_is_told(tmp_path: Path) -> None:
-    """Runs of other words would stand in the same tables."""
-    base, words = tmp_path / "base", tmp_path / "base" / "vocab.txt"
+@pytest.mark.parametrize(
+    ("file", "named"), [("vocab.txt", "tokenizer of {base}"), ("model.safetensors", "{base}")]
+)
+def test_a_base_that_changes_between_two_calls_is_told(file: str, named: str, tmp_path: Path) -> None:
+    """Runs of before and of after would stand in the same tables."""
+    base = tmp_path / "base"
     base.mkdir()
     write_files_of_a_model(base)
     run, folder = run_on(["pydoc"], base=str(base)), StudyFolder(tmp_path / "out")
-    words.write_text("alpha beta")
+    (base / "vocab.txt").write_text("alpha beta")
     finished(folder, run)
     require_unchanged(run, folder)
-    words.write_text("beta alpha")
-    require_told(run, folder, f"tokenizer of {base}")
+    (base / file).write_text("beta alpha")
+    require_told(run, folder, named.format(base=base))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,7 @@ def test_a_vocabulary_that_changes_between_two_calls_is_told(tmp_path: Path) -> 
         (["pydoc"], {"replay": "a.txt@0.25", "batch_size": 4}, "a.txt"),
         (["pydoc"], {"replay": "texts@0.25", "batch_size": 4}, "texts/deep/one.md"),
         (["pydoc"], {"loss_on": "a.txt", "audit_steps": 1}, "a.txt"),
+        (["pydoc"], {"task": "rows.jsonl?prompt=p&completion=c"}, "rows.jsonl"),
     ],
 )
 def test_a_text_that_changes_between_two_calls_is_told(
@@ -97,7 +101,7 @@ def test_a_text_that_changes_between_two_calls_is_told(
     """Losses on two texts would stand in the same tables."""
     monkeypatch.chdir(tmp_path)
     Path("texts/deep").mkdir(parents=True)
-    for file in ("a.txt", "texts/deep/one.md", "texts/notes.json"):
+    for file in ("a.txt", "rows.jsonl", "texts/deep/one.md", "texts/notes.json"):
         Path(file).write_text("a text")
     run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
     finished(folder, run)
