@@ -67,7 +67,7 @@ class HealSettings(Settings):
     )
     weight: float | None = _healing_in_detail(
         None,
-        "Weight of staying close to the tuned model on task examples; that of doses is adjusted to meet --allow.",
+        "First weight of staying close to the tuned model on task examples; it is adjusted to meet --allow.",
         above=0,
         unless_given="default: 3 for doses, 12 for weights",
         metavar="NUMBER",

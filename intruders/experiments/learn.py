@@ -1,7 +1,8 @@
-"""Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
+"""Learn on an opened bench: doses from the smallest interpolation that keeps the task, weights from the tuned model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ class Learned:
 def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> Learned:
     """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
 
-    It begins at the smallest interpolation that is allowed. An interrupted learning resumes where the bench keeps it.
+    Doses begin at the smallest interpolation that is allowed, weights at the tuned model: the further away it is, the
+    more their steps cost the task. An interrupted learning resumes where the bench keeps it.
     """
     data, progress = bench.data, bench.question.progress
     task = bench.measuring.tasks[data.task]
@@ -56,26 +58,20 @@ def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> L
     longest = max([settings.max_tokens, *(len(row["input_ids"]) for row in rows)])
     for each in distinct_models(bench.language, bench.scored):
         attend_by_products_if_short(each, longest, in_bf16=bench.language.dtype is torch.bfloat16)
-    steps = 4 + _HALVINGS
-    progress("measure the base", 0, steps)
+    progress("measure the base", 0, 2)
     base = _measured(bench, bench.everywhere(0.0))
-    progress("measure the tuned model", 2, steps)
+    progress("measure the tuned model", 1, 2)
     tuned = _measured(bench, bench.everywhere(1.0))
     notes = _warnings(data, base, tuned)
     for note in notes:
         told(note)
     fewer = max(1, int(_POINT * len(data.choice.examples[data.task])))
     allowance = Allowance(tuned.task_loss + settings.allow, tuned.reproduced - fewer)
-    progress("find the interpolation to start from", 4, steps)
-
-    def is_allowed(dose: float) -> bool:
-        return allowance.allows(*bench.on_task(bench.everywhere(dose), data.choice))
-
-    start = least_allowed(is_allowed, halvings=_HALVINGS)
-    learner = _Learner(bench, settings, rows, allowance, start, told)
-    learned = learner.learned(settings.learn)
-    quiet = replace(learner, told=untold)
-    rivals = {name: learned if name == settings.learn else quiet.learned(name) for name in settings.rivals}
+    learner = _Learner(bench, settings, rows, allowance)
+    learned = learner.learned(settings.learn, told)
+    rivals = {
+        name: learned if name == settings.learn else learner.learned(name, untold) for name in settings.rivals
+    }
     return replace(learned, notes=notes, rivals=rivals)
 
 
@@ -87,16 +83,26 @@ class _Learner:
     settings: HealSettings
     rows: Sequence[dict[str, Any]]  # the examples that are learned, encoded
     allowance: Allowance
-    start: float
-    told: Told
 
-    def learned(self, name: str) -> Learned:
+    @cached_property
+    def smallest(self) -> float:
+        """The smallest interpolation that is allowed."""
+        bench, choice = self.bench, self.bench.data.choice
+        bench.question.progress("find the interpolation to start from", 0, 1)
+
+        def is_allowed(dose: float) -> bool:
+            return self.allowance.allows(*bench.on_task(bench.everywhere(dose), choice))
+
+        return least_allowed(is_allowed, halvings=_HALVINGS)
+
+    def learned(self, name: str, told: Told) -> Learned:
         """Learn the doses, the weights, or a rival of them."""
         bench, data, steps = self.bench, self._data_of(name), self.settings.steps
         if name == SHARE:
-            state = bench.everywhere(self.start)
-            return Learned(state, _measured(bench, state), self.start, [])
-        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+            state = bench.everywhere(self.smallest)
+            return Learned(state, _measured(bench, state), self.smallest, [])
+        start = self.smallest if name in (DOSES, BLOCKS) else 1.0
+        values = torch.full_like(bench.doses.values, start, requires_grad=True)
         learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
         if name not in (DOSES, BLOCKS):
@@ -153,11 +159,11 @@ class _Learner:
             )
             kept = work.learning(name)
             if kept is not None:
-                self.told(f"resumed after step {learning.resume(kept)} of {steps}")
+                told(f"resumed after step {learning.resume(kept)} of {steps}")
             bench.question.progress(f"learn {name}", 0, steps)
             best, [doses, *tensors] = learning.run()
         weights = None if learned is None else with_parameters(learned, tensors)
-        return Learned(TunedState(doses.tolist(), weights), best, self.start, learning.measured)
+        return Learned(TunedState(doses.tolist(), weights), best, start, learning.measured)
 
     def _data_of(self, name: str) -> HealData:
         """Return the data that a rival learns from and is chosen by: of some, other text."""

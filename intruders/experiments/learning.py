@@ -17,7 +17,7 @@ LEAST, MOST = -0.5, 1.5  # of a dose
 EVERY = 5
 
 _BETAS, _EPS = (0.9, 0.99), 1e-10
-_WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start, up and down
+_WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start: up, and of doses down
 _WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
 _BEYOND = -0.4  # where the line from the last state to the tuned model (1) begins
 _HALVINGS = 5  # of a range of doses; each is one measure of the task
@@ -122,7 +122,7 @@ class Learning:
         return self._best
 
     def _look(self, *, follows: bool = True) -> None:
-        """Measure the present state and note it if it is the best; for doses that follow, adapt the task's weight."""
+        """Measure the present state and note it if it is the best; for steps that follow, adapt the task's weight."""
         task_loss, reproduced = self.on_task()
         is_allowed = self.allowance.allows(task_loss, reproduced)
         measured = Measured(self._step, task_loss, reproduced, self.on_text() if is_allowed else None)
@@ -132,13 +132,15 @@ class Learning:
             measured.text_loss is not None and (least is None or measured.text_loss < least)
         ):
             self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
-        if self._step and follows and not self._learns_weights:
+        if self._step and follows:
             over = min(1.0, max(-1.0, (task_loss - self.allowance.task_loss) / max(self.allow, 1e-3)))
             if reproduced < self.allowance.reproduced:
                 over = 1.0
             logarithm = math.log(self._weight / self.first_weight) + _WEIGHT_STEP * over
-            bound = math.log(_WEIGHT_RANGE)
-            self._weight = self.first_weight * math.exp(min(bound, max(-bound, logarithm)))
+            most = math.log(_WEIGHT_RANGE)
+            # Of weights the text is healed within a few steps; what they could lose after that is the task.
+            least = 0.0 if self._learns_weights else -most
+            self._weight = self.first_weight * math.exp(min(most, max(least, logarithm)))
         if follows:
             self.keep(self._state())
 

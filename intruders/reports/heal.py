@@ -67,10 +67,12 @@ def verdict(healing: Healing) -> list[str]:
     lines = [f"{_share(measure.healed)} of the forgetting on {corpus} is healed: {how_much}; {price}"]
     other = healing.point(INTERPOLATION)
     if healing.step == 0:
-        dose = f"the dose {number(healing.start)}"
-        lines.append(
-            f"that is interpolation with {dose}: no step of the learning was better on the half that chooses"
+        start = (
+            "the tuned model"
+            if healing.start == 1
+            else f"interpolation with the dose {number(healing.start)}"
         )
+        lines.append(f"that is {start}: no step of the learning was better on the half that chooses")
     elif other is not None:
         clear = ""
         if (gain := measure.gain) is not None:
@@ -98,9 +100,7 @@ def dose_line(healing: Healing) -> str:
     """Return the doses in a sentence: their median, and their mean by kind of module; or that weights were learned."""
     if healing.learn != ways.DOSES and healing.step:
         count = plural(len(healing.doses), "matrix", "matrices")
-        return (
-            f"the weights of {count} were learned, from interpolation with the dose {number(healing.start)}"
-        )
+        return f"the weights of {count} were learned"
     doses = [dose for own in healing.doses.values() for dose in own]
     kinds: dict[str, list[float]] = {}
     for path, own in zip(module_paths(list(healing.doses)), healing.doses.values(), strict=True):

@@ -21,11 +21,17 @@ from intruders.models.loading import load_model, load_tokenizer
 from intruders.models.tuned_model import open_language_model
 
 from . import healed_models
-from .healed_models import QUICK, Models, assert_reported, tuned_in_full
+from .healed_models import QUICK, Models, assert_reported, llama_and_adapter, tuned_in_full
 
 Healed = tuple[Healing, Path]
 
 WEIGHTS = replace(QUICK, learn="weights", rate=0.2, weight=0.1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """A tuned model whose loss on the text is above its base's, so that there is something to heal."""
+    return llama_and_adapter(tmp_path_factory.mktemp("models"), seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -57,9 +57,7 @@ def test_where_the_start_is_kept_it_says_that_this_is_interpolation() -> None:
     ]
     assert dose_line(healing) == "4 doses, all 0.38 (1 is the tuned model, 0 the base)"
     learned = dataclasses.replace(healing, learn="weights", step=5)
-    assert (
-        dose_line(learned) == "the weights of 4 matrices were learned, from interpolation with the dose 0.375"
-    )
+    assert dose_line(learned) == "the weights of 4 matrices were learned"
 
 
 def test_the_command_that_measures_it_again_takes_the_same_text() -> None:
