@@ -95,13 +95,20 @@ def test_a_kill_leaves_no_mixed_result(
 
 def test_a_link_is_followed_and_a_device_kept(tmp_path: Path) -> None:
     (tmp_path / "real.json").write_text("old")
+    (tmp_path / "real.json").chmod(0o600)
     link = tmp_path / "link.json"
     link.symlink_to(tmp_path / "real.json")
     write_atomically(link, b"new")
     assert link.is_symlink()
     assert (tmp_path / "real.json").read_text() == "new"
+    assert stat.S_IMODE((tmp_path / "real.json").stat().st_mode) == 0o600
     write_atomically("/dev/null", b"gone")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    reader, writer = os.pipe()
+    write_atomically(f"/dev/fd/{writer}", b"new")  # as /dev/stdout, a link that names no file
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        assert pipe.read() == b"new"
 
 
 @pytest.fixture
