@@ -65,21 +65,32 @@ def test_it_prints_the_adapters_and_writes_the_tables(folder: Path, tmp_path: Pa
 
 
 def test_gates(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert run(folder, out).returncode == 0
-    above = run(folder, out, "--fail-above", "0")
+    out, sarif = tmp_path / "out", tmp_path / "fleet.sarif"
+    above = run(folder, out, "--fail-above", "0", "--fail-refused", "--sarif", str(sarif))
     assert above.returncode == 1
     assert "more intruders than the 0 that --fail-above allows in 1 adapter," in above.stderr
     assert "strong" in above.stderr
-    assert run(folder, out, "--fail-above", "10000").returncode == 0
-    refused = run(folder, out, "--fail-refused")
+    [first] = json.loads(sarif.read_text())["runs"]
+    failing = {
+        (result["ruleId"], Path(location["physicalLocation"]["artifactLocation"]["uri"]).parent.name)
+        for result in first["results"]
+        if result["level"] == "error"
+        for location in result["locations"]
+    }
+    assert failing == {("intruders-above-limit", "strong"), ("refused", "of%20another")}
+    refused = run(folder, out, "--fail-above", "10000", "--fail-refused")
     assert refused.returncode == 1
     assert "of another" in refused.stderr
+    assert run(folder, out, "--fail-above", "10000").returncode == 0
+    assert run(folder, out, "--fail-above", "0", "--sarif", str(sarif)).returncode == 1
+    [again] = json.loads(sarif.read_text())["runs"]
+    prints = [[result["partialFingerprints"] for result in each["results"]] for each in (first, again)]
+    assert prints[0] == prints[1]
+    assert len({one["primaryLocationLineHash"] for one in prints[0]}) == len(prints[0])
 
 
 def test_a_wrong_option_is_one_line(folder: Path, tmp_path: Path) -> None:
     command = ("fleet", folder / "base", f"{folder}/adapters/*", "--out", tmp_path / "out")
-    assert "nothing*" in refusal(*command, "--include", "nothing*")
     assert "cpus is 4.0, which is for workers on Ray; pass --ray too" in refusal(*command, "--cpus", "4")
 
 

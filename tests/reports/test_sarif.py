@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import shutil
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -123,37 +122,6 @@ def test_the_file_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert uris(f"my adapter@0.5+{outside}+my adapter@0.5") == uris("my adapter") + uris(str(outside))
     assert uris("org/model@v1") == ["org/model%40v1"]
     assert uris("a" * 5000) == ["a" * 5000]
-
-
-def test_a_fleet_of_twenty_with_three_that_fail(tmp_path: Path) -> None:
-    saved(tiny_llama(), tmp_path / "base")
-    folder = tmp_path / "adapters"
-    saved(hot_llama(1), folder / "strong-1")
-    saved(hot_llama(4), folder / "strong-2")
-    saved(hot_llama(3, 1.0, tiny_llama(hidden_size=32, intermediate_size=48)), folder / "alien")
-    saved(hot_llama(2, 0.0001), folder / "weak-0")
-    for number in range(1, 17):
-        shutil.copytree(folder / "weak-0", folder / f"weak-{number}")
-    path = tmp_path / "fleet.sarif"
-    command = ("fleet", tmp_path / "base", f"{folder}/*", "--out", tmp_path / "out", "--no-cache")
-    done = in_this_process(*command, "--fail-above", "0", "--fail-refused", "--sarif", path)
-    assert done.returncode == 1, done.stderr
-    assert "in 19 adapters" in done.stdout
-    run = read(path)
-    failing = {
-        (result["ruleId"], Path(uris_of(result)[0]).parent.name)
-        for result in run["results"]
-        if result["level"] == "error"
-    }
-    assert failing == {(TOO_MANY, "strong-1"), (TOO_MANY, "strong-2"), (REFUSED, "alien")}
-    again = in_this_process(*command, "--fail-above", "0", "--sarif", tmp_path / "again.sarif")
-    assert again.returncode == 1
-    prints = [
-        [one["partialFingerprints"] for one in each["results"]]
-        for each in (run, read(tmp_path / "again.sarif"))
-    ]
-    assert prints[0] == prints[1]
-    assert len({one["primaryLocationLineHash"] for one in prints[0]}) == len(prints[0])
 
 
 def test_the_command_verify(tmp_path: Path) -> None:
