@@ -88,22 +88,12 @@ def test_parts_that_miss_the_measured_change_are_told_with_what_to_do(total: flo
     assert notes == [expected] * is_told
 
 
-def printed(attribution: Attribution) -> str:
-    return on_console(lambda page: print_attribution(attribution, page), 100)
-
-
 @pytest.mark.parametrize("of_norms", [OF_NORMS, 0.0, None])
 def test_the_printed_kinds_sum_to_the_rise(of_norms: float | None) -> None:
     """With what norms and biases have of it, where these were tuned and changed the loss."""
     attribution = made_up_attribution(of_norms)
-    table = printed(attribution).split("kind of module")[1].split("\n\n")[0].splitlines()[1:]
+    printed = on_console(lambda page: print_attribution(attribution, page), 100)
+    table = printed.split("kind of module")[1].split("\n\n")[0].splitlines()[1:]
     parts = [float(line.split()[-1]) for line in table]
     assert parts == [sum(PARTS), *([of_norms] if of_norms else [])]
     assert f"the parts sum to {sum(parts):+.4f} " in rise_line(attribution.rises[0])
-
-
-def test_a_matrix_whose_name_steers_a_terminal_does_not() -> None:
-    text = printed(made_up_attribution(name="model.{}.\x1b[31mred\u202e.weight"))
-    assert "\x1b" not in text
-    assert "\u202e" not in text
-    assert "model.1.\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}.weight " in text

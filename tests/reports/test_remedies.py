@@ -138,12 +138,6 @@ def test_the_table_has_every_remedy_and_every_reason(width: int) -> None:
     assert "better than interpolation at equal task loss: trim\nof these beyond their dose: trim\n" in text
 
 
-def test_a_name_cannot_move_the_cursor() -> None:
-    text = printed(made_up_comparison(tuned="a \x1b[2J name"), 100)
-    assert "\x1b" not in text
-    assert "a \N{REPLACEMENT CHARACTER}[2J name" in text
-
-
 def test_figures_show_the_chosen_points_beside_the_curve() -> None:
     over_task_loss, gains, _ = comparison_charts(made_up_comparison())
     curve = over_task_loss.series[0]
