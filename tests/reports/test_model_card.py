@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from intruders.audits.result.audit_result import Audit
 from intruders.errors import ResultFileError
 from intruders.reports.model_card import BEGIN, END, card_section, write_card
 from tests.made_up import LLAMA, made_up_audit
@@ -52,12 +51,6 @@ def test_the_section_is_replaced_where_it_stands(tmp_path: Path) -> None:
     assert f"left {AUDIT.intruders} intruders" in card.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("audit", [AUDIT, OTHER])
-def test_it_says_that_an_audit_does_not_measure_forgetting(audit: Audit) -> None:
-    """A card is read by people who did not see the audit, and the paper's sentence speaks of forgetting."""
-    assert "An audit does not measure forgetting. " in card_section(audit)
-
-
 def test_it_says_the_audits_own_numbers() -> None:
     section = card_section(AUDIT)
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) of (\d+) \|", section, re.MULTILINE)
@@ -66,16 +59,6 @@ def test_it_says_the_audits_own_numbers() -> None:
     assert sum(int(row[3]) for row in rows) == AUDIT.vectors
     assert "k = 10, epsilon = 0.5" in section
     assert f"intruders {AUDIT.versions['intruders']}" in section
-
-
-@pytest.mark.parametrize(
-    ("relative", "text"), [(123.456, "12346 %"), (0.12345, "12.3 %"), (0.0004, "<0.1 %")]
-)
-def test_the_relative_update_is_written_as_on_the_page_and_the_terminal(relative: float, text: str) -> None:
-    sizes = [replace(m.update, spectral=relative * m.base_singular_values[0]) for m in AUDIT.matrices]
-    matrices = [replace(m, update=size) for m, size in zip(AUDIT.matrices, sizes, strict=True)]
-    rows = [line for line in card_section(replace(AUDIT, matrices=matrices)).splitlines() if " of " in line]
-    assert all(row.endswith(f"| {text} |") for row in rows if row.startswith("| "))
 
 
 def test_an_audit_in_memory_names_no_command() -> None:

@@ -56,47 +56,12 @@ def shown(audit: Audit, width: int = 80, verbose: bool = False) -> str:
     return on_console(lambda page: print_audit(audit, page, verbose), width)
 
 
-MEASURE = (
-    "An audit does not measure forgetting. Measure the rise of the loss on 20 documents first; if its interval "
-    "includes zero, no forgetting was found:"
-)
-
-
 def test_an_adapter_with_intruders() -> None:
+    """Every word of it is in tests/recorded/audit.txt."""
     words = next_steps(made(3, 0, 1))
     assert words.finding == "Fine-tuning left 4 intruders in 2 of 3 changed matrices."
-    # The paper's finding and that of our studies are sentences of their own.
-    assert words.meaning == (
-        "Shuttleworth et al. (2024) found that models with intruders forget more of their pre-training. "
-        "Our studies of two small models did not decide whether intruders cause forgetting; models without intruders "
-        "forgot too."
-    )
-    assert lines(words) == [
-        f"{MEASURE} intruders evaluate runs/r2 --base base --loss-on pydoc --max-documents 20",
-        (
-            "If the loss rose, recover what the model forgot. TASK is the task or data file that it was tuned on, "
-            "which it keeps: "
-            "intruders heal base runs/r2 --task TASK --out healed"
-        ),
-        (
-            "Or turn the complete update down, by the share that both losses favor: "
-            "intruders scale base runs/r2 --task TASK --loss-on pydoc --out scaled"
-        ),
-        (
-            "A share S that you measured (1 is as trained) is written by: "
-            "intruders scale base runs/r2 --at S --out interpolated"
-        ),
-        (
-            "If you can train again, use a third of the learning rate. In our runs of MiniLM-L6 on two tasks, a third "
-            "left at most one intruder in every setting that had reached the accuracy with some."
-        ),
-        (
-            "Scale the intruders only if a comparison on your own model favors it. At equal task loss, our study found "
-            "that a share of the complete update forgets less than scaled intruders do (SmolLM2-135M, rank 1, eight of "
-            "eight seeds). This compares them: "
-            "intruders remedies base runs/r2 --only intruders --task TASK --loss-on pydoc --out compared"
-        ),
-    ]
+    names = [step.command and step.command[1] for step in words.steps]
+    assert names == ["evaluate", "heal", "scale", "scale", None, "remedies"]
 
 
 def test_no_intruders_are_not_no_forgetting() -> None:
