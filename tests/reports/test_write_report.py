@@ -5,12 +5,10 @@ import json
 import os
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import CERTIFICATES
 from intruders.errors import MissingDependencyError, ResultFileError, SettingError
 from intruders.reports.audit import render_audit
@@ -95,38 +93,6 @@ def test_missing_packages_are_told_before_the_work(tmp_path: Path, monkeypatch: 
         check_can_write_html(tmp_path / "r.html")
 
 
-def renamed(base: str, matrix: str) -> Audit:
-    named = [dataclasses.replace(ONE.matrices[0], name=matrix)]
-    return dataclasses.replace(ONE, matrices=named, base_source=base)
-
-
-class Outline(HTMLParser):
-    """The elements of a page, and what its data element holds."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.inside = ""
-        self.data = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.inside = dict(attributes).get("id") or ""
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "data":
-            self.data += data
-            self.inside = ""
-
-
-def test_no_name_can_leave_its_place_in_the_page() -> None:
-    evil = "</script><script>alert(1)</script><!--<script>"
-    page = Outline(render_audit(renamed(evil, evil)))
-    assert page.tags.count("script") == Outline(render_audit(ONE)).tags.count("script") == 3
-    assert json.loads(page.data)["matrices"][0]["name"] == evil
-
-
 def test_the_page_explains_every_certificate() -> None:
     """Each is a word of the page's table, and its sentence stands beside it."""
     matrix = ONE.matrices[0]
@@ -146,8 +112,8 @@ def test_nothing_in_the_page_points_to_the_network_but_links_to_read() -> None:
 
 
 def test_the_intervals_in_the_page_are_exact() -> None:
-    data = json.loads(Outline(render_audit(ONE)).data)
-    for drawn, matrix in zip(data["matrices"], ONE.matrices, strict=True):
+    payload = render_audit(ONE).partition('id="data">')[2].partition("</script>")[0]
+    for drawn, matrix in zip(json.loads(payload)["matrices"], ONE.matrices, strict=True):
         bounds = list(zip(drawn["lower"], drawn["upper"], strict=True))
         assert bounds == [vector.max_cosine for vector in matrix.vectors]
 
@@ -155,5 +121,8 @@ def test_the_intervals_in_the_page_are_exact() -> None:
 def test_a_notebook_shows_the_totals_with_names_escaped() -> None:
     html = ONE._repr_html_()
     assert f"{ONE.intruders} intruder dimensions in 180 vectors of 18 matrices" in html
-    assert Outline(html).tags.count("tr") == 1 + len(BERT)
-    assert not {"script", "b"} & set(Outline(renamed("<script>", "<b>")._repr_html_()).tags)
+    assert html.count("<tr") == 1 + len(BERT)
+    matrices = [dataclasses.replace(ONE.matrices[0], name="<b>")]
+    odd = dataclasses.replace(ONE, matrices=matrices, base_source="<script>")._repr_html_()
+    assert "<script" not in odd
+    assert "<b>" not in odd

@@ -76,16 +76,6 @@ def test_sliders_count_as_the_library_does(page: Any, k: int, epsilon: float) ->
         assert counts[matrix.name] == range_text(*one.count(k, epsilon))
 
 
-def test_sliders_answer_to_the_keyboard(page: Any) -> None:
-    page.locator("#epsilon").focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowLeft")
-    page.locator("#k").focus()
-    page.keyboard.press("ArrowLeft")
-    assert page.locator("#epsilon-now").inner_text() == "0.45"
-    assert page.locator("#answer").inner_text().startswith(range_text(*SEVEN_B.count(9, 0.45)))
-
-
 SORTS: dict[str, Callable[[Any], Any]] = {
     "name": lambda matrix: matrix.name,
     "energy": lambda matrix: matrix.intruder_energy_share,
@@ -229,7 +219,9 @@ def test_without_javascript_the_result_is_still_there(browser: Any, report: str,
         assert "need JavaScript" in text
 
 
-EVIL = "<img src=x onerror=alert(1)>.layers.0.</script><script>alert(2)</script><b>q</b>&amp;.weight"
+EVIL = (
+    "<img src=x onerror=alert(1)>.layers.0.</script><script>alert(2)</script><!--<script><b>q</b>&amp;.weight"
+)
 
 
 def test_names_that_contain_html_are_shown_as_text(browser: Any) -> None:

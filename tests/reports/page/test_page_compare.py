@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from intruders.audits.result.audit_result import Audit
-from intruders.reports.compare_audits import most_different, render_comparison
+from intruders.reports.compare_audits import render_comparison
 from intruders.system.words import percent
 from tests.made_up import made_up_audit
 from tests.reports.browsing import WINDOWS, range_text, require_that_it_fits_and_can_be_read, shown
@@ -52,13 +52,6 @@ def test_counts_are_the_librarys(page: Any, audits: list[Audit]) -> None:
     for (name, steps, counts), one in zip(lines, audits, strict=True):
         assert one.tuned_source.endswith(name)
         assert counts == [one.count(step)[0] for step in steps]
-
-
-def test_similarities_are_those_of_the_most_different_matrix(page: Any, audits: list[Audit]) -> None:
-    drawn = page.evaluate("[...document.querySelectorAll('.small-multiples .plot')].map(p => p.data[0].z[0])")
-    at = most_different(audits)
-    for row, one in zip(drawn, audits, strict=True):
-        assert row == pytest.approx(list(one.matrices[at].similarity[0]), abs=1e-6)
 
 
 def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, page: Any, report: str) -> None:
