@@ -9,9 +9,7 @@ from typer.testing import CliRunner
 
 from intruders.audits.audit_settings import Compute
 from intruders.cli import options
-from intruders.cli.command import as_command
-from intruders.cli.from_verb import REQUIRED, Taken, argument, command, flag, of_settings, option
-from intruders.errors import SettingError
+from intruders.cli.from_verb import Taken, argument, command, of_settings, option
 from intruders.models.loading_settings import Loading
 from intruders.settings import Settings, setting
 
@@ -33,14 +31,13 @@ def made_of(found: dict[str, Any], *taken: Taken) -> typer.Typer:
     return app
 
 
-def run(found: dict[str, Any], *typed: str, **how: Any) -> str:
-    settings = of_settings("looks", how.pop("settings", Looks), **how)
-    app = made_of(found, argument("name", str, "Name."), option("out", str, "Out.", "here"), settings)
-    done = CliRunner().invoke(app, typed, env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
+def run(
+    found: dict[str, Any], *typed: str, settings: type[Settings] | Settings = Looks, over_a_file: bool = False
+) -> None:
+    taken = of_settings("looks", settings, over_a_file=over_a_file)
+    app = made_of(found, argument("name", str, "Name."), option("out", str, "Out.", "here"), taken)
+    done = CliRunner().invoke(app, typed)
     assert done.exit_code == 0, done.output
-    return done.output
 
 
 @pytest.mark.parametrize(
@@ -69,32 +66,6 @@ def test_over_a_file_only_what_was_typed_is_passed_on() -> None:
     assert found["looks"] == Looks(k=4, scales=(0.25,)), "the defaults are those given"
 
 
-def test_some_fields_alone() -> None:
-    text = run({}, "--help", only=["k", "rank"], without=["rank"])
-    assert "--k" in text
-    assert "--rank" not in text
-    assert "--alpha" not in text
-
-
-def test_the_error_is_that_of_the_settings() -> None:
-    with pytest.raises(SettingError, match="k is 0; expected 1 or more"):
-        run({}, "a", "--k", "0")
-
-
-@pytest.mark.parametrize("over_a_file", [False, True])
-def test_the_help_says_what_holds_without_the_option(over_a_file: bool) -> None:
-    app = made_of({}, of_settings("looks", Looks, over_a_file=over_a_file))
-    made = {one.name: one for one in typer.main.get_command(app).params}
-    assert made["rank"].help == "Its rank. [default: as it needs]"
-    assert made["rank"].opts == ["--rank", "--r"]
-    # A default that is the option's own is added by typer.
-    assert made["k"].help == ("How many. [default: 10]" if over_a_file else "How many.")
-    assert made["k"].default == (None if over_a_file else 10)
-    assert made["scales"].help == ("Scales. [default: 0,0.5]" if over_a_file else "Scales.")
-    assert (made["k"].metavar, made["k"].rich_help_panel) == ("N", "Looks")
-    assert made["train_all"].secondary_opts == []
-
-
 @pytest.mark.parametrize(
     ("typed", "cache", "device"),
     [
@@ -118,36 +89,3 @@ def test_commands_get_device_and_cache(typed: list[str], cache: str | bool, devi
         wanted["loading"] = Loading(dtype="float16", device=device)
         assert options.typed(got["loading"]) == {"dtype": "float16"}
     assert got == wanted
-
-
-def test_a_field_can_be_an_argument_of_its_own() -> None:
-    got: dict[str, Any] = {}
-    done = CliRunner().invoke(made_of(got, of_settings({"k": "number"}, Looks)), ["--k", "3"])
-    assert (done.exit_code, got) == (0, {"number": 3})
-
-
-def test_an_option_can_be_required() -> None:
-    app = made_of({}, option("out", str, "Where.", REQUIRED), flag("fast", "Fast."))
-    assert CliRunner().invoke(app, ["--fast"]).exit_code == 2
-
-
-def test_the_help_ends_where_the_examples_begin() -> None:
-    @command()
-    def audits() -> None:
-        """Audit.
-
-        With words.
-
-        Examples:
-          # One of a model
-          intruders audit base tuned \\
-            --k 3
-          # And another
-          intruders audit base 'a b'
-        """
-
-    made = as_command("audits", audits)
-    assert made.help == "Audit.\n\nWith words."
-    assert made.epilog == (
-        "# One of a model\nintruders audit base tuned --k 3\n\n# And another\nintruders audit base 'a b'"
-    )
