@@ -1,14 +1,12 @@
 """`intruders finetune` and `intruders sequence` as a person types them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import Trainer
 
-from tests.commands import in_this_process, printed, refusal
-from tests.tiny import save_bert
+from tests.commands import in_this_process, refusal
 
 
 def test_an_interrupted_run_can_resume(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,48 +36,6 @@ def test_an_interrupted_run_can_resume(llama: Path, tmp_path: Path, monkeypatch:
     assert done.returncode == 0
     assert "resuming from step 2 of 4" in done.stderr.splitlines()
     assert "already finished" not in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--task", "word-problem"], "did you mean 'word-problems'?"),
-        (["--task", "none.csv", "--text", "a", "--label", "b"], "does not exist"),
-        (["--task", "word-problems", "--max-length", "1"], "expected 2 or more"),
-        (["--task", "pydoc-topics", "--kl-to-base", "0.1", "--dry-run"], "is classification"),
-    ],
-)
-def test_errors_are_one_line(llama: Path, tmp_path: Path, options: list[str], said: str) -> None:
-    common = ["finetune", "--base", str(llama), "--out", "run", "--steps", "2"]
-    assert said in refusal(*common, *options, cwd=tmp_path)
-    assert not (tmp_path / "run" / "run.json").exists()
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
-    save_bert(folder / "bert", with_head=False)
-    for number, letters in enumerate(("az", "mq")):
-        rows = [f"{letters[i % 2] * 4}\t{i % 2}" for i in range(40)]
-        (folder / f"task{number}.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
-    return folder
-
-
-def test_sequence_prints_and_keeps_the_accuracy_matrix(place: Path, tmp_path: Path) -> None:
-    tasks = ",".join(f"{place / f'task{number}.tsv'}?text=text&label=label" for number in (0, 1))
-    options = [
-        "sequence", "--base", str(place / "bert"), "--tasks", tasks, "--method", "lora", "--rank", "2",
-        "--lr", "1e-2", "--steps", "5", "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
-    said = printed(*options)
-    assert "after" in said
-    assert "backward transfer" in said
-    record = json.loads((tmp_path / "out" / "sequence.json").read_text())
-    assert [len(row) for row in record["accuracies"]] == [1, 2]
-    assert len(record["intruders"]) == 2
-    again = in_this_process(*options)
-    assert again.stdout == "already finished; nothing was trained\n" + said
-    assert json.loads((tmp_path / "out" / "sequence.json").read_text()) == record
 
 
 @pytest.mark.parametrize("tasks", ["pydoc-topics-1,", ",", "pydoc-topics-1, ,pydoc-topics-2"])

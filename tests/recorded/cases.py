@@ -16,6 +16,10 @@ MEASURED = 1e-4
 _FEW = "--max-documents 4 --max-tokens 24 --max-examples 2"
 _SUMS = "'sums.jsonl?prompt=sum&completion=is'"
 _RUN = "--batch-size 4 --max-train-samples 8 --max-eval-samples 2 --precision fp32 --max-length 64 --max-new-tokens 4"
+_SEQUENCE = (
+    "sequence --base bert --tasks 'az.tsv?text=text&label=label,mq.tsv?text=text&label=label' --rank 2 --lr 1e-2 "
+    "--steps 2 --max-eval-samples 4 --precision fp32 --out sequence"
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ CHAINS: dict[str, Sequence[Case]] = {
         Case("finetune-dry", f"finetune --base base --task {_SUMS} --lr 1e-2 --steps 2 --dry-run --out dry"),
         Case("finetune-again", f"finetune --base base --task {_SUMS} --rank 2 --alpha 16 --lr 1e-2 --steps 2 "
              f"--audit-steps 1 {_RUN} --out run", noise=MEASURED),
-        Case("sequence", "sequence --base bert --tasks 'az.tsv?text=text&label=label,mq.tsv?text=text&label=label' "
-             "--rank 2 --lr 1e-2 --steps 2 --max-eval-samples 4 --precision fp32 --out sequence", noise=MEASURED),
+        Case("sequence", _SEQUENCE, noise=MEASURED),
+        Case("sequence-again", _SEQUENCE, noise=MEASURED),
     ],
     "studies": [
         Case("study-plan", "study study.yaml --dry-run --out study"),
