@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
-from pathlib import Path
 
 import pytest
 
@@ -140,7 +139,6 @@ TABLES = [
         pattern=r"`(?!_)([a-z0-9_]+)`",
     ),
     Table("how-to/fleet.md", "column", lambda: {name for name, _ in OF_FLEETS}),
-    Table("reference/remedies.md", "`--remedy`", lambda: set(PUBLISHED)),
     Table("how-to/forget-less.md", "argument", lambda: LIMITS, columns=(1,), pattern=r"`--([a-z-]+)"),
     Table("concepts/statistics.md", "analysis", lambda: set(CLAIMS)),
     Table("reference/remedies.md", "`--control`", lambda: EVERY_CONTROL),
@@ -183,21 +181,6 @@ def test_lists_in_sentences() -> None:
     words = ["six", "seven", "eight", "nine", "ten", "eleven"]
     comparison = (DOCS / "results" / "comparison.md").read_text(encoding="utf-8")
     assert f"| controls | {words[len(EVERY_CONTROL) - 6]} |" in comparison
-
-
-def test_marks_that_the_documentation_speaks_of_are_used() -> None:
-    """The page of what was never run said that tests with a mark were skipped, and no test had it."""
-    page = (DOCS / "results" / "not-run.md").read_text(encoding="utf-8")
-    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
-    for mark in re.findall(r"tests? marked `(\w+)`", page):
-        assert f"mark.{mark}" in tests
-
-
-def test_commands_of_the_documentation_are_in_an_extra_or_said_to_be_separate() -> None:
-    """DuckDB reads the tables in several pages, and no extra installs it."""
-    speaking = [page for page in Path(DOCS).rglob("*.md") if "duckdb -c" in page.read_text(encoding="utf-8")]
-    assert speaking
-    assert "DuckDB" in (DOCS / "install.md").read_text(encoding="utf-8")
 
 
 def test_pages_that_the_makefile_names_exist() -> None:

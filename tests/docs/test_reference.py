@@ -1,37 +1,12 @@
 """The pages of commands and settings say what the code says: all of it, and nothing of an earlier version."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from intruders.cli.main import app
 from intruders.settings import Settings
-from tests.docs.pages import DOCS
 from tests.docs.reference import reference
-
-COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-
-
-def unescaped(text: str) -> str:
-    return re.sub(r"\\([|*<>_\[\]])", r"\1", text)
-
-
-def rows(page: str) -> list[tuple[str, str]]:
-    """Name and meaning of each row of the tables of a page."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    found = re.findall(r"^\| `([^`]+)` \| (.+) \|$", text, re.MULTILINE)
-    return [(name, unescaped(meaning)) for name, meaning in found]
-
-
-def printed_help(command: str) -> str:
-    """What ``--help-all`` prints, with the wrapped lines of each option on one line."""
-    result = CliRunner().invoke(app, [command, "--help-all"], terminal_width=80, max_content_width=80)
-    assert result.exit_code == 0
-    return result.output
 
 
 def test_no_page_differs_from_the_code() -> None:
@@ -53,22 +28,6 @@ def test_a_page_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     made.write()
     assert made.drifted() == []
     assert not (tmp_path / "reference" / "cli" / "gone.md").exists()
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_page_has_what_help_prints(command: str) -> None:
-    """Against the printed text, which typer makes: every option of either is in the other."""
-    shown = printed_help(command)
-    flat = " ".join(shown.split())
-    of_page = rows(f"reference/cli/{command}.md")
-    for name, meaning in of_page:
-        assert name in flat.replace("|", "/"), name  # a bar would end the cell
-        assert meaning in flat, name
-    options = {option for name, _ in of_page for option in re.findall(r"--[a-z][a-z0-9-]*", name)}
-    lines, _, _ = shown.partition("Examples:")
-    first = [line for line in lines.splitlines() if re.match(r"  (?:-\w, )?--", line)]
-    printed = {option for line in first for option in re.findall(r"--[a-z][a-z0-9-]*", line.split("  ")[1])}
-    assert options == printed
 
 
 def subclasses(cls: type[Settings]) -> Iterator[type[Settings]]:
