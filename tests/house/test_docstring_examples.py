@@ -32,7 +32,3 @@ def test_examples(name: str, models: Path, tmp_path: Path, monkeypatch: pytest.M
     failed, tried = doctest.testmod(import_module(name))
     assert tried > 0
     assert failed == 0
-
-
-def test_the_main_verb_has_an_example() -> None:
-    assert "intruders.audits.audit" in WITH_EXAMPLES

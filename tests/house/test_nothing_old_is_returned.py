@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import intruders
-from intruders.errors import SettingError
 from intruders.models.quiet import quiet_transformers
 from intruders.studies.runs import expand
 from intruders.studies.work import Workplace, is_done
@@ -199,21 +198,3 @@ def test_an_adapter_of_an_index_is_known_by_its_shards(models: Path, tmp_path: P
     shard = folder / "model-00001-of-00001.safetensors"
     save_file({name: 2 * tensor for name, tensor in names.items()}, shard, metadata={"format": "pt"})
     assert all(digest_of(str(source)) != digest for source, digest in before.items())
-
-
-@pytest.mark.parametrize(
-    "train", [intruders.finetune, lambda config: intruders.train_in_sequence(config, [config.task])]
-)
-@pytest.mark.parametrize("change", [other_base, other_data])
-def test_a_finished_training_is_not_that_of_another_base_or_of_other_data(
-    models: Path, tmp_path: Path, train: Callable[[Any], object], change: Callable[[Path], None]
-) -> None:
-    folder = shutil.copytree(models, tmp_path / "models")
-    config = intruders.FinetuneConfig(
-        base=str(folder / "base"), task=task_in(folder), steps=1, batch_size=2, max_eval_samples=1,
-        max_new_tokens=8, out=str(tmp_path / "run"),
-    )  # fmt: skip
-    train(config)
-    change(folder)
-    with pytest.raises(SettingError):
-        train(config)

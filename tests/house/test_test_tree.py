@@ -97,14 +97,3 @@ def test_a_bare_import_is_noticed(source: str, bare: list[str]) -> None:
 def test_a_file_of_tests_has_one_subject() -> None:
     lengths = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in TESTS.rglob("*.py")}
     assert {str(file.relative_to(TESTS)): n for file, n in lengths.items() if n > MOST_LINES} == {}
-
-
-@pytest.mark.parametrize(
-    ("name", "subjects"),
-    [
-        ("audit", ["audit"]), ("audit_devices", ["audit"]), ("audits", ["audits"]), ("auditing", []),
-        ("of_audit", []), ("fleet_grown", ["fleet"]),
-    ],
-)  # fmt: skip
-def test_what_a_name_is_for(name: str, subjects: list[str]) -> None:
-    assert named_for(name, PACKAGE / "audits") == subjects
