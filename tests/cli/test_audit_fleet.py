@@ -47,23 +47,6 @@ def ended(base: Path, out: Path, *arguments: str | Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_it_prints_the_adapters_and_writes_the_tables(folder: Path, tmp_path: Path) -> None:
-    done = run(folder, tmp_path / "out", "--json", str(tmp_path / "fleet.json"))
-    assert done.returncode == 0, done.stderr
-    first, *lines = done.stdout.splitlines()
-    assert "in 2 adapters" in first
-    assert "1 refused" in first
-    assert max(map(len, [line for line in lines if not line.startswith("refused")])) <= 80
-    assert [line for line in lines if line.startswith("refused: ")]
-    table = pq.read_table(tmp_path / "out" / "adapters.parquet").to_pylist()
-    assert [Path(row["adapter"]).name for row in table] == ["of another", "strong", "weak"]
-    assert [row["status"] for row in table] == ["refused", "audited", "audited"]
-    assert len(list((tmp_path / "out" / "vectors").iterdir())) > 0
-    document = json.loads((tmp_path / "fleet.json").read_text())
-    assert document["adapters"] == table
-    assert document["totals"]["refused"] == 1
-
-
 def test_gates(folder: Path, tmp_path: Path) -> None:
     out, sarif = tmp_path / "out", tmp_path / "fleet.sarif"
     above = run(folder, out, "--fail-above", "0", "--fail-refused", "--sarif", str(sarif))
@@ -241,9 +224,6 @@ def test_results_are_not_scattered_among_other_files(folder: Path, tmp_path: Pat
     assert sorted(folder.rglob("*")) == before
     (tmp_path / "notes.txt").write_text("some notes")
     assert run(folder, tmp_path).returncode == 2
-    (tmp_path / "out").mkdir()
-    for _ in range(2):  # an empty folder, and then that of the fleet
-        assert run(folder, tmp_path / "out").returncode == 0
 
 
 @pytest.mark.parametrize("patterns", [["--exclude", "*"], ["--include", "*norm*"], ["--include", "*embed*"]])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.commands import in_this_process, printed, refusal
+from tests.commands import in_this_process, refusal
 from tests.tiny import save_bert, save_llama, with_update
 
 
@@ -49,20 +49,6 @@ def test_a_step_that_lost_it(place: Path, tmp_path: Path) -> None:
     assert told == f"after '{llama}': '{worse}' lost most, {lost.split('  ')[-1]} nats per token"
     assert "expected a base and a text, and no task" in refusal("evaluate", llama, "--also", worse, *text)
     assert "expected every model once" in refusal(*series, "--also", worse, *text)
-
-
-def test_a_tilde_is_the_home(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, work = tmp_path / "home", tmp_path / "work"
-    home.mkdir()
-    work.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    llama, notes = str(place / "llama"), str(place / "notes.txt")
-    few = ("--loss-on", notes, "--max-documents", "2")
-    for arguments in (("evaluate", llama, *few, "--out=~/out"), ("audit", llama, llama, "--json=~/a.json")):
-        printed(*arguments, cwd=work)
-    assert (home / "out" / "evaluation.json").is_file()
-    assert (home / "a.json").is_file()
-    assert not list(work.iterdir())
 
 
 @pytest.mark.parametrize(

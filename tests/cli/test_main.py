@@ -64,13 +64,10 @@ def test_what_was_typed_wrong_is_quoted_in_one_line(typed: list[str], said: str)
     ("typed", "said"),
     [
         (["audit", "base", ""], "TUNED is empty"),
-        (["audit", ""], "BASE is empty"),
-        (["inspect", ""], "PATH is empty"),
         (["fleet", "base", "adapter", " ", "--out", "out"], "ADAPTER... is empty"),
         (["fleet", "base", "adapter", "--out", ""], "--out is empty"),
         (["report", ""], "RUN_OR_AUDIT... is empty"),
         (["mitigate", "base", "tuned", "--out", "out", "--audit", ""], "--audit is empty"),
-        (["evaluate", "base", "--loss-on", ""], "--loss-on is empty"),
         (["evaluate", "base", "--task="], "--task is empty"),
         (["cache", "--cache", ""], "--cache is empty"),
         *[

@@ -128,13 +128,6 @@ def test_what_must_be_given_comes_first(name: str) -> None:
     assert not required or titles[:2] in (["Arguments", "Required"], ["Required", titles[1]])
 
 
-def test_heal_says_what_it_cannot_do_without() -> None:
-    text = unwrapped(shown("heal"))
-    assert re.search(r"--loss-on CORPUS [^\[]*\[default: self,", text)
-    assert re.search(r"--task TASK [^\[]*\[required without --prompts\]", text)
-    assert "Without TUNED, an adapter that names its base. [required]" in text
-
-
 def test_options_stand_in_groups() -> None:
     text = shown("finetune", asked="--help-all")
     titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)

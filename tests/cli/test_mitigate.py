@@ -56,9 +56,7 @@ def test_what_an_audit_proposes_runs(folder: Path, tmp_path: Path, monkeypatch: 
         ("--remedy lines --mode smooth_abs", "mode is 'smooth_abs', which only the remedy surgery takes"),
         ("--remedy lines --task words", "task is 'words', which only the remedy surgery takes"),
         ("--scale 0.5 --seed 0", "seed is 0, and nothing is drawn here"),
-        ("--scale 0.5 --control shrink --seed 3", "seed is 3, and nothing is drawn here"),
         ("--remedy lines --seed 3", "seed is 3, and nothing is drawn here"),
-        ("--remedy surgery --task word-problems --seed 3", "seed is 3, and nothing is drawn here"),
         ("--remedy drip --seed 3", "remedy is 'drip'; expected one of interpolate, "),
     ],
 )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from intruders.cli.output import note, refuse_given, report_if_possible, say
+from intruders.cli.output import note, refuse_given, say
 from intruders.cli.study import print_outcome
-from intruders.errors import MissingDependencyError, SettingError
+from intruders.errors import SettingError
 from intruders.studies.run_study import StudyOutcome
 
 
@@ -19,13 +19,6 @@ def test_an_option_without_effect_is_refused_with_its_value(value: object, shown
     with pytest.raises(SettingError, match=f"^data-seed is {shown}, which {'; '.join(said)}$"):
         refuse_given({"task": None, "data_seed": value}, *said)
     refuse_given({"task": None, "data_seed": None}, *said)
-
-
-def test_no_report_is_a_note_where_its_packages_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    with report_if_possible():
-        raise MissingDependencyError("a report needs the package 'plotly'")
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", "no report is written: a report needs the package 'plotly'\n")
 
 
 def test_a_terminal_obeys_nothing_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,11 +41,9 @@ def test_an_outcome_has_no_control_characters(capsys: pytest.CaptureFixture[str]
     ]
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_line_that_is_copied_is_not_broken(
-    whole: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prose_alone_is_folded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    line = "/a folder/of a name/that is long"
-    say([line], whole=whole)
-    assert (capsys.readouterr().out == f"{line}\n") == whole
+    row, copied = "query  384 x 384  rank 1  18", "/a folder/of a name/that is long"
+    say(["  - one two three four five", row])
+    say([copied], whole=True)
+    assert capsys.readouterr().out.splitlines() == ["  - one two three", "    four five", row, copied]

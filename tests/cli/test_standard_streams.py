@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from intruders.cli.main import app
-from intruders.cli.output import put_json, say
+from intruders.cli.output import put_json
 from intruders.cli.standard_streams import forgiving
 from tests.commands import environment
 
@@ -61,13 +61,6 @@ def test_json_on_standard_output_keeps_every_name(monkeypatch: pytest.MonkeyPatc
     assert put_json({"base": "m\xf6del \u03b5"}, "-")
     sys.stdout.flush()
     assert json.loads(written.getvalue().decode(encoding)) == {"base": "m\xf6del \u03b5"}
-
-
-def test_prose_alone_is_folded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
-    row = "query  384 x 384  rank 1  18"
-    say(["  - one two three four five", row])
-    assert capsys.readouterr().out.splitlines() == ["  - one two three", "    four five", row]
 
 
 @pytest.mark.parametrize(
