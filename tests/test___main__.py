@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import NoReturn
 import pytest
 
 from intruders.__main__ import main
-from tests.commands import environment
 
 
 @pytest.fixture(autouse=True)
@@ -57,15 +55,6 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0
-
-
-def test_it_is_what_python_runs() -> None:
-    command = [sys.executable, "-m", "intruders", "--version"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=environment(), check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("intruders ")
 
 
 def test_windows_is_refused_in_one_line(

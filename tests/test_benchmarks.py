@@ -12,7 +12,6 @@ from rich.console import Console
 pytest.importorskip("peft")
 
 from benchmarks import goals, layers, measure, memory
-from benchmarks.counting import counted_products
 from benchmarks.figure import save_figure
 from benchmarks.inputs import HOT, llm_like, lora
 from benchmarks.machine import read_rate, this_machine
@@ -22,8 +21,6 @@ from benchmarks.paper import checks, estimates
 from benchmarks.peers import RESIDUAL, Peer, largest_residual, peer_rows, solvers
 from benchmarks.results import Results
 from benchmarks.table import print_results
-from intruders.engine.decide import decide
-from intruders.linalg.operators import Dense
 from tests.reports.browsing import chromium
 
 
@@ -56,18 +53,6 @@ def test_reference_peft_and_engine_agree_and_passes_are_counted(rows: list[Row])
     # PEFT's function is run on the first shape alone: its time would be most of the suite's.
     assert all(row.peft is not None and row.peft > 0 for row in rows[:2])
     assert all(row.peft is None for row in rows[2:])
-
-
-def test_counting_changes_nothing_and_is_undone() -> None:
-    pair = lora(270, 270, HOT)
-    alone = decide(pair.stack(), 5, 0.5)
-    apply = Dense.apply
-    with counted_products() as count:
-        watched = decide(pair.stack(), 5, 0.5)
-    assert Dense.apply is apply
-    assert count.elements > 0
-    assert watched.certificate == alone.certificate
-    assert watched.upper.equal(alone.upper)
 
 
 def test_a_disagreement_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
