@@ -34,7 +34,4 @@ def test_paper_has_the_tables_that_the_window_folds(page: Any) -> None:
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert shown_tables(page) == [True, True, False]
     page.locator("summary", has_text="3 layers").click()
-
-
-def test_axe_finds_no_serious_fault(page: Any) -> None:
     assert serious_faults(page) == []
