@@ -138,18 +138,3 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
 )
 def test_refusals_are_one_line(file: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
     assert words in refusal("study", file, *(argument.format(tmp=tmp_path) for argument in arguments))
-
-
-def test_a_study_ends_with_its_settings_and_where_verdicts_come_from(file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    first = in_this_process("study", file, "--out", out)
-    assert first.returncode == 0, first.stderr
-    assert "2 of 2 runs finished, 0 failed" in first.stdout
-    assert first.stderr.count("finished, ") == 2, "one line a run where there is no terminal"
-    assert "\r" not in first.stderr
-    assert "lora r=1 alpha=16 lr=0.5" in first.stdout
-    assert first.stdout.splitlines()[-1].endswith("pip install ./research")
-    assert not (out / "findings.json").exists()
-    second = in_this_process("study", file, "--out", out, "--resume")
-    assert second.stdout == first.stdout
-    assert "2 of 2 runs are finished already" in second.stderr

@@ -92,6 +92,7 @@ CHAINS: dict[str, Sequence[Case]] = {
     "studies": [
         Case("study-plan", "study study.yaml --dry-run --out study"),
         Case("study", "study study.yaml --out study", noise=MEASURED, contents=False),
+        Case("study-again", "study study.yaml --out study --resume", noise=MEASURED, contents=False),
         Case("report-study", "report study --out study.html", noise=MEASURED),
     ],
 }  # fmt: skip
