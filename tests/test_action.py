@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from peft import LoraConfig, get_peft_model
-from torch import nn
 
 from intruders.audits.result.audit_result import Audit
-from intruders.models.loading import load_model
 from tests.commands import environment
+from tests.experiments.healed_models import adapter_of
 from tests.tiny import save_llama
 
 ROOT = Path(__file__).parents[1]
@@ -28,12 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base, and an adapter with updates that are large beside its weights, so that there are intruders."""
     folder = tmp_path_factory.mktemp("models")
     base = save_llama(folder / "base")
-    config = LoraConfig(r=1, target_modules=["q_proj", "up_proj"])
-    model = get_peft_model(load_model(str(base), "causal"), config)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            nn.init.normal_(parameter)
-    model.save_pretrained(folder / "adapter")
+    adapter_of(base, folder / "adapter", ("q_proj", "up_proj"), size=1.0)
     return base, folder / "adapter"
 
 
