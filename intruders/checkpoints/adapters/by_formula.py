@@ -287,7 +287,8 @@ def _lokr(parts: Mapping[str, Tensor], scale: float) -> Tensor:
     first, second = _factor(parts, "lokr_w1"), _factor(parts, "lokr_w2", "lokr_t2")
     if first.dim() != 2 or second.dim() < 2:
         raise ValueError
-    return scale * torch.kron(first.reshape(*first.shape, *(1,) * (second.dim() - 2)), second)
+    # torch.kron cannot view the product of a core, which is not contiguous.
+    return scale * torch.kron(first.reshape(*first.shape, *(1,) * (second.dim() - 2)), second.contiguous())
 
 
 def _factor(parts: Mapping[str, Tensor], stem: str, of_core: str = "") -> Tensor:

@@ -91,7 +91,7 @@ def test_method_is_what_peft_merges(tmp_path: Path, method: str, where: str) -> 
 @pytest.mark.parametrize("make", [peft.LoHaConfig, peft.LoKrConfig])
 def test_lycoris_methods_on_convolutions(make: Any, effective: bool) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(6, 8, 3), nn.Conv2d(8, 6, 1))
+    net = nn.Sequential(nn.Conv2d(6, 36, 3), nn.Conv2d(36, 6, 1))  # LoKr of 8 outputs has no core
     config = make(r=2, alpha=3, target_modules=["0", "1"], use_effective_conv2d=effective)
     model = with_adapter(config, net)
     different = differing(model)
