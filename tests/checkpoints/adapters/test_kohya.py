@@ -365,6 +365,10 @@ WRONG: dict[str, tuple[dict[str, Tensor], str]] = {
         "lacks hada_w2 or its two factors",
     ),
     "half of a Kronecker product": ({"lora_a.lokr_w1": torch.ones(2, 2)}, "lacks lokr_w2"),
+    "a product of one dimension": (
+        {"lora_a.lokr_w1": torch.ones(2), "lora_a.lokr_w2": torch.ones(2, 2)},
+        "has factors for 'lora_a' that do not multiply: ",
+    ),
 }
 
 
