@@ -112,7 +112,7 @@ def test_a_snapshot_given_as_a_path_is_known_by_its_commit(hub: Path) -> None:
 
 @pytest.mark.parametrize("given", ["org/base@v3", "org/none@v2"])
 def test_a_revision_that_is_not_there_is_refused_by_its_name(hub: Path, given: str) -> None:
-    with refused(f"'{given}' is not a file or folder here"):
+    with refused(f"'{given}' is not a file or folder here, and the hub cannot be reached"):
         audited(given, "org/adapter")
 
 
