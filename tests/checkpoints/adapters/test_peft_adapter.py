@@ -13,7 +13,7 @@ from peft.helpers import rescale_adapter_scale
 from torch import Tensor, nn
 
 from intruders.checkpoints.adapters.adapter import Adapter, AdapterConfig
-from intruders.checkpoints.opening.open import open_checkpoint, open_source
+from intruders.checkpoints.opening.open import open_source
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
 from intruders.checkpoints.stored.selection import EVERY_MATRIX
@@ -112,12 +112,6 @@ def test_adalora_after_pruning(tmp_path: Path) -> None:
     assert_tuned(differing(tiny_llama(), folder), merged_weights(again))
 
 
-def test_layer_replication_is_refused(tmp_path: Path) -> None:
-    model = with_lora(layer_replication=[[0, 2], [1, 2]])
-    with refused("uses layer_replication, and it repeats layers"):
-        open_sides(tiny_llama(), saved(model, tmp_path))
-
-
 def test_a_model_whose_start_changed_its_base_needs_the_base() -> None:
     with refused(r"the start 'olora' changed .* pass the base too .* name its base"):
         open_sides(with_lora(init_lora_weights="olora"))
@@ -156,16 +150,6 @@ def test_patterns_that_people_write(pattern: str) -> None:
         assert config.pattern_value("rank_pattern", name, 1) == (1 if pattern[0] == "^" and layer > 19 else 2)
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), True])
-def test_a_number_that_no_float_can_be_is_refused(value: float) -> None:
-    """JSON may have an integer of any length."""
-    config = AdapterConfig({"r": value, "rank_pattern": {"q_proj": value}}, "x")
-    with refused(r"'x' has r = '.*'; expected a number"):
-        config.number("r")
-    with refused(r"has rank_pattern = .*; expected an object of module names"):
-        config.pattern_value("rank_pattern", "q_proj", 1)
-
-
 def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
     """PEFT writes the adapter named default to the folder, and each other one to a folder inside it."""
     model = with_lora()
@@ -190,14 +174,6 @@ def test_adapter_saved_as_a_pickle(tmp_path: Path) -> None:
     assert_tuned(differing(tiny_llama(), tmp_path), merged_weights(model), count=2)
 
 
-def test_state_dict_of_a_peft_model_as_a_checkpoint(tmp_path: Path) -> None:
-    """An adapter's weights file given by its own path is read with the config beside it."""
-    folder = saved(with_lora(lora_alpha=6), tmp_path)
-    by_folder = {name: tuned_of(both) for name, both in differing(tiny_llama(), folder).items()}
-    by_file = differing(tiny_llama(), folder / "adapter_model.safetensors")
-    assert_tuned(by_file, by_folder, count=len(by_folder), rtol=0, atol=0)
-
-
 def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
     base = tiny_llama()
     base.resize_token_embeddings(44)
@@ -209,21 +185,6 @@ def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
     both = loaded(pairing)["model.embed_tokens.weight"]
     assert torch.equal(tuned_of(both), base.model.embed_tokens.weight[:40])
     assert "'model.embed_tokens.weight' on the first 40 tokens; base has 40, tuned 44" in pairing.matched
-
-
-def test_dora_without_its_magnitude(tmp_path: Path) -> None:
-    folder = change_config(saved(with_lora(), tmp_path), use_dora=True)
-    with refused("use_dora = True and no lora_magnitude_vector"):
-        open_sides(tiny_llama(), folder)
-
-
-def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
-    folder = saved(with_lora(), tmp_path)
-    with refused("is an adapter; expected a full checkpoint"):
-        open_checkpoint(folder)
-    (folder / "adapter_model.safetensors").unlink()
-    with refused(r"no weights; expected adapter_model\.safetensors"):
-        open_sides(tiny_llama(), folder)
 
 
 def on_an_embedding(folder: Path, dtype: torch.dtype, shift: float) -> dict[str, Tensor]:

@@ -176,6 +176,12 @@ def test_a_wrapper_around_a_model_with_adapters_is_refused(wrapper: Callable[[nn
     assert len(paired(tiny_llama(), wrapper(tiny_llama())).pairs) > 0
 
 
+def merged_inside() -> nn.Module:
+    model = llama_adapter()
+    model.merge_adapter()
+    return model
+
+
 PROMPTS = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
 
 
@@ -190,19 +196,13 @@ PROMPTS = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
             lambda: get_peft_model(tiny_llama(), PROMPTS),
             "of type PROMPT_TUNING, which adds activations and changes no weight",
         ),
+        (merged_inside, "unmerge_adapter"),
     ],
-    ids=["a part of a model with adapters", "prompts"],
+    ids=["a part of a model with adapters", "prompts", "merged"],
 )
 def test_what_is_no_adapter_in_memory_is_refused(make: Callable[[], nn.Module], words: str) -> None:
     with refused(words):
         open_sides(None, make())
-
-
-def test_a_merged_adapter_is_refused() -> None:
-    model = llama_adapter()
-    model.merge_adapter()
-    with refused("unmerge_adapter"):
-        open_sides(None, model)
 
 
 def test_adapters_that_are_turned_off_are_refused() -> None:
@@ -301,6 +301,17 @@ WRONG_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "another rank": ({"r": 4}, "rank 3 in .* says 4"),
     "a rank that is text": ({"r": "three"}, "r = 'three'; expected a number"),
     "an alpha that is no number": ({"lora_alpha": float("nan")}, "lora_alpha = 'nan'; expected a number"),
+    "a rank larger than any float": ({"r": 10**400}, "r = '1000.*'; expected a number"),
+    "a rank that is a flag": ({"r": True}, "r = 'True'; expected a number"),
+    "a pattern of NaN": (
+        {"rank_pattern": {"q_proj": float("nan")}},
+        "expected an object of module names and numbers",
+    ),
+    "DoRA without its magnitude": ({"use_dora": True}, "use_dora = True and no lora_magnitude_vector"),
+    "layers repeated": (
+        {"layer_replication": [[0, 2], [1, 2]]},
+        "uses layer_replication, and it repeats layers",
+    ),
     "a pattern that is a list": ({"rank_pattern": [1]}, "expected an object of module names and numbers"),
     "a pattern that does not compile": ({"alpha_pattern": {"(": 1}}, "patterns that re compiles"),
     "a flag that is text": ({"use_rslora": "yes"}, "expected true or false"),
@@ -318,8 +329,8 @@ def test_things_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for step in (50, 200, 1000):
         (tmp_path / "states" / f"checkpoint-{step}").mkdir(parents=True)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("{}")
+    saved(llama_adapter(), tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     (tmp_path / "x.txt").write_text("hello")
     os.mkfifo(tmp_path / "pipe.safetensors")
     for source, text in (
@@ -327,7 +338,7 @@ def test_things_that_are_no_model(tmp_path: Path) -> None:
         ("./gone", "'./gone' does not exist"),
         (tmp_path / "empty", "contains no weights.*gguf file$"),
         (tmp_path / "states", "pass one of its states: 'checkpoint-50', 'checkpoint-200', 'checkpoint-1000'"),
-        (tmp_path / "run", "has not ended; repeat its command to resume it"),
+        (tmp_path / "adapter", r"no weights; expected adapter_model\.safetensors"),
         (tmp_path / "x.txt", "is of no format that is read here"),
         (tmp_path / "pipe.safetensors", "is not a regular file"),
         ("a" * 5000, "cannot be a path"),
