@@ -206,16 +206,12 @@ METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
 }
 
 
-def with_biases(model: nn.Module) -> nn.Module:
+def base_for(method: str) -> nn.Module:
+    model = tiny_gpt2() if "Conv1D" in method else tiny_llama(attention_bias=True, mlp_bias=True)
     for name, parameter in model.named_parameters():
         if name.endswith(".bias"):
             parameter.data = torch.linspace(-1, 1, parameter.numel())
     return model
-
-
-def base_for(method: str) -> nn.Module:
-    model = tiny_gpt2() if "Conv1D" in method else tiny_llama(attention_bias=True, mlp_bias=True)
-    return with_biases(model)
 
 
 def biases(state: dict[str, Tensor], method: str) -> set[str]:
@@ -224,30 +220,19 @@ def biases(state: dict[str, Tensor], method: str) -> set[str]:
     return {name for name in state if name.endswith(ends[:2] if method == "ia3" else ends)}
 
 
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def adapter_of(method: str, folder: Path, seed: int = 1) -> Path:
+def base_and_adapter(method: str, folder: Path, seed: int = 1) -> tuple[Path, Path]:
     model = peft.get_peft_model(base_for(method), METHODS[method]())
     move(model, seed=seed, size=0.2)
-    return saved(model, folder)
-
-
-@pytest.fixture
-def folders(method: str, tmp_path: Path) -> tuple[Path, Path]:
-    return saved(base_for(method), tmp_path / "base"), adapter_of(method, tmp_path / "adapter")
+    return saved(base_for(method), folder / "base"), saved(model, folder / f"adapter{seed}")
 
 
 def merge(method: str, adapter: Path) -> dict[str, Tensor]:
     return merged_weights(peft.PeftModel.from_pretrained(base_for(method), adapter))
 
 
-def test_a_checkpoint_has_the_biases_of_pefts_merge(
-    method: str, folders: tuple[Path, Path], tmp_path: Path
-) -> None:
-    base, adapter = folders
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_has_the_biases_of_pefts_merge(method: str, tmp_path: Path) -> None:
+    base, adapter = base_and_adapter(method, tmp_path)
     before, truth = base_for(method).state_dict(), merge(method, adapter)
     changed = biases(truth, method)
     assert changed == {
@@ -262,39 +247,30 @@ def test_a_checkpoint_has_the_biases_of_pefts_merge(
             torch.testing.assert_close(tensor, wanted, msg=name)
 
 
-def test_the_biases_that_change_with_the_matrices_are_listed(method: str, folders: tuple[Path, Path]) -> None:
-    pairing = paired(*folders)
-    assert len(loaded(pairing)) == (4 if "Conv1D" in method else 6)
-    assert set(pairing.biases) == biases(merge(method, folders[1]), method)
-    assert f"changes {len(pairing.biases)} biases with its matrices" in pairing.matched[0]
-
-
-def test_the_right_merge_is_verified_and_its_biases_are_not_compared(
-    method: str, folders: tuple[Path, Path]
-) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_the_right_merge_is_verified_and_its_biases_are_not_compared(method: str, tmp_path: Path) -> None:
+    """They are listed, as those that change with the matrices."""
+    folders = base_and_adapter(method, tmp_path)
     truth = merge(method, folders[1])
     result = intruders.verify(*folders, truth)
     assert result.exit_status() == 0
-    assert {tensor.name for tensor in result.unchecked} == biases(truth, method)
+    changed = biases(truth, method)
+    assert {tensor.name for tensor in result.unchecked} == changed
+    pairing = paired(*folders)
+    assert len(loaded(pairing)) == (4 if "Conv1D" in method else 6)
+    assert set(pairing.biases) == changed
+    assert f"changes {len(changed)} biases with its matrices" in pairing.matched[0]
 
 
-def test_doses_of_its_matrices_alone_are_refused(method: str, folders: tuple[Path, Path]) -> None:
+def test_doses_a_new_adapter_and_a_sum_could_not_have_the_biases_and_are_refused(tmp_path: Path) -> None:
+    base, adapter = base_and_adapter("ia3", tmp_path)
     with refused(r"also changes .*bias.*, which no dose acts on", SettingError):
-        require_only_matrices(open_sides(*folders))
-
-
-def test_a_new_adapter_which_could_not_have_the_biases_is_refused(
-    method: str, folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+        require_only_matrices(open_sides(base, adapter))
     with refused(r"bias', which is not the weight of a linear module"):
-        intruders.mitigate(*folders, scale=0.5, out=tmp_path / "out", form="adapter", rank=4)
-
-
-def test_a_sum_of_two_that_change_one_bias_is_refused(tmp_path: Path) -> None:
-    base = saved(base_for("ia3"), tmp_path / "base")
-    names = [str(adapter_of("ia3", tmp_path / f"adapter{seed}", seed)) for seed in (1, 2)]
+        intruders.mitigate(base, adapter, scale=0.5, out=tmp_path / "out", form="adapter", rank=4)
+    _, other = base_and_adapter("ia3", tmp_path, seed=2)
     with refused(r"sum of adapters that change '.*q_proj\.bias'; merge it first"):
-        intruders.write_at_scale(base, "+".join(names), 1.0, tmp_path / "out", form="checkpoint")
+        intruders.write_at_scale(base, f"{adapter}+{other}", 1.0, tmp_path / "out", form="checkpoint")
 
 
 def test_a_base_without_biases_has_none_to_tell_of(tmp_path: Path) -> None:
@@ -324,24 +300,20 @@ def peft_model(base: Path, adapter: Path) -> PeftModel:
     return PeftModel.from_pretrained(model, adapter).eval()
 
 
-def test_the_written_checkpoint_classifies_as_peft_does(
+def test_the_written_checkpoint_classifies_as_peft_does_with_the_new_head_at_every_scale(
     classifier: tuple[Path, Path], tmp_path: Path
 ) -> None:
     base, adapter = classifier
-    intruders.write_at_scale(base, adapter, 1.0, tmp_path / "written", form="checkpoint")
-    written = AutoModelForSequenceClassification.from_pretrained(tmp_path / "written", num_labels=3).eval()
+    for scale in (1.0, 0.5):
+        intruders.write_at_scale(base, adapter, scale, tmp_path / str(scale), form="checkpoint")
+    written = AutoModelForSequenceClassification.from_pretrained(tmp_path / "1.0", num_labels=3).eval()
     with torch.no_grad():
         torch.testing.assert_close(written(TOKENS).logits, peft_model(base, adapter)(TOKENS).logits)
-
-
-def test_a_new_head_stays_as_tuned_at_another_scale(classifier: tuple[Path, Path], tmp_path: Path) -> None:
-    base, adapter = classifier
-    intruders.write_at_scale(base, adapter, 0.5, tmp_path / "written", form="checkpoint")
-    written = load_file(tmp_path / "written" / "model.safetensors")
+    half = load_file(tmp_path / "0.5" / "model.safetensors")
     truth = peft_model(base, adapter).merge_and_unload().state_dict()
     head = {name for name in truth if name.startswith("classifier")}
     assert len(head) == 4
-    assert all(torch.equal(written[name], truth[name]) for name in head)
+    assert all(torch.equal(half[name], truth[name]) for name in head)
 
 
 def test_a_sum_of_two_heads_is_refused(classifier: tuple[Path, Path], tmp_path: Path) -> None:
