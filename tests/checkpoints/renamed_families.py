@@ -61,6 +61,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "exaone": _causal("exaone"),
     "phimoe": _causal("phimoe", **EXPERTS),
     "granitemoe": _causal("granitemoe", **EXPERTS),
+    "qwen2_moe": _causal("qwen2_moe", **EXPERTS, shared_expert_intermediate_size=24),
     "nemotron_h": _causal("nemotron_h", **EXPERTS, **MIXERS),
     "vit": _of_class("ViTForImageClassification", "ViTConfig", **IMAGE),
     "beit": _of_class("BeitForImageClassification", "BeitConfig", **IMAGE, use_relative_position_bias=True),

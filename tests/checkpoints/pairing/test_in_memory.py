@@ -1,5 +1,6 @@
 """A base beside a model in memory, and experts one by one and stacked: what transformers loads is the truth."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,8 @@ def test_every_tensor_of_a_file_is_in_the_model_that_was_loaded_of_it(family: st
     name_of = match_names(shapes, file.shapes()).base_of
     assert name_of.keys() == set(file.names())
     assert all(torch.equal(file.read(name), state[key]) for name, key in name_of.items())
+    for name, position in positions_in_stacks(matrices.base, file).items():
+        assert torch.equal(position.cut(file.tensors[position.tensor]).read(), matrices.base.read(name))
 
 
 def test_a_tensor_under_a_name_that_is_not_known_is_refused(tmp_path: Path) -> None:
@@ -125,44 +128,11 @@ def test_a_model_without_the_tensor_has_no_key(tmp_path: Path) -> None:
     assert matrices.key_of_matrix(EXPERT) == "model.layers.0.mlp.experts.gate_up_proj"
 
 
-MIXTRAL = {"block": "h.0.block_sparse_moe", "gate": "w1", "up": "w3", "down": "w2"}
-QWEN = {"block": "h.0.mlp", "gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
-
-
-def one_by_one(names: dict[str, str]) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"gate": (6, 4), "up": (6, 4), "down": (4, 6)}
-    experts = {
-        f"{names['block']}.experts.{number}.{names[role]}.weight": torch.randn(shape, generator=generator)
-        for number in range(3)
-        for role, shape in shapes.items()
-    }
-    return experts | {f"{names['block']}.gate.weight": torch.randn(3, 4, generator=generator)}
-
-
-@pytest.mark.parametrize("names", [MIXTRAL, QWEN], ids=["mixtral", "qwen"])
-def test_every_tensor_is_found_in_the_stacks(names: dict[str, str]) -> None:
-    tensors = one_by_one(names)
-    checkpoint = open_checkpoint(tensors)
-    stacked = with_experts_as(["h.0.mlp.experts.down_proj"], checkpoint)
-    assert set(stacked.names()) == {
-        "h.0.mlp.experts.gate_up_proj", "h.0.mlp.experts.down_proj", "h.0.mlp.gate.weight"
-    }  # fmt: skip
-    first = f"{names['block']}.experts.1"
-    wanted = torch.cat([tensors[f"{first}.{names[role]}.weight"] for role in ("gate", "up")])
-    assert torch.equal(stacked.read("h.0.mlp.experts.gate_up_proj")[1], wanted)
-    positions = positions_in_stacks(checkpoint, stacked)
-    assert positions.keys() == tensors.keys()
-    for name, position in positions.items():
-        part = position.cut(stacked.tensors[position.tensor])
-        assert part.shape == tuple(tensors[name].shape)
-        assert torch.equal(part.read(), tensors[name])
-
-
-def test_an_incomplete_set_of_experts_stays_as_it_is() -> None:
-    tensors = one_by_one(MIXTRAL)
-    del tensors["h.0.block_sparse_moe.experts.1.w2.weight"]
-    checkpoint = open_checkpoint(tensors)
-    assert with_experts_as(["h.0.mlp.experts.down_proj"], checkpoint) is checkpoint
+def test_an_incomplete_set_of_experts_stays_as_it_is(tmp_path: Path) -> None:
+    base, _, _ = moved_mixtral(tmp_path)
+    whole = open_checkpoint(base)
+    lacking = {name: stored for name, stored in whole.tensors.items() if name != EXPERT}
+    checkpoint = replace(whole, tensors=lacking)
+    assert with_experts_as(["model.layers.0.mlp.experts.down_proj"], checkpoint) is checkpoint
     positions = positions_in_stacks(checkpoint, checkpoint)
-    assert {name: position.tensor for name, position in positions.items()} == {name: name for name in tensors}
+    assert {name: position.tensor for name, position in positions.items()} == {name: name for name in lacking}
