@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.many_sources import digest_of
 from intruders.checkpoints.writing.companions import copy_own_tokenizer, own_tokenizer_files
-from intruders.checkpoints.writing.training_record import FinetunedFolder, training_record
+from intruders.checkpoints.writing.training_record import FinetunedFolder
 from intruders.errors import ResultFileError
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.doses import Doses
@@ -120,13 +120,6 @@ def adapter(tmp_path: Path) -> Path:
     return folder
 
 
-def copied(adapter: Path, rows: int) -> list[str]:
-    out = adapter.parent / "out"
-    out.mkdir(exist_ok=True)
-    copy_own_tokenizer(adapter, out, rows)
-    return sorted(file.name for file in out.iterdir())
-
-
 def test_a_run_of_ours_a_checkpoint_and_what_is_no_path_have_none(adapter: Path) -> None:
     assert own_tokenizer_files("org/model") == []
     assert own_tokenizer_files("base+0.5*other") == []
@@ -137,17 +130,25 @@ def test_a_run_of_ours_a_checkpoint_and_what_is_no_path_have_none(adapter: Path)
     assert own_tokenizer_files(adapter) == []
 
 
-def test_all_of_it_is_taken_where_every_token_has_a_row(adapter: Path) -> None:
-    assert [file.name for file in own_tokenizer_files(adapter)] == copied(adapter, rows=8) == list(FILES)
-
-
-@pytest.mark.parametrize("content", [None, "{", '{"model": {}}'])
-def test_a_token_without_a_row_or_a_broken_file_leaves_the_template(
-    adapter: Path, content: str | None
+@pytest.mark.parametrize(
+    ("content", "rows", "taken"),
+    [
+        (None, 8, list(FILES)),
+        (None, 7, ["chat_template.jinja"]),
+        ("{", 100, ["chat_template.jinja"]),
+        ('{"model": {}}', 100, ["chat_template.jinja"]),
+    ],
+    ids=["every token has a row", "one has none", "a broken file", "without a vocabulary"],
+)
+def test_all_of_it_is_taken_or_the_template_alone(
+    adapter: Path, tmp_path: Path, content: str | None, rows: int, taken: list[str]
 ) -> None:
     if content is not None:
         (adapter / "tokenizer.json").write_text(content)
-    assert copied(adapter, rows=7 if content is None else 100) == ["chat_template.jinja"]
+    (tmp_path / "out").mkdir()
+    copy_own_tokenizer(adapter, tmp_path / "out", rows)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == taken
+    assert [file.name for file in own_tokenizer_files(adapter)] == list(FILES)
 
 
 def by_recipe(file: Path, tuned: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -242,8 +243,3 @@ def test_a_record_that_cannot_be_read_is_refused_before_anything_is_written(tmp_
     with refused("restore it, or remove it", ResultFileError):
         write_at_scale(tmp_path / "base", tuned, 0.5, tmp_path / "half")
     assert not (tmp_path / "half").exists()
-
-
-def test_a_folder_without_a_run_has_no_record(tmp_path: Path) -> None:
-    assert training_record(tmp_path) is None
-    assert FinetunedFolder.of(str(tmp_path)).data_seed == 0
