@@ -200,7 +200,8 @@ def write_adapter_made_by_peft(folder: Path, chance: random.Random) -> None:
 def write_config(folder: Path, chance: random.Random) -> None:
     """Parts of quantized weights, and the config that names their method."""
     method = chance.choice(list(QUANTIZED))
-    quantization = {"quant_method": method, "bits": 4, "weight_block_size": [2, 2]}
+    groups = {"group": {"weights": {"num_bits": 4}}} if method == "compressed-tensors" else None
+    quantization = {"quant_method": method, "bits": 4, "weight_block_size": [2, 2], "config_groups": groups}
     config = {"model_type": "llama", "text_config": {"num_attention_heads": 2}}
     with_config(folder, QUANTIZED[method], config | {"quantization_config": quantization})
 

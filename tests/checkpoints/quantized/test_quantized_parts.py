@@ -1,6 +1,5 @@
 """Parts of quantized weights: integers in words, scales under other names, bytes that nobody scaled, settings."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +8,9 @@ import torch
 
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.quantized.restore import drop_quantization, quantization_of, restored
-from intruders.checkpoints.quantized.scaled import unpacked, weight_schemes
+from intruders.checkpoints.quantized.scaled import weight_schemes
 from intruders.checkpoints.stored.checkpoint import StoredTensor
-from tests.checkpoints.models import packed_rows, refused, with_config
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_numbers_come_out_as_they_went_in(bits: int) -> None:
-    """Also across the ends of words, which 3, 5, 6 and 7 bits do not divide, and with the sign of a word set."""
-    drawn = random.Random(bits)
-    rows = [[drawn.randrange(2**bits) for _ in range(41)] for _ in range(3)]
-    rows.append([2**bits - 1] * 41)
-    words = packed_rows(rows, bits)
-    assert unpacked(words, bits, 41).tolist() == rows
-    assert unpacked(words, bits, 7).tolist() == [row[:7] for row in rows]
-
+from tests.checkpoints.models import refused, with_config
 
 FP8 = torch.float8_e4m3fn
 CODES, EXPONENTS = torch.ones(16, 64).to(FP8), torch.full((16, 2), 127, dtype=torch.uint8)
