@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from intruders.checkpoints.merges.merged_matrix import MergedMatrix, Rounding, coarsest_type, half_spacing
+from intruders.checkpoints.merges.merged_matrix import MergedMatrix, Rounding
 from intruders.checkpoints.merges.verdict import (
     APPLIED,
     NOT_APPLIED,
@@ -45,18 +45,6 @@ def merged(base: Tensor, update: LowRank, scale: float = 1.0) -> Tensor:
 
 def next_up(tensor: Tensor) -> Tensor:
     return torch.nextafter(tensor, torch.full_like(tensor, math.inf))
-
-
-def test_half_spacing_of_zero_and_of_the_smallest_numbers() -> None:
-    smallest = torch.tensor([0.0, 6e-8, -3e-7])
-    assert torch.equal(half_spacing(smallest, torch.float16), torch.full((3,), 2.0**-25))
-
-
-def test_weights_saved_in_a_wider_type_show_the_one_they_were_rounded_to() -> None:
-    numbers = torch.randn(40, 8)
-    for dtype in TYPES:
-        assert coarsest_type(numbers.to(dtype)) == dtype
-        assert coarsest_type(numbers.to(dtype).float()) == dtype
 
 
 def brute_force(base: Tensor, update: LowRank, found: Tensor) -> tuple[Fraction, Fraction]:
