@@ -85,10 +85,6 @@ def require_applied(found: intruders.Verification, count: int) -> None:
     assert (found.others, found.exit_status()) == ([], 0)
 
 
-def verdicts(found: intruders.Verification) -> set[str]:
-    return set(found.counts)
-
-
 def with_delta(models: Models, change: Callable[[Tensor], Tensor]) -> State:
     """A merge in which the update of every matrix was changed, in the type of the base."""
     updates = lora_updates(models.folder)
