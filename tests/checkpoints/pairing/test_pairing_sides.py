@@ -150,9 +150,6 @@ class WithAttention(nn.Module):
         self.attn = nn.MultiheadAttention(32, 4)
         self.out = nn.Linear(32, 32)
 
-    def forward(self, inputs: Any) -> Any:
-        return self.out(self.attn(inputs, inputs, inputs)[0])
-
 
 def test_it_is_refused_and_its_merge_is_audited(tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -22,7 +22,6 @@ from intruders.checkpoints.stored.matrices import (
 from intruders.checkpoints.stored.selection import Selection
 from intruders.checkpoints.stored.tied import has_head
 from intruders.errors import SettingError
-from intruders.linalg.low_rank import LowRank
 from tests.checkpoints.models import (
     assert_tuned,
     differing,
@@ -125,15 +124,6 @@ def test_stacked_experts_are_matrices_of_their_own(make: Any) -> None:
     assert "model.layers.0.mlp.experts.down_proj[2]" in different
 
 
-def test_experts_as_separate_tensors(tmp_path: Path) -> None:
-    """transformers writes Mixtral's experts one by one."""
-    base, tuned = saved(tiny_mixtral(0), tmp_path / "a"), saved(tiny_mixtral(1), tmp_path / "b")
-    different = differing(base, tuned)
-    assert sum("experts" in name for name in different) == 9
-    gate = tiny_mixtral(1).model.layers[0].mlp.experts.gate_up_proj[2, :24]
-    assert torch.equal(tuned_of(different["model.layers.0.block_sparse_moe.experts.2.w1.weight"]), gate)
-
-
 def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
     base, tuned = tiny_mixtral(0), tiny_mixtral(1)
     on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
@@ -158,16 +148,6 @@ def test_fused_weights_whole_and_split() -> None:
     for part, rows in (("q", slice(0, 16)), ("k", slice(16, 24)), ("v", slice(24, 32))):
         assert torch.equal(tuned_of(split[f"{name}[{part}]"]), qkv[rows])
     assert tuned_of(split["model.layers.0.mlp.gate_up_proj.weight[up]"]).shape == (24, 16)
-
-
-def test_split_of_a_low_rank_update() -> None:
-    model = with_lora(tiny_phi3(0), target_modules=["qkv_proj"])
-    split = differing(model, selection=Selection(split_fused=True))
-    merged = merged_weights(model)["model.layers.0.self_attn.qkv_proj.weight"]
-    both = split["model.layers.0.self_attn.qkv_proj.weight[k]"]
-    assert isinstance(both.tuned, LowRank)
-    assert both.tuned.left.shape == (8, 2)
-    torch.testing.assert_close(tuned_of(both), merged[16:24])
 
 
 def test_split_by_head_of_gpt_neox() -> None:

@@ -169,7 +169,6 @@ def test_the_files_of_one_format_are_fetched(
     fetch.assert_called_once_with("org/model", revision=None, allow_patterns=wanted)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/base", "S3://bucket/base", "https://example.org/model"])
-def test_a_url_is_no_model(url: str) -> None:
-    with refused(f"'{url}' is a URL, and models are read from files"):
-        locate(url)
+def test_a_url_is_no_model() -> None:
+    with refused("'s3://bucket/base' is a URL, and models are read from files"):
+        locate("s3://bucket/base")
