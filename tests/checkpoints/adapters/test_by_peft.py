@@ -67,23 +67,23 @@ def merged_from(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, T
     return merged_weights(peft.PeftModel.from_pretrained(tiny_llama().to(dtype), folder).float())
 
 
-def every(*others: Any, plain: int) -> list[Any]:
-    """Every type and option with each of the values; options with all but the first ``plain`` of them are slow."""
+def with_slow(options: list[str], *others: Any) -> list[Any]:
+    """Every type and option, with the others behind it; those of ``options`` are slow."""
     return [
         pytest.param(
             make,
-            other,
-            id=f"{name}-{other}",
-            marks=[pytest.mark.slow] if name in OPTIONS and number >= plain else [],
+            *others,
+            id="-".join(map(str, [name, *others])),
+            marks=[pytest.mark.slow] if name in options else [],
         )
         for name, make in ALL.items()
-        for number, other in enumerate(others)
     ]
 
 
-@pytest.mark.parametrize(("make", "where"), every("folder", "folder, bfloat16", plain=1))
-def test_weight_is_what_peft_merges(make: Make, where: str, tmp_path: Path) -> None:
-    dtype = torch.bfloat16 if "bfloat16" in where else torch.float32
+@pytest.mark.parametrize(
+    ("make", "dtype"), with_slow([], torch.float32) + with_slow([*OPTIONS], torch.bfloat16)
+)
+def test_weight_is_what_peft_merges(make: Make, dtype: torch.dtype, tmp_path: Path) -> None:
     base, model = tiny_llama().to(dtype), trained(make, dtype=dtype)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     folder = saved(model, tmp_path / "adapter")
@@ -96,12 +96,12 @@ def test_weight_is_what_peft_merges(make: Make, where: str, tmp_path: Path) -> N
         assert torch.equal(tuned_of(both), truth[name]), name
 
 
-@pytest.mark.parametrize(("make", "where"), every("folder", "memory", plain=0))
-def test_audit_is_that_of_two_decompositions(make: Make, where: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", with_slow([*OPTIONS]))
+def test_audit_is_that_of_two_decompositions(make: Make, tmp_path: Path) -> None:
+    """In memory; of a folder the weights are compared bit for bit."""
     model = trained(make)
     before = {name: tensor.clone() for name, tensor in tiny_llama().state_dict().items()}
-    tuned = model if where == "memory" else saved(model, tmp_path / "adapter")
-    found = audit(saved(tiny_llama(), tmp_path / "base"), tuned, cache=False)
+    found = audit(saved(tiny_llama(), tmp_path / "base"), model, cache=False)
     assert found.matrices
     require_audit(found, "llama", before, merged_weights(model))
 
@@ -205,15 +205,15 @@ def test_configs_of_strangers(kind: str, settings: dict[str, Any], words: str, t
     assert "\n" not in str(caught.value)
 
 
-LARGE = [
-    lambda: torch.zeros(11, 10),
-    lambda: torch.eye(11),
-    lambda: torch.randperm(101),
-    lambda: torch.ones([101]),
-]
-
-
-@pytest.mark.parametrize("make", LARGE)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(11, 10),
+        lambda: torch.eye(11),
+        lambda: torch.randperm(101),
+        lambda: torch.ones([101]),
+    ],
+)
 def test_no_tensor_out_of_proportion_is_made_out_of_sizes(make: Callable[[], Tensor]) -> None:
     given = torch.ones(20)
     with peft_at_work("a", "it", 100):
@@ -284,14 +284,17 @@ def test_tensors_that_are_missing_are_named(tmp_path: Path) -> None:
         differing(tiny_llama(), folder)
 
 
-def test_convolutions_are_refused(tmp_path: Path) -> None:
+def test_convolutions_and_embeddings_are_refused(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8))
     with refused(r"of type OFT changes '0\.weight', no linear layer", PairingError):
         paired(with_adapter(peft.OFTConfig(oft_block_size=4, target_modules=["0"]), net))
     linear = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))  # where the base has a convolution
-    folder = saved(with_adapter(peft.VeraConfig(r=2, target_modules=["0"]), linear), tmp_path)
+    folder = saved(with_adapter(peft.VeraConfig(r=2, target_modules=["0"]), linear), tmp_path / "vera")
     with refused(r"of type VERA changes '0\.weight', no linear layer", PairingError):
         paired(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Linear(4, 4)), folder)
+    folder = saved(with_lora(target_modules=["embed_tokens"], init_lora_weights="pissa"), tmp_path / "pissa")
+    with refused(r"changes 'model\.embed_tokens\.weight', no linear layer", PairingError):
+        paired(tiny_llama(), folder)
 
 
 @pytest.mark.parametrize("settings", [(peft.VeraConfig, {"r": 4}), (peft.TinyLoraConfig, {"r": 2, "u": 4})])
@@ -303,12 +306,6 @@ def test_a_head_that_is_tied_to_the_embeddings(settings: tuple[Any, dict[str, in
     model = with_adapter(config, tiny_llama(tie_word_embeddings=True))
     both = differing(base, saved(model, tmp_path), EVERY_MATRIX)["lm_head.weight"]
     assert torch.equal(tuned_of(both), base.lm_head.weight + model.lm_head.get_delta_weight("default"))
-
-
-def test_embeddings_are_refused(tmp_path: Path) -> None:
-    folder = saved(with_lora(target_modules=["embed_tokens"], init_lora_weights="pissa"), tmp_path)
-    with refused(r"changes 'model\.embed_tokens\.weight', no linear layer", PairingError):
-        paired(tiny_llama(), folder)
 
 
 def test_an_order_that_is_not_known(tmp_path: Path) -> None:
