@@ -46,24 +46,6 @@ def test_where_parts_follow_the_intruders_it_is_supported() -> None:
     assert charts_of([finding])["places"]
 
 
-def test_runs_that_missed_their_score_are_left_out_and_named() -> None:
-    """Of five settings that follow the intruders, two against them ended below their score."""
-    runs, parts = [], []
-    for rank in range(1, 8):
-        is_missed = rank > 5
-        stop = {"match": "accuracy=0.90", "stopped_by": "steps" if is_missed else "match"}
-        for seed in range(2):
-            run_id = f"{rank}-{seed}"
-            runs.append(run(run_id, rank=rank, seed=seed, **stop))
-            parts += attributed(run_id, -1.0 if is_missed else 1.0)
-    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
-    assert finding.answers[0].estimate == pytest.approx(found(1.0).answers[0].estimate)
-    assert finding.runs == 10
-    (note,) = [note for note in finding.notes if "did not reach their score" in note]
-    assert "r=6" in note
-    assert "r=7" in note
-
-
 def test_models_without_intruders_are_left_out_and_counted() -> None:
     assert found(1.0, inside=None).decision == NOT_RUN
 
@@ -76,15 +58,3 @@ def test_fewer_settings_than_the_claim_needs_are_shown_and_decide_nothing(settin
     assert (answer.decision, answer.interval.has_ends) == (UNDECIDED, False)
     assert answer.needed == "more settings with intruders"
     assert found(1.0, settings=4).decision == SUPPORTED
-
-
-def test_a_model_whose_loss_hardly_rose_counts_little_in_the_share() -> None:
-    """Its own share, 6 nats inside the span of 0.01, was as much of the mean as that of all others."""
-    runs = [run(f"{rank}-0", rank=rank, seed=0) for rank in range(1, 6)]
-    parts = [row for rank in range(1, 5) for row in attributed(f"{rank}-0", 1.0)] + attributed(
-        "5-0", 1.0, rise=0.01
-    )
-    (finding,) = analyse_all(study(runs=runs, attributions=parts), ["places"])
-    share = next(effect for effect in finding.effects if effect.what.startswith("share of the loss rise"))
-    assert share.estimate == pytest.approx(5 * 24 * 0.25 / (4 * 30 + 0.01))
-    assert 0.2 <= share.interval.low < share.interval.high < 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from intruders.studies.results import Results
-from intruders_research.claims import forgetting, rank, sequence, structure
+from intruders_research.claims import forgetting, rank, structure
 from tests.studies.planted import noise, run, study
 
 # Steps to the score and loss by rate: the fast rate forgets most, the slow one does not reach the score in one seed.
@@ -101,63 +101,3 @@ def test_forgetting_has_a_correlation_for_each_selection_and_corpus() -> None:
         for name in ("fastest", "mildest")
     ]
     assert set(finding.tables["Runs"]["corpus"]) == {"pydoc", "wikitext-2"}
-
-
-def test_sequences_are_compared_at_the_rates_that_were_chosen() -> None:
-    runs, stages = [], []
-    forgot = {1: {1e-3: 0.30, 1e-2: 0.10}, 16: {1e-3: 0.20, 1e-2: 0.40}}
-    for method_rank, by_rate in forgot.items():
-        for rate, lost in by_rate.items():
-            for seed in range(3):
-                run_id = f"{method_rank}-{rate}-{seed}"
-                own = {"kind": "sequence", "task": "a,b", "rank": method_rank, "lr": rate, "seed": seed}
-                runs.append(run(run_id, method="lora", trained_steps=round(0.1 / rate), **own))
-                for stage, index, accuracy in ((0, 0, 0.9), (1, 0, 0.9 - lost - 0.001 * seed), (1, 1, 0.9)):
-                    stages.append(
-                        {"run_id": run_id, "stage": stage, "task_index": index, "task": "ab"[index]}
-                        | {"accuracy": accuracy, "intruders": stage, "vectors": 100}
-                    )
-    results = replace(study(runs=runs, sequences=stages), select=("fastest", "mildest"))
-    trends = {
-        answer.where: answer.estimate
-        for answer in sequence.analyse(results).answers
-        if "per doubling" in answer.what
-    }
-    # Four doublings from rank 1 to 16; at the fastest rate, 1e-2, 10 and 40 points, at the mildest 10 and 20.
-    assert trends == pytest.approx(
-        {
-            "tiny on a, then b, each method at its fastest rate": 7.5,
-            "tiny on a, then b, each method at its mildest rate": 2.5,
-        }
-    )
-
-
-def test_partial_correlations_hold_norm_and_output_energy_fixed() -> None:
-    """The loss is the output energy's; intruders follow it, and nothing is left of them when it is held fixed."""
-    rows = []
-    for setting in range(14):
-        for seed in range(3):
-            energy = setting + noise("energy", setting, seed, size=0.4)
-            rows.append(
-                run(
-                    f"{setting}-{seed}",
-                    lr=1e-4 * (setting + 1),
-                    seed=seed,
-                    update_output_energy=energy,
-                    update_frobenius=5 + noise("norm", setting, size=2),
-                    intruders=round(10 * (energy + noise("count", setting, seed, size=1.5)) + 30),
-                    loss_change=0.1 * (energy + noise("loss", setting, seed, size=1.5)),
-                )
-            )
-    finding = forgetting.analyse(study(runs=rows))
-    table = finding.tables["Rank correlations"]
-    of_count = table[table["measure"] == "number of intruders"].set_index("held_fixed")
-    assert list(of_count.index) == [
-        "nothing",
-        "update norm",
-        "output energy",
-        "update norm and output energy",
-    ]
-    assert of_count.loc["nothing", "low"] > 0
-    assert of_count.loc["update norm", "low"] > 0
-    assert of_count.loc["update norm and output energy", "low"] < 0

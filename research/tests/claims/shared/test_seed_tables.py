@@ -44,6 +44,7 @@ def test_runs_that_missed_the_score_are_left_out_and_counted() -> None:
     (finding,) = analyse_all(study(runs=rows), ["structure"])
     assert finding.runs == len(rows) - 4
     assert any(f"4 of {len(rows)} runs did not reach accuracy=0.90" in note for note in finding.notes)
+    assert "at equal score, LoRA minus full" in finding.verdict
 
 
 def test_without_a_match_criterion_accuracies_must_agree() -> None:
@@ -53,6 +54,7 @@ def test_without_a_match_criterion_accuracies_must_agree() -> None:
     (finding,) = analyse_all(study(runs=rows), ["structure"])
     assert finding.runs == len(rows) - 5
     assert any("agree within their intervals" in note for note in finding.notes)
+    assert "where accuracies agree within intervals, LoRA minus full" in finding.verdict
 
 
 def test_runs_measured_otherwise_are_left_out_and_counted() -> None:
