@@ -56,16 +56,6 @@ def test_a_list_that_a_setting_is_is_no_grid() -> None:
     assert [run.config.target_modules for run in two if run.config] == [("q_proj",), ("v_proj",)]
 
 
-def test_an_id_does_not_depend_on_the_other_runs_nor_on_what_is_measured() -> None:
-    few = runs_of(rank=2)
-    more = runs_of(
-        seeds=[0, 1],
-        methods=[{"rank": [1, 2]}, {"method": "full"}],
-        measure={"loss_on": ["pydoc"], "critical_scale": True, "audit": {"k": 3}},
-    )
-    assert ids(few) < ids(more)
-
-
 def test_an_id_depends_on_every_setting_of_the_training() -> None:
     settings: dict[str, list[Any]] = {
         "base": ["b", "c"], "task": ["word-problems", "pydoc-topics"], "rank": [1, 2], "alpha": [1, "2r"],

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import SweepSettings
 from intruders.studies.study import Resources, read_study, study_from_text
@@ -20,15 +19,6 @@ def with_experiment(**settings: Any) -> dict[str, Any]:
 
 def of_kind(kind: str, **settings: Any) -> dict[str, Any]:
     return {"experiments": {"one": {"kind": kind, "base": "b"} | settings}}
-
-
-def test_what_is_not_given_has_its_default() -> None:
-    study = parsed(MINIMAL)
-    (experiment,) = study.experiments
-    assert (study.name, study.analyses, study.resources) == ("file", (), Resources(0, 1))
-    assert (experiment.kind, experiment.seeds, experiment.methods) == ("finetune", (0,), ({},))
-    assert experiment.measure.audit == AuditSettings(k=10, epsilon=0.5)
-    assert experiment.measure.intervene is None
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -85,7 +75,6 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         (with_experiment(measure={"intervene": {"controls": ["interpolate"]}}), ["'interpolate'", "no loss"]),
         (with_experiment(measure={"attribute": {"nodes": 5}}), ["attribute is given, but no loss_on gives"]),
         (with_experiment(measure={"remedies": {"only": ["line"]}}), ["did you mean 'lines'"]),
-        (with_experiment(measure={"remedies": {}}), ["remedies is given, but no loss_on gives the text"]),
         (of_kind("sequence", steps=1), ["tasks", "at least one task"]),
         (of_kind("sequence", steps=1, task="a", tasks=["a"]), ["tasks: [...]"]),
         (of_kind("random-rank-one"), ["multiples", "at least one"]),
@@ -104,8 +93,6 @@ def test_what_cannot_be_used_is_refused(document: dict[str, Any], words: list[st
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        # YAML's own reader keeps the last and drops the first without a word.
-        ("experiments: {one: {base: b, task: t, steps: 1}, one: {base: c, task: t}}", "given twice"),
         *[(text, "is not YAML") for text in ("a: [1", "\t- x", "experiments: {one: *nowhere}", "[" * 2000)],
         *[(text, "settings by name|no experiments") for text in ("", "- one", "just words", "3")],
     ],
@@ -113,15 +100,6 @@ def test_what_cannot_be_used_is_refused(document: dict[str, Any], words: list[st
 def test_what_is_no_yaml_or_no_mapping_is_refused(text: str, said: str) -> None:
     with pytest.raises(SettingError, match=f"^study 'file.yaml'.*({said})[^\n]*$"):
         study_from_text(text, name="file", where="study 'file.yaml'")
-
-
-def test_anchors_and_merges_are_yaml_as_ever() -> None:
-    text = (
-        "experiments:\n  one: &one {base: b, task: word-problems, steps: 1}\n"
-        "  two:\n    <<: *one\n    task: pydoc-topics\n"
-    )
-    _, two = study_from_text(text, name="x", where="x").experiments
-    assert two.settings == {"base": "b", "task": "pydoc-topics", "steps": 1}
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
