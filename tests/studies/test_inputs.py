@@ -17,19 +17,6 @@ from tests.studies.tiny_study import parsed
 from tests.tiny import write_files_of_a_model
 
 
-def test_a_study_stores_the_content_of_a_data_file_whatever_its_name(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 20_000  # 5 MB: more than one piece
-    for name in ("a.tsv", "b.tsv"):
-        (tmp_path / name).write_bytes(content)
-    experiment = {
-        "base": str(tmp_path / "no-model"), "task": f"{tmp_path / 'a.tsv'}?text=x&label=y&test={tmp_path / 'b.tsv'}",
-        "steps": 2, "methods": [{"method": "full"}],
-    }  # fmt: skip
-    (run,) = expand(parsed({"name": "n", "experiments": {"e": experiment}}))
-    wanted = xxhash.xxh3_128(content).hexdigest()
-    assert inputs_of(run) == {f"data '{tmp_path / name}'": wanted for name in ("a.tsv", "b.tsv")}
-
-
 def run_on(texts: list[str], **settings: Any) -> Run:
     experiment = {
         "base": "/no-model", "task": "word-problems", "steps": 2, "methods": [{"method": "full"}],
@@ -93,6 +80,7 @@ def test_a_base_that_changes_between_two_calls_is_told(file: str, named: str, tm
         (["pydoc"], {"replay": "texts@0.25", "batch_size": 4}, "texts/deep/one.md"),
         (["pydoc"], {"loss_on": "a.txt", "audit_steps": 1}, "a.txt"),
         (["pydoc"], {"task": "rows.jsonl?prompt=p&completion=c"}, "rows.jsonl"),
+        (["pydoc"], {"task": "rows.jsonl?prompt=p&completion=c&test=test.jsonl"}, "test.jsonl"),
     ],
 )
 def test_a_text_that_changes_between_two_calls_is_told(
@@ -101,7 +89,7 @@ def test_a_text_that_changes_between_two_calls_is_told(
     """Losses on two texts would stand in the same tables."""
     monkeypatch.chdir(tmp_path)
     Path("texts/deep").mkdir(parents=True)
-    for file in ("a.txt", "rows.jsonl", "texts/deep/one.md", "texts/notes.json"):
+    for file in ("a.txt", "rows.jsonl", "test.jsonl", "texts/deep/one.md", "texts/notes.json"):
         Path(file).write_text("a text")
     run, folder = run_on(texts, **settings), StudyFolder(tmp_path / "out")
     finished(folder, run)
