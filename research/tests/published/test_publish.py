@@ -23,7 +23,7 @@ from research.tests.continued import nothing_is_trained, only_of, same_tables
 from research.tests.parsed import parsed, run_study
 from research.tests.test_results_data import run_script
 from tests.commands import printed
-from tests.studies.tiny_study import cut_off_at, tiny_study
+from tests.studies.tiny_study import contents, cut_off_at, tiny_study
 
 
 def test_what_is_published_has_no_weights_and_the_evaluations_of_its_runs(
@@ -100,33 +100,48 @@ def test_damaged_tables_are_made_again_by_the_study_that_has_their_runs_alone(
     published: tuple[Path, Path], data: Path, few: Path, another: Path, tmp_path: Path, damage: Any
 ) -> None:
     damage(data)
-    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    before = contents(data)
     with pytest.raises(SettingError, match="1 finished runs that this study lacks"):
         publish_study(few, data)
     with pytest.raises(SettingError, match="has the tables of the study 'tiny', and this one is 'another'"):
         publish_study(another, data)
-    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert contents(data) == before
     publish_study(published[0], data)
     same_tables(load_results(data), load_results(published[1]))
 
 
 @pytest.mark.parametrize(
-    ("record", "error", "told"),
+    ("changed", "error", "told"),
     [
-        ('{"schema": 2}', ResultFileError, r"was written by a newer version .*schema 2, this one reads 1"),
-        ('{"schema": 1, "files": {}}', SettingError, r"cannot be checked for runs .* restore it, move"),
-        ("{", SettingError, r"cannot be checked for runs .* restore it, move the folder away"),
+        (
+            {"published.json": '{"schema": 2}'},
+            ResultFileError,
+            r"was written by a newer version .*schema 2, this one reads 1",
+        ),
+        (
+            {"published.json": '{"schema": 1, "files": {}}'},
+            SettingError,
+            r"cannot be checked for runs .* restore it, move",
+        ),
+        ({"published.json": "{"}, SettingError, r"cannot be checked for runs .* move the folder away"),
+        (
+            {"figures/mine.svg": "mine", "README.md": "mine", "report.html": "mine"},
+            SettingError,
+            r"has other files .* would be lost: README\.md, figures, report\.html; move them away",
+        ),
     ],
-    ids=["newer", "without runs", "cut off"],
+    ids=["newer", "without runs", "cut off", "other files"],
 )
-def test_what_has_a_record_that_cannot_be_read_is_not_replaced(
-    published: tuple[Path, Path], data: Path, tmp_path: Path, record: str, error: type[Exception], told: str
+def test_a_folder_that_has_more_than_published_tables_stays_as_it_is(
+    published: tuple[Path, Path], data: Path, changed: dict[str, str], error: type[Exception], told: str
 ) -> None:
-    (data / "published.json").write_text(record)
-    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    for name, content in changed.items():
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).write_text(content)
+    before = contents(data)
     with pytest.raises(error, match=told):
         publish_study(published[0], data)
-    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert contents(data) == before
 
 
 def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
@@ -136,7 +151,7 @@ def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     out = shutil.copytree(few, tmp_path / "out")
     document = tiny_study(llama)
     del document["experiments"]["matched"]["methods"][1]
-    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    before = contents(data)
     document["experiments"]["matched"]["measure"]["audit"]["epsilon"] = 0.8
     cut_off_at("", parsed(document), out, monkeypatch)
     runs = load_results(out).runs
@@ -144,7 +159,7 @@ def test_runs_that_a_changed_file_makes_unfinished_do_not_replace_finished_ones(
     assert runs["intruders"].isna().all(), "nothing of the earlier settings"
     with pytest.raises(SettingError, match="has no finished run"):
         publish_study(out, data)
-    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert contents(data) == before
     outcome = run_study(parsed(document), out)
     assert (outcome.finished, outcome.failed) == (1, {})
     assert list((out / "runs").rglob("*.safetensors"))
@@ -220,11 +235,11 @@ def test_published_tables_are_not_published_again(
     published: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
     """Not even over themselves: they have no records of their runs to go on with."""
-    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    before = contents(data)
     for out in (data, tmp_path / "new"):
         with pytest.raises(SettingError, match="contains published tables, without the records of the runs"):
             publish_study(data, out)
-    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert contents(data) == before
     assert not (tmp_path / "new").exists()
 
 
@@ -237,19 +252,6 @@ def test_the_page_in_a_published_folder_is_no_obstacle_to_publishing_again(
         assert printed("report", data) == f"{data / 'report.html'}\n"
         printed("report", published[0], "--data", data)
         assert {file.name for file in data.iterdir()} == before
-
-
-def test_publishing_again_does_not_delete_other_files(published: tuple[Path, Path], data: Path) -> None:
-    (data / "figures").mkdir()
-    mine = [data / "figures" / "mine.svg", data / "README.md", data / "report.html"]
-    for file in mine:
-        file.write_text("mine")
-    before = (data / "published.json").read_bytes()
-    said = r"has other files .* would be lost: README\.md, figures, report\.html; move them away"
-    with pytest.raises(SettingError, match=said):
-        publish_study(published[0], data)
-    assert [file.read_text() for file in mine] == ["mine"] * 3
-    assert (data / "published.json").read_bytes() == before
 
 
 def test_what_people_wrote_on_deviations_stays_and_what_the_records_show_is_listed(

@@ -36,16 +36,6 @@ def test_a_run_that_is_taken_over_is_not_trained_again(
     assert record["taken_over"]["study"] == "tiny"
 
 
-@pytest.fixture
-def taken(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Study, Path, str]:
-    """A study, its folder, and a run of it that was taken over; nothing can be trained."""
-    nothing_is_trained(monkeypatch)
-    study, out = parsed(tiny_study(llama)), tmp_path / "out"
-    return study, out, run_study(study, out, published=published[1]).taken_over[0]
-
-
 def _cut_off(file: Path) -> None:
     file.write_bytes(b"PAR1 cut off")
 
@@ -61,19 +51,27 @@ def _cut_off(file: Path) -> None:
     ],
 )
 def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_again(
-    published: tuple[Path, Path], taken: tuple[Study, Path, str], table: str, damage: Any, told: str
+    published: tuple[Path, Path],
+    own: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+    damage: Any,
+    told: str,
 ) -> None:
     """The run would stay finished, and its rows would be gone from the tables."""
-    study, out, run_id = taken
+    nothing_is_trained(monkeypatch)
+    out = tmp_path / "out"
+    run_id, _ = run_study(own, out, published=published[1]).taken_over
     kept = {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
     damage(out / "runs" / run_id / "taken-over" / f"{table}.parquet")
     with pytest.raises(ResultFileError, match=rf"{table}\.parquet' {told}") as caught:
-        run_study(study, out)
+        run_study(own, out)
     assert kept == {name: (out / f"{name}.parquet").read_bytes() for name in TABLES}
     named = Path(str(caught.value).partition("remove '")[2].partition("'")[0])
     assert named == out / "runs" / run_id
     shutil.rmtree(named)
-    assert run_study(study, out, published=published[1]).taken_over == [run_id]
+    assert run_study(own, out, published=published[1]).taken_over == [run_id]
     same_tables(load_results(out), load_results(published[0]))
 
 
