@@ -26,17 +26,6 @@ def test_bases_and_tasks_are_never_mixed() -> None:
     assert len([e for e in finding.effects if e.what == "Spearman of intruders and loss change"]) == 2
 
 
-def test_one_base_with_the_effect_does_not_show_it_for_the_other() -> None:
-    rows = matched(effect=1.0, base="yes") + matched(effect=-1.0, base="no")
-    (finding,) = analyse_all(study(runs=rows), ["structure"])
-    assert finding.shown is False
-    assert finding.decision == "contradicted"
-    assert {answer.on.base: answer.decision for answer in finding.answers} == {
-        "yes": "supported",
-        "no": "contradicted",
-    }
-
-
 def test_runs_that_missed_the_score_are_left_out_and_counted() -> None:
     rows = matched(effect=1.0)
     for row in rows[:4]:

@@ -84,18 +84,6 @@ def test_ratio_of_sums_by_hand() -> None:
     assert math.isnan(ratio_interval(parts, [-whole for whole in wholes]).estimate)
 
 
-@pytest.mark.slow
-def test_ratio_covers_the_truth_over_settings() -> None:
-    """Parts of wholes that vary by a factor of ten; the truth is the ratio of the expectations."""
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(300):
-        wholes = rng.uniform(0.1, 1.0, 8)
-        interval = ratio_interval(wholes * rng.uniform(0.0, 0.6, 8), wholes)
-        inside += interval.low <= 0.3 <= interval.high
-    assert inside >= 0.9 * 300
-
-
 def test_counts_are_not_taken_to_spread_less_than_their_grain() -> None:
     found = mean_interval([0.0, 0.0, 0.0], grain=1.0)
     assert found.high == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
@@ -155,16 +143,6 @@ def test_spearman_interval_by_hand() -> None:
     assert found.high == pytest.approx(math.tanh(math.atanh(rho) + half), rel=1e-6)
 
 
-def test_seeds_that_differ_as_settings_do_count_in_full() -> None:
-    """Groups that have nothing to do with the values: the interval is that of all runs."""
-    rng = np.random.default_rng(6)
-    x, y = rng.normal(size=60), rng.normal(size=60)
-    groups = [i % 20 for i in range(60)]
-    alone = spearman(x, y, list(range(60)))
-    grouped = spearman(x, y, groups)
-    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.1)
-
-
 def test_effective_number_of_runs_by_hand() -> None:
     """Four settings of two seeds. The intraclass correlation of x and that of y are alike."""
     x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
@@ -185,9 +163,18 @@ def test_perfect_order_of_few_settings_is_no_certainty() -> None:
     assert found.low < 0
 
 
-def test_a_constant_has_no_correlation() -> None:
-    assert math.isnan(spearman([1, 1, 1, 1], [1, 2, 3, 4], list("abcd")).estimate)
-    assert math.isnan(spearman([], [], []).estimate)
+@pytest.mark.parametrize(
+    "found",
+    [
+        spearman([], [], []),
+        spearman([1, 1, 1, 1], [1, 2, 3, 4], list("abcd")),
+        partial_spearman([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], [[10, 20, 30, 40, 50]], list("abcde")),
+        auc_interval([1, 2], [True, True], list("ab")),
+    ],
+    ids=["nothing", "a constant", "a control that orders alike", "positives alone"],
+)
+def test_without_a_difference_there_is_no_estimate(found: Interval) -> None:
+    assert math.isnan(found.estimate)
 
 
 def test_missing_values_leave_their_row_out() -> None:
@@ -210,25 +197,12 @@ def test_partial_spearman_with_two_controls_is_the_inverse_of_the_correlations()
     assert found.low == pytest.approx(math.tanh(math.atanh(expected) - half))
 
 
-def test_a_control_that_orders_alike_leaves_nothing() -> None:
-    x = [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert math.isnan(
-        partial_spearman(x, [2, 1, 4, 3, 5], [[10 * value for value in x]], list("abcde")).estimate
-    )
-
-
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=8), st.lists(st.integers(0, 5), min_size=1, max_size=8)
 )
 def test_auc_counts_pairs(positive: list[int], negative: list[int]) -> None:
     wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
     assert auc(positive, negative) == pytest.approx(wins / (len(positive) * len(negative)))
-
-
-def test_auc_needs_both_kinds() -> None:
-    assert math.isnan(auc([], [1.0]))
-    found = auc_interval([1.0, 2.0], [True, True], ["a", "b"])
-    assert math.isnan(found.estimate)
 
 
 def test_perfect_separation_of_few_matrices_is_no_certainty() -> None:
