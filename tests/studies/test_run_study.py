@@ -107,24 +107,6 @@ def test_the_interventions_take_the_audit_that_is_there(
     assert set(load_results(out).interventions["scale"]) == {0.5, 1.0}
 
 
-def test_a_measure_that_is_added_trains_nothing_again(llama: Path, tmp_path: Path) -> None:
-    document = only_lora(llama)
-    run_study(parsed(document), tmp_path / "out")
-    models = files(tmp_path / "out" / "runs")
-    document["experiments"]["matched"]["measure"]["critical_scale"] = True
-    run_study(parsed(document), tmp_path / "out")
-    after = files(tmp_path / "out" / "runs")
-    kept = {name for name in models if not name.endswith("run.json") or "/model/" in name}
-    assert {name: after[name] for name in kept} == {name: models[name] for name in kept}
-    results = load_results(tmp_path / "out")
-    assert results.runs["critical_scale"].notna().all()
-    assert results.matrices["predicted_scale"].notna().all()
-    # And one of other settings is made again.
-    document["experiments"]["matched"]["measure"]["audit"]["k"] = 2
-    run_study(parsed(document), tmp_path / "out")
-    assert list(load_results(tmp_path / "out").runs["k"]) == [2]
-
-
 def test_a_run_that_leaves_the_file_leaves_the_tables_alone(llama: Path, tmp_path: Path) -> None:
     run_study(parsed(only_lora(llama)), tmp_path / "out")
     outcome = run_study(parsed(only_lora(llama, steps=1)), tmp_path / "out")

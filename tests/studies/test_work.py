@@ -67,7 +67,7 @@ def test_a_run_that_was_cut_off_goes_on_elsewhere_from_its_last_stage(
     assert len(list((tmp_path / "store" / "bases").iterdir())) == 1, "the base's losses are kept for others"
 
 
-def test_a_measure_that_is_added_fetches_the_model(
+def test_a_measure_that_is_added_fetches_the_model_and_trains_nothing_again(
     llama: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tables need no weights, and another machine has fetched none; a new measure needs them."""
@@ -76,10 +76,17 @@ def test_a_measure_that_is_added_fetches_the_model(
     run_study(parsed(document), url)
     on_machine("second", tmp_path, monkeypatch)
     run_study(parsed(document), url)
+    stages_do(monkeypatch, lambda at: pytest.fail("the training is in the store"), "train")
     document["experiments"]["matched"]["measure"]["critical_scale"] = True
     outcome = run_study(parsed(document), url)
     assert outcome.failed == {}
-    assert load_results(outcome.folder).runs["critical_scale"].notna().all()
+    results = load_results(outcome.folder)
+    assert results.runs["critical_scale"].notna().all()
+    assert results.matrices["predicted_scale"].notna().all()
+    # And one of other settings is made again.
+    document["experiments"]["matched"]["measure"]["audit"]["k"] = 2
+    outcome = run_study(parsed(document), url)
+    assert list(load_results(outcome.folder).runs["k"]) == [2]
 
 
 @pytest.mark.parametrize("is_here", [True, False])
