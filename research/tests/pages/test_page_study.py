@@ -84,12 +84,6 @@ def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Resu
     ).replace("&gt;", ">")
 
 
-def test_a_click_on_a_claim_goes_to_its_section(page: Any) -> None:
-    page.locator("#overview a", has_text="Do intruders cause").click()
-    assert page.evaluate("location.hash") == "#intervention"
-    assert page.locator("#intervention").bounding_box()["y"] < 300
-
-
 def test_runs_are_filtered(page: Any) -> None:
     page.locator("#filter").fill("PISSA")
     assert page.locator("#shown").inner_text() == "3 of 61 runs"

@@ -1,7 +1,6 @@
 """The report of a study: its figures hold the tables' numbers, its words the verdicts, and gaps do not stop it."""
 
 import dataclasses
-import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from intruders.audits.result.audit_result import Audit
 from intruders.charts.chart import Axis, Chart, Grid, Series
-from intruders.charts.drawing import draw, draw_chart, picture, write_drawings
+from intruders.charts.drawing import draw_chart, picture, write_drawings
 from intruders.errors import ResultFileError, SettingError
 from intruders.measures.intervals import Interval
 from intruders.reports.html_page import sort_key
@@ -77,15 +76,6 @@ def test_intruders_over_epsilon_are_those_of_the_audits(study: Study, drawings: 
     assert most > least
 
 
-def test_forgetting_has_a_point_a_run_with_its_interval(study: Study, drawings: list[Chart | Grid]) -> None:
-    points = drawn(drawings, "forgetting-intruders").set_index("note")
-    runs = study[0].runs.set_index("run_id").loc[list(points.index)]
-    assert len(points) == len(SEEDS) * 10
-    assert list(points["intruders"]) == list(runs["intruders"])
-    assert list(points["loss_change_low"]) == list(runs["loss_change_low"])
-    assert list(drawn(drawings, "forgetting-norm")["update_frobenius"]) == list(runs["update_frobenius"])
-
-
 def test_the_accuracy_matrix_is_the_mean_over_seeds(study: Study, drawings: list[Chart | Grid]) -> None:
     [grid] = [d.frame() for d in drawings if d.name.startswith("sequence-accuracy") and "r-1-" in d.name]
     sequences = study[0].sequences
@@ -119,6 +109,9 @@ def test_other_figures_hold_their_tables(study: Study, drawings: list[Chart | Gr
     for name, analysis, title, column, of_table in [
         ("structure-settings", "structure", "Intruders by setting", "intruders_per_100_vectors", None),
         ("structure-over-k", "structure", "Intruders over k", "intruders_per_matrix", None),
+        ("forgetting-intruders", "forgetting", "Runs", "intruders", None),
+        ("forgetting-intruders", "forgetting", "Runs", "loss_change_low", None),
+        ("forgetting-norm", "forgetting", "Runs", "update_frobenius", None),
         ("dynamics-intruders", "dynamics", "By step", "intruders_per_100_vectors", None),
         ("dynamics-norm", "dynamics", "By step", "update_frobenius", None),
         ("sequence-forgetting", "sequence", "By setting", "forgetting_points", None),
@@ -162,19 +155,6 @@ def test_an_interval_without_ends_is_drawn_as_a_point() -> None:
     chart = Chart("c", "C", Axis("x", "x"), Axis("y", "y"), [series])
     assert chart.payload()["series"][0]["low"] == [None, 1.5]
     assert picture(draw_chart(chart), "png").startswith(b"\x89PNG")
-
-
-def test_categories_and_empty_columns_in_the_csv() -> None:
-    ticks = Axis("cause", "", ticks=["rate", "alpha"])
-    chart = Chart("c", "C", Axis("change", "change"), ticks, [Series("s", [1.0, 2.0], [0.0, 1.0])])
-    assert chart.frame().to_dict("list") == {
-        "series": ["s", "s"],
-        "change": [1, 2],
-        "cause": ["rate", "alpha"],
-    }
-    grid = Grid("g", "G", "row", "column", Axis("value", "v"), ["r"], ["a", "b"], [[0.5, math.nan]])
-    assert grid.frame().to_dict("records") == [{"row": "r", "column": "a", "value": 0.5}]
-    assert picture(draw(grid), "png").startswith(b"\x89PNG")
 
 
 def test_similarities_are_of_one_seed_and_begin_with_the_example(study: Study) -> None:
@@ -308,17 +288,6 @@ def test_words_write_every_digit_of_a_seed(study: Study) -> None:
     seeds = results.runs["seed"].map({0: 1337, 1: 2024, 2: 20241129})
     words = study_words(dataclasses.replace(results, runs=results.runs.assign(seed=seeds)), study[1])
     assert "seeds 1337, 2024 and 20241129; k = 10; ε = 0.5" in words.precise
-
-
-def test_what_was_written_in_advance_stands_before_the_verdict(study: Study) -> None:
-    results, findings = study
-    page = render_study(
-        dataclasses.replace(results, support={"structure": "LoRA < full is no support."}), findings
-    )
-    assert page.count("Written in advance: ") == 1
-    assert page.index("Written in advance: LoRA &lt; full is no support.") < page.index(
-        html.escape(findings[0].verdict, quote=False)[:30]
-    )
 
 
 def test_a_verdict_on_several_bases_is_a_list(study: Study) -> None:
