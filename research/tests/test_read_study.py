@@ -5,14 +5,9 @@ import math
 import pytest
 
 from intruders.errors import SettingError
-from intruders_research.claim_names import CLAIMS
 from research.tests.parsed import parsed
 
 MINIMAL = {"experiments": {"one": {"base": "b", "task": "word-problems", "steps": 1}}}
-
-
-def test_without_analyses_all_claims_are_answered() -> None:
-    assert parsed(MINIMAL).analyses == tuple(CLAIMS)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -40,24 +41,27 @@ EFFECT = StudyEffect(
 )
 
 
-def verdict(**changes: object) -> str:
-    return dataclasses.replace(EFFECT, **changes).verdict  # type: ignore[arg-type]
-
-
-def test_a_verdict_needs_an_interval_over_seeds_that_excludes_zero() -> None:
-    assert verdict() == "supported"
-    assert verdict(expected=-1) == "contradicted"
-    assert verdict(expected=0) == "reported"
-    assert verdict(low=0.0) == "undecided", "an interval that touches zero"
-    assert verdict(low=-0.1) == "undecided"
-    assert verdict(seeds=1) == "undecided", "one seed"
-
-
-def test_an_effect_picked_from_several_needs_a_wider_interval() -> None:
-    """For 3 seeds and 12 tests the quantile is t(2, 1 - 0.05 / 24) = 15.4 instead of 4.303: 0.6 becomes 2.15."""
-    assert verdict(tests=12) == "undecided"
-    assert verdict(tests=12, low=0.73, high=1.27) == "supported"
-    assert verdict(tests=12, low=0.70, high=1.30) == "undecided"
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, "supported"),
+        ({"expected": -1}, "contradicted"),
+        ({"expected": 0}, "reported"),
+        ({"low": 0.0}, "undecided"),  # an interval that touches zero
+        ({"low": -0.1}, "undecided"),
+        ({"seeds": 1}, "undecided"),
+        # For 3 seeds and 12 tests the quantile is t(2, 1 - 0.05 / 24) = 15.4 instead of 4.303: 0.27 becomes 0.97.
+        ({"tests": 12, "low": 0.73, "high": 1.27}, "supported"),
+        ({"tests": 12, "low": 0.70, "high": 1.30}, "undecided"),
+        # What the analysis of a study decided stands.
+        ({"decided": "undecided"}, "undecided"),
+        ({"decided": "supported", "tests": 12}, "supported"),
+    ],
+)
+def test_a_verdict_needs_an_interval_over_seeds_that_excludes_zero_among_all_tests(
+    changes: dict[str, Any], wanted: str
+) -> None:
+    assert dataclasses.replace(EFFECT, **changes).verdict == wanted
 
 
 def test_effects_of_one_claim_are_tested_together_also_where_they_agree(tmp_path: Path) -> None:
@@ -75,11 +79,6 @@ def test_effects_of_one_claim_are_tested_together_also_where_they_agree(tmp_path
     ]
     write(tmp_path, [one, *others])
     assert read_effects(tmp_path)[0].verdict == "supported"
-
-
-def test_what_the_analysis_of_a_study_decided_stands() -> None:
-    assert verdict(decided="undecided") == "undecided"
-    assert verdict(decided="supported", tests=12) == "supported"
 
 
 def test_conclusions_count_the_verdicts_of_every_topic() -> None:
