@@ -47,27 +47,12 @@ def test_updates_together_have_the_responses_of_each_alone() -> None:
         assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3)
 
 
-def test_large_numbers_of_sequences_are_widened_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored, _ = kept(5, 2, 3, 20, 30)
-    update = Dense(rows(20, 30, seed=3))
-    (at_once,) = stored.responses([update])
-    monkeypatch.setattr("intruders.engine.nats._AT_ONCE", 1)
-    assert torch.allclose(stored.responses([update])[0], at_once)
-
-
 def test_the_estimate_is_half_the_mean_square_per_token() -> None:
     whole = torch.tensor([[2.0, 4.0], [-6.0, 0.0]]).double()
     (estimate, low, high), shares = predict({"a": whole}, 10, [0, 1])
     assert estimate == pytest.approx((4 + 16 + 36 + 0) / 4 / 2 / 10)
     assert shares == {"a": 1.0}
     assert 0 < low < 0.7 < high
-
-
-def test_shares_sum_to_one_and_may_be_negative() -> None:
-    one, other = rows(6, 3).double(), rows(6, 3, seed=1).double()
-    _, shares = predict({"a": one, "b": 2 * other - one}, 4, [0, 1, 2, 3, 4, 5])
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares["a"] == pytest.approx(float((one * 2 * other).sum() / (2 * other).square().sum()))
 
 
 def test_an_update_of_zeros_forgets_nothing() -> None:

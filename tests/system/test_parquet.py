@@ -20,13 +20,6 @@ def test_documents_are_json_in_the_metadata_of_the_schema() -> None:
     assert {key: document_in(schema, key) for key in written} == written
 
 
-@pytest.mark.parametrize("documents", [{}, {b"other": 1}])
-def test_a_document_that_is_not_there_is_a_key_error(documents: dict[bytes, object]) -> None:
-    schema = pq.read_schema(io.BytesIO(parquet_bytes(TABLE, documents)))
-    with pytest.raises(KeyError, match="one"):
-        document_in(schema, b"one")
-
-
 @pytest.mark.parametrize(("only_texts", "wanted"), [(False, {"name", "value"}), (True, {"name"})])
 def test_columns_with_a_dictionary(only_texts: bool, wanted: set[str]) -> None:
     file = pq.ParquetFile(io.BytesIO(parquet_bytes(TABLE, only_texts=only_texts)))

@@ -21,14 +21,6 @@ def test_what_is_a_folder_and_what_a_url() -> None:
         assert Store.at(out, "studies") == Store(Path(out.removeprefix("file://")))
 
 
-def test_a_url_is_worked_on_in_the_chosen_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("INTRUDERS_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    assert Store.at("memory://a", "studies").path.parent == tmp_path / "home" / "intruders" / "studies"
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "chosen"))
-    assert Store.at("memory://a", "studies").path.parent == tmp_path / "chosen" / "studies"
-
-
 def test_a_store_that_fails_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "here").mkdir()
