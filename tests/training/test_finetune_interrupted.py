@@ -4,7 +4,6 @@ import errno
 import os
 import shlex
 import shutil
-import signal
 import tempfile
 import time
 from dataclasses import replace
@@ -79,23 +78,6 @@ def test_a_run_needs_no_temporary_files(llama: Path, tmp_path: Path, monkeypatch
     run = finetune(config_of(llama, tmp_path / "run", method="pissa", steps=2))
     assert run.is_finished
     assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == [".lock"]
-
-
-def test_a_model_that_a_kill_left_half_written_is_removed_and_the_next_one_is_for_all(tmp_path: Path) -> None:
-    def save(folder: Path) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    run = RunFolder(tmp_path)
-    process = forked(run.write_model, save)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    with locked_folder(run.path):
-        assert not left.exists()
-        run.write_model(lambda folder: (folder / "model.safetensors").touch(0o600))
-    assert {file.name for file in tmp_path.iterdir()} == {".lock", "model.safetensors"}
-    (tmp_path / "usual").touch()
-    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_a_run_in_the_home_is_resumed(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,6 @@ from intruders.training.methods import go_on_from, make_optimizer, prepare
 from tests.tiny import save_bert, save_gpt2
 from tests.training.tiny_runs import OURS, logits_of
 
-LORA_FAMILY = [name for name in OURS if name != "full"]
-
 
 def _config(method: str, base: Path, **settings: Any) -> FinetuneConfig:
     given = {"rank": 4, "alpha": 8, "lr": 1e-3, "steps": 1} | settings

@@ -97,14 +97,6 @@ def test_count_refuses_what_it_cannot_answer(k: Any, epsilon: Any) -> None:
         audit_of(matrix_of(vector(0, 0.1, 0.2, True))).count(k, epsilon)
 
 
-def test_energy_share_by_hand() -> None:
-    one = matrix_of(vector(0, 0.9, 0.9, False, 2.0), vector(1, 0.1, 0.1, True, 1.0))
-    two = matrix_of(vector(0, 0.1, 0.1, True, 3.0), name="v")
-    assert one.intruder_energy_share == pytest.approx(1 / 5)
-    assert audit_of(one, two).intruder_energy_share == pytest.approx(10 / 14)
-    assert audit_of().intruder_energy_share == 0
-
-
 def test_a_name_that_was_not_audited_is_answered_with_the_nearest(audit: Audit) -> None:
     name = "encoder.layer.1.attention.self.query.weight"
     assert audit.matrix(name).name == name
@@ -301,11 +293,6 @@ def test_other_endings_are_refused_with_the_two_known(audit: Audit, tmp_path: Pa
     for use in (audit.save, Audit.load):
         with pytest.raises(SettingError, match=r"\.json or \.parquet"):
             use(tmp_path / name)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ResultFileError, match=r"missing\.json"):
-        Audit.load(tmp_path / "missing.json")
 
 
 def test_an_audit_shows_itself_in_one_line(audit: Audit) -> None:

@@ -70,17 +70,6 @@ def test_a_base_that_is_the_model_is_the_one_before_training(way: str, llama: Pa
     assert sum(expected.values()) > 0, "the case shows something"
 
 
-def test_conv1d_counts_from_the_output_side(tmp_path: Path) -> None:
-    location = save_gpt2(tmp_path / "gpt2")
-    base, model = load_model(str(location), "causal"), prepared(location, "full")
-    found = audited(tiny_trainer(model, tmp_path / "out", learning_rate=0.2), every=4)
-    before, after = all_weights(base), all_weights(model)
-    for matrix in found.matrices:
-        w0, w = before[matrix.name].T, after[matrix.name].T
-        assert matrix.shape == tuple(w.shape)
-        assert matrix.intruders == intruders_of(w0, w), matrix.name
-
-
 @pytest.mark.parametrize("way", ["frozen but for square weights", "started by PiSSA on square weights"])
 def test_square_conv1d_counts_from_the_output_side(way: str, tmp_path: Path) -> None:
     """A square weight alone does not say which of its sides is the output; the model that it is in does."""

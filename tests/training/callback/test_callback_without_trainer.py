@@ -180,13 +180,6 @@ class EndAtThree(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = state.global_step == 3
 
 
-def test_a_training_that_another_callback_ends_is_audited_at_its_end(llama: Path, tmp_path: Path) -> None:
-    callback, model = IntruderCallback(every=2), prepared(llama, "lora")
-    trainer = tiny_trainer(model, tmp_path, callbacks=[callback, EndAtThree()], max_steps=9)
-    trainer.train()
-    assert [entry["step"] for entry in logged(trainer)] == [2, 3]
-
-
 @pytest.mark.parametrize("method", ["full", "pissa", "lora"])
 def test_a_resumed_training_whose_base_is_gone_needs_it(method: str, llama: Path, tmp_path: Path) -> None:
     tiny_trainer(prepared(llama, method), tmp_path, save_strategy="steps", save_steps=2).train()

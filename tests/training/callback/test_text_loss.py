@@ -134,19 +134,6 @@ def test_a_masked_model_is_measured_by_the_estimate(texts: Path, tmp_path: Path)
     assert trainer.state.log_history[-2]["forgetting/known/loss"] == pytest.approx(after, rel=1e-6)
 
 
-def test_a_resumed_training_measures_the_same(llama: Path, texts: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
-    torch.manual_seed(0)
-    whole = _callback(texts)
-    tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[whole], **settings).train()
-    torch.manual_seed(0)
-    callback = _callback(texts)
-    trainer = tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[callback], **settings)
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert callback.base_loss == whole.base_loss
-    assert callback.forgetting == whole.forgetting
-
-
 def test_its_share_of_time_is_said_at_the_end(llama: Path, texts: Path, tmp_path: Path, capsys: Any) -> None:
     tiny_trainer(prepared(llama, "lora"), tmp_path, callbacks=[_callback(texts)], disable_tqdm=False).train()
     said = capsys.readouterr().err
