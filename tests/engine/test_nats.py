@@ -47,6 +47,14 @@ def test_updates_together_have_the_responses_of_each_alone() -> None:
         assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3)
 
 
+def test_large_numbers_of_sequences_are_widened_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, _ = kept(5, 2, 3, 20, 30)
+    update = Dense(rows(20, 30, seed=3))
+    (at_once,) = stored.responses([update])
+    monkeypatch.setattr("intruders.engine.nats._AT_ONCE", 1)
+    assert torch.allclose(stored.responses([update])[0], at_once)
+
+
 def test_the_estimate_is_half_the_mean_square_per_token() -> None:
     whole = torch.tensor([[2.0, 4.0], [-6.0, 0.0]]).double()
     (estimate, low, high), shares = predict({"a": whole}, 10, [0, 1])
