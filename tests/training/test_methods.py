@@ -35,7 +35,7 @@ def test_every_method_starts_as_the_base(method: str, llama: Path) -> None:
     torch.testing.assert_close(logits_of(_prepared(method, llama)), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_full_trains_the_linear_weights_only(llama: Path) -> None:
+def test_full_trains_the_linear_weights_only_and_lora_adapts_these(llama: Path) -> None:
     model = _prepared("full", llama)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {
@@ -47,6 +47,7 @@ def test_full_trains_the_linear_weights_only(llama: Path) -> None:
         )
     }  # fmt: skip
     assert all(p.requires_grad for p in _prepared("full", llama, train_all=True).parameters())
+    assert _adapted(_prepared("lora", llama)) == {name.removesuffix(".weight") for name in trained}
 
 
 def test_full_trains_fused_experts() -> None:
@@ -75,12 +76,6 @@ def test_full_trains_conv1d_and_a_classification_head(tmp_path: Path) -> None:
     assert {"classifier.weight", "classifier.bias", "bert.encoder.layer.0.output.dense.weight"} <= trained
     assert "bert.encoder.layer.0.output.dense.bias" not in trained
     assert not any("embeddings" in name or "LayerNorm" in name for name in trained)
-
-
-def test_the_lora_family_adapts_what_full_trains(llama: Path) -> None:
-    full = _prepared("full", llama)
-    trained = {name.removesuffix(".weight") for name, p in full.named_parameters() if p.requires_grad}
-    assert _adapted(_prepared("lora", llama)) == trained
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from peft import LoraConfig, get_peft_model
 
 from intruders.audits.audit import audit
 from intruders.audits.base_cache import NATS
-from intruders.audits.kept_nats import DOCUMENT
 from intruders.measures.prepare_nats import NatsPlan
 from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
@@ -68,14 +67,9 @@ def test_of_rank_1_one_warning_is_all(llama: Path, cache: Path, tmp_path: Path) 
     assert sum("no nats are predicted of an update of rank 1" in said for said in steps[0]["said"]) == 1
 
 
-@pytest.mark.parametrize("what", ["rows", "document"])
-def test_damage_is_one_warning_and_no_number(llama: Path, cache: Path, tmp_path: Path, what: str) -> None:
-    (document,) = cache.glob(f"{NATS}/*/{DOCUMENT}")
-    if what == "rows":
-        for file in document.parent.glob("*-inputs.bin"):
-            file.write_bytes(file.read_bytes()[:-1])
-    else:
-        document.write_text("{")
+def test_damage_is_one_warning_and_no_number(llama: Path, cache: Path, tmp_path: Path) -> None:
+    for file in cache.glob(f"{NATS}/*/*-inputs.bin"):
+        file.write_bytes(file.read_bytes()[:-1])
     steps = trained(prepared(llama, "lora"), tmp_path)
     assert len(steps) == 2
     assert not any(KEY in key for step in steps for key in step)
