@@ -191,12 +191,6 @@ def test_a_user_without_a_home_keeps_nothing_and_is_told(monkeypatch: pytest.Mon
         audit(*models("small"), cache=True)
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_a_path_is_a_folder_of_ones_own(tmp_path: Path, kind: type[str] | type[Path]) -> None:
-    audit(*models("small"), cache=kind(tmp_path / "bases"))
-    assert entries(tmp_path / "bases")
-
-
 @pytest.mark.parametrize("cache", [None, 0, 1, "", {}, ["mine"]])
 def test_what_is_no_cache_is_refused(cache: Any) -> None:
     with pytest.raises(SettingError, match=r"^cache is .*; expected True, False, the path of a folder"):

@@ -26,16 +26,6 @@ def test_a_factor_that_is_not_finite_is_refused(side: str, value: float) -> None
         read(torch.ones(4, 3), LowRank(**update))
 
 
-@pytest.mark.parametrize(("size", "scale"), [(1.0, 1.0), (3e18, 2.0**62), (2.0**-40, 2.0**-39)])
-def test_matrices_are_divided_by_a_power_of_two_where_squares_do_not_fit(size: float, scale: float) -> None:
-    base, tuned = torch.zeros(4, 3), torch.zeros(4, 3)
-    tuned[2, 1] = -size
-    batch = read(base, tuned)
-    assert batch.units == [scale]
-    assert isinstance(batch.pair.tuned, Tensor)
-    torch.testing.assert_close(batch.pair.tuned[0] * scale, tuned, rtol=0, atol=0)
-
-
 def test_the_size_of_factors_does_not_count_but_their_product_is_divided_too() -> None:
     base = torch.full((4, 3), 2.0**30)
     left, right = torch.full((4, 1), 2.0**50), torch.full((1, 3), 2.0**-40)

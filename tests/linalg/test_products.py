@@ -1,7 +1,6 @@
 """Thin products against double precision, in every layout that a caller may bring; and batches of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from intruders.linalg import products
 from intruders.linalg.low_rank import LowRank
 from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair
-from intruders.linalg.products import Batched, made_by_rows, rounding, selected, times_transpose
+from intruders.linalg.products import made_by_rows, rounding, selected, times_transpose
 
 
 def layouts(m: int, n: int) -> dict[str, torch.Tensor]:
@@ -120,22 +119,8 @@ def test_it_is_what_was_given_rounded_once(
     assert max(sizes, default=0) <= max(15, given[:1].numel())
 
 
-@dataclass(frozen=True)
-class Inner(Batched):
-    numbers: Tensor  # (batch)
-
-
-@dataclass(frozen=True)
-class Outer(Batched):
-    rows: Tensor  # (batch, 2, 3)
-    inner: Inner
-
-
 def test_a_batch_of_one_matrix_is_repeated_with_what_is_nested_in_it_and_not_copied() -> None:
-    single = Outer(torch.randn(1, 2, 3), Inner(torch.tensor([7.0])))
-    repeated = single.repeated(4)
-    assert repeated.rows.tolist() == single.rows.tolist() * 4
-    assert repeated.inner.numbers.tolist() == [7.0] * 4
-    assert repeated.rows.data_ptr() == single.rows.data_ptr()
-    assert repeated.rows.stride(0) == 0
-    assert repeated.inner.numbers.stride() == (0,)
+    single = Pair(torch.randn(1, 2, 3), LowRank(torch.randn(1, 2, 1), torch.randn(1, 1, 3)))
+    for part, own in zip(single.repeated(4).parts, single.parts, strict=True):
+        assert torch.equal(part, own.expand(4, -1, -1))
+        assert part.data_ptr() == own.data_ptr()

@@ -18,7 +18,7 @@ from intruders.audits.result.audit_result import Audit
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 from intruders.errors import ResultFileError, SettingError
-from tests.made_up import BERT, made_up_audit, made_up_matrix
+from tests.made_up import BERT, made_up_audit
 
 SUFFIXES = (".json", ".parquet")
 
@@ -165,14 +165,6 @@ def test_matrices_that_differ_in_one_entry_are_not_equal(audit: Audit) -> None:
     assert one != "a matrix"
 
 
-def test_numbers_that_json_does_not_have_become_null_and_nan(tmp_path: Path) -> None:
-    one = made_up_matrix("w", (64, 64), np.random.default_rng(0), intruder_rate=0)
-    endless = dataclasses.replace(one, update=dataclasses.replace(one.update, frobenius=math.inf))
-    audit_of(endless, k=10).save(tmp_path / "a.json")
-    assert "Infinity" not in (tmp_path / "a.json").read_text()
-    assert math.isnan(Audit.load(tmp_path / "a.json").matrices[0].update.frobenius)
-
-
 def test_a_matrix_whose_subspaces_were_not_measured_has_none_in_the_table(audit: Audit) -> None:
     matrices = [dataclasses.replace(matrix, subspaces=None) for matrix in audit.matrices]
     without = dataclasses.replace(audit, matrices=matrices).matrices_to_pandas()
@@ -185,20 +177,6 @@ def test_parquet_is_a_table_for_anyone(audit: Audit, tmp_path: Path) -> None:
     frame, wanted = pd.read_parquet(tmp_path / "audit.parquet"), audit.to_pandas()
     pd.testing.assert_frame_equal(frame[list(wanted.columns)], wanted, check_dtype=False)
     assert np.array_equal(frame["similarity"][13], audit.matrices[1].similarity[:, 3])
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_truncated_file_is_refused_in_one_line(audit: Audit, tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"audit{suffix}"
-    audit.save(path)
-    content = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for cut in [0, 1, 7, *rng.integers(8, len(content) - 2, size=20)]:
-        path.write_bytes(content[:cut])
-        with pytest.raises(ResultFileError) as caught:
-            Audit.load(path)
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
 
 
 OTHER = "is not a saved audit; pass a file that `intruders audit --json` wrote"
@@ -220,9 +198,6 @@ def replaced(document: dict[str, Any], path: str, value: object) -> dict[str, An
 @pytest.mark.parametrize(
     ("where", "value", "said"),
     [
-        ("schema", 2, "schema 2"),
-        ("schema", "1", "is not a saved audit"),
-        ("schema", 0, "schema 0"),
         ("base", ..., OTHER),
         ("base.source", 3, OTHER),
         ("settings.k", True, OTHER),
@@ -260,17 +235,9 @@ def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
         Audit.load(tmp_path / "a.json")
 
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
-
-
-@pytest.mark.parametrize(
-    "file",
-    sorted(file for file in FIXTURES.glob("schema-*/*.json") if file.name != "audit.json"),
-    ids=lambda file: f"{file.parent.name}-{file.stem}",
-)
-def test_the_result_of_another_command_is_called_no_audit(file: Path) -> None:
+def test_the_result_of_another_command_is_called_no_audit_whatever_its_schema() -> None:
     with pytest.raises(ResultFileError, match=OTHER):
-        Audit.load(file)
+        Audit.load(Path(__file__).parents[2] / "fixtures" / "schema-2" / "fleet.json")
 
 
 def test_a_parquet_file_of_something_else_is_refused(audit: Audit, tmp_path: Path) -> None:

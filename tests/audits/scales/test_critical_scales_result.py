@@ -49,14 +49,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_file_is_read_as_it_was_written(folder: Path) -> None:
-    scales = scales_of(AUDIT)
-    read = CriticalScales.load(written(folder, scales))
-    assert read == scales
-    points = read.chart().frame()
-    assert list(points["measured_scale"]) == [m.measured for m in scales.matrices[:-1]]
-
-
 def test_a_file_beside_the_audit_is_shown_when_it_is_of_that_update(folder: Path) -> None:
     assert scales_beside(AUDIT, folder) is None
     for scales, is_shown in [
@@ -93,15 +85,9 @@ def test_a_file_that_was_asked_for_must_fit(folder: Path) -> None:
         scales_for(AUDIT, written(folder, other))
     with pytest.raises(SettingError, match="with one audit, and 2"):
         write_report([folder, folder / "audit.json"], folder / "r.html", scale=folder / "scale.json")
-    for content, said in [
-        ("{", "is not a file of critical scales"),
-        ("[]", "is not a file of critical scales"),
-        ("{}", "is not a file of critical scales"),
-        ('{"schema": 99}', "schema 99"),
-    ]:
-        (folder / "scale.json").write_text(content)
-        with pytest.raises(ResultFileError, match=said):
-            write_report([folder / "audit.json"], folder / "r.html", scale=folder / "scale.json")
+    (folder / "scale.json").write_text("[]")
+    with pytest.raises(ResultFileError, match="is not a file of critical scales"):
+        write_report([folder / "audit.json"], folder / "r.html", scale=folder / "scale.json")
     assert not (folder / "r.html").exists()
 
 
