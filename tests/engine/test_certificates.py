@@ -26,7 +26,7 @@ def at(degrees: float) -> list[float]:
 
 
 def needed(
-    degrees: float, base_error: float, tuned_error: float, is_complete: bool = False, is_open: bool = True
+    degrees: float, base_error: float, tuned_error: float, is_complete: bool, is_open: bool = True
 ) -> tuple[bool, bool]:
     """Whether a base vector, and a tuned vector at that angle from it, are wanted more closely."""
     base = triplets(torch.tensor([at(0)]), [base_error])
@@ -36,35 +36,32 @@ def needed(
 
 
 @pytest.mark.parametrize(
-    ("degrees", "base_error", "tuned_error", "wanted"),
+    ("degrees", "base_error", "tuned_error", "is_complete", "wanted"),
     [
         # 30 degrees lie 30 from epsilon: each of the two may be off by the half of it.
-        (30, 14, 14, (False, False)),
-        (30, 16, 14, (True, False)),
-        (30, 14, 16, (False, True)),
+        (30, 14, 14, False, (False, False)),
+        (30, 16, 14, False, (True, False)),
+        (30, 14, 16, False, (False, True)),
         # At 59 degrees half a degree is left to each.
-        (59, 0.4, 0.6, (False, True)),
-        (59, 0.6, 0.4, (True, False)),
+        (59, 0.4, 0.6, False, (False, True)),
+        (59, 0.6, 0.4, False, (True, False)),
         # Near epsilon more than a sine of 0.001 is never asked for.
-        (60, 0.05, 0.05, (False, False)),
-        (60, 0.06, 0.06, (True, True)),
+        (60, 0.05, 0.05, False, (False, False)),
+        (60, 0.06, 0.06, False, (True, True)),
         # A vector near none may be an intruder: it is computed to a sine of 0.02 (1.15 degrees) however far it is.
-        (85, 30, 1.1, (True, False)),
-        (85, 30, 1.2, (True, True)),
-        (85, 1.1, 1.1, (False, False)),
+        (85, 30, 1.1, False, (True, False)),
+        (85, 30, 1.2, False, (True, True)),
+        (85, 1.1, 1.1, False, (False, False)),
+        # Of a base that is known whole no vector is left over that a bound would have to cover: the distance counts.
+        (85, 12, 12, True, (False, False)),
+        (85, 12, 13, True, (False, True)),
     ],
 )
 def test_the_nearer_a_cosine_is_to_epsilon_the_more_closely_both_are_wanted(
-    degrees: float, base_error: float, tuned_error: float, wanted: tuple[bool, bool]
+    degrees: float, base_error: float, tuned_error: float, is_complete: bool, wanted: tuple[bool, bool]
 ) -> None:
-    assert needed(degrees, base_error, tuned_error) == wanted
-    assert needed(degrees, base_error, tuned_error, is_open=False) == (False, False)
-
-
-def test_of_a_base_that_is_known_whole_an_intruder_needs_only_its_distance_from_epsilon() -> None:
-    """No base vector is left over that a bound would have to cover."""
-    assert needed(85, 12, 12, is_complete=True) == (False, False)
-    assert needed(85, 12, 13, is_complete=True) == (False, True)
+    assert needed(degrees, base_error, tuned_error, is_complete) == wanted
+    assert needed(degrees, base_error, tuned_error, is_complete, is_open=False) == (False, False)
 
 
 def test_base_vectors_with_a_component_that_counts_are_wanted_and_others_are_not() -> None:
