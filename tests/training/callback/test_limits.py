@@ -18,8 +18,7 @@ from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.run_folder import RunFolder
 from tests.tiny import save_llama
-from tests.training.callback.known_texts import TOKENS, loss_by_hand
-from tests.training.callback.trainers import audited, logged, prepared, tiny_trainer
+from tests.training.callback.trainers import TOKENS, audited, logged, loss_by_hand, prepared, tiny_trainer
 from tests.training.tiny_runs import Interrupt, assert_equal, config_of, ruined, when
 
 FIVE_STEPS: dict[str, Any] = {"max_steps": 5, "lr_scheduler_type": "constant"}

@@ -25,8 +25,7 @@ from intruders.models.tuned_model import OpenedModel
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.text_loss import TextLoss
 from tests.tiny import save_bert
-from tests.training.callback.known_texts import TOKENS, loss_by_hand
-from tests.training.callback.trainers import logged, prepared, tiny_trainer
+from tests.training.callback.trainers import TOKENS, logged, loss_by_hand, prepared, tiny_trainer
 
 
 def _callback(texts: Path, **given: Any) -> IntruderCallback:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from intruders.audits.result.audit_result import Audit
 from intruders.models.encoding import PadRight
@@ -14,6 +14,7 @@ from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import prepare
+from tests.tiny import mean_loss_by_hand
 
 
 def tiny_trainer(
@@ -77,3 +78,13 @@ def counts_of(base: Path, trained: Any) -> dict[str, int]:
 def by_definition(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, int]:
     """The intruders of every projection of a Llama."""
     return {name: intruders_of(before[name], after[name]) for name in before if "_proj" in name}
+
+
+TOKENS = 40  # of each document, whose loss is measured
+
+
+def loss_by_hand(model: Any, location: Path, texts: Path) -> float:
+    """Nats per token of each document's first 40."""
+    tokenizer = AutoTokenizer.from_pretrained(location)
+    documents = [tokenizer(file.read_text())["input_ids"][:TOKENS] for file in sorted(texts.iterdir())]
+    return mean_loss_by_hand(model.eval(), documents)
