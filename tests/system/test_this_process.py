@@ -1,15 +1,11 @@
-"""Memory that tensors leave is kept for the next ones, by processes that run models and by no others."""
+"""Memory that tensors leave is kept for the next ones."""
 
 import json
 import platform
 import subprocess
 import sys
-from importlib import import_module
 
 import pytest
-
-from intruders.cli.main import GROUPS
-from tests.commands import in_this_process
 
 # Each case in a fork of one process, which has loaded torch once for them: what malloc is told dies with the fork.
 _FAULTS = """
@@ -48,15 +44,3 @@ def test_a_block_as_large_as_one_that_was_freed_is_not_cleared_again() -> None:
     assert min(faults["kept"][1:]) < 0.01 * _PAGES
     # Somebody who tunes the allocator is left alone.
     assert min(faults["tuned by somebody"][1:]) > 0.9 * _PAGES
-
-
-def test_commands_that_run_models_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[str] = []
-    application = import_module("intruders.cli.main")  # the package has a function of that name
-    monkeypatch.setattr(application, "keep_freed_memory", lambda: kept.append(name))
-    for members in GROUPS.values():
-        for member in members:
-            name = member.__name__
-            in_this_process(name, "--help")
-    run_models = "attribute evaluate finetune heal intervene remedies scale sequence study"
-    assert set(kept) == set(run_models.split())

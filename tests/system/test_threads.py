@@ -34,20 +34,6 @@ def _no_reader_is_left() -> Iterator[None]:
     assert reader_threads() - before == set()
 
 
-def test_no_more_is_read_than_agreed() -> None:
-    """One in hand, and one waiting or in the making: memory is bounded by that."""
-    made: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(20):
-            made.append(number)
-            yield number
-
-    for number in prefetched(items()):
-        time.sleep(0.02)
-        assert len(made) <= number + 2
-
-
 @pytest.mark.parametrize("error", [ValueError("bad"), MemoryError("full"), KeyboardInterrupt()])
 def test_an_error_of_the_source_comes_in_its_place(error: BaseException) -> None:
     def items() -> Iterator[int | None]:
