@@ -304,19 +304,6 @@ def test_any_k(k: int) -> None:
     assert check(UPDATES["hot"](base, rng), k, 0.5).intruder.shape == (1, min(k, 256))
 
 
-def test_a_stack_is_its_matrices_one_by_one() -> None:
-    rng = np.random.default_rng(7)
-    spectra = ["power law", "flat", "outliers over a bulk", "many equal", "rank-deficient"]
-    bases = [with_values(256, 270, SPECTRA[name](256, rng), rng) for name in spectra]
-    pairs = [spiked(base, [2.0, 0.5, 0.2, 0.01], rng) for base in bases]
-    together = decide(batch_of(pairs), 10, 0.5)
-    for i, pair in enumerate(pairs):
-        truth = truth_of(pair, 10)
-        alone = check(pair, 10, 0.5, truth)
-        assert together.intruder[i].tolist() == alone.intruder[0].tolist()
-        require_truth(together, i, truth)
-
-
 SHARED_SPECTRA = ["power law", "flat", "many equal", "rank-deficient"]
 SHARED_SHAPES = [(60, 50), (140, 200), (200, 140), (260, 300), (300, 260)]
 

@@ -1,13 +1,12 @@
 """The first scale with an intruder on a projection, compared with a walk in small steps."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from intruders.engine.projection import Projection
-from intruders.engine.scale_search import first_starts, first_window, windows_from
+from intruders.engine.scale_search import first_starts, first_window
 
 
 def projection(rank: int, seed: int) -> Projection:
@@ -46,15 +45,6 @@ def test_a_window_far_below_the_centre_is_the_first_one(octaves: int) -> None:
     assert start == pytest.approx(truth, rel=0.003)
 
 
-def test_a_group_has_the_windows_that_each_has_alone() -> None:
-    projections = [projection(2, seed) for seed in range(5)]
-    starts = [start for start in first_starts(projections) if start is not None]
-    assert windows_from(projections, starts) == [first_window(one) for one in projections]
-    for one, window in zip(projections, windows_from(projections, starts), strict=True):
-        assert window.start <= window.inside <= 1.02 * window.start
-        assert is_there(one, window.inside)
-
-
 def test_a_window_is_sought_from_a_scale_on() -> None:
     one = projection(2, 0)
     first = first_window(one)
@@ -63,11 +53,3 @@ def test_a_window_is_sought_from_a_scale_on() -> None:
     assert later is not None
     assert later.start >= 3 * first.start
     assert is_there(one, later.inside)
-
-
-def test_without_an_intruder_there_is_no_window() -> None:
-    none = torch.zeros(30, 30, dtype=torch.float64)
-    base = torch.diag(torch.linspace(36, 1, 30, dtype=torch.float64))
-    still = Projection(base, none, base, 30, None, 10, 0.5, math.inf, True, 1.0)
-    assert first_window(still) is None
-    assert first_starts([still, still]) == [None, None]

@@ -85,18 +85,6 @@ def test_a_base_of_zeros_has_finite_counts(side: int, rank: int, norm: float, sc
 
 
 @given(PROBLEMS)
-def test_shifted_solves(made: Problem) -> None:
-    problem = in_coordinates(*made).problem()
-    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, problem.poles.shape[-1])))
-    shifts = torch.tensor([[2.7, 1.3]], dtype=torch.float64) * problem.poles.amax()
-    found = problem.solve(shifts, rows)
-    again = problem.apply(found) - shifts.unsqueeze(-1) * found
-    again = again / again.norm(dim=-1, keepdim=True)
-    wanted = rows / rows.norm(dim=-1, keepdim=True)
-    assert float((again * wanted).sum(-1).abs().min()) > 1 - 1e-6
-
-
-@given(PROBLEMS)
 def test_proved_vectors_are_the_leading_ones(made: Problem) -> None:
     base, left, right = made
     found = leading_vectors(in_coordinates(base, left, right).problem(), 5)
@@ -116,21 +104,6 @@ def test_directions_that_nothing_leads_to_are_counted_as_missing() -> None:
     assert bool(found.is_proved)
     expected = np.linalg.svd(base + left @ right, compute_uv=False)[:5]
     np.testing.assert_allclose(found.values[0], expected, atol=1e-12)
-
-
-def test_a_scaled_update_needs_no_new_coordinates() -> None:
-    base, left, right = planted((60, 40), "power law", 3, 1)
-    direct = in_coordinates(base, 0.3 * left, right)
-    rows = torch.eye(direct.size, dtype=torch.float64).unsqueeze(0)
-    scaled = in_coordinates(base, left, right).problem().at(torch.tensor([0.3], dtype=torch.float64))
-    for problem in (scaled, direct.problem()):
-        squares = np.linalg.eigvalsh(problem.apply(rows)[0])[::-1][:40]
-        values = np.linalg.svd(base + 0.3 * left @ right, compute_uv=False)
-        np.testing.assert_allclose(squares, values**2, atol=1e-10 * values[0] ** 2)
-        counts, sure = problem.counts(torch.from_numpy(0.5 * (squares[:-1] + squares[1:]))[None, :10])
-        assert counts[sure].tolist() == (1 + np.arange(10))[sure[0].numpy()].tolist()
-        found = leading_vectors(problem, 5)
-        np.testing.assert_allclose(found.values[0], values[:5], atol=1e-9 * values[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -137,15 +137,6 @@ def test_an_error_inside_puts_them_back_too() -> None:
     assert torch.get_float32_matmul_precision() == "medium"
 
 
-def test_autocast_is_off_inside() -> None:
-    matrix = torch.randn(64, 64)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert (matrix @ matrix).dtype == torch.bfloat16
-        with full_precision():
-            assert (matrix @ matrix).dtype == torch.float32
-        assert (matrix @ matrix).dtype == torch.bfloat16
-
-
 def test_of_several_threads_the_last_one_puts_them_back() -> None:
     torch.set_float32_matmul_precision("medium")
     entered, may_leave = threading.Event(), threading.Event()
