@@ -219,13 +219,8 @@ def test_globs_lists_and_folders(base: Path, adapters: dict[str, str], tmp_path:
     found = audit_fleet(str(base), f"@{listed}", cache=False)
     assert found.adapters["adapter"].tolist() == [adapters["strong"], adapters["weak"]]
     assert len(audit_fleet(str(base), [str(folder)], cache=False, include="*q_proj*").adapters) == 9
-    for wrong, said in (
-        (["nothing*"], "matches no file"),
-        (["@nothing.txt"], "cannot be read"),
-        ([], "no adapter"),
-    ):
-        with pytest.raises(SettingError, match=said):
-            audit_fleet(str(base), wrong, cache=False)
+    with pytest.raises(SettingError, match="no adapter"):
+        audit_fleet(str(base), [], cache=False)
 
 
 @pytest.mark.slow

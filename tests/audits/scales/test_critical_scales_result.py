@@ -49,20 +49,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_file_beside_the_audit_is_shown_when_it_is_of_that_update(folder: Path) -> None:
     assert scales_beside(AUDIT, folder) is None
-    for scales, is_shown in [
-        (scales_of(AUDIT), True),
-        (scales_of(AUDIT, tuned_source="runs/other"), False),
-        (scales_of(AUDIT, k=5), False),
-        (scales_of(AUDIT, epsilon=0.4), False),
-    ]:
-        written(folder, scales)
-        assert (scales_beside(AUDIT, folder) is not None) == is_shown
-        write_report([folder], folder / "r.html", folder / "figures" if is_shown else None)
-        assert (
-            "scale-plot" in (folder / "r.html").read_text(encoding="utf-8").split("<script")[0]
-        ) == is_shown
+    for changes in ({"tuned_source": "runs/other"}, {"k": 5}, {"epsilon": 0.4}):
+        written(folder, scales_of(AUDIT, **changes))
+        assert scales_beside(AUDIT, folder) is None
+    written(folder, scales_of(AUDIT))
+    write_report([folder], folder / "r.html", folder / "figures")
+    assert "scale-plot" in (folder / "r.html").read_text(encoding="utf-8").split("<script")[0]
     assert (folder / "figures" / "critical-scales.csv").is_file()
 
 
