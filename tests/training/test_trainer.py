@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     BartConfig,
     BartForCausalLM,
     MixtralConfig,
@@ -21,7 +20,6 @@ from intruders.training.finetune import finetune
 from intruders.training.trainer import (
     TargetTrainer,
     autocast_as_trained,
-    takes_positions,
     with_learned_logits,
 )
 from tests.json_lines import write_rows
@@ -123,12 +121,6 @@ def test_logits_are_asked_where_a_token_is_learned_and_all_where_none_is() -> No
     # Predicted at the position before: 3, 4, 5 of the first row, and 1, 2 of the second.
     assert with_learned_logits(batch)["logits_to_keep"].tolist() == [1, 2, 3, 4, 5]
     assert "logits_to_keep" not in with_learned_logits(batch | {"labels": torch.full((2, 7), IGNORED)})
-
-
-def test_a_classifier_has_one_row_of_logits_and_is_not_asked(tmp_path: Path) -> None:
-    assert takes_positions(AutoModelForCausalLM.from_pretrained(save_llama(tmp_path / "llama")))
-    model = AutoModelForSequenceClassification.from_pretrained(save_bert(tmp_path / "bert"))
-    assert not takes_positions(model)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

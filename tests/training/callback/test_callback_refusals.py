@@ -58,11 +58,6 @@ def test_values_of_its_own(given: dict[str, Any], told: str, trainer: Any) -> No
         IntruderCallback(trainer, **given)
 
 
-def test_a_name_that_is_none_of_its_own() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'evry'"):
-        IntruderCallback(evry=3)  # type: ignore[call-arg]
-
-
 @pytest.mark.parametrize("with_base", [False, True])
 @pytest.mark.parametrize(
     "config",
