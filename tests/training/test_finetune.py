@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from intruders.errors import NonFiniteError, SettingError
@@ -22,7 +22,7 @@ from intruders.training.run_folder import RunFolder
 from tests.commands import in_this_process
 from tests.hub_cache import hub_with_base
 from tests.json_lines import write_rows
-from tests.tiny import save_llama, short_task
+from tests.tiny import save_llama, short_task, with_update
 from tests.training.tiny_runs import OURS, config_of, logits_of, matched, ruined, weights_of, when
 
 
@@ -116,11 +116,7 @@ def test_a_model_learns_to_answer_in_conversations(llama: Path, tmp_path: Path) 
 
 
 def test_an_adapter_of_another_base_is_told(llama: Path, whole: RunFolder, tmp_path: Path) -> None:
-    other = save_llama(tmp_path / "other")
-    weights = load_file(other / "model.safetensors")
-    save_file(
-        {name: value * 2 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"}
-    )
+    other = with_update(llama, tmp_path / "other", WEIGHT, torch.tensor(1.0))
     with pytest.warns(UserWarning, match="start_from .* as its base, and this run trains .*other"):
         finetune(config_of(other, tmp_path / "run", start_from=str(whole.path), steps=1))
     with warnings.catch_warnings():

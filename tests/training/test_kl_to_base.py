@@ -9,16 +9,11 @@ from transformers import Trainer, TrainingArguments
 
 from intruders.models.loading import load_model
 from intruders.training.finetune import finetune
-from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.kl_to_base import KLToBase, kl_of_tokens
 from intruders.training.methods import make_optimizer, prepare
 from intruders.training.run_settings import PLAIN_LORA
 from tests.tiny import save_gpt2
 from tests.training.tiny_runs import OURS, config_of
-
-
-def config(base: Path, out: Path | str = "out", **settings: Any) -> FinetuneConfig:
-    return config_of(base, Path(out), **settings)
 
 
 def factors(model: Any) -> dict[str, torch.nn.Parameter]:
@@ -28,7 +23,7 @@ def factors(model: Any) -> dict[str, torch.nn.Parameter]:
 
 def test_kl_is_zero_at_the_start_and_its_gradient_that_of_differences(tmp_path: Path) -> None:
     # GPT-2's layers compute in the precision of their weights; Llama's norms are in single precision always.
-    settings = config(save_gpt2(tmp_path / "gpt2"), kl_to_base=0.7)
+    settings = config_of(save_gpt2(tmp_path / "gpt2"), tmp_path / "run", kl_to_base=0.7)
     base = load_model(settings.base, "causal").double().eval()
     kl = KLToBase(settings, base)
     model: Any = prepare(base, settings, "causal").double().eval()
@@ -75,7 +70,7 @@ def test_the_logits_that_kl_compares_with_are_the_bases(method: str, llama: Path
 
 def check_that_kl_compares_with_the_base(method: str, llama: Path) -> None:
     """Compare the logits, after every trained parameter has moved, with those of the base before training."""
-    settings = config(llama, method=method, kl_to_base=1.0)
+    settings = config_of(llama, Path("out"), method=method, kl_to_base=1.0)
     base = load_model(str(llama), "causal")
     ids = torch.arange(5, 45)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -94,7 +89,7 @@ def check_that_kl_compares_with_the_base(method: str, llama: Path) -> None:
 
 
 def test_a_run_tells_how_far_the_model_moved(llama: Path, tmp_path: Path) -> None:
-    run = finetune(config(llama, tmp_path / "run", kl_to_base=0.5, steps=2, max_eval_samples=1))
+    run = finetune(config_of(llama, tmp_path / "run", kl_to_base=0.5, steps=2, max_eval_samples=1))
     moved = [line["kl_to_base"] for line in run.log if "kl_to_base" in line]
     assert moved
     assert all(number >= 0 for number in moved)
@@ -102,7 +97,7 @@ def test_a_run_tells_how_far_the_model_moved(llama: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", sorted({*PLAIN_LORA, "dora", "pissa"}.intersection(OURS)))
 def test_weight_decay_reaches_a_and_b(method: str, llama: Path) -> None:
-    settings = config(llama, method=method, weight_decay=0.3)
+    settings = config_of(llama, Path("out"), method=method, weight_decay=0.3)
     model = prepare(load_model(str(llama), "causal"), settings, "causal")
     optimizer = make_optimizer(model, settings)
     if optimizer is None:

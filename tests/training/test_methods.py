@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import MixtralConfig, MixtralForCausalLM
 
 from intruders.errors import SettingError
 from intruders.models.loading import load_model
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import go_on_from, make_optimizer, prepare
+from tests.checkpoints.models import tiny_mixtral
 from tests.tiny import save_bert, save_gpt2
 from tests.training.tiny_runs import OURS, logits_of
 
@@ -52,11 +52,7 @@ def test_full_trains_the_linear_weights_only_and_lora_adapts_these(llama: Path) 
 
 def test_full_trains_fused_experts() -> None:
     """Their matrices are one parameter with an axis of experts, in no linear module."""
-    config = MixtralConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1,
-    )  # fmt: skip
-    model = prepare(MixtralForCausalLM(config), _config("full", Path("base")), "causal")
+    model = prepare(tiny_mixtral(), _config("full", Path("base")), "causal")
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {f"model.layers.0.mlp.experts.{name}" for name in ("gate_up_proj", "down_proj")} <= trained
     assert "model.embed_tokens.weight" not in trained

@@ -18,7 +18,7 @@ from intruders.models.loading import load_model
 from intruders.training.callback.callback import IntruderCallback
 from intruders.training.callback.limits import Watch
 from intruders.training.callback.trace import append_to_trace, read_trace
-from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.checkpoints.models import tiny_mixtral
 from tests.tiny import save_bert, save_gpt2
 from tests.training.callback.trainers import (
     all_weights,
