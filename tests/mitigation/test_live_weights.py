@@ -1,5 +1,6 @@
 """Interventions in a model in memory whose base stores experts one by one, against whole weights written by hand."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> N
     assert set(live.others) == set(others)
     live.set(remedy, lambda name: SHARE)
     assert_share(model.state_dict(), of_base, own, SHARE)
+    norms = [float((tensor.double() - of_base[name].double()).norm()) for name, tensor in own.items()]
+    of_both = math.hypot(live.norm_of_others(), *(case.update.norm() for case in cases))
+    assert of_both == pytest.approx(math.hypot(*norms), rel=1e-5)
+    live.set(Interpolate(0.0), lambda name: 0.0)
+    torch.testing.assert_close(model.state_dict(), of_base, rtol=0, atol=0)
     live.set(remedy, lambda name: 1.0)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, own[name])}
     assert any("experts" in name for name in changed)

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
-from intruders.checkpoints.pairing.open_sides import open_sides
-from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.linalg.pair import Pair
-from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.at_random import at_random
 from intruders.mitigation.remedies.base_directions import Directions, Project
 from intruders.mitigation.remedies.changes import Change
@@ -23,13 +20,11 @@ from intruders.mitigation.remedies.entries import Trim
 from intruders.mitigation.remedies.every_remedy import published_remedy, remedy_named
 from intruders.mitigation.remedies.remedy import Case, Remedy, ScaledIntruders
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
-from intruders.mitigation.remedies.shares import Interpolate, Lines
+from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.remedies.singular_values import Budget, Truncate
 from intruders.mitigation.tuned_matrices import TunedMatrices
 from intruders.reports.mitigation import mitigation_lines
-from tests.checkpoints.models import tiny_llama
 from tests.mitigation.hot import (
-    assert_share,
     deviation,
     matrices_of,
     merged_from,
@@ -220,25 +215,3 @@ def test_random_directions_are_of_the_bases_at_the_tuned_values(in_full: Tuned) 
         added = left_of(in_full, remedy, case) - in_full.update(name)
         sums = [added - terms[i] - terms[j] for i in range(2 * k) for j in range(i)]
         assert min(float(one.norm()) for one in sums) < 1e-3 * float(s[0])
-
-
-def test_live_weights_reach_everything_that_was_tuned_and_come_back(of_each: Tuned) -> None:
-    base, tuned = open_sides(of_each.folder / "base", of_each.folder / "tuned")
-    model = tiny_llama(num_hidden_layers=4)
-    model.load_state_dict({name: tensor.float() for name, tensor in of_each.tuned.items()})
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    cases = cases_of(of_each, Lines())
-    others = [name for name in base.names() if name not in {case.matrix.name for case in cases}]
-    live = LiveInterventions(model, base, others)
-    live.use(cases)
-    live.set(Interpolate(0.0), lambda name: 0.0)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, of_each.base[name].float()), name
-    live.set(Interpolate(0.3), lambda name: 0.3)
-    assert_share(model.state_dict(), of_each.base, of_each.tuned, 0.3)
-    norms = {name: float(of_each.update(name).norm()) for name in others}
-    assert live.norm_of_others() == pytest.approx(math.hypot(*norms.values()), rel=1e-5)
-    assert set(live.others) == {name for name, norm in norms.items() if norm > 0}
-    live.reset()
-    atol = 0 if isinstance(tuned, Checkpoint) else 1e-6
-    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=atol)
