@@ -19,7 +19,7 @@ from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.doses import Doses
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import merged_weights, saved, tiny_gpt2, tiny_llama, with_lora
+from tests.checkpoints.models import merged_weights, moved, saved, tiny_gpt2, tiny_llama, with_lora
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import (
@@ -38,19 +38,10 @@ from tests.tiny import character_tokenizer
 CLOSE = 1e-3
 
 
-def tuned_in_full(base: nn.Module, strength: float = 3.0, seed: int = 3) -> nn.Module:
+def tuned_in_full(base: nn.Module) -> nn.Module:
     """Every tensor changed: the matrices by a few strong directions and noise, the norms by noise."""
-    model = copy.deepcopy(base)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():  # tied ones once
-        noise = 0.01 * torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() == 2:
-            u, v = (torch.randn(2, side, generator=generator) for side in parameter.shape)
-            norm = torch.linalg.matrix_norm(parameter.data.float(), 2)
-            size = strength * norm / (u.norm(dim=1) * v.norm(dim=1))
-            noise = noise * parameter.data.std() + (u.mT * size) @ v
-        parameter.data = (parameter.data.float() + noise).to(parameter.dtype)
-    return model
+    hot: Any = hot_llama(model=copy.deepcopy(base), gain=3.0)
+    return moved(hot.merge_and_unload(), 1e-3, 3)
 
 
 def full_sides(folder: Path, base: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -205,7 +196,7 @@ def test_conv1d(tmp_path: Path) -> None:
 
 def test_stacked_experts(tmp_path: Path) -> None:
     base = tiny_mixtral()
-    tuned = tuned_in_full(base)
+    tuned = moved(copy.deepcopy(base), 0.01, 3)
     for name, parameter in tuned.named_parameters():
         if parameter.dim() == 3:
             generator = torch.Generator().manual_seed(9)
