@@ -174,6 +174,12 @@ def test_adapter_saved_as_a_pickle(tmp_path: Path) -> None:
     assert_tuned(differing(tiny_llama(), tmp_path), merged_weights(model), count=2)
 
 
+def test_the_weights_file_of_an_adapter_is_read_with_the_config_beside_it(tmp_path: Path) -> None:
+    model = with_lora(lora_alpha=6)
+    file = saved(model, tmp_path) / "adapter_model.safetensors"
+    assert_tuned(differing(tiny_llama(), file), merged_weights(model), count=2)
+
+
 def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:
     base = tiny_llama()
     base.resize_token_embeddings(44)

@@ -59,6 +59,15 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], str]] = {
         {"config_groups": OF_BLOCKS},
         "one a block of 96 x 128 or 128 x 128",
     ),
+    "scales of another number of rows": (
+        {
+            "q.weight_packed": torch.ones(4, 4, dtype=torch.int32),
+            "q.weight_scale": torch.ones(3, 2),
+            "q.weight_shape": torch.tensor([4, 32]),
+        },
+        {"quant_method": "compressed-tensors"},
+        r"the quantized parts of 'q' do not fit together \(weight_scale\)",
+    ),
     "blocks of 48 or 64 rows": (
         {"q.weight": torch.ones(192, 256).to(FP8), "q.weight_scale": torch.rand(4, 2)},
         {},
