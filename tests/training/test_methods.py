@@ -74,6 +74,15 @@ def test_full_trains_conv1d_and_a_classification_head(tmp_path: Path) -> None:
     assert not any("embeddings" in name or "LayerNorm" in name for name in trained)
 
 
+@pytest.mark.parametrize(
+    ("method", "scale"), [("lora", 8 / 4), ("rslora", 8 / 2), ("b-only", 8 / 4), ("lora+", 8 / 4)]
+)
+def test_scale_is_pefts(method: str, scale: float, llama: Path) -> None:
+    model = _prepared(method, llama)
+    scales = {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "scaling")}
+    assert scales == {scale}
+
+
 @pytest.mark.parametrize("method", ["lora-fa", "b-only"])
 def test_frozen_a_stays_and_can_have_orthonormal_rows(method: str, llama: Path) -> None:
     model = _prepared(method, llama, init_a="orthonormal")
