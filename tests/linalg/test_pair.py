@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from intruders.linalg.low_rank import LowRank
+from intruders.linalg.operators import Dense
 from intruders.linalg.pair import Pair, over_unit
 from tests.matrices import random
 
@@ -75,3 +76,14 @@ def test_precision(kind: str) -> None:
     mixed = Pair(half.base.double(), half.tuned)
     assert {part.dtype for part in mixed.widened(cpu).parts} == {torch.float64}
     assert {part.dtype for part in half.double().parts} == {torch.float64}
+
+
+def test_dense_updates_have_the_arithmetic_of_low_rank_ones() -> None:
+    one, other = (pair_of("low-rank", seed)[0].double().update for seed in (0, 10))
+    assert isinstance(one, LowRank)
+    assert isinstance(other, LowRank)
+    dense = Dense(one.dense())
+    assert dense.norm() == pytest.approx(one.norm(), rel=1e-12)
+    assert dense.inner(other) == pytest.approx(one.inner(other), rel=1e-9)
+    torch.testing.assert_close(dense.plus(other).dense(), one.plus(other).dense())
+    torch.testing.assert_close(dense.scaled(-2.5).dense(), one.scaled(-2.5).dense())
