@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from intruders.audits.audit_settings import AuditSettings
 from intruders.checkpoints.opening.open import open_checkpoint
 from intruders.checkpoints.writing.lora_adapter import plain_lora
 from intruders.checkpoints.writing.merged import everywhere_as_tuned
@@ -26,14 +25,10 @@ from tests.checkpoints.models import merged_weights, saved, tiny_bert, tiny_llam
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.mitigation.hot import (
     assert_share,
-    deviation,
     hot_llama,
-    hot_sides,
     merged_from,
     mitigated,
-    places_of_intruders,
     renamed_in,
-    scaled,
 )
 
 
@@ -91,21 +86,6 @@ def test_norms_and_biases_in_full_under_another_prefix(tmp_path: Path, settings:
 
 
 EMBEDDINGS = ["q_proj", "embed_tokens", "lm_head"]
-
-
-def test_factors_of_embeddings_are_changed_and_the_weight_beneath_them_is_not(tmp_path: Path) -> None:
-    """PEFT stores the base's own embedding beside its factors, and puts it back when it loads the adapter."""
-    before, _ = hot_sides(tmp_path, target_modules=EMBEDDINGS)
-    after = merged_from(tmp_path / "tuned", tiny_llama())
-    result = mitigated(tmp_path, scale=0.0, audit=AuditSettings(include_embeddings=True))
-    found = merged_from(tmp_path / "out", tiny_llama())
-    stored = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    for name in ("lm_head", "model.embed_tokens"):
-        old, new = before[f"{name}.weight"], after[f"{name}.weight"]
-        assert (places := places_of_intruders(old, new))
-        assert deviation(found[f"{name}.weight"], scaled(new, places, 0.0)) < 1e-5
-        assert torch.equal(stored[f"base_model.model.{name}.base_layer.weight"], old)
-    assert result.form == "adapter"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
