@@ -79,20 +79,6 @@ def test_the_gradient_in_a_dose_is_that_of_the_weights_along_the_update(kind: st
             assert torch.equal(opened.model(input_ids=IDS).logits, of_base)
 
 
-def test_directions_are_those_of_the_update(tmp_path: Path) -> None:
-    """``W0 + sum_i a_i d_i p_i q_i^T`` with d, p, q of a dense decomposition of D."""
-    models = llama_and_adapter(tmp_path)
-    _, updates, groups = read_sides(models, "direction")
-    pairs = pair_sides(*open_sides(*models)).pairs
-    assert len(groups.names) == 2 * len(pairs)
-    loaded = pairs[0].load()
-    left, values, right = torch.linalg.svd(loaded.update.dense().double(), full_matrices=False)
-    wanted = left[:, :2] * values[:2] * torch.tensor([0.25, -0.5]) @ right[:2]
-    update = updates[pairs[0].name]
-    got = update.left * torch.tensor([0.25, -0.5]) @ update.right
-    assert torch.allclose(got.double(), wanted, atol=1e-5)
-
-
 @pytest.mark.parametrize(("per", "count"), [("matrix", 4), ("layer", 2), ("kind", 2)])
 def test_matrices_share_a_dose_by_layer_or_kind(per: str, count: int) -> None:
     names = [f"model.layers.{layer}.{kind}.weight" for layer in (0, 1) for kind in ("q_proj", "up_proj")]

@@ -30,16 +30,12 @@ from intruders.measures.losses import DocumentLosses
 from intruders.measures.measure_settings import NO_LOSSES, LossSettings, ScoreSettings
 from intruders.measures.output_energy import output_energy
 from intruders.measures.task_score import TaskScore
-from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.mitigate import mitigate
-from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.intervene import sweep_lines
 from intruders.system.progress import Progress, silent
-from tests.checkpoints.models import tiny_gpt2
 from tests.json_lines import write_rows
 from tests.made_up import made_up_audit
-from tests.mitigation.hot import deviation, hot_sides, matrices_of, places_of_intruders, scaled
 from tests.tiny import character_tokenizer
 
 NO_CACHE = Compute(cache=False)
@@ -195,30 +191,6 @@ def load_model(hot: Path) -> dict[str, torch.Tensor]:
     return load_file(hot / "model.safetensors")
 
 
-def test_weights_in_memory_are_the_formula_and_come_back(tmp_path: Path) -> None:
-    model = tiny_gpt2()
-    of_conv1d = {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
-    before, tuned = hot_sides(tmp_path, model, gain=2.0, **of_conv1d)
-    model.load_state_dict(tuned)
-    matrices = matrices_of(tmp_path / "base", tmp_path / "tuned")
-    cases = list(matrices.read([ScaledIntruders(0)]))
-    assert cases
-    live = LiveInterventions(model, matrices.base)
-    live.use(cases)
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    # Sums of two numbers in double and in single precision differ in the last bit at most.
-    assert all(torch.allclose(own[name], tuned[name], rtol=0, atol=1e-6) for name in tuned)
-    for scale in (0.0, 0.5, 0.0):
-        live.set(ScaledIntruders(scale))
-        for case in cases:
-            name = case.matrix.name
-            old, new = before[name].mT, tuned[name].mT
-            wanted = scaled(new, places_of_intruders(old, new), scale)
-            assert deviation(model.state_dict()[name].mT, wanted) < 1e-3
-    live.use(cases[:1])
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.items())
-
-
 def point(control: str, scale: float, shift: float, right: int) -> Intervention:
     """Losses moved by ``shift`` on every one of 40 documents, and so many of 200 answers right."""
     sums = np.linspace(20, 40, 40) + 10 * (shift + 0.002 * np.cos(np.arange(40)))
@@ -264,19 +236,6 @@ def test_a_control_that_no_matrix_has_is_not_compared(hot: Path) -> None:
         "no matrix has the control random",
         "no matrix has the control neighbours",
     ]
-
-
-def test_a_given_audit_is_used(hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    removed = SweepSettings((0.0,))
-    settings = AuditSettings(k=3, epsilon=0.4, include=("*.q_proj.*", "*.down_proj.*"))
-    plain = swept(hot, sweep=removed, audit=settings)
-    plain.audit.save(tmp_path / "audit.json")
-    monkeypatch.setattr("intruders.audits.audit.audit_pairing", lambda *given: pytest.fail("audited again"))
-    given = swept(hot, sweep=removed, audit=tmp_path / "audit.json")
-    assert given.audit.matrices == plain.audit.matrices
-    for found, wanted in zip(given.points, plain.points, strict=True):
-        assert found.update_norm == pytest.approx(wanted.update_norm, rel=1e-6)
-        assert loss_of(found, hot) == pytest.approx(loss_of(wanted, hot), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -378,9 +337,3 @@ def test_the_sentence_says_which_is_lower(beside_curve: InterventionSweep) -> No
     ):
         [verdict] = replace(beside_curve, points=[replace(beside_curve.points[0], gain=gain)]).verdicts()
         assert verdict.partition("; ")[2] == f"at equal task loss {said}"
-
-
-def test_without_a_curve_nothing_is_added(sweep: InterventionSweep) -> None:
-    assert sweep.curve == []
-    assert {row["measure"] for row in intervention_rows(sweep)} == {"loss", "accuracy"}
-    assert "equal task loss" not in "\n".join(sweep_lines(sweep))
