@@ -7,7 +7,6 @@ measured as the same files in a folder.
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +36,6 @@ from intruders.measures.text_loss import text_losses
 from intruders.models.answers import graded
 from intruders.models.loading import load_tokenizer
 from intruders.models.tuned_model import OpenedModel, can_go_on, open_language_model
-from intruders.reports.evaluation import measure_lines
 from tests.chat_models import CHAT_SHAPES, save_chat_model, trl_trainer
 from tests.checkpoints.models import change_config, with_lora
 from tests.experiments.healed_models import adapter_of
@@ -169,17 +167,6 @@ def test_a_local_task_of_the_harness(
     unknown = HarnessSettings(("no-such-task",), str(own))
     with pytest.raises(SettingError, match="no task 'no-such-task'"):
         evaluate(str(place / "completer"), losses=LossSettings((str(place / "texts"),)), harness=unknown)
-
-
-def test_what_was_held_out_of_a_file_is_said(place: Path) -> None:
-    rows = place / "sums.jsonl"
-    alone = ScoreSettings(prompt="q", completion="a", tasks=(str(rows),), max_new_tokens=8)
-    for scores, said in [
-        (replace(alone, test_file=str(rows)), "accuracy on sums.jsonl, test (20 examples): "),
-        (replace(alone, validation_file=str(rows)), "accuracy on sums.jsonl, validation (20 examples): "),
-    ]:
-        found = evaluate(str(place / "completer"), scores=scores)
-        assert measure_lines(found.scores[0])[0].startswith(said)
 
 
 def test_a_run_is_scored_on_the_rows_that_it_held_out(place: Path, tmp_path: Path) -> None:

@@ -342,16 +342,6 @@ def test_the_response_is_a_central_difference(model: Any, monkeypatch: pytest.Mo
         assert torch.allclose(total, (ends[0] - ends[1]) / 2e-4, rtol=1e-5, atol=1e-9)
 
 
-def test_the_models_parameters_and_mode_are_as_before(model: Any) -> None:
-    model.train()
-    some = list(model.parameters())[-1].requires_grad_(False)
-    list(layer_rows(model, layers_of(model), ids_of(model, 1, 5), 1, torch.Generator().manual_seed(0)))
-    assert model.training
-    assert [parameter.requires_grad for parameter in model.parameters()].count(False) == 1
-    some.requires_grad_(True)
-    model.eval()
-
-
 def test_a_layer_that_is_not_reached_or_reached_twice_is_left_out(model: Any) -> None:
     (name, layer), *_ = layers_of(model).items()
     again: Any = layer.register_forward_hook(lambda module, given, output: again.remove() or module(*given))
