@@ -77,45 +77,36 @@ def test_of_a_classifier_it_has_the_names_of_the_classifier(tmp_path: Path) -> N
     assert_alike(with_adapter(model, tmp_path / "out"), tuned)
 
 
-def two_adapters(model: nn.Module, folder: Path, **settings: Any) -> tuple[Path, Path]:
+def updates_of(adapted: Any) -> dict[str, Tensor]:
+    """What PEFT adds to each weight."""
+    modules = adapted.named_modules()
+    return {
+        name: part.get_delta_weight("default") for name, part in modules if hasattr(part, "get_delta_weight")
+    }
+
+
+SUMS: dict[str, tuple[Callable[[], nn.Module], str, dict[str, Any]]] = {
+    "hub gpt2": (tiny_gpt2, "transformer.", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    "bfloat16": (lambda: tiny_llama().bfloat16(), "", {}),
+    "float16": (lambda: tiny_llama().half(), "", {}),
+}
+
+
+@pytest.mark.parametrize("case", SUMS)
+def test_of_a_sum_it_has_the_names_of_its_adapters_and_is_not_rounded_to_the_type_of_the_base(
+    case: str, tmp_path: Path
+) -> None:
+    made, prefix, settings = SUMS[case]
+    base = without_prefix(saved(made(), tmp_path / "base"), prefix)
     for seed, name in enumerate("ab"):
-        saved(with_lora(copy.deepcopy(model), seed, **settings), folder / name)
-    return folder / "a", folder / "b"
-
-
-def summed_by_peft(model: nn.Module, first: Path, second: Path) -> nn.Module:
-    """PEFT's ``cat`` of the two at half weight each."""
-    both: Any = peft.PeftModel.from_pretrained(copy.deepcopy(model), str(first), adapter_name="a")
-    both.load_adapter(str(second), "b")
-    both.add_weighted_adapter(["a", "b"], [0.5, 0.5], "sum", combination_type="cat")
-    both.set_adapter("sum")
-    return both
-
-
-def test_of_a_sum_it_has_the_names_of_its_adapters(tmp_path: Path) -> None:
-    model = tiny_gpt2()
-    base = without_prefix(saved(model, tmp_path / "base"), "transformer.")
-    first, second = two_adapters(model, tmp_path, target_modules=["c_attn"], fan_in_fan_out=True)
-    write_at_scale(base, f"{first}@0.5+{second}@0.5", 1.0, tmp_path / "out", form="adapter")
-    wanted = summed_by_peft(model, first, second)
-    assert_alike(with_adapter(model, tmp_path / "out"), wanted)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_factors_of_a_sum_are_not_rounded_to_the_type_of_the_base(dtype: torch.dtype, tmp_path: Path) -> None:
-    model = tiny_llama().to(dtype)
-    base = saved(model, tmp_path / "base")
-    first, second = two_adapters(model, tmp_path, target_modules=["q_proj"])
-    write_at_scale(base, f"{first}@0.5+{second}@0.5", 1.0, tmp_path / "out", form="adapter")
-    parts: list[Any] = [with_adapter(copy.deepcopy(model), folder) for folder in (first, second)]
-    found: Any = with_adapter(copy.deepcopy(model), tmp_path / "out")
-    for layer in range(2):
-        both, one, two = (
-            each.base_model.model.model.layers[layer].self_attn.q_proj.get_delta_weight("default")
-            for each in (found, *parts)
-        )
-        assert both.dtype == torch.float32
-        torch.testing.assert_close(both, 0.5 * one + 0.5 * two, atol=1e-6, rtol=1e-5)
+        saved(with_lora(made(), seed, **settings), tmp_path / name)
+    of_sum = f"{tmp_path / 'a'}@0.5+{tmp_path / 'b'}@0.5"
+    write_at_scale(base, of_sum, 1.0, tmp_path / "out", form="adapter")
+    found, one, two = (updates_of(with_adapter(made(), tmp_path / name)) for name in ("out", "a", "b"))
+    assert found.keys() == one.keys()
+    for name, update in found.items():
+        assert update.dtype == torch.float32
+        torch.testing.assert_close(update, 0.5 * one[name] + 0.5 * two[name], atol=1e-6, rtol=1e-5)
 
 
 def trained_llama(folder: Path) -> list[Path]:
