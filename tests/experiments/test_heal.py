@@ -17,7 +17,7 @@ from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import HEALED
 from intruders.experiments.work_folder import WorkFolder
 from intruders.models.loading import load_model
-from tests.checkpoints.models import set_factors
+from tests.checkpoints.models import with_lora
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_bert
@@ -203,18 +203,12 @@ def test_prompts_alone_are_answered_by_the_tuned_model(models: Models, text: str
 
 def classifier_and_rows(folder: Path) -> tuple[tuple[str, str], str]:
     """A masked base, an adapter of a classifier on it with the record of its labels, and rows of two labels."""
-    from peft import LoraConfig, get_peft_model
-
     base = save_bert(folder / "base")
     rows = folder / "rows.csv"
     rows.write_text("text,label\n" + "\n".join(f"word {number},{'ab'[number % 2]}" for number in range(40)))
-    saved = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "pooler"]}
-    model: Any = get_peft_model(
-        load_model(str(base), "classification", ["a", "b"]),
-        LoraConfig(r=1, target_modules=["query", "value"], **saved),
-    )
-    set_factors(model, 0.5, 1)
-    model.save_pretrained(folder / "tuned")
+    settings = {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "pooler"]}
+    model = load_model(str(base), "classification", ["a", "b"])
+    with_lora(model, r=1, target_modules=["query", "value"], **settings).save_pretrained(folder / "tuned")
     record = {"schema": 1, "status": "finished", "config": {}, "task": {"labels": ["a", "b"]}}
     (folder / "tuned" / "run.json").write_text(json.dumps(record))  # its labels, as finetune keeps them
     return (str(base), str(folder / "tuned")), f"{rows}?text=text&label=label"

@@ -24,7 +24,7 @@ from intruders.errors import DiskFullError, SettingError
 from intruders.measures.prepare_nats import FIRST, TOKENS, NatsPlan, layer_rows
 from intruders.mitigation.mitigate import mitigate
 from intruders.models.loading import load_model
-from tests.checkpoints.models import tiny_mixtral
+from tests.checkpoints.models import moved, tiny_mixtral
 from tests.json_lines import write_rows
 from tests.tiny import character_tokenizer, save_bert, save_gpt2, save_llama
 
@@ -59,11 +59,7 @@ def cache(base: Path, text: str) -> Path:
 
 
 def tuned_of(base: Path, folder: Path, size: float, *, norm: bool = False) -> Path:
-    model: Any = load_model(str(base), "causal")
-    draw = torch.Generator().manual_seed(3)
-    for name, parameter in model.named_parameters():
-        if "_proj" in name:
-            parameter.data += size * torch.randn(parameter.shape, generator=draw)
+    model: Any = moved(load_model(str(base), "causal"), size, 3, only=lambda name, parameter: "_proj" in name)
     if norm:
         model.model.norm.weight.data += 0.1
     model.save_pretrained(folder)
@@ -133,9 +129,7 @@ def test_experts_have_no_rows_and_are_named(tmp_path: Path) -> None:
     assert all("experts" in name or "gate" in name for name in found.left_out)
     assert any("experts" in name for name in found.left_out)
     assert "which no linear layer reads alone" in found.in_words()
-    for parameter in model.parameters():
-        parameter.data += 0.01 * torch.randn(parameter.shape)
-    model.save_pretrained(tmp_path / "tuned")
+    moved(model, 0.01, 1).save_pretrained(tmp_path / "tuned")
     left_out = predicted(base, tmp_path / "tuned", tmp_path / "cache").left_out
     assert any("experts" in name for name in left_out)
     assert any("embed_tokens" in name for name in left_out)

@@ -14,6 +14,7 @@ from intruders.measures.task_score import score_of_answers
 from intruders.models.answers import generated_answers, graded
 from intruders.models.loading import load_model
 from intruders.models.tuned_model import OpenedModel
+from tests.checkpoints.models import moved
 from tests.tiny import character_tokenizer, save_bert, save_gpt2, save_llama
 
 CAUSAL = {"llama": (save_llama, 512), "gpt2": (save_gpt2, 256)}
@@ -35,11 +36,7 @@ def _opened(folder: Path, name: str) -> OpenedModel:
     """A model with weights large enough that its answers depend on the prompt."""
     save, context = CAUSAL[name]
     save(folder)
-    model: Any = load_model(str(folder), "causal")
-    torch.manual_seed(1)
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            weight.data += 0.2 * torch.randn_like(weight)
+    model = moved(load_model(str(folder), "causal"), 0.2, 1, only=lambda name, weight: weight.dim() == 2)
     return OpenedModel(model, character_tokenizer(), context)
 
 

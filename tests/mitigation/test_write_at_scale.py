@@ -89,10 +89,7 @@ def test_tensors_in_full_are_scaled_too(folder: Path, tmp_path: Path, form: str,
 
 def test_biases_of_b_are_scaled_with_it(folder: Path, tmp_path: Path) -> None:
     model = hot_llama(model=medium_llama(), target_modules=["q_proj"], lora_bias=True)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name and name.endswith("bias"):
-            parameter.data = torch.randn(parameter.shape, generator=generator)
+    moved(model, 1.0, 0, only=lambda name, parameter: "lora_B" in name and name.endswith("bias"))
     saved(model, tmp_path / "tuned")
     write_at_scale(folder / "base", tmp_path / "tuned", 0.0, tmp_path / "none")
     ids = torch.tensor([[5, 20, 31, 7]])

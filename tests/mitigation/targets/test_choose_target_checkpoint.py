@@ -99,10 +99,7 @@ def test_a_tuned_model_in_single_precision_keeps_updates_that_the_type_of_its_ba
     """``W0 + s D`` in double precision, of updates a hundred times finer than bfloat16 resolves."""
     base = tiny_llama().to(torch.bfloat16)
     saved(base, tmp_path / "base")
-    tuned = copy.deepcopy(base).float()
-    generator = torch.Generator().manual_seed(3)
-    for parameter in tuned.parameters():
-        parameter.data += 1e-5 * torch.randn(parameter.shape, generator=generator)
+    tuned = moved(copy.deepcopy(base).float(), 1e-5, 3)
     saved(tuned, tmp_path / "tuned")
     mitigated(tmp_path, remedy=Interpolate(alpha=share), check=False)
     before, after, now = base.state_dict(), tuned.state_dict(), weights_of(tmp_path / "out")
@@ -166,9 +163,7 @@ def test_what_is_not_a_plain_sum_becomes_a_checkpoint(tmp_path: Path, settings: 
     base = medium_llama()
     saved(base, tmp_path / "base")
     model = hot_llama(model=copy.deepcopy(base), **settings)
-    for name, parameter in model.named_parameters():
-        if "modules_to_save" in name:
-            parameter.data += 0.5
+    moved(model, 0.5, 0, only=lambda name, parameter: "modules_to_save" in name)
     saved(model, tmp_path / "tuned")
     check(tmp_path, base.state_dict(), merged_weights(model))
 
