@@ -1,7 +1,6 @@
 """The objective of a healing, its gradient, what it keeps of models that stay, and the turns of documents."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from intruders.experiments.dosed_model import (
     DosedUpdate,
@@ -20,12 +18,11 @@ from intruders.experiments.dosed_model import (
     put_in_doses,
     with_parameters,
 )
-from intruders.experiments.objective import KeptAnswers, Objective, turns_of_parts
+from intruders.experiments.objective import Objective, turns_of_parts
 from intruders.models.encoding import IGNORED
 from intruders.models.loading import load_model
 from intruders.models.token_losses import SplitModel
 from intruders.models.tuned_model import open_language_model
-from tests.tiny import save_gpt2, save_llama
 
 from .healed_models import Models, llama_and_adapter, read_sides
 
@@ -160,37 +157,18 @@ def test_the_gradient_of_learned_factors_is_that_of_pefts_own(models: Models, re
         assert torch.allclose(update.right.grad, of_a, rtol=1e-3, atol=1e-6), name
 
 
-KEPT = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14, 15, 16], [17, 18]] * 3
-BATCHES = [[1, 4, 6, 9, 11, 14, 0, 3], [5, 8, 10, 13, 2, 7, 12]]
-
-
-@pytest.fixture(params=[save_llama, save_gpt2])
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(request.param(tmp_path / "model")).eval()
-
-
-def encoded(numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
-    rows = [KEPT[number] for number in numbers]
-    width = max(map(len, rows))
-    attended = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    return {"input_ids": ids, "attention_mask": attended}, attended.bool()
-
-
-def test_they_are_alike_in_any_order_and_computed_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A learning that resumes asks for them in another order."""
-    answers, resumed = (KeptAnswers(SplitModel.of(model), encoded, BATCHES) for _ in range(2))
-    resumed.logits([11, 2])
-    first, again = answers.logits([0, 4]), resumed.logits([0, 4])
-    assert torch.equal(first, again)
-    monkeypatch.setattr(SplitModel, "states", lambda *_: pytest.fail("computed again"))
-    later = answers.logits([4, 0])
-    assert torch.equal(later[2:], first[:3])  # of a text of two tokens, and of one of three
-
-
-def test_a_body_that_answers_otherwise_keeps_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_answers_without_hidden_states_is_asked_at_every_step(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language, doses, *_ = in_doses(models, torch.tensor(0.5))
+    objective = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0)
+    with_states = objective.gradient(0, WEIGHT)
     monkeypatch.setattr(SplitModel, "states", lambda *_: None)
-    assert KeptAnswers(SplitModel.of(model), encoded, BATCHES).logits([0]) is None
+    without = Objective(language, language, doses, [TEXTS], [1], ROWS, seed=0).gradient(0, WEIGHT)
+    # Of sums in single precision.
+    assert (without.text, without.task) == pytest.approx(
+        (with_states.text, with_states.task), rel=1e-4, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("weights", [(0.7, 0.3), (3, 1), (76, 38, 31, 8, 8), (1, 1e-3)])
