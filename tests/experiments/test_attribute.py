@@ -92,15 +92,12 @@ def assert_parts(attribution: intruders.Attribution, base: str, after: Tensors, 
 
 
 def test_the_parts_are_those_of_a_path_integral_over_whole_weights(models: Models, text: Path) -> None:
-    attribution = attributed(models, text)
+    """And layers and kinds hold the parts of their matrices, of a text as of a task."""
+    attribution = attributed(models, text, task="word-problems")
     assert_parts(attribution, models[0], merged(models), text)
     for share in attribution.matrices:
         parts = share.directions[str(text)]
         assert sum(parts) == pytest.approx(share.parts[str(text)].estimate, abs=1e-9)
-
-
-def test_groups_hold_the_parts_of_their_matrices(models: Models, text: Path) -> None:
-    attribution = attributed(models, text, task="word-problems")
     for rise in attribution.rises:
         whole = sum(share.parts[rise.name].estimate for share in attribution.matrices)
         assert whole == pytest.approx(rise.total, abs=1e-9)

@@ -117,16 +117,13 @@ def test_samples_have_the_probabilities_of_the_base(models: Models) -> None:
     assert bool(((counts / 512 - wanted).abs() <= 5 * spread + 1 / 512).all())
 
 
-def test_more_examples_are_reported_than_learned_from(models: Models, text: str, tmp_path: Path) -> None:
-    settings = replace(WEIGHTS, max_examples=2, report_examples=4, steps=2)
+def test_more_examples_are_reported_than_learned_from_and_rivals_on_the_same(
+    models: Models, text: str, tmp_path: Path
+) -> None:
+    settings = replace(WEIGHTS, max_examples=2, report_examples=4, rivals=RIVALS, steps=2)
     found = run(models, text, tmp_path / "healed", settings=settings)
     assert found.examples == {found.task: 4}
     assert_reported(found, models, tmp_path / "healed", text)
-
-
-def test_rivals_are_reported_on_the_same_documents(models: Models, text: str, tmp_path: Path) -> None:
-    settings = replace(WEIGHTS, rivals=RIVALS, steps=2)
-    found = run(models, text, tmp_path / "healed", settings=settings)
     for name in RIVALS:
         point = found.point(name)
         assert point.tasks[found.task].accuracy is not None
