@@ -23,7 +23,7 @@ from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.progress import silent
 from tests.checkpoints.models import moved, set_factors, with_lora
-from tests.tiny import save_gpt2, save_llama, short_task
+from tests.tiny import save_llama, short_task
 
 Models = tuple[str, str]  # a base, and a tuned model
 QUICK = HealSettings(learn="doses", steps=6, max_documents=6, max_tokens=24, max_examples=4, allow=0.05)
@@ -38,12 +38,6 @@ def llama_and_adapter(folder: Path, *, seed: int = 1, size: float = 0.3) -> tupl
     if not base.is_dir():
         save_llama(base)
     return str(base), adapter_of(base, folder / f"tuned-{seed}-{size}", TARGETS, seed=seed, size=size)
-
-
-def gpt2_and_adapter(folder: Path) -> tuple[str, str]:
-    """Conv1D, whose weights are stored input side first."""
-    base = save_gpt2(folder / "base")
-    return str(base), adapter_of(base, folder / "tuned", ("c_attn", "c_fc"), fan_in_fan_out=True)
 
 
 def adapter_of(

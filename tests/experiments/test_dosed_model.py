@@ -22,14 +22,16 @@ from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import OpenedModel, open_language_model
 from intruders.system.progress import silent
 from tests.checkpoints.models import MIXED, moved_mixtral
-from tests.experiments.healed_models import gpt2_and_adapter, llama_and_adapter, read_sides, tuned_in_full
+from tests.experiments.healed_models import adapter_of, llama_and_adapter, read_sides, tuned_in_full
+from tests.tiny import save_gpt2
 
 from .healed_models import IDS
 
 
 def sides_of(kind: str, folder: Path) -> tuple[str, str]:
     if kind == "conv1d":
-        return gpt2_and_adapter(folder)
+        base = save_gpt2(folder / "base")
+        return str(base), adapter_of(base, folder / "tuned", ("c_attn", "c_fc"), fan_in_fan_out=True)
     base, adapter = llama_and_adapter(folder)
     return (base, adapter) if kind == "lora" else (base, tuned_in_full(base, folder / "full"))
 

@@ -1,5 +1,6 @@
 """Learning of doses where the best ones are known: two matrices, of which one forgets and the other knows the task."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,20 +99,9 @@ def test_the_steps_are_those_of_adam() -> None:
         values.sum().backward()  # type: ignore[no-untyped-call]
         return StepLosses(0.0, 0.0)
 
-    allowance = Allowance(1.0, 0)
-    learning = Learning(
-        [Learnable(values, torch.ones(1), 0.1)],
-        2,
-        1.0,
-        gradient,
-        lambda: (0.0, 0),
-        lambda: 0.0,
-        allowance,
-        0.0,
-        lambda state: None,
-        lambda step, found: None,
-    )
-    learning.run()
+    replace(
+        learned(0.5, steps=2), learnables=[Learnable(values, torch.ones(1), 0.1)], gradient=gradient
+    ).run()
     # With a constant gradient both moments, corrected, are 1: each step is its rate, 0.1 and 0.1 / 2.
     assert float(values.detach()) == pytest.approx(-0.15, abs=1e-7)
 
