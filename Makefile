@@ -15,7 +15,7 @@ FOR_TESTS := gguf,train,report,ray,test
 WITHOUT_TRAINING := tests/audits tests/charts tests/cli/test_audit.py tests/cli/test_main.py tests/cli/test_main_help.py \
   tests/cli/test_standard_streams.py tests/engine tests/linalg tests/settings tests/system tests/test_pyproject.py \
   tests/checkpoints/formats/test_safetensors.py tests/checkpoints/formats/test_torch_pickle.py \
-  tests/checkpoints/stored/test_locate.py
+  tests/checkpoints/stored/test_stored_folders.py
 # pip and uv show their own progress on a terminal; in a log the lines that say what is being installed are enough. Modules
 # are compiled when they are first imported: of PyTorch, compiling all takes three times as long as the rest of its
 # installation. What is compiled must then be kept, whatever the environment says: a process that compiles its imports
