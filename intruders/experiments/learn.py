@@ -101,11 +101,12 @@ class _Learner:
         if name == SHARE:
             state = bench.everywhere(self.smallest)
             return Learned(state, _measured(bench, state), self.smallest, [])
-        start = self.smallest if name in (DOSES, BLOCKS) else 1.0
+        learns_weights = name not in (DOSES, BLOCKS)
+        start = 1.0 if learns_weights else self.smallest
         values = torch.full_like(bench.doses.values, start, requires_grad=True)
         learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
-        if name not in (DOSES, BLOCKS):
+        if learns_weights:
             # Others cannot be written as they are learned.
             known = {matrix.name for matrix in bench.question.audited.audit.matrices}
             tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in known}

@@ -119,6 +119,7 @@ def mitigate(
     """
     started = time.perf_counter()
     remedy = _chosen(scale, control, which, seed, remedy)
+    compute.torch_device()  # a device that is not there is refused before anything is opened
     sides = open_sides(base, tuned)
     if remedy.reach == "model" and not remedy.changes_nothing:
         require_same_head(sides)
