@@ -26,9 +26,9 @@ from tests.checkpoints.models import tiny_llama
 
 @dataclass(frozen=True)
 class Inner(Settings):
-    k: int = setting(10, expected="a whole number of vectors, 1 or more", least=1)
-    patterns: tuple[str, ...] = setting((), item="pattern")
-    later: bool = setting(False, new_in="0.2")
+    k: int = setting(10, "Number of vectors.", expected="a whole number of vectors, 1 or more", least=1)
+    patterns: tuple[str, ...] = setting((), "Matrices.", item="pattern")
+    later: bool = setting(False, "New.", new_in="0.2")
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,7 @@ class Outer(Settings):
 
 
 @dataclass(frozen=True)
-class Narrow(Settings):
-    name: str = setting(help="Its name.")
-    k: int = setting(10, "Number of vectors.", least=1)
-
-
-@dataclass(frozen=True)
-class Wider(Narrow):
+class Wider(Inner):
     """One more.
 
     Attributes:
@@ -68,7 +62,6 @@ class Wider(Narrow):
     """
 
     kind: str = setting("plain", "Kind of noise.", choices=("plain", "orthonormal"))
-    seeds: tuple[int, ...] = setting((0, 1), "Seeds.")
     maybe: int | None = setting(
         None, "A number of which very much has to be told, so much that one line is too short."
     )
@@ -80,10 +73,10 @@ def test_the_docstring_lists_every_setting() -> None:
     assert inspect.getdoc(Wider) == (
         "One more.\n\n"
         "Attributes:\n"
-        "  name: Its name. Required.\n"
         "  k: Number of vectors. Default: 10.\n"
+        "  patterns: Matrices. Default: none.\n"
+        "  later: New. Default: False.\n"
         "  kind: Kind of noise. One of plain, orthonormal. Default: plain.\n"
-        "  seeds: Seeds. Default: 0, 1.\n"
         "  maybe: A number of which very much has to be told, so much that one line is too short. Default:\n"
         "    none.\n"
         "  cache: where it is kept.\n\n"
