@@ -296,21 +296,18 @@ def losses_of(model: str, base: str | None, folder: Path) -> Evaluation:
     return evaluate(model, base=base, losses=LossSettings((str(text),)))
 
 
-def test_an_adapter_is_read_by_its_own_tokenizer_on_the_revision_that_it_names(
+def test_an_adapter_is_measured_on_the_revision_that_it_names_or_on_the_base_that_is_given(
     hub: Path, tmp_path: Path
 ) -> None:
+    """By its own tokenizer."""
     assert open_language_model("org/adapter").tokenizer.chat_template == TEMPLATE
-    by_id = losses_of("org/adapter", None, tmp_path)
-    by_path = losses_of(str(tmp_path / "adapter"), str(tmp_path / "older"), tmp_path)
-    assert by_id.losses[0].loss == by_path.losses[0].loss
-    on_main = losses_of(str(tmp_path / "adapter"), str(tmp_path / "main"), tmp_path)
-    assert on_main.losses[0].loss != by_path.losses[0].loss
-
-
-def test_an_adapter_is_compared_with_the_base_that_is_given(hub: Path, tmp_path: Path) -> None:
+    named = losses_of("org/adapter", None, tmp_path)
+    older, main = (
+        losses_of(str(tmp_path / "adapter"), str(tmp_path / base), tmp_path) for base in ("older", "main")
+    )
+    assert named.losses[0].loss == older.losses[0].loss != main.losses[0].loss
     by_id = losses_of("org/adapter", "org/base", tmp_path)
-    by_path = losses_of(str(tmp_path / "adapter"), str(tmp_path / "main"), tmp_path)
-    assert by_id.losses[0] == by_path.losses[0]
+    assert by_id.losses[0] == main.losses[0]
     assert can_go_on("org/adapter", "org/base")
     assert not can_go_on("org/base", "org/base")
     [note] = [note for note in by_id.notes if "as its base" in note]
