@@ -161,19 +161,6 @@ def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: Found) -> No
     assert [one.name for one in comparison.remedies] == ["interpolate", "flatten", "layers", "drop"]
 
 
-def test_points_are_what_written_models_measure(folder: Path, found: Found, tmp_path: Path) -> None:
-    comparison, _ = found
-    point = row(comparison, "layers").chosen
-    written = tmp_path / "written"
-    write(folder, written, Layers(point.strength))
-    for model, expected in (
-        (written, point.loss.estimate),
-        (folder / "base", comparison.base_point.loss.estimate),
-        (folder / "tuned", comparison.tuned_point.loss.estimate),
-    ):
-        assert measured(folder, model).loss.estimate == pytest.approx(expected, abs=1e-4)
-
-
 def test_tasks_of_the_harness_are_scored_as_on_written_models(
     folder: Path, found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,6 +174,8 @@ def test_the_command_for_it_writes_the_model_that_was_measured(
     loss = measured(folder, tmp_path / "out").loss.estimate
     assert loss == pytest.approx(one.chosen.loss.estimate, abs=1e-5)
     assert abs(loss - comparison.tuned_point.loss.estimate) > 1e-4, "or the remedy shows nothing"
+    for model, point in (("base", comparison.base_point), ("rank3", comparison.tuned_point)):
+        assert measured(folder, folder / model).loss.estimate == pytest.approx(point.loss.estimate, abs=1e-5)
 
 
 def test_a_resumed_comparison_measures_no_sensitivity_again(
