@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.experiments.open_dosed import tuned_elsewhere
 from intruders.mitigation.live_weights import LiveInterventions
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.models.loading import load_model
-from tests.checkpoints.models import moved, moved_mixtral, saved, with_lora
-from tests.checkpoints.renamed_families import FAMILIES
+from tests.checkpoints.models import moved_mixtral, with_lora
 from tests.mitigation.hot import assert_share, matrices_of
 
 SHARE = 0.3
@@ -49,21 +47,6 @@ def test_a_share_of_experts_stored_one_by_one(include: str, tmp_path: Path) -> N
     assert "model.norm.weight" not in changed
     live.reset()
     torch.testing.assert_close(dict(model.state_dict()), own, rtol=0, atol=0)
-
-
-def test_a_share_of_a_head_with_another_name_in_memory(tmp_path: Path) -> None:
-    """GPT-NeoX's file has ``embed_out``, its model ``lm_head``: it would stay as tuned at every share."""
-    torch.manual_seed(0)
-    first = FAMILIES["gpt_neox"]()
-    saved(first, tmp_path / "base")
-    of_base = {name: tensor.clone() for name, tensor in first.state_dict().items()}
-    saved(moved(first, 0.1, 1), tmp_path / "tuned")
-    before = open_sides(str(tmp_path / "base"), str(tmp_path / "tuned"))[0]
-    model: Any = load_model(str(tmp_path / "tuned"), "causal")
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert set(tuned_elsewhere(model, before, [])) == set(before.names())
-    LiveInterventions(model, before, before.names()).set(Interpolate(SHARE), lambda name: SHARE)
-    assert_share(model.state_dict(), of_base, own, SHARE)
 
 
 def test_a_share_of_an_adapter_on_stacks_of_experts_that_the_base_stores_one_by_one(tmp_path: Path) -> None:
