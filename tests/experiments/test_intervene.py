@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM
 from intruders.audits.audit_settings import AuditSettings, Compute
 from intruders.data.load_task import load_task
 from intruders.errors import PairingError, SettingError
-from intruders.experiments import bench
 from intruders.experiments.experiment_settings import AS_IN_THE_PAPER, SweepSettings
 from intruders.experiments.intervene import intervene
 from intruders.experiments.sweep import Intervention, InterventionSweep, intervention_rows
@@ -33,10 +32,11 @@ from intruders.measures.task_score import TaskScore
 from intruders.mitigation.mitigate import mitigate
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.reports.intervene import sweep_lines
-from intruders.system.progress import Progress, silent
 from tests.json_lines import write_rows
 from tests.made_up import made_up_audit
 from tests.tiny import character_tokenizer
+
+from .conftest import counted_measurements
 
 NO_CACHE = Compute(cache=False)
 
@@ -150,33 +150,24 @@ def without_seconds(sweep: InterventionSweep) -> dict[str, Any]:
 
 
 def test_a_stopped_call_goes_on(hot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []  # the corpora of every model that was measured
-    losses = bench.losses_by_corpus
-    monkeypatch.setattr(bench, "losses_by_corpus", lambda *given: read.append(given[1]) or losses(*given))
+    calls = counted_measurements(monkeypatch)
 
-    def stop(doing: str, done: int, in_all: int) -> None:
-        if doing == "measure" and done == 14:
-            raise KeyboardInterrupt
-
-    def found(keep: Path | None, seed: int = 0, progress: Progress = silent) -> InterventionSweep:
+    def found(keep: Path | None, seed: int = 0) -> dict[str, Any]:
         controls = ("shrink-output", "random", "interpolate")
-        return swept(hot, (0.5,), controls, scores=sums_of(hot), seed=seed, keep=keep, progress=progress)
+        return without_seconds(swept(hot, (0.5,), controls, scores=sums_of(hot), seed=seed, keep=keep))
 
-    whole = without_seconds(found(None))
-    every = 1 + 11 + 1 + 3  # the base, the curve, the tuned model, intruders and two controls
-    assert len(read) == every
-    read.clear()
+    whole = found(None)
+    every = 11 + 1 + 3  # the curve, the tuned model, intruders and two controls
+    assert calls.made == every
+    calls.left = every - 2
     with pytest.raises(KeyboardInterrupt):
-        found(tmp_path, progress=stop)
-    assert len(read) == every - 2  # that one, and the last
-    read.clear()
-    assert without_seconds(found(tmp_path)) == whole
-    assert len(read) == 2
-    read.clear()
-    assert without_seconds(found(tmp_path)) == whole
-    assert read == []
+        found(tmp_path)
+    for measured_again in (2, 0):
+        calls.left, calls.made = -1, 0
+        assert found(tmp_path) == whole
+        assert calls.made == measured_again
     found(tmp_path, seed=1)
-    assert len(read) == every
+    assert calls.made == every
 
 
 def test_lines_tell_the_matrices_without_a_control(sweep: InterventionSweep) -> None:
