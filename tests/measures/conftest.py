@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -45,15 +46,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def killed(*given: object) -> None:
-    raise KeyboardInterrupt
-
-
 @contextmanager
 def killed_before_it_is_saved() -> Iterator[None]:
     """An evaluation that keeps what it measured, and is killed before it is whole."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Evaluation, "save", killed)
+        patched.setattr(Evaluation, "save", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             yield
 

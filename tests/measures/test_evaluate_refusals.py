@@ -37,7 +37,6 @@ def _text(place: Path, name: str = "notes.txt") -> LossSettings:
     [
         ("completer", "words.tsv", "was trained on completions and has no trained classification head"),
         ("bert", "words.tsv", "is a language model or an encoder and has no trained classification head"),
-        ("llama", "numbers.tsv", "is a language model or an encoder and has no trained classification head"),
         ("bert-lora", "words.tsv", "trained on 2 labels"),
         ("classifier", "sums.jsonl", "was trained as a classifier and writes no text"),
         ("bert", "sums.jsonl", "is a masked language model, which cannot complete the prompts"),

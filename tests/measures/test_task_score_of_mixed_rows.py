@@ -93,12 +93,3 @@ def test_of_classes(save: Any, tmp_path: Path) -> None:
 def test_the_limit_is_a_setting_of_the_task_and_is_told_with_the_score() -> None:
     task = load_task("word-problems", Columns(max_new_tokens=30))
     assert score_of_answers(task, "test", [True]).limit == "30 tokens"
-
-
-def test_a_models_own_penalty_does_not_count_the_padding(tmp_path: Path) -> None:
-    opened = _opened(tmp_path, "llama")
-    opened.model.generation_config.repetition_penalty = 1.8
-    rows = _rows(512)[:5]
-    answers = generated_answers(opened, rows, max_new_tokens=20)
-    opened.model.generation_config.repetition_penalty = 1.0
-    assert answers == generated_answers(opened, rows, max_new_tokens=20, batch_size=1)

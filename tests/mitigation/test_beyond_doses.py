@@ -1,7 +1,6 @@
 """Adapters that change more than matrices: measured in doses they would be other models."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +102,7 @@ def test_a_resized_embedding_is_refused_where_its_old_rows_were_tuned(folder: Pa
         assert healed(folder, name).form == "checkpoint"
 
 
-def test_an_adapter_with_new_tokens_is_measured_on_a_resized_base(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_new_tokens_is_measured_on_a_resized_base(tmp_path: Path) -> None:
     """On the base as it is, the logits of the new tokens would be missing from every loss."""
     save_llama(tmp_path / "base")
     tokenizer = load_tokenizer(str(tmp_path / "base"))
@@ -114,7 +113,6 @@ def test_an_adapter_with_new_tokens_is_measured_on_a_resized_base(folder: Path, 
         saved.save_pretrained(tmp_path / "longer")
     adapted(longer, tmp_path / "tuned", target_modules=["q_proj", "v_proj"])
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": TEXT}))
-    shutil.copy(folder / "task.jsonl", tmp_path)
 
     def attributed(base: str) -> intruders.Attribution:
         sides, text = (str(tmp_path / base), str(tmp_path / "tuned")), tmp_path / "text.jsonl"
@@ -123,8 +121,6 @@ def test_an_adapter_with_new_tokens_is_measured_on_a_resized_base(folder: Path, 
 
     with pytest.raises(SettingError, match=rf"has {rows} rows in .*; resize the base to {rows} tokens"):
         attributed("base")
-    with pytest.raises(SettingError, match=f"resize the base to {rows} tokens"):
-        healed(tmp_path, "tuned")
     assert attributed("longer").rises
 
 
