@@ -16,7 +16,6 @@ from intruders.experiments import dosed_model
 from intruders.experiments.dosed_model import ELSEWHERE, DoseVector, dose_groups, put_in_doses, rates_of
 from intruders.experiments.open_dosed import DosedModels, read_updates, tuned_elsewhere
 from intruders.linalg.low_rank import LowRank
-from intruders.models import half_products
 from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import OpenedModel, open_language_model
@@ -115,26 +114,12 @@ def test_in_half_precision_the_branch_of_a_dose_is_rounded_as_a_layer_is(dtype: 
     bound = unit * sum_of_both.abs() + roundings * unit * size * (1 + 3 * unit)
     assert given.dtype == opened.dtype
     assert bool(((given.double() - sum_of_both).abs() <= bound * (1 + unit)).all())
+    # Of an update in full the update and its product are rounded.
+    whole = (left @ right).float()
+    product, size = dosed_model._times(whole, inputs, torch.tensor(0.3)), x.abs() @ whole.double().abs().mT
+    assert bool(((product.double() - 0.3 * x @ whole.double().mT).abs() <= 0.3 * 2.01 * unit * size).all())
     loss_of(opened.model).backward()
     assert values.grad.dtype == torch.float32
-
-
-def test_updates_in_half_precision_are_multiplied_as_the_layers_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``y + a x D^T`` and its gradient in a, against double precision; torch's own product of half is not called."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    generator = torch.Generator().manual_seed(0)
-    inputs, change, gradient = (
-        torch.randn(shape, generator=generator).bfloat16() for shape in ((20, 9), (6, 9), (20, 6))
-    )
-    dose = torch.tensor(0.5, requires_grad=True)
-    monkeypatch.setattr(half_products.functional, "linear", None)
-    output = dosed_model._times(change, inputs, dose)
-    output.backward(gradient.float())
-    product = inputs.double() @ change.double().mT
-    size = inputs.double().abs() @ change.double().abs().mT
-    assert bool(((output.double() - 0.5 * product).abs() <= 0.5 * (2**-8 * size)).all())
-    slope = (gradient.double() * product).sum()
-    assert abs(float(dose.grad) - float(slope)) <= 2**-8 * float((gradient.double().abs() * size).sum())
 
 
 def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
