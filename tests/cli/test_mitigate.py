@@ -52,6 +52,11 @@ def test_what_an_audit_proposes_runs(folder: Path, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("", "scale is missing"),
+        ("--remedy flatten --scale 0.5", "scale is 0.5, and the remedy 'flatten' takes none"),
+        ("--remedy flatten --control random", "control is 'random', and the remedy 'flatten' takes"),
+        ("--remedy flatten --which top", "which is 'top', and the remedy 'flatten' takes none"),
+        ("--scale 0.5 --strength 2", "strength is 2; expected a remedy that has one"),
         ("--scale 0.5 --mode smooth_abs", "mode is 'smooth_abs', which only the remedy surgery takes"),
         ("--remedy lines --mode smooth_abs", "mode is 'smooth_abs', which only the remedy surgery takes"),
         ("--remedy lines --task words", "task is 'words', which only the remedy surgery takes"),
@@ -60,7 +65,9 @@ def test_what_an_audit_proposes_runs(folder: Path, tmp_path: Path, monkeypatch: 
         ("--remedy drip --seed 3", "remedy is 'drip'; expected one of interpolate, "),
     ],
 )
-def test_options_without_effect_are_refused(folder: Path, tmp_path: Path, options: str, message: str) -> None:
+def test_options_that_do_not_fit_together_are_refused(
+    folder: Path, tmp_path: Path, options: str, message: str
+) -> None:
     arguments = [folder / "base", folder / "tuned", *options.split(), "--out", tmp_path / "out"]
     assert message in refusal("mitigate", *arguments)
     assert not (tmp_path / "out").exists()

@@ -37,13 +37,18 @@ def test_a_scale_that_is_named_is_written_without_a_search(folder: Path, tmp_pat
         ("--nats 0.1 --at 0.5 --out out", "nats is 0.1, which chooses a scale; leave it out, or --at"),
         ("--nats 0.1 --loss-on pydoc", "nats is 0.1, which chooses a scale; leave it out, or --at"),
         ("--nats 0.1 --include *q_proj*", "leave the selection out"),
+        ("--at 0.5", "pass --out FOLDER"),
+        ("--out out", "no scale was given"),
+        ("--task word-problems --out out", "no text to measure forgetting on"),
         # It would be measured with every tensor scaled, and written with some.
         ("--task word-problems --loss-on pydoc --include *q_proj*", "leave the selection out"),
         ("--nats 0.1 --no-cache", "--nats has no answer: no nats are predicted, because the base is not pre"),
         ("--task word-problems --epsilon 0.3", "epsilon is 0.3, which is for the search of critical scales"),
     ],
 )
-def test_an_option_that_nothing_reads_is_refused(folder: Path, options: str, said: str) -> None:
+def test_an_option_that_nothing_reads_or_that_needs_another_is_refused(
+    folder: Path, options: str, said: str
+) -> None:
     assert said in refusal("scale", folder / "base", folder / "tuned", *options.split())
 
 

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
 from intruders.experiments.choose_scale import choose_scale
-from tests.commands import refusal
 from tests.tiny import short_task
 
 from .healed_models import QUICK, Models
@@ -20,15 +17,3 @@ def test_the_scale_forgets_least_of_those_that_keep_the_task(models: Models, tex
     allowed = [point for point in found.curve if point.task_loss <= most]
     assert found.scale == min(allowed, key=lambda point: point.text_loss).scale
     assert [point.name for point in found.points] == ["base", "tuned", "chosen"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--at 0.5", "pass --out FOLDER"),
-        ("--out out", "no scale was given"),
-        ("--task word-problems --out out", "no text to measure forgetting on"),
-    ],
-)
-def test_what_is_missing_is_said(models: Models, tmp_path: Path, options: str, said: str) -> None:
-    assert said in refusal("scale", *models, *options.split(), cwd=tmp_path)

@@ -1,7 +1,6 @@
 """What all remedies have in common: names, strengths, refusals, the record."""
 
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,6 @@ from intruders.experiments.experiment_settings import REMEDIES
 from intruders.mitigation import remedies
 from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy, remedy_named
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
-from tests.commands import refusal
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -37,20 +35,6 @@ def test_a_remedy_says_what_its_strength_is(name: str) -> None:
 def test_wrong_strengths_are_refused(name: str, strength: float, words: str) -> None:
     with pytest.raises(SettingError, match=f"^{words}"):
         published_remedy(name, strength)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("", "scale is missing"),
-        ("--remedy flatten --scale 0.5", "scale is 0.5, and the remedy 'flatten' takes none"),
-        ("--remedy flatten --control random", "control is 'random', and the remedy 'flatten' takes"),
-        ("--remedy flatten --which top", "which is 'top', and the remedy 'flatten' takes none"),
-        ("--scale 0.5 --strength 2", "strength is 2; expected a remedy that has one"),
-    ],
-)
-def test_the_command_refuses_what_does_not_fit_together(tmp_path: Path, options: str, words: str) -> None:
-    assert words in refusal("mitigate", "base", "tuned", *options.split(), "--out", tmp_path / "out")
 
 
 def test_every_remedy_is_a_name_of_the_package() -> None:
