@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import typer
 
+import make_reference
 from intruders.cli.main import app
 from tests.commands import in_this_process
 from tests.docs.pages import READ, ROOT, Block, blocks
-from tests.docs.reference import reference
 from tests.research_commands import with_research
 
 RUN = ("python", "console")
@@ -121,7 +121,7 @@ def test_only_these_lines_differ() -> None:
 
 
 GROUP = typer.main.get_command(app)
-RESEARCH = reference().research_commands()
+RESEARCH = make_reference.research_commands()
 
 
 def test_commands_that_are_shown_can_be_typed() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
+import make_reference
 from intruders.cli.main import app
 from tests.docs.pages import READ, ROOT
-from tests.docs.reference import reference
 
 GROUP: Any = typer.main.get_command(app)
 # A word that goes on, such as the --no-{name} of a format string, is no option.
@@ -40,7 +40,8 @@ def options_of(command: Any) -> set[str]:
 
 # A command of research has the options of ours, and its own.
 BY_COMMAND: Mapping[str, set[str]] = {
-    name: options_of(command) for name, command in (GROUP.commands | reference().research_commands()).items()
+    name: options_of(command)
+    for name, command in (GROUP.commands | make_reference.research_commands()).items()
 }
 KNOWN = options_of(GROUP).union(*BY_COMMAND.values())
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import make_reference
 from tests.docs.pages import DOCS, PAGES, READ, ROOT, blocks
-from tests.docs.reference import reference
 
 LONGEST = 120  # lines
 FIRST_SCREEN = 30  # lines
@@ -19,7 +19,7 @@ NAMES = [page.relative_to(DOCS).as_posix() for page in PAGES]
 @cache
 def made_pages() -> frozenset[str]:
     """Those that a script writes, made once."""
-    return frozenset(reference().pages())
+    return frozenset(make_reference.pages())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -3,7 +3,8 @@
 What mirroring means: a folder of tests bears the name of the folder of the package whose files it tests, at the same
 path. A test file is named for a file or a folder that lies at the mirrored path, or for the mirrored folder itself;
 what it tests of that may follow: ``test_audit.py`` and ``test_audit_real_models.py`` test ``audit.py``. Beside the
-package, tests mirror the repository: ``action``, ``examples``, ``docs``, whose pages no file of tests has for itself.
+package, tests mirror the repository: ``action``, ``examples``, ``docs``, whose pages no file of tests has for itself;
+``research`` is there for its package, too.
 What no room owns alone is in the folder of this file. Modules that only help have other names, and no tests.
 """
 
@@ -17,6 +18,7 @@ from tests.house.test_layers import PACKAGE
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
+RESEARCH = ROOT / "research" / "intruders_research"
 TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 # A file of tests is read from top to bottom; what is longer has more than one subject.
 MOST_LINES = 520
@@ -25,7 +27,10 @@ MOST_LINES = 520
 def mirrored(folder: Path) -> list[Path]:
     """Return the folders, of the package and of the repository, that a folder of tests has the path of."""
     path = folder.relative_to(TESTS)
-    return [place / path for place in (PACKAGE, ROOT) if (place / path).is_dir()]
+    places = [PACKAGE / path, ROOT / path]
+    if path.parts[:1] == ("research",):
+        places.append(RESEARCH / path.relative_to("research"))
+    return [place for place in places if place.is_dir()]
 
 
 def named_for(name: str, folder: Path) -> list[str]:
