@@ -97,6 +97,8 @@ def research_page(commands: dict[str, Any]) -> str:
             with ours.make_context(name, [], resilient_parsing=True) as context:
                 shared = {row for found in groups(ours, context).values() for row in found}
             rows = [row for row in rows if row not in shared]
+            if not rows:
+                continue  # what it writes is another page, by the same options
         about = command.short_help if ours is None else f"Beside the options of [{name}]({name}.md):"
         parts += [f"## {name}", "", about, "", "```text", usage, "```", ""]
         parts += ["| name | meaning |", "|---|---|", *rows, ""]

@@ -25,7 +25,7 @@ def test_the_wheel_has_its_data_and_its_commands_are_found(tmp_path: Path) -> No
     variables = {**environment(), "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "INTRUDERS_PLUGINS": "1"}
     for words, said in [
         (["plugins"], "commands: "),
-        (["report", "--help"], "--verdicts"),
+        (["study", "--help"], "--from"),
         (["forest"], "FOLDER"),
     ]:
         done = subprocess.run(

@@ -15,16 +15,13 @@ CASES = [
     Case("study", "study study.yaml --out study", noise=MEASURED),
     Case("study-again", "study study.yaml --out study --resume", noise=MEASURED, contents=False),
     Case("report-study", "report study --out study.html", noise=MEASURED),
-    Case("report-verdicts", "report --verdicts study", noise=MEASURED),
-    Case("report-data", "report --data data/tiny study", noise=MEASURED),
-    Case("report-forest", "report --forest effects.svg data", noise=MEASURED),
+    Case("verdicts", "verdicts study", noise=MEASURED),
+    Case("publish", "publish study data/tiny", noise=MEASURED),
+    Case("forest", "forest data effects.svg", noise=MEASURED),
     Case("study-from-plan", "study study.yaml --from data/tiny --dry-run"),
     Case("study-from", "study study.yaml --from data/tiny --out taken", noise=MEASURED, contents=False),
     Case("advise-study", "advise study --json advice.json", noise=MEASURED),
     Case("study-refused", "study study.yaml --from nowhere --out other"),
-    Case("verdicts", "verdicts study", noise=MEASURED),
-    Case("publish", "publish study again/tiny", noise=MEASURED, contents=False),
-    Case("forest", "forest data again.svg", noise=MEASURED),
 ]
 
 

@@ -2,7 +2,6 @@
 
 import math
 import os
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from intruders.errors import SettingError
 from intruders.measures.intervals import Interval
 from intruders.mitigation.remedies.remedy_table import INTRUDERS
+from intruders.reports.terminal import Page
 from intruders.studies.results import Results, load_results
 from intruders.system.files import user_path
 from intruders.system.plain_values import plain
@@ -24,7 +24,6 @@ from ..claims.shared.strata import finished
 from ..claims.shared.words import points_said, said, seeds_said
 
 SCHEMA = 1
-_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -261,28 +260,18 @@ def _rounded_down(scale: float) -> float:
     return math.floor(scale / unit * (1 + 1e-12)) * unit
 
 
-def advice_lines(advised: Advised) -> list[str]:
-    """Return the text for a person, in 80 columns."""
-    lines = [f"advice on {advised.source} (study)"]
+def print_advice(advised: Advised, page: Page) -> None:
+    """Print it for a person."""
+    page.folded(f"advice on {advised.source} (study)")
     if not advised.advice:
-        lines += ["", "No advice: no number here speaks for a change."]
+        page.say("")
+        page.folded("No advice: no number here speaks for a change.")
     for advice in advised.advice:
-        lines += ["", *_wrapped(f"{advice.topic}: {advice.change}", "")]
+        page.say("")
+        page.folded(f"{advice.topic}: {advice.change}")
         for evidence in advice.evidence:
-            lines += _wrapped(evidence, "  - ")
+            page.folded(f"  - {evidence}", indent="    ")
     if advised.notes:
-        lines.append("")
-        for note in advised.notes:
-            lines += _wrapped(note, "- ")
-    return lines
-
-
-def _wrapped(text: str, start: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=start,
-        subsequent_indent=" " * len(start),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        page.say("")
+    for note in advised.notes:
+        page.folded(f"- {note}", indent="  ")

@@ -2,7 +2,7 @@
 
 from intruders.cli import options
 from intruders.cli.from_verb import argument, command
-from intruders.cli.output import Outputs, put_json, say
+from intruders.cli.output import Outputs, put_json
 
 
 @command(argument("study", str, "The folder of a study.", metavar="FOLDER"), options.outputs(options.JSON))
@@ -17,10 +17,12 @@ def advise(*, study: str, to: Outputs) -> None:
       # The same as JSON in a file
       intruders advise runs/rates --json advice.json
     """
-    from ..advice.advise import advice_lines
+    from intruders.reports.terminal import Page
+
     from ..advice.advise import advise as run
+    from ..advice.advise import print_advice
 
     to.check()
     advised = run(study)
     if not put_json(advised.to_document(), to.json):
-        say(advice_lines(advised))
+        print_advice(advised, Page())

@@ -1,45 +1,14 @@
-"""``intruders report``, with the page of a study by claims, and what else is made of published studies."""
+"""``intruders report``, with the page of a study by claims; and what else is made of studies."""
 
 from pathlib import Path
 
-from intruders.cli.from_verb import argument, command, flag, option
-from intruders.cli.output import refuse_given, say
+from intruders.cli.from_verb import argument, command
+from intruders.cli.output import say
 from intruders.cli.report import OUT, PNG, RESULTS, SCALE
 
 
-@command(
-    RESULTS,
-    OUT,
-    PNG,
-    flag(
-        "verdicts",
-        "Print one Markdown table of the verdicts of one or several studies; write no file.",
-    ),
-    option(
-        "data",
-        Path | None,
-        "Publish the tables of a study to this folder, without its models; write no report. [default: not written]",
-        metavar="FOLDER",
-    ),
-    option(
-        "forest",
-        Path | None,
-        "Draw all effects of a folder of published studies, for light and for dark pages, and print them as a Markdown "
-        "table. [default: not written]",
-        metavar="FILE.svg",
-    ),
-    SCALE,
-)
-def report(
-    *,
-    results: list[Path],
-    out: Path | None,
-    png: Path | None,
-    verdicts: bool,
-    data: Path | None,
-    forest: Path | None,
-    scale: Path | None,
-) -> None:
+@command(RESULTS, OUT, PNG, SCALE)
+def report(*, results: list[Path], out: Path | None, png: Path | None, scale: Path | None) -> None:
     """Write an HTML report or figures from saved results.
 
     Examples:
@@ -48,36 +17,13 @@ def report(
       # Compare two runs in one report, and save the figures
       intruders report runs/rank1 runs/full --out compare.html --png figures
     """
-    given = {"data": data, "forest": forest, "verdicts": verdicts or None}
-    asked = [name for name, value in given.items() if value is not None]
-    if asked:
-        others = {"out": out, "png": png, "scale": scale} | {name: given[name] for name in asked[1:]}
-        refuse_given(others, f"has no effect beside --{asked[0]}", "leave one of the two out")
-    if data is not None:
-        publish(study=_only(results, "--data publishes one study"), out=data)
-    elif forest is not None:
-        draw_forest(folder=_only(results, "--forest draws the effects of one folder"), out=forest)
-    elif verdicts:
-        print_verdicts(studies=results)
-    else:
-        from intruders.reports.write_report import study_among, write_report
+    from intruders.reports.write_report import study_among, write_report
 
-        study = study_among(results, scale)
-        if study is None:
-            say(map(str, write_report(results, out, png, scale)), whole=True)
-            return
-        from ..pages.study_page import write_study_report
+    from ..pages.study_page import write_study_report
 
-        say(map(str, write_study_report(study, out, png)), whole=True)
-
-
-def _only(paths: list[Path], what: str) -> Path:
-    """Return the only path, or refuse none and several."""
-    from intruders.errors import SettingError
-
-    if len(paths) != 1:
-        raise SettingError(f"{what}, and {len(paths)} paths were given; pass one")
-    return paths[0]
+    study = study_among(results, scale)
+    files = write_report(results, out, png, scale) if study is None else write_study_report(study, out, png)
+    say(map(str, files), whole=True)
 
 
 @command(argument("studies", list[Path], "The folders of studies.", metavar="RUN..."))

@@ -49,8 +49,8 @@ def read_effects(folder: Path) -> list[StudyEffect]:
     published = sorted(inner.parent for inner in folder.glob(f"*/{PUBLISHED}"))
     if not file.is_file() and not published:
         raise ResultFileError(
-            f"'{folder}' has no {TRANSCRIBED} and no folder of published tables; make one: intruders report RUNS "
-            f"--data {folder}/NAME"
+            f"'{folder}' has no {TRANSCRIBED} and no folder of published tables; make one: intruders publish "
+            f"RUNS {folder}/NAME"
         )
     effects = [*_tested_together(list(_transcribed(file)))] if file.is_file() else []
     for study in published:

@@ -1,4 +1,4 @@
-"""The forest plot and the table of all effects in a folder: what `intruders report FOLDER --forest` does."""
+"""The forest plot and the table of all effects in a folder: what `intruders forest` does."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ def write_forest(folder: str | Path, file: str | Path) -> tuple[list[Path], list
     """
     target = user_path(file)
     if target.suffix != ".svg":
-        raise SettingError(f"--forest is '{file}'; expected a file that ends in .svg, such as effects.svg")
+        raise SettingError(f"out is '{file}'; expected a file that ends in .svg, such as effects.svg")
     check_writable(target)
     effects = read_effects(user_path(folder))
     paths = []

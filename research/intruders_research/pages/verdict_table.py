@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from intruders.errors import SettingError
 from intruders.studies.results import load_results
 from intruders.studies.study_folder import PUBLISHED, StudyFolder
 from intruders.system.words import duration, plural
@@ -23,11 +22,8 @@ def verdict_table(folders: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Return Markdown lines: one row per claim, base, task and effect, then what each study did and did not run.
 
     Raises:
-      SettingError: no study was given.
       ResultFileError: a folder is not that of a study.
     """
-    if not folders:
-        raise SettingError("--verdicts needs the folders of studies; give at least one")
     studies = [Path(folder) for folder in folders]
     rows = [row for folder in studies for row in _rows(folder)]
     rows.sort(key=lambda row: row[0])

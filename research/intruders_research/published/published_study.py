@@ -77,7 +77,7 @@ class PublishedStudy:
         if document is None:
             raise ResultFileError(
                 f"'{folder}' has no {PUBLISHED}; expected published tables of a study; pass a folder that "
-                "`intruders report RUNS --data FOLDER` wrote"
+                "`intruders publish RUNS FOLDER` wrote"
             )
         try:
             given = {"folder": str(folder), "date": document["published"]}

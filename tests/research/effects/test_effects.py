@@ -120,7 +120,7 @@ def write(folder: Path, effects: list[StudyEffect]) -> None:
 
 def test_the_plot_shows_every_effect_for_light_and_dark_pages(folder: Path) -> None:
     given = (folder / "effects.csv").read_bytes()
-    result = in_this_process("report", str(folder), "--forest", str(folder / "effects.svg"))
+    result = in_this_process("forest", folder, folder / "effects.svg")
     assert result.returncode == 0, result.stderr
     estimate = "-0.20 [-0.50, +0.10]".replace(" ", "\N{NO-BREAK SPACE}")
     assert f"| rank | tiny, words: LoRA minus full | {estimate} per 100 | < 0 | 3 |" in result.stdout
@@ -204,7 +204,7 @@ def test_a_published_study_is_linked_to_its_page_and_has_no_row_of_what_was_not_
 
 
 def test_the_docs_have_what_the_command_prints_and_writes() -> None:
-    """`intruders report docs/results/data --forest docs/figures/effects.svg` does both."""
+    """`intruders forest docs/results/data docs/figures/effects.svg` does both."""
     effects = read_effects(DATA)
     page = (DOCS / "results" / "summary.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in conclusions(effects) if line not in page] == []

@@ -70,7 +70,7 @@ def test_published_and_taken_over_runs_tell_the_times_that_their_study_tells(
 def test_published_tables_are_those_of_the_study_and_have_its_verdicts(published: tuple[Path, Path]) -> None:
     runs, data = published
     same_tables(load_results(runs), load_results(data))
-    verdicts = printed("report", data, "--verdicts")
+    verdicts = printed("verdicts", data)
     assert f"`intruders report {data}`" in verdicts
     assert "intruders study" not in verdicts, "which would write into the published tables"
 
@@ -250,7 +250,7 @@ def test_the_page_in_a_published_folder_is_no_obstacle_to_publishing_again(
     before = {file.name for file in data.iterdir()}
     for _ in range(2):
         assert printed("report", data) == f"{data / 'report.html'}\n"
-        printed("report", published[0], "--data", data)
+        printed("publish", published[0], data)
         assert {file.name for file in data.iterdir()} == before
 
 
