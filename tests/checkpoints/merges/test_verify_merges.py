@@ -211,16 +211,21 @@ def test_parts_of_a_fused_weight(tmp_path: Path) -> None:
     model = tiny_phi3(hidden_size=64, intermediate_size=96)
     saved(model, tmp_path / "base")
     base = weights(model)
-    tuned = with_adapter(lora(target_modules=["qkv_proj"]), model)
+    tuned = with_adapter(lora(target_modules=["qkv_proj", "gate_up_proj"]), model)
     saved(tuned, tmp_path / "adapter")
     merged = weights(tuned.merge_and_unload())
-    name = "model.layers.0.self_attn.qkv_proj.weight"
-    merged[name][64:96] = base[name][64:96]  # the keys
+    for name, rows in (
+        ("self_attn.qkv_proj", slice(64, 96)),  # the keys, of half as many heads
+        ("mlp.gate_up_proj", slice(96, None)),
+    ):
+        weight = f"model.layers.0.{name}.weight"
+        merged[weight][rows] = base[weight][rows]
     whole = verify(tmp_path, merged)
     assert APPLIED not in whole.counts
     split = verify(tmp_path, merged, split_fused=True)
-    found = {matrix.name.removeprefix(name): matrix.found.verdict for matrix in split.matrices}
-    assert found == {"[q]": APPLIED, "[k]": NOT_APPLIED, "[v]": APPLIED}
+    found = {matrix.name.partition(".weight")[2]: matrix.found.verdict for matrix in split.matrices}
+    of_both = {"[q]": APPLIED, "[k]": NOT_APPLIED, "[v]": APPLIED, "[gate]": APPLIED, "[up]": NOT_APPLIED}
+    assert found == of_both
 
 
 def test_each_matrix_of_the_base_is_read_once() -> None:

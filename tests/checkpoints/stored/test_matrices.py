@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -32,29 +31,12 @@ from tests.checkpoints.models import (
     reasons,
     refused,
     saved,
-    tiny_gpt2,
-    tiny_gpt_oss,
     tiny_llama,
     tiny_mixtral,
-    tiny_phi3,
     tuned_of,
     with_adapter,
     with_lora,
 )
-
-
-@pytest.mark.parametrize("where", ["folder", "memory"])
-def test_conv1d_is_output_first(tmp_path: Path, where: str) -> None:
-    base, tuned = tiny_gpt2(0), tiny_gpt2(1)
-    sources = (
-        (base, tuned) if where == "memory" else (saved(base, tmp_path / "a"), saved(tuned, tmp_path / "b"))
-    )
-    different = differing(*sources)
-    assert len(different) == 8
-    for name, both in different.items():
-        short = name if name.startswith("transformer.") else f"transformer.{name}"
-        assert torch.equal(both.base, base.state_dict()[short].T)
-        assert torch.equal(tuned_of(both), tuned.state_dict()[short].T)
 
 
 @pytest.mark.parametrize("normalize", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
@@ -78,19 +60,6 @@ def test_linear_layers_under_gpt2_names_stay_as_they_are() -> None:
     assert stored_input_first(linear) == set()
 
 
-def test_convolutions_are_flattened() -> None:
-    base = {
-        "conv.weight": torch.randn(6, 3, 2, 2),
-        "conv1d.weight": torch.randn(5, 4, 3),
-        "linear.weight": torch.randn(4, 4),
-    }
-    tuned = {name: tensor + 0.1 for name, tensor in base.items()}
-    different = differing(base, tuned)
-    assert different["conv.weight"].base.shape == (6, 12)
-    assert different["conv1d.weight"].base.shape == (5, 12)
-    assert torch.equal(tuned_of(different["conv.weight"])[4], tuned["conv.weight"][4].flatten())
-
-
 def conv_net(kernel: int, groups: int) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(4, 6, kernel, groups=groups), nn.Conv1d(6, 4, 3), nn.Linear(4, 4))
@@ -111,19 +80,6 @@ def test_grouped_convolution_is_refused() -> None:
         open_sides(model)
 
 
-@pytest.mark.parametrize("make", [tiny_mixtral, tiny_gpt_oss])
-def test_stacked_experts_are_matrices_of_their_own(make: Any) -> None:
-    base, tuned = make(0), make(1)
-    different = differing(base, tuned)
-    stack = tuned.model.layers[0].mlp.experts.gate_up_proj
-    transposed = make is tiny_gpt_oss
-    for expert in range(3):
-        both = different[f"model.layers.0.mlp.experts.gate_up_proj[{expert}]"]
-        assert torch.equal(tuned_of(both), stack[expert].T if transposed else stack[expert])
-        assert both.base.shape == (32, 16) if transposed else (48, 16)
-    assert "model.layers.0.mlp.experts.down_proj[2]" in different
-
-
 def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
     base, tuned = tiny_mixtral(0), tiny_mixtral(1)
     on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
@@ -136,18 +92,6 @@ def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -
             assert torch.equal(both.base, truth[name].base)
             assert torch.equal(tuned_of(both), tuned_of(truth[name]))
         assert pairing.matched[0].startswith(f"experts that {side} stores one by one")
-
-
-def test_fused_weights_whole_and_split() -> None:
-    base, tuned = tiny_phi3(0), tiny_phi3(1)
-    whole = differing(base, tuned)
-    assert "model.layers.0.self_attn.qkv_proj.weight" in whole
-    split = differing(base, tuned, Selection(split_fused=True))
-    qkv = tuned.model.layers[0].self_attn.qkv_proj.weight
-    name = "model.layers.0.self_attn.qkv_proj.weight"
-    for part, rows in (("q", slice(0, 16)), ("k", slice(16, 24)), ("v", slice(24, 32))):
-        assert torch.equal(tuned_of(split[f"{name}[{part}]"]), qkv[rows])
-    assert tuned_of(split["model.layers.0.mlp.gate_up_proj.weight[up]"]).shape == (24, 16)
 
 
 def test_split_by_head_of_gpt_neox() -> None:
