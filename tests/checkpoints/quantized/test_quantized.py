@@ -85,16 +85,16 @@ def test_bitsandbytes_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
     torch.testing.assert_close(read_quantized(tmp_path, tensors, "bitsandbytes").read("a.weight"), truth)
 
 
-def test_qlora_adapter_on_either_base(tmp_path: Path) -> None:
+def test_qlora_adapter_on_either_base_and_it_is_said_which_one_it_was_trained_on(tmp_path: Path) -> None:
     model = quantized_by_bitsandbytes(tmp_path, "nf4")
-    quantized = saved(model, tmp_path / "q")
+    plain, quantized = tmp_path / "plain", saved(model, tmp_path / "q")
     tuned = with_lora(model)
     adapter = saved(tuned, tmp_path / "adapter")
     restored = by_the_library(model.model.layers[0].self_attn.q_proj.base_layer)
     module = tuned.base_model.model.model.layers[0].self_attn.q_proj
     delta = module.get_delta_weight("default")
     original = wide_llama().state_dict()[f"{NAME}.weight"]
-    for base, weight in ((quantized, restored), (tmp_path / "plain", original), (None, restored)):
+    for base, weight in ((quantized, restored), (plain, original), (None, restored)):
         different = differing(base, tuned if base is None else adapter)
         assert len(different) == 2
         torch.testing.assert_close(different[f"{NAME}.weight"].base, weight, rtol=1e-5, atol=1e-6)
@@ -102,17 +102,10 @@ def test_qlora_adapter_on_either_base(tmp_path: Path) -> None:
             tuned_of(different[f"{NAME}.weight"]), weight + delta, rtol=1e-5, atol=1e-5
         )
 
-
-def test_it_is_said_which_weights_a_qlora_adapter_was_trained_on(tmp_path: Path) -> None:
-    model = quantized_by_bitsandbytes(tmp_path, "nf4")
-    quantized = saved(model, tmp_path / "q")
-    adapter = saved(with_lora(model), tmp_path / "a")
-
     def notes(named: Path | str, base: Path) -> list[str]:
         change_config(adapter, base_model_name_or_path=str(named))
         return [note for note in paired(base, adapter).matched if "quantized" in note]
 
-    plain = tmp_path / "plain"
     for named in (quantized, "unsloth/Llama-3.2-1B-bnb-4bit", "org/model-GPTQ"):
         assert "and is measured on the original ones of" in notes(named, plain)[0]
         assert notes(named, quantized)[0].endswith("de-quantized on read, as the adapter was trained")
@@ -150,6 +143,7 @@ def read_quantized(folder: Path, tensors: dict[str, Tensor], method: str, **sett
 @pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_gptq(tmp_path: Path, bits: int, version: str) -> None:
+    """Of a model of 4 bits, whose modules may have bits of their own (``dynamic``). The length of ``g_idx`` tells."""
     torch.manual_seed(bits)
     inputs, outputs, groups = 64, 32, 4
     codes = torch.randint(2**bits, (outputs, inputs))
@@ -163,30 +157,13 @@ def test_gptq(tmp_path: Path, bits: int, version: str) -> None:
         "a.g_idx": index,
         "a.bias": torch.zeros(outputs),
     }
-    checkpoint = read_quantized(tmp_path, tensors, "gptq", bits=bits, checkpoint_format=version)
+    checkpoint = read_quantized(tmp_path, tensors, "gptq", bits=4, checkpoint_format=version)
     assert set(checkpoint.names()) == {"a.weight", "a.bias"}
     weight = checkpoint.read("a.weight")
     for output, place in ((0, 0), (31, 63), (7, 20)):
         group = int(index[place])
         expected = float(scales[group, output]) * (int(codes[output, place]) - int(zeros[group, output]))
         assert weight[output, place].item() == pytest.approx(expected)
-
-
-def test_gptq_with_bits_of_each_module(tmp_path: Path) -> None:
-    """GPTQModel's ``dynamic``: 8 bits for one module of a model of 4. The length of ``g_idx`` tells."""
-    tensors, expected = {}, {}
-    for module, bits in (("a", 4), ("b", 8)):
-        codes = torch.randint(2**bits, (32, 64))
-        tensors |= {
-            f"{module}.qweight": packed_rows(codes.tolist(), bits).T,
-            f"{module}.qzeros": packed_rows([[2] * 32], bits),
-            f"{module}.scales": torch.full((1, 32), 0.5),
-            f"{module}.g_idx": torch.zeros(64, dtype=torch.int32),
-        }
-        expected[f"{module}.weight"] = (codes - 3) * 0.5
-    checkpoint = read_quantized(tmp_path, tensors, "gptq", bits=4, dynamic={"+:b": {"bits": 8}})
-    for name, weight in expected.items():
-        assert torch.equal(checkpoint.read(name), weight)
 
 
 def test_awq(tmp_path: Path) -> None:
@@ -294,18 +271,24 @@ def test_exponents_are_what_transformers_makes_of_them(tmp_path: Path) -> None:
         assert torch.equal(opened.read("a.weight"), truth)
 
 
-def test_the_language_model_alone_is_quantized(tmp_path: Path) -> None:
-    """Its config says so inside ``text_config``, and the weights would stay words of 32 bits otherwise."""
+PACKED = {"quantization_config": {"quant_method": "compressed-tensors"}}
+
+
+@pytest.mark.parametrize(
+    "config", [{"text_config": PACKED}, {**PACKED, "text_config": {"quantization_config": "not this one"}}]
+)
+def test_the_quantization_is_that_of_the_config_and_then_of_the_language_model_in_it(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    """As transformers takes it; the weights would stay words of 32 bits otherwise."""
     codes = torch.randint(16, (8, 32))
     tensors = {
         "a.weight_packed": packed_rows(codes.tolist(), 4),
         "a.weight_scale": torch.ones(8, 1),
         "a.weight_shape": torch.tensor([8, 32]),
     }
-    config = {"text_config": {"quantization_config": {"quant_method": "compressed-tensors"}}}
-    assert torch.equal(
-        open_checkpoint(with_config(tmp_path, tensors, config)).read("a.weight"), (codes - 8).float()
-    )
+    opened = open_checkpoint(with_config(tmp_path, tensors, config))
+    assert torch.equal(opened.read("a.weight"), (codes - 8).float())
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (24, 1), (24,), (24, 4)])

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from intruders.checkpoints.opening.open import open_checkpoint
-from intruders.checkpoints.quantized.restore import drop_quantization, quantization_of, restored
+from intruders.checkpoints.quantized.restore import restored
 from intruders.checkpoints.quantized.scaled import weight_schemes
 from intruders.checkpoints.stored.checkpoint import StoredTensor
 from tests.checkpoints.models import refused, with_config
 
 FP8 = torch.float8_e4m3fn
 CODES, EXPONENTS = torch.ones(16, 64).to(FP8), torch.full((16, 2), 127, dtype=torch.uint8)
+WORDS = torch.zeros(8, 4, dtype=torch.int32)
 SCALE, STACK = torch.ones(()), torch.ones(2, 16, 32).to(FP8)
 OF_COMFY = {"q.weight": CODES, "q.comfy_quant": torch.zeros(9, dtype=torch.uint8)}
 OF_BLOCKS = {str(rows): {"weights": {"block_structure": [rows, 128]}} for rows in (96, 128)}
@@ -25,6 +26,16 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], str]] = {
         {"q.weight": CODES.byte(), "q.weight_scale": torch.ones(16, 2), "q.weight_scale_2": SCALE},
         {},
         "NVFP4",
+    ),
+    "words of MLX, whose config names no method": (
+        {"q.weight": WORDS.to(torch.uint32), "q.scales": torch.ones(8, 2), "q.biases": torch.ones(8, 2)},
+        {"group_size": 16, "bits": 4},
+        r"quantized with MLX .*; pass the original base, or .*--dequantize",
+    ),
+    "words of AutoGPTQ, whose config has the method elsewhere": (
+        {"q.qweight": WORDS, "q.scales": torch.ones(2, 4)},
+        {},
+        r"does not name the method; .*quant_method.*; add it, or pass",
     ),
     "two scales": (
         {"q.weight": CODES, "q.scale": SCALE, "q.weight_scale": SCALE},
@@ -140,58 +151,12 @@ def test_a_factor_of_a_norm_is_its_own() -> None:
     assert {name: tensor.read().unique().item() for name, tensor in weights.items()} == numbers
 
 
-@pytest.mark.parametrize("config", [{}, {"quantization_config": {"group_size": 16, "bits": 4}}])
-def test_words_of_mlx_whose_config_names_no_method(tmp_path: Path, config: dict[str, object]) -> None:
-    words = {
-        "q.weight": torch.zeros(8, 4, dtype=torch.uint32),
-        "q.scales": torch.ones(8, 2),
-        "q.biases": torch.ones(8, 2),
-    }
-    with refused(r"quantized with MLX .*; pass the original base, or .*--dequantize"):
-        open_checkpoint(with_config(tmp_path, words, config))
-
-
-def test_words_of_autogptq_are_read_once_the_config_names_the_method(tmp_path: Path) -> None:
-    words = {
-        "q.qweight": torch.full((8, 32), 0x33333333, dtype=torch.int32),
-        "q.qzeros": torch.zeros(2, 4, dtype=torch.int32),
-        "q.scales": torch.ones(2, 32),
-        "q.g_idx": torch.arange(64, dtype=torch.int32) // 32,
-    }
-    with refused(r"does not name the method; .*quant_method.*; add it, or pass"):
-        open_checkpoint(with_config(tmp_path, words, {}))
-    own = {"bits": 4, "group_size": 32}  # of quantize_config.json
-    named = with_config(tmp_path, words, {"quantization_config": own | {"quant_method": "gptq"}})
-    assert torch.equal(open_checkpoint(named).read("q.weight"), torch.full((32, 64), 2.0))
-
-
-def test_whole_numbers_that_have_no_scales_are_no_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [{}, {"text_config": 3}, {"quantization_config": None, "decoder": []}])
+def test_whole_numbers_without_scales_and_configs_without_a_quantization(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
     tensors = {"q.weight": torch.ones(8, 8), "ids.weight": torch.zeros(8, 4, dtype=torch.int64)}
-    assert set(open_checkpoint(with_config(tmp_path, tensors, {})).names()) == tensors.keys()
-
-
-GPTQ = {"quant_method": "gptq"}
-
-
-def test_the_config_and_then_the_language_model_in_it() -> None:
-    from transformers import LlavaConfig
-
-    own = LlavaConfig().to_dict()
-    assert quantization_of(own) is None
-    own["text_config"]["quantization_config"] = GPTQ
-    config = LlavaConfig.from_dict(own)
-    assert config.get_text_config(decoder=True).quantization_config == GPTQ  # what transformers takes
-    assert quantization_of(config.to_dict()) == GPTQ
-    assert quantization_of(own | {"quantization_config": {"quant_method": "awq"}}) == {"quant_method": "awq"}
-    drop_quantization(own)
-    assert quantization_of(own) is None
-
-
-@pytest.mark.parametrize(
-    "config", [None, {}, {"text_config": 3}, {"quantization_config": None, "decoder": []}]
-)
-def test_configs_that_say_nothing(config: Any) -> None:
-    assert quantization_of(config) is None
+    assert set(open_checkpoint(with_config(tmp_path, tensors, config)).names()) == tensors.keys()
 
 
 def test_schemes_of_damaged_groups_are_passed_over() -> None:
