@@ -28,7 +28,6 @@ from tests.checkpoints.models import (
     merged_weights,
     paired,
     randomize_adapter,
-    reasons,
     refused,
     saved,
     tiny_gpt2,
@@ -49,7 +48,6 @@ def lora(**settings: Any) -> peft.LoraConfig:
 
 
 METHODS: dict[str, peft.PeftConfig] = {
-    "plain": lora(),
     "patterns": lora(
         rank_pattern={"down_proj": 2, r"layers\.1\.self_attn\.q_proj": 4},
         alpha_pattern={"model.layers.0.self_attn.q_proj": 11, "down_proj": 7},
@@ -60,7 +58,6 @@ METHODS: dict[str, peft.PeftConfig] = {
     "all linear": lora(target_modules="all-linear"),
     "embeddings": lora(target_modules=["embed_tokens", "q_proj"]),
     "modules to save": lora(modules_to_save=["lm_head"]),
-    "dora": lora(use_dora=True),
     "dora on embeddings": lora(target_modules=["embed_tokens", "q_proj"], use_dora=True),
     "loha": peft.LoHaConfig(r=2, alpha=3, target_modules=LINEAR, rank_pattern={"q_proj": 3}),
     "lokr": peft.LoKrConfig(r=2, alpha=3, target_modules=LINEAR, alpha_pattern={"q_proj": 5}),
@@ -115,13 +112,6 @@ def test_adalora_after_pruning(tmp_path: Path) -> None:
 def test_a_model_whose_start_changed_its_base_needs_the_base() -> None:
     with refused(r"the start 'olora' changed .* pass the base too .* name its base"):
         open_sides(with_lora(init_lora_weights="olora"))
-
-
-def test_lora_bias(tmp_path: Path) -> None:
-    model = with_lora(tiny_llama(attention_bias=True), lora_bias=True)
-    pairing = paired(tiny_llama(attention_bias=True), saved(model, tmp_path))
-    assert_tuned(loaded(pairing), merged_weights(model), count=2)
-    assert reasons(pairing)["model.layers.0.self_attn.q_proj.lora_B.bias"] == "a bias"
 
 
 @pytest.mark.parametrize(
@@ -285,13 +275,6 @@ def test_a_bare_name_on_a_base_with_another_prefix(tmp_path: Path) -> None:
     different = differing(base, saved(model, tmp_path))
     renamed = {name.replace("language_model.", ""): both for name, both in different.items()}
     require_merged(renamed, model, tiny_mixtral)
-
-
-def test_a_bare_name_on_experts_that_are_stored_one_by_one(tmp_path: Path) -> None:
-    model = adapted(tiny_mixtral(), ["q_proj"], ["down_proj"])
-    base = saved(tiny_mixtral(), tmp_path / "base")
-    different = differing(base, saved(model, tmp_path / "adapter"))
-    require_merged(different, model, tiny_mixtral)
 
 
 def test_what_is_shown_before_a_base_is_known(tmp_path: Path) -> None:
