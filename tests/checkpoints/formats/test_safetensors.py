@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,43 +136,52 @@ def test_a_file_that_is_replaced_after_its_header_was_read(
         stored.read() if index is None else stored.read_slice(index)
 
 
-def sharded(folder: Path) -> dict[str, torch.Tensor]:
-    tensors = {f"layers.{i}.weight": torch.randn(3, 4) for i in range(3)}
-    names = list(tensors)
-    for number, part in enumerate((names[:2], names[2:]), start=1):
-        save_file({name: tensors[name] for name in part}, folder / f"model-0000{number}-of-00002.safetensors")
-    return tensors
+FORM = "model-0000{}-of-00002.safetensors"
+TENSORS = {f"layers.{layer}.weight": torch.randn(3, 4) for layer in range(3)}
 
 
-def write_index(folder: Path, weight_map: Any) -> None:
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+def sharded(folder: Path, save: Callable[[Any, Path], None] = save_file, form: str = FORM) -> list[Path]:
+    """Write two shards: the first two tensors, and the third."""
+    names, files = list(TENSORS), [folder / form.format(number) for number in (1, 2)]
+    for file, part in zip(files, (names[:2], names[2:]), strict=True):
+        save({name: TENSORS[name] for name in part}, file)
+    return files
 
 
-def test_one_shard_stands_for_the_whole_model_by_its_index_and_is_refused_without_it(tmp_path: Path) -> None:
+def write_index(index: Path, weight_map: Any) -> None:
+    index.write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize(
+    ("save", "form"),
+    [(save_file, FORM), (torch.save, "pytorch_model-0000{}-of-00002.bin")],
+    ids=["safetensors", "pickles"],
+)
+def test_one_shard_stands_for_the_whole_model_by_its_index_and_is_refused_without_it(
+    tmp_path: Path, save: Callable[[Any, Path], None], form: str
+) -> None:
     """A download that was interrupted leaves one shard, and maybe no index."""
-    tensors = sharded(tmp_path)
-    shard, index = tmp_path / "model-00002-of-00002.safetensors", tmp_path / "model.safetensors.index.json"
-    write_index(
-        tmp_path, {name: f"model-0000{1 + (i == 2)}-of-00002.safetensors" for i, name in enumerate(tensors)}
-    )
+    first, shard = sharded(tmp_path, save, form)
+    index = tmp_path / (form.replace("-0000{}-of-00002", "") + ".index.json")
+    write_index(index, {name: (first, first, shard)[number].name for number, name in enumerate(TENSORS)})
     for path in (tmp_path, shard):
         checkpoint = open_checkpoint(path)
-        assert checkpoint.names() == list(tensors)
-        assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in tensors.items())
+        assert checkpoint.names() == list(TENSORS)
+        assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in TENSORS.items())
     before = digest_of(str(shard))
-    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    first.unlink()
     assert digest_of(str(shard)) != before
-    with refused("names shards that are not there"):
+    with refused(f"names shards that are not there: '{first.name}'"):
         open_checkpoint(shard)
     index.unlink()
     for path in (shard, tmp_path):
         with refused(
-            r"'.*00002-of-00002\.safetensors' is one part of a model, and the index "
-            r"'model\.safetensors\.index\.json' of its parts is missing from its folder; download the checkpoint again"
+            rf"'.*{shard.name}' is one part of a model, and the index '{index.name}' of its parts is missing from "
+            "its folder; download the checkpoint again"
         ):
             open_checkpoint(path)
     # A model that fits into one shard is whole.
-    shard.rename(tmp_path / "model-00001-of-00001.safetensors")
+    shard.rename(tmp_path / shard.name.replace("00002-of-00002", "00001-of-00001"))
     assert open_checkpoint(tmp_path).names() == ["layers.2.weight"]
 
 
@@ -194,6 +204,6 @@ WRONG_MAPS = {
 @pytest.mark.parametrize(("weight_map", "text"), WRONG_MAPS.values(), ids=WRONG_MAPS.keys())
 def test_indexes_that_lie(tmp_path: Path, weight_map: Any, text: str) -> None:
     sharded(tmp_path)
-    write_index(tmp_path, weight_map)
+    write_index(tmp_path / "model.safetensors.index.json", weight_map)
     with refused(text):
         open_checkpoint(tmp_path)

@@ -1,7 +1,6 @@
 """PyTorch's own files: what torch.save wrote is read, and nothing in them is run."""
 
 import contextlib
-import json
 import os
 import pickle
 import zipfile
@@ -45,24 +44,6 @@ def test_a_file_that_is_replaced_after_it_was_opened(tmp_path: Path, name: str) 
     (tmp_path / "other.bin").replace(tmp_path / "x.bin")
     with refused(r"x\.bin' changed while it was being read; expected", ChangedFileError):
         stored.read()
-
-
-def test_shards(tmp_path: Path) -> None:
-    state = {f"layers.{index}.weight": torch.randn(2, 3) for index in range(4)}
-    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
-    where = {key: names[index % 2] for index, key in enumerate(state)}
-    for name in names:
-        torch.save({key: state[key] for key in state if where[key] == name}, tmp_path / name)
-    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
-    checkpoint = open_checkpoint(tmp_path)
-    assert all(torch.equal(checkpoint.read(key), tensor) for key, tensor in state.items())
-    assert open_checkpoint(tmp_path / names[0]).names() == list(state)
-    (tmp_path / names[1]).unlink()
-    with refused(r"shards that are not there: 'pytorch_model-00002-of-00002\.bin'"):
-        open_checkpoint(tmp_path)
-    (tmp_path / "pytorch_model.bin.index.json").unlink()
-    with refused(r"'.*-00001-of-00002\.bin' is one part of a model"):
-        open_checkpoint(tmp_path)
 
 
 class Attack:
