@@ -162,20 +162,22 @@ def test_what_the_merged_model_changed_besides(models: Models) -> None:
     changed["model.norm.weight"] *= 1.5
     changed["model.layers.1.self_attn.k_proj.weight"] *= 1.5
     del changed["model.layers.0.mlp.up_proj.weight"]
+    del changed["model.layers.0.input_layernorm.weight"]
     changed["model.extra.weight"] = torch.ones(2, 2)
     found = models.verify(changed)
     assert {(one.name, one.reason) for one in found.others} == {
         ("model.norm.weight", "other numbers"),
         ("model.layers.1.self_attn.k_proj.weight", "other numbers"),
         ("model.layers.0.mlp.up_proj.weight", "missing in the merged model"),
+        ("model.layers.0.input_layernorm.weight", "missing in the merged model"),
         ("model.extra.weight", "missing in the base"),
     }
     assert found.counts == {APPLIED: 4}
     assert (found.exit_status(), found.exit_status(allow_other=True)) == (1, 0)
 
 
-def test_norms_and_biases_that_the_merged_model_lost(models: Models) -> None:
-    """transformers would load fresh ones instead of them; what it computes itself may be absent."""
+def test_a_bias_that_the_merged_model_lost_and_buffers_that_it_need_not_have(models: Models) -> None:
+    """transformers would load a fresh bias; what it computes itself may be absent."""
     base = models.base | {
         "model.layers.0.self_attn.q_proj.bias": torch.ones(64),
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
@@ -186,12 +188,6 @@ def test_norms_and_biases_that_the_merged_model_lost(models: Models) -> None:
     assert [(other.name, other.reason) for other in found.others] == [
         ("model.layers.0.self_attn.q_proj.bias", "missing in the merged model")
     ]
-    without = {name: tensor for name, tensor in models.merged.items() if "norm" not in name}
-    found = models.verify(without)
-    assert {other.name for other in found.others} == models.merged.keys() - without.keys()
-    assert len(found.others) == 5
-    assert found.counts == {APPLIED: 4}
-    assert (found.exit_status(), found.exit_status(allow_other=True)) == (1, 0)
 
 
 def test_a_matrix_that_is_missing_or_of_another_shape(models: Models) -> None:
@@ -215,7 +211,7 @@ def test_an_update_that_the_quantization_hides(tmp_path: Path) -> None:
     assert found.exit_status() == 3
 
 
-def test_models_that_do_not_belong_together(models: Models, tmp_path: Path) -> None:
+def test_models_that_do_not_belong_together(models: Models) -> None:
     folder = models.folder
     with refused("is a full checkpoint; expected the adapter"):
         intruders.verify(folder / "base", folder / "base", folder / "adapter")
@@ -223,8 +219,6 @@ def test_models_that_do_not_belong_together(models: Models, tmp_path: Path) -> N
         intruders.verify(folder / "base", folder / "adapter", folder / "adapter")
     with pytest.raises(PairingError):
         intruders.verify(folder / "base", folder / "adapter", tiny_llama())
-    with refused("nowhere"):
-        intruders.verify(folder / "base", folder / "adapter", tmp_path / "nowhere")
 
 
 def test_a_new_head_in_quantized_form_is_not_taken_for_another() -> None:

@@ -290,7 +290,6 @@ OTHER_METHODS: dict[str, Callable[[], peft.PeftConfig]] = {
     "loha": config_of("LoHa", r=4, alpha=6),
     "lokr": config_of("LoKr", r=4, alpha=6),
     "adalora": config_of("AdaLora", init_r=4, total_step=10),
-    "vera": config_of("Vera", r=4, target_modules=["q_proj"]),
     "ia3": config_of("IA3", feedforward_modules=["down_proj"]),
 }
 
