@@ -104,47 +104,28 @@ def test_the_header_of_the_weights_names_what_they_are_of(tmp_path: Path) -> Non
         }
 
 
+TOKENS = '{"model": {"vocab": {"a": 0, "b": 6}}, "added_tokens": [{"id": 7, "content": "<|im|>"}]}'
 FILES = ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"x")
-    (folder / "chat_template.jinja").write_text("a template")
-    (folder / "tokenizer_config.json").write_text("{}")
-    content = {"model": {"vocab": {"a": 0, "b": 6}}, "added_tokens": [{"id": 7, "content": "<|im|>"}]}
-    (folder / "tokenizer.json").write_text(json.dumps(content))
-    return folder
-
-
-def test_a_run_of_ours_a_checkpoint_and_what_is_no_path_have_none(adapter: Path) -> None:
-    assert own_tokenizer_files("org/model") == []
-    assert own_tokenizer_files("base+0.5*other") == []
-    (adapter / "run.json").write_text('{"schema": 1}')
-    assert own_tokenizer_files(adapter) == []
-    (adapter / "run.json").unlink()
-    (adapter / "adapter_config.json").unlink()
-    assert own_tokenizer_files(adapter) == []
 
 
 @pytest.mark.parametrize(
     ("content", "rows", "taken"),
     [
-        (None, 8, list(FILES)),
-        (None, 7, ["chat_template.jinja"]),
+        (TOKENS, 8, list(FILES)),
+        (TOKENS, 7, ["chat_template.jinja"]),
         ("{", 100, ["chat_template.jinja"]),
         ('{"model": {}}', 100, ["chat_template.jinja"]),
     ],
     ids=["every token has a row", "one has none", "a broken file", "without a vocabulary"],
 )
 def test_all_of_it_is_taken_or_the_template_alone(
-    adapter: Path, tmp_path: Path, content: str | None, rows: int, taken: list[str]
+    tmp_path: Path, content: str, rows: int, taken: list[str]
 ) -> None:
-    if content is not None:
-        (adapter / "tokenizer.json").write_text(content)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", *FILES):
+        (adapter / name).write_text("{}")
+    (adapter / "tokenizer.json").write_text(content)
     (tmp_path / "out").mkdir()
     copy_own_tokenizer(adapter, tmp_path / "out", rows)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == taken
