@@ -6,30 +6,21 @@ from typing import Any
 
 import gguf
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .gguf_files import finished
-from .models import saved
+from .models import merged_weights, saved, with_lora
 
 _PREFIX = "base_model.model."
 
 
 def peft_lora(folder: Path, model: nn.Module, **settings: Any) -> dict[str, Tensor]:
     """Save a model and a LoRA on it, in ``base`` and ``peft`` of the folder; the weights of PEFT's merge."""
-    from peft import LoraConfig, get_peft_model
-
     saved(model, folder / "base")
-    config = LoraConfig(**{"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", **settings})
-    wrapped: Any = get_peft_model(model, config)
-    torch.manual_seed(1)
-    for name, parameter in wrapped.named_parameters():
-        if ".lora_" in name:
-            nn.init.normal_(parameter, 1.0 if "magnitude" in name else 0.0, 0.1)
-    wrapped.save_pretrained(folder / "peft")
-    merged: dict[str, Tensor] = wrapped.merge_and_unload().state_dict()
-    return merged
+    wrapped = with_lora(model, **{"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", **settings})
+    saved(wrapped, folder / "peft")
+    return merged_weights(wrapped)
 
 
 def save_as_mlx(folder: Path, **changes: Any) -> Path:
