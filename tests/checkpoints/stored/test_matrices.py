@@ -32,7 +32,6 @@ from tests.checkpoints.models import (
     refused,
     saved,
     tiny_llama,
-    tiny_mixtral,
     tuned_of,
     with_adapter,
     with_lora,
@@ -78,20 +77,6 @@ def test_grouped_convolution_is_refused() -> None:
     model = get_peft_model(conv_net(3, 2), LoraConfig(r=2, target_modules=["0"]))
     with refused("no grouped convolution, whose LoRA PEFT cannot merge either"):
         open_sides(model)
-
-
-def test_experts_stacked_on_one_side_and_separate_on_the_other(tmp_path: Path) -> None:
-    base, tuned = tiny_mixtral(0), tiny_mixtral(1)
-    on_disk = {0: saved(base, tmp_path / "a"), 1: saved(tuned, tmp_path / "b")}
-    truth = differing(base, tuned)
-    for sources, side in (((on_disk[0], tuned), "base"), ((base, on_disk[1]), "tuned")):
-        pairing = paired(*sources)
-        different = loaded(pairing)
-        assert set(different) == set(truth)
-        for name, both in different.items():
-            assert torch.equal(both.base, truth[name].base)
-            assert torch.equal(tuned_of(both), tuned_of(truth[name]))
-        assert pairing.matched[0].startswith(f"experts that {side} stores one by one")
 
 
 def test_split_by_head_of_gpt_neox() -> None:

@@ -183,23 +183,6 @@ def test_two_towers_of_one_shape_are_not_guessed_between() -> None:
     assert match_names(base, LAYERS).tuned_of == {}
 
 
-def test_two_towers_whose_prefixes_compete_for_nothing_are_both_matched() -> None:
-    """InternVL: each tower has a prefix of its own, and both have equally many matrices."""
-    parts = {
-        "vision_tower.encoder.": ("model.vision_tower.encoder.", 12),
-        "language_model.model.": ("model.language_model.", 8),
-    }
-    names = {
-        f"{before}layers.{index}.{part}.weight": (f"{after}layers.{index}.{part}.weight", (size, size))
-        for before, (after, size) in parts.items()
-        for index in range(3)
-        for part in ("q_proj", "v_proj")
-    }
-    base = {name: shape for name, (_, shape) in names.items()}
-    tuned = dict(names.values())
-    assert match_names(base, tuned).tuned_of == {name: other for name, (other, _) in names.items()}
-
-
 def test_encoder_is_not_taken_for_decoder() -> None:
     encoder = {f"encoder.{name}": shape for name, shape in LAYERS.items()}
     decoder = {f"decoder.{name}": shape for name, shape in LAYERS.items()}
