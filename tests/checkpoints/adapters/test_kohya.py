@@ -89,14 +89,6 @@ def test_diffusers_file(tmp_path: Path, dora: bool) -> None:
     require_fused(loaded(pairing), unet)
 
 
-def test_diffusers_file_without_metadata_has_scale_one(tmp_path: Path) -> None:
-    from diffusers import StableDiffusionPipeline
-
-    unet = adapted_unet(lora_alpha=2)  # alpha = r: what a file without alpha means
-    StableDiffusionPipeline.save_lora_weights(tmp_path, peft.get_peft_model_state_dict(unet))
-    require_fused(differing(tiny_unet(), tmp_path / "pytorch_lora_weights.safetensors"), unet)
-
-
 def kohya_file(unet: nn.Module, path: Path, alpha: float = 3.0) -> dict[str, Tensor]:
     """The names that sd-scripts gives: the module's path with underscores."""
     state: dict[str, Tensor] = {}

@@ -158,16 +158,13 @@ def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
         open_sides(tiny_llama(), only)
 
 
-def test_adapter_saved_as_a_pickle(tmp_path: Path) -> None:
-    model = with_lora()
-    model.save_pretrained(tmp_path, safe_serialization=False)
-    assert_tuned(differing(tiny_llama(), tmp_path), merged_weights(model), count=2)
-
-
-def test_the_weights_file_of_an_adapter_is_read_with_the_config_beside_it(tmp_path: Path) -> None:
+def test_a_pickle_is_read_and_a_weights_file_with_the_config_beside_it(tmp_path: Path) -> None:
     model = with_lora(lora_alpha=6)
-    file = saved(model, tmp_path) / "adapter_model.safetensors"
-    assert_tuned(differing(tiny_llama(), file), merged_weights(model), count=2)
+    file = saved(model, tmp_path / "safetensors") / "adapter_model.safetensors"
+    model.save_pretrained(tmp_path / "pickle", safe_serialization=False)
+    truth = merged_weights(model)
+    for given in (file, tmp_path / "pickle"):
+        assert_tuned(differing(tiny_llama(), given), truth, count=2)
 
 
 def test_resized_embeddings_saved_with_the_adapter(tmp_path: Path) -> None:

@@ -101,15 +101,6 @@ def test_a_tensor_under_a_name_that_is_not_known_is_refused(tmp_path: Path) -> N
         matrices.required_key("elsewhere")
 
 
-def test_a_model_without_the_tensor_has_no_key(tmp_path: Path) -> None:
-    base, _, model = moved_mixtral(tmp_path)
-    state = {name: tensor for name, tensor in model.state_dict().items() if "down_proj" not in name}
-    matrices = held(base, state)
-    assert matrices.key_of_matrix("model.layers.0.block_sparse_moe.experts.1.w2.weight") is None
-    assert matrices.key_of_matrix("model.layers.7.mlp.weight") is None
-    assert matrices.key_of_matrix(EXPERT) == "model.layers.0.mlp.experts.gate_up_proj"
-
-
 def test_an_incomplete_set_of_experts_stays_as_it_is(tmp_path: Path) -> None:
     base, _, _ = moved_mixtral(tmp_path)
     whole = open_checkpoint(base)

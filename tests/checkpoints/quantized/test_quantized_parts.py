@@ -79,11 +79,6 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], str]] = {
         {"quant_method": "compressed-tensors"},
         r"the quantized parts of 'q' do not fit together \(weight_scale\)",
     ),
-    "blocks of 48 or 64 rows": (
-        {"q.weight": torch.ones(192, 256).to(FP8), "q.weight_scale": torch.rand(4, 2)},
-        {},
-        "pass the folder whose config.json tells the block",
-    ),
     **{
         f"a stack with {scale}": (
             {"experts.w1": STACK, scale: torch.ones(2, 1, 1)},
