@@ -151,11 +151,6 @@ def test_several_adapters_in_one_folder(tmp_path: Path) -> None:
     second = differing(tiny_llama(), tmp_path / "second")
     assert all("q_proj" in name for name in first)
     assert all("k_proj" in name for name in second)
-    only = tmp_path / "only"
-    only.mkdir()
-    (tmp_path / "second").rename(only / "second")
-    with refused("contains adapters in folders of their own: 'second'; pass one"):
-        open_sides(tiny_llama(), only)
 
 
 def test_a_pickle_is_read_and_a_weights_file_with_the_config_beside_it(tmp_path: Path) -> None:

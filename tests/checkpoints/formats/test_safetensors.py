@@ -73,9 +73,6 @@ ONE = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
 # What the package lets through, and some of what it does not; the fuzz tries the rest.
 WRONG_ENTRIES: dict[str, tuple[Any, int, str]] = {
     "offsets past the file": ({"a": entry()}, 8, ""),
-    "offsets backwards": ({"a": entry(offsets=(16, 0))}, 16, ""),
-    "bytes that belong to nothing": ({"a": entry()}, 24, ""),
-    "a dtype that does not exist": ({"a": entry(dtype="F31")}, 16, ""),
     "a product past 64 bits": ({"a": entry(shape=(2**62, 2**62))}, 16, ""),
     "a size past 64 bits": ({"a": entry(shape=(2**64, 0), offsets=(0, 0))}, 0, ""),
     "a shape of a thousand dimensions": (
@@ -83,7 +80,6 @@ WRONG_ENTRIES: dict[str, tuple[Any, int, str]] = {
         4,
         "'a' has the shape",
     ),
-    "no object": ({"a": "F32"}, 16, ""),
     "overlapping tensors": ({"a": entry(), "b": entry(offsets=(8, 24))}, 24, "invalid offset for tensor `b`"),
     "a name that a terminal would obey": (
         {"a\x1b[2J\n": entry()},

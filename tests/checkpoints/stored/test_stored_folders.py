@@ -58,21 +58,17 @@ def audited(base: str | None, tuned: str) -> Audit:
         ("org/base", None, "main"),
         ("org/base@v2", "v2", "v2"),
         (f"org/base@{COMMITS['v2']}", COMMITS["v2"], "v2"),
+        (None, "v2", "v2"),  # as PEFT notes it beside the base that the adapter names
     ],
 )
 def test_a_revision_chooses_the_commit_and_is_recorded(
-    hub: Path, given: str, revision: str | None, commit: str
+    hub: Path, given: str | None, revision: str | None, commit: str
 ) -> None:
     found = audited(given, "org/adapter")
     assert found.base_hub == (HubOrigin("org/base", revision, COMMITS[commit]),)
     assert found.tuned_hub == (HubOrigin("org/adapter", None, ADAPTER),)
     largest = 6.0 * (1 if commit == "main" else 2)  # of the base of that commit
     assert found.matrices[0].base_singular_values[0] == pytest.approx(largest)
-
-
-def test_the_revision_that_an_adapter_notes_is_the_bases(hub: Path) -> None:
-    """As PEFT writes it beside ``base_model_name_or_path``."""
-    assert audited(None, "org/adapter").base_hub == (HubOrigin("org/base", "v2", COMMITS["v2"]),)
 
 
 def test_a_weight_may_follow_a_revision(hub: Path) -> None:
