@@ -1,6 +1,6 @@
 """The report of a fleet, used in a browser: the table, the scatter, and one adapter at a time."""
 
-import dataclasses
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from intruders.audits.audit_settings import AuditSettings, Compute
-from intruders.audits.fleet.fleet_files import FleetFiles, Unit, rows_of
-from intruders.audits.fleet.fleet_members import Member
+from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.fleet.fleet_result import FleetAudit
-from intruders.audits.fleet.fleet_table import adapter_table
-from intruders.audits.fleet.fleet_work import FleetWork
-from intruders.audits.judge import Judged
-from intruders.audits.kept_nats import KeptNats
-from intruders.checkpoints.pairing.pairing import PairedMatrix, Pairing
-from intruders.checkpoints.stored.checkpoint import Checkpoint
 from intruders.reports.fleet import render_fleet
-from intruders.system.store import Store
 from intruders.system.words import number, percent
-from tests.made_up import LLAMA, made_up_audit
+from tests.made_up import LLAMA
 from tests.reports.browsing import (
     WINDOWS,
     column,
@@ -30,38 +21,30 @@ from tests.reports.browsing import (
     shown,
     sort_by,
 )
+from tests.tiny import save_lora, save_weights
 
 pytestmark = pytest.mark.browser
 
+REFUSED = "<b>odd & refused</b>"
 
-def made_up_fleet(folder: Path, count: int, layers: int) -> FleetAudit:
-    """So many adapters with intruders of every frequency, the last of them refused."""
-    key, settings = "0" * 64, AuditSettings()
-    base = Checkpoint("base", "checkpoint", "memory", {})
-    files = FleetFiles(Store(folder), key)
-    members, matrices, digests, units = [], [], [], {}
-    # To make an audit up takes longer than to show it, so that of a thousand adapters some have the same numbers.
-    different = min(count, 40)
-    audits = [made_up_audit(layers, LLAMA, intruder_rate=0.3 * i / different) for i in range(different)]
-    for i in range(count):
-        audit = dataclasses.replace(audits[i % different], tuned_source=f"runs/adapter-{i}")
-        digest = f"{i:032x}"
-        digests += [digest] * len(audit.matrices)
-        matrices += [Judged(i, matrix, torch.zeros(0)) for matrix in audit.matrices]
-        units[digest] = Unit([], None)
-        pairs = [PairedMatrix(one.name, one.shape, one.rank, lambda: None) for one in audit.matrices]
-        pairing = Pairing(base, Checkpoint(audit.tuned_source, "adapter", "memory", {}), pairs, [])
-        facts = {"method": "lora", "rank_min": 8, "rank_max": 8, "scale_min": 1.0, "scale_max": 1.0}
-        members.append(Member(audit.tuned_source, digest, facts, pairing))
-    files.keep("layers", units, rows_of(digests, matrices))
-    members.append(Member("<b>odd & refused</b>", "refused", {}, None, "it is for another base"))
-    written = FleetWork(base, members, settings, Compute(), files, KeptNats()).finish({}, {}, 1.0)
-    return FleetAudit("base", settings, 12.0, adapter_table(members, written, "base"), folder, key)
+
+def fleet_of(folder: Path, count: int, layers: int) -> FleetAudit:
+    """Audit so many adapters, each stronger than the one before it, and one that is refused."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{layer}.{kind}" for layer in range(layers) for kind in LLAMA]
+    base = {f"{name}.weight": torch.randn(16, 12, generator=generator) for name in names}
+    sources = [f"runs/adapter-{i}" for i in range(count)]
+    for i, source in enumerate(sources, start=1):
+        left, right = torch.randn(16, 4, generator=generator), torch.randn(4, 12, generator=generator)
+        save_lora(folder / source, dict.fromkeys(names, (left, right)), scale=i / count)
+    save_weights(folder / "base", base)
+    with chdir(folder):
+        return audit_fleet("base", [*sources, REFUSED], out=folder / "fleet", cache=False)
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> FleetAudit:
-    return made_up_fleet(tmp_path_factory.mktemp("blocks"), 40, 4)
+    return fleet_of(tmp_path_factory.mktemp("blocks"), 40, 4)
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +63,17 @@ def test_the_table_sorts_filters_and_has_the_counts(browser: Any, report: str, f
         assert column(page, "status")[-1] == "refused"  # without a value: last, whichever way
         sort_by(page, "intruders")
         assert numbers(page) == sorted(counts)
-        assert column(page, "adapter")[-1] == "<b>odd & refused</b>"
+        assert column(page, "adapter")[-1] == REFUSED
         page.locator("#filter").fill("adapter-1")
-        assert len(column(page, "adapter")) == 11
+        texts = fleet.adapters["adapter"] + " " + fleet.adapters["nearest"].fillna("")
+        assert len(column(page, "adapter")) == texts.str.contains("adapter-1").sum() < 41
         page.locator("#filter").fill("")
-        page.locator("#least").fill(str(sorted(counts)[30]))
-        assert numbers(page) == sorted(counts)[30:]
+        least = sorted(counts)[30]
+        page.locator("#least").fill(str(least))
+        assert numbers(page) == [count for count in sorted(counts) if count >= least]
         page.locator("#least").fill("")
         page.locator("#refused").check()
-        assert column(page, "adapter") == ["<b>odd & refused</b>"]
+        assert column(page, "adapter") == [REFUSED]
         expect(page.locator("#shown")).to_have_text("1 of 41 adapters")
 
 
@@ -132,7 +117,7 @@ def test_no_window_breaks_it_and_axe_finds_no_serious_fault(browser: Any, page: 
 @pytest.mark.slow
 def test_a_thousand_rows_are_light(browser: Any, tmp_path: Path) -> None:
     """What the page adds to plotly stays under a megabyte, and a hundred rows are drawn at first."""
-    report, empty = (render_fleet(made_up_fleet(tmp_path / str(count), count, 1)) for count in (1000, 1))
+    report, empty = (render_fleet(fleet_of(tmp_path / str(count), count, 1)) for count in (1000, 1))
     assert len(report.encode()) - len(empty.encode()) < 1e6
     with shown(browser, report) as page:
         assert len(column(page, "adapter")) == 100
