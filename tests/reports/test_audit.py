@@ -63,14 +63,6 @@ def test_module_types_stay_whole_in_60_columns() -> None:
         assert "\N{HORIZONTAL ELLIPSIS}" not in kinds
 
 
-def test_kinds_are_counted() -> None:
-    audit = AUDITS["gpt2"]
-    for kind, inside in [("c_fc", "mlp.c_fc"), ("mlp.c_proj", "mlp.c_proj"), ("all", "")]:
-        matrices = [matrix for matrix in audit.matrices if inside in matrix.name]
-        [row] = [line.split() for line in printed(audit).splitlines() if line.startswith(f"{kind} ")]
-        assert row[1:3] == [str(len(matrices)), str(sum(matrix.intruders for matrix in matrices))]
-
-
 def test_the_strip_runs_from_the_first_layer_to_the_last() -> None:
     strip = {3: 0, 5: 1, 6: 8, 7: 4}
     assert strip_lines(strip, most=8) == ["layer 3 |  --░░██▒▒| 7"]
@@ -114,14 +106,6 @@ def test_colour_adds_nothing_but_colour() -> None:
     assert "\x1b[" in coloured
     assert ANSI.sub("", coloured) == printed(AUDITS["bert"])
     assert "\x1b" not in printed(AUDITS["bert"])
-
-
-def test_names_are_shown_as_they_are_and_cannot_move_the_cursor() -> None:
-    matrix = dataclasses.replace(AUDITS["one"].matrices[0], name="[red]h.0.[/red]\x1b[2J:smile:\n.fc.weight")
-    audit = dataclasses.replace(AUDITS["one"], matrices=[matrix], base_source="[bold]b[/bold]\x07")
-    text = printed(audit)
-    assert "[red]h.0.[/red]�[2J:smile:�.fc.weight" in text
-    assert "[bold]b[/bold]�" in text
 
 
 def test_nothing_to_audit_is_said() -> None:

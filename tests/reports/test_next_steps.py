@@ -56,14 +56,6 @@ def shown(audit: Audit, width: int = 80, verbose: bool = False) -> str:
     return on_console(lambda page: print_audit(audit, page, verbose), width)
 
 
-def test_an_adapter_with_intruders() -> None:
-    """Every word of it is in tests/recorded/audit.txt."""
-    words = next_steps(made(3, 0, 1))
-    assert words.finding == "Fine-tuning left 4 intruders in 2 of 3 changed matrices."
-    names = [step.command and step.command[1] for step in words.steps]
-    assert names == ["evaluate", "heal", "scale", "scale", None, "remedies"]
-
-
 def test_no_intruders_are_not_no_forgetting() -> None:
     words = next_steps(made(0, 0))
     assert words.finding == "None of the 20 examined vectors of 2 changed matrices is an intruder."
