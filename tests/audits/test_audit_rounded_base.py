@@ -82,10 +82,16 @@ def test_rounding_can_change_a_count() -> None:
     assert count > 0
 
 
-def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Path) -> None:
+def test_a_fleet_counts_as_the_audits_of_its_members_whose_records_know_it(
+    folder: Path, tmp_path: Path
+) -> None:
     adapters = [str(folder / f"adapter-{number}") for number in range(3)]
     fleet = audit_fleet(folder / "base", adapters, base_dtype="float16", out=tmp_path / "fleet")
     alone = [audit(folder / "base", path, base_dtype="float16", cache=False) for path in adapters]
+    alone[0].save(tmp_path / "audit.json")
+    again = Audit.load(tmp_path / "audit.json")
+    assert AuditSettings.of(again).base_dtype == "float16"
+    assert "--base-dtype float16" in str(audit_command(again))
     for number, one in enumerate(alone):
         of_fleet = fleet.audit(number)
         assert of_fleet.settings["base_dtype"] == "float16"
@@ -94,25 +100,6 @@ def test_a_fleet_counts_as_the_audits_of_its_members(folder: Path, tmp_path: Pat
     with pytest.warns(UserWarning, match="of another base, prepared text or settings"):
         plain = audit_fleet(folder / "base", adapters, out=tmp_path / "fleet")
     assert "base_dtype" not in plain.audit(0).settings
-
-
-def test_a_base_that_is_stored_in_half_precision_loses_nothing(weights: dict[str, Tensor]) -> None:
-    name = "model.layers.0.mlp.up_proj.weight"
-    base = {name: weights[name].half()}
-    tuned = {name: weights[name] + 1e-3}
-    as_stored, rounded = (audit(base, tuned, cache=False, base_dtype=dtype) for dtype in (None, "float16"))
-    assert [v.max_cosine for v in as_stored.matrices[0].vectors] == [
-        v.max_cosine for v in rounded.matrices[0].vectors
-    ]
-
-
-def test_the_record_the_command_and_the_settings_know_it(folder: Path, tmp_path: Path) -> None:
-    found = audit(folder / "base", folder / "adapter-0", base_dtype="float16", cache=False)
-    found.save(tmp_path / "audit.json")
-    again = Audit.load(tmp_path / "audit.json")
-    assert AuditSettings.of(again).base_dtype == "float16"
-    assert "--base-dtype float16" in str(audit_command(again))
-    assert "base_dtype" not in audit(folder / "base", folder / "adapter-0", cache=False).settings
 
 
 def test_other_types_and_critical_scales_refuse_it(folder: Path) -> None:
