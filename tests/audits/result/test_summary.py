@@ -1,13 +1,11 @@
 """What reports say of several matrices at once, and which matrices leave a gate open."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
 import intruders
-from intruders.audits.result.summary import by_kind, matrices_on_one_side, median_relative
+from intruders.audits.result.summary import by_kind, matrices_on_one_side
 from intruders.checkpoints.pairing.pairing import SkipKind, Skipped
 from intruders.checkpoints.stored.selection import AS_AUDITED, Selection
 from intruders.reports.audit import render_audit
@@ -36,13 +34,6 @@ def test_the_median_relative_update_is_of_the_matrices_that_have_one(zero: int) 
     fleet = intruders.audit_fleet(base, [tuned], cache=False).adapters
     assert fleet["update_relative_median"].tolist() == [wanted]
     assert f"{100 * np.median(relative):.0f}" in render_audit(audit)
-
-
-def test_without_a_relative_update_it_is_not_a_number() -> None:
-    assert math.isnan(median_relative([]))
-    base = {"model.layers.0.q_proj.weight": torch.zeros(8, 8)}
-    audit = intruders.audit(base, {name: torch.eye(8) for name in base}, cache=False)
-    assert math.isnan(median_relative(audit.matrices))
 
 
 # --- matrices of the layers that one model lacks, and not what another task exchanges
