@@ -109,28 +109,13 @@ def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}
 
 
-def a_key_and_what_is_known() -> tuple[str, KnownBase]:
-    matrix = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
-    return BaseKeys.of(matrix, 3).whole, KnownBase.decomposed(matrix.unsqueeze(0))
-
-
-def test_what_a_kill_left_is_removed_by_the_next_entry_beside_it(tmp_path: Path) -> None:
-    """A folder of an entry half written; tests/system/test_folders_atomic.py kills at any moment."""
-    key, known = a_key_and_what_is_known()
-    left = tmp_path / key[0] / ".scratch.0123456789ab.part"
-    left.mkdir(parents=True)
-    (left / ".tmpAb3dE9").touch()  # as the writer of safetensors begins
-    DiskCache(tmp_path).write(key, known)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{key}.safetensors"]
-    assert not left.exists()
-
-
 def test_a_folder_without_locks_keeps_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", without_locks)
-    key, known = a_key_and_what_is_known()
+    matrix = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    key, known = BaseKeys.of(matrix, 3).whole, KnownBase.decomposed(matrix.unsqueeze(0))
     left = tmp_path / key[0] / ".scratch.0123456789ab.part"  # of a kill, or of another machine that is at it
     left.mkdir(parents=True)
     DiskCache(tmp_path).write(key, known)
