@@ -17,7 +17,6 @@ import intruders
 from intruders.audits.batches import loaded_or_skipped
 from intruders.audits.fleet.audit_fleet import audit_fleet
 from intruders.audits.fleet.fleet_files import FleetFiles
-from intruders.audits.fleet.fleet_work import grouped, matrices_of
 from intruders.audits.result.audit_result import Audit
 from intruders.checkpoints.opening.open import open_source
 from intruders.errors import IntrudersError, ResultFileError
@@ -202,18 +201,6 @@ def test_a_model_of_which_a_block_was_lost_is_not_written(
     with pytest.raises(ResultFileError, match=said):
         audit_fleet(str(base), two[:1], out=tmp_path / "out", cache=False)
     assert not (tmp_path / "out" / "vectors").exists()
-
-
-def test_blocks_are_done_together_up_to_a_number_of_matrices() -> None:
-    """A matrix of three models counts three times."""
-    matrix: Any = None
-    for models, lengths in ((1, [3, 3, 1]), (3, [1] * 7)):
-        sharers = [(model, matrix) for model in range(models)]
-        blocks = [(str(block), {f"m{at}": sharers for at in range(25)}) for block in range(7)]
-        groups = list(grouped(blocks, matrices_of, 60))
-        assert [len(group) for group in groups] == lengths
-        assert [block for group in groups for block in group] == blocks
-    assert list(grouped([], matrices_of, 60)) == []
 
 
 def test_a_disk_that_fills_is_one_line_and_leaves_no_part(
