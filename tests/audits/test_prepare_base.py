@@ -53,15 +53,9 @@ def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path) -> None:
             for one, other in zip(mine.vectors, theirs.vectors, strict=True):
                 assert one.max_cosine == pytest.approx(other.max_cosine, abs=1e-3)
                 assert one.singular_value == pytest.approx(other.singular_value, rel=1e-6)
-
-
-def test_a_fleet_uses_it_too(tmp_path: Path) -> None:
-    base = falling()
-    intruders.prepare(base, out=tmp_path / "bases")
-    adapter = adapter_of(base)
-    fleet = intruders.audit_fleet(base, [adapter, adapter_of(base, 0.1)], cache=tmp_path / "bases")
-    assert certificates(fleet.audit(0)) == {"coordinates"}
-    assert fleet.audit(0).intruders == intruders.audit(base, adapter, cache=False).intruders
+    in_fleet = intruders.audit_fleet(base, [adapter, adapter_of(base, 0.1)], cache=tmp_path / "bases").audit(0)
+    assert certificates(in_fleet) == {"coordinates"}
+    assert in_fleet.intruders == intruders.audit(base, adapter, exact=True).intruders
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
