@@ -119,6 +119,18 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bert(tmp_path_factory.mktemp("bert"))
 
 
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    """Ray takes a second to import, in every process that collects such a file, and more to start."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("INTRUDERS_TEST", str(os.getpid()))  # by which our workers are known
+        patched.setenv("RAY_AUTH_MODE", "disabled")
+        ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write the kind of a picture in its place: drawing takes most of the time of a figure's files."""

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,18 +31,6 @@ def workers_at_work() -> list[int]:
         if command.startswith(b"ray::_task") and f"INTRUDERS_TEST={os.getpid()}".encode() in environment:
             found.append(int(entry.name))
     return found
-
-
-@pytest.fixture(scope="module")
-def two_workers() -> Iterator[None]:
-    """Ray takes a second to import, in every process that collects this file, and more to start."""
-    ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("INTRUDERS_TEST", str(os.getpid()))
-        patched.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
 
 
 def test_a_worker_is_killed_and_nothing_is_lost(llama: Path, tmp_path: Path, two_workers: None) -> None:

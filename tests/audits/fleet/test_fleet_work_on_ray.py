@@ -1,6 +1,5 @@
 """A fleet on a Ray of this machine: two workers give what one process gives."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,17 +20,6 @@ from tests.checkpoints.models import saved, tiny_llama
 from tests.mitigation.hot import hot_llama
 
 KEYS = ["adapter", "name", "index"]
-
-
-@pytest.fixture(scope="module")
-def two_workers() -> Iterator[None]:
-    """Ray takes a second to import, in every process that collects this file, and more to start."""
-    ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
 
 
 def test_workers_change_nothing(tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
