@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.studies.results import load_results
 from intruders.studies.run_study import StudyOutcome, StudyProgress, run_study
-from intruders.studies.runs import Run, expand
+from intruders.studies.runs import expand
 from intruders.studies.stage import RunAtWork
 from intruders.studies.stages import STAGES
 from intruders.system import processes
@@ -259,27 +257,21 @@ def test_runs_side_by_side_one_killed(llama: Path, tmp_path: Path, monkeypatch: 
     methods = [{"method": "lora", "rank": [1, 2, 3], "alpha": 16, "lr": 0.5}]
     study = parsed(tiny_study(llama, methods=methods, measure=BRIEF))
     out = tmp_path / "out"
-    killed: list[str] = []
+    first, *_ = expand(study)
+    [audited] = [stage.do for stage in STAGES if stage.name == "audit"]
 
-    def kill(run: Run) -> None:
-        """The process that is at ``run``, as soon as the run's folder says that it is."""
-        begun = out / "runs" / run.id / "run.json"
-        while not begun.is_file():
-            time.sleep(0.01)
-        for child in multiprocessing.active_children():
-            assert child.pid is not None
-            os.kill(child.pid, signal.SIGKILL)
-        killed.append(run.id)
+    def killed(at: RunAtWork) -> None:
+        if at.run.id == first.id:
+            os.kill(os.getpid(), signal.SIGKILL)
+        audited(at)
 
-    def on_stage(run: Run, stage: str) -> None:
-        if not killed and "rank1" in run.id:
-            threading.Thread(target=kill, args=(run,), daemon=True).start()
-
-    outcome = run_study(study, out, jobs=2, progress=StudyProgress(on_stage=on_stage))
-    assert set(killed) <= set(outcome.failed), "the run of the process that was killed"
-    assert all("ended by signal 9" in said for said in outcome.failed.values())
-    assert outcome.finished + len(outcome.failed) == 3
-    assert outcome.finished >= 1, "the others proceed"
+    with monkeypatch.context() as patched:
+        stages_do(patched, killed, "audit")
+        outcome = run_study(study, out, jobs=2)
+    [(failed, said)] = outcome.failed.items()
+    assert failed == first.id
+    assert "ended by signal 9" in said
+    assert outcome.finished == 2, "the others proceed"
     again = run_study(study, out)
     assert (again.finished, again.failed) == (3, {})
     assert set(load_results(out).runs["status"]) == {"finished"}
