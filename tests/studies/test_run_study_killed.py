@@ -16,11 +16,6 @@ from tests.commands import forked, in_this_process, printed
 from tests.studies.tiny_study import BRIEF, parsed, tiny_study
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INTRUDERS_CACHE", str(tmp_path / "cache"))
-
-
 def started(file: Path, out: Path, said: Path, *options: str) -> ForkProcess:
     """The command in a process of its own, which writes at its end what it printed on standard error."""
 
