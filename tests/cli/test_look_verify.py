@@ -49,12 +49,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_matrix_without_the_update_and_a_merge_without_the_scale(folder: Path) -> None:
+def test_one_matrix_without_the_update_and_a_merge_without_the_scale(folder: Path, tmp_path: Path) -> None:
     done = run(folder / "base", folder / "adapter", folder / "unscaled")
     assert done.returncode == 1
     assert "\napplied at another scale (4): the adapter's own scale of 2 was left out\n" in done.stdout
-    done = run(folder / "base", folder / "adapter", folder / "one-missing")
+    sarif = tmp_path / "verify.sarif"
+    done = run(folder / "base", folder / "adapter", folder / "one-missing", "--sarif", sarif)
     assert done.returncode == 1
+    [finding] = json.loads(sarif.read_text())["runs"][0]["results"]
+    assert finding["ruleId"] == "update-not-applied"
+    assert "not applied in" in finding["message"]["text"]
+    assert run(folder / "base", folder / "adapter", folder / "merged", "--sarif", sarif).returncode == 0
+    assert json.loads(sarif.read_text())["runs"][0]["results"] == []
     assert "4 matrices; applied: 3, not applied: 1" in done.stdout
     assert f"\n{NAMES[1]}\n  not applied, scale " in done.stdout
     assert NAMES[0] not in done.stdout

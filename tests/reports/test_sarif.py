@@ -18,18 +18,13 @@ from intruders.reports.sarif import (
     REFUSED,
     TOO_LARGE,
     TOO_MANY,
-    UNAPPLIED,
     GateFinding,
     audit_findings,
     refusal,
     sarif_document,
-    verification_findings,
     write_sarif,
 )
-from tests.checkpoints.models import saved, tiny_llama
-from tests.commands import in_this_process
 from tests.made_up import BERT, made_up_audit
-from tests.mitigation.hot import hot_llama
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,13 +38,6 @@ def validator() -> Draft4Validator:
 
 def require_valid(document: dict[str, Any]) -> None:
     assert [error.message for error in validator().iter_errors(document)] == []
-
-
-def read(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    require_valid(document)
-    [run] = document["runs"]
-    return run
 
 
 def uris_of(result: dict[str, Any]) -> list[str]:
@@ -122,21 +110,6 @@ def test_the_file_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert uris(f"my adapter@0.5+{outside}+my adapter@0.5") == uris("my adapter") + uris(str(outside))
     assert uris("org/model@v1") == ["org/model%40v1"]
     assert uris("a" * 5000) == ["a" * 5000]
-
-
-def test_the_command_verify(tmp_path: Path) -> None:
-    from intruders.checkpoints.merges.verify import verify
-
-    base = saved(tiny_llama(), tmp_path / "base")
-    adapter = saved(hot_llama(1, 1.0, tiny_llama()), tmp_path / "adapter")
-    path = tmp_path / "verify.sarif"
-    done = in_this_process("verify", base, adapter, base, "--sarif", path)
-    assert done.returncode == 1
-    results = read(path)["results"]
-    assert {result["ruleId"] for result in results} == {UNAPPLIED}
-    assert "not applied in" in results[0]["message"]["text"]
-    merged = hot_llama(1, 1.0, tiny_llama()).merge_and_unload()
-    assert verification_findings(verify(str(base), str(adapter), merged), False) == []
 
 
 def test_a_model_whose_name_is_not_utf8_is_reported_by_its_bytes(tmp_path: Path) -> None:
