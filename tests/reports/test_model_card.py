@@ -1,6 +1,5 @@
 """A model card keeps what a person wrote, and has what the audit found once."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from intruders.errors import ResultFileError
 from intruders.reports.model_card import BEGIN, END, card_section, write_card
-from tests.made_up import LLAMA, made_up_audit
+from tests.made_up import made_up_audit
 
 AUDIT = made_up_audit(2, width=32, base="HuggingFaceTB/SmolLM2-135M", tuned="/home/someone/runs/r1")
 OTHER = made_up_audit(2, width=32, intruder_rate=0)
@@ -49,21 +48,6 @@ def test_the_section_is_replaced_where_it_stands(tmp_path: Path) -> None:
     assert "is an intruder." in text
     write_card(AUDIT, card)
     assert f"left {AUDIT.intruders} intruders" in card.read_text(encoding="utf-8")
-
-
-def test_it_says_the_audits_own_numbers() -> None:
-    section = card_section(AUDIT)
-    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) of (\d+) \|", section, re.MULTILINE)
-    assert [row[0] for row in rows] == [kind.rpartition(".")[2] for kind in LLAMA]
-    assert sum(int(row[2]) for row in rows) == AUDIT.intruders
-    assert sum(int(row[3]) for row in rows) == AUDIT.vectors
-    assert "k = 10, epsilon = 0.5" in section
-    assert f"intruders {AUDIT.versions['intruders']}" in section
-
-
-def test_an_audit_in_memory_names_no_command() -> None:
-    section = card_section(made_up_audit(1, base="LlamaForCausalLM (x)", tuned="state dict of 3 tensors"))
-    assert "```" not in section
 
 
 def test_names_cannot_end_a_line_or_a_cell(tmp_path: Path) -> None:
@@ -126,8 +110,9 @@ def test_relative_paths_are_shortened_and_hub_ids_are_not(
     assert f"intruders audit HuggingFaceTB/SmolLM2-135M {shown} --k 10 --epsilon 0.5" in section
 
 
-def test_the_path_of_a_model_in_memory_is_shortened_and_its_class_stays() -> None:
+def test_a_model_in_memory_has_a_shortened_path_its_class_and_no_command() -> None:
     tuned = "LlamaForCausalLM (clients/acme/secret/model), adapter 'default'"
     section = card_section(made_up_audit(1, width=32, base="LlamaForCausalLM (acme/elsewhere)", tuned=tuned))
     assert "base `LlamaForCausalLM (acme/elsewhere)`, " in section
     assert "tuned `LlamaForCausalLM (model), adapter 'default'`, " in section
+    assert "```" not in section
