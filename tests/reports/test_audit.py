@@ -108,12 +108,6 @@ def test_colour_adds_nothing_but_colour() -> None:
     assert "\x1b" not in printed(AUDITS["bert"])
 
 
-def test_nothing_to_audit_is_said() -> None:
-    empty = dataclasses.replace(AUDITS["one"], matrices=[])
-    assert "Nothing to audit: " in printed(empty)
-    assert "decided by" not in printed(empty)
-
-
 def test_progress_shows_matrices_and_the_running_count_on_a_terminal_alone() -> None:
     for is_terminal in (True, False):
         file = io.StringIO()

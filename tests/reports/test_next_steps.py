@@ -148,13 +148,6 @@ def test_settings_that_are_not_the_defaults_are_passed_on() -> None:
     assert not any(option in by_name["evaluate"] for option in ("--k", "--include"))
 
 
-def test_left_out_settings_are_the_defaults() -> None:
-    assert "--k" not in str(next_steps(made(1)))
-    for name in ("scale", "mitigate"):
-        own = {parameter.name: parameter.default for parameter in COMMANDS.commands[name].params}
-        assert (own["k"], own["epsilon"]) == (made().k, made().epsilon)
-
-
 @pytest.mark.parametrize("tuned", ["a@0.7+b@0.3", "adapter.safetensors", "model-q4.gguf"])
 def test_no_loss_is_offered_of_what_transformers_cannot_load(tuned: str) -> None:
     words = next_steps(made(1, tuned_source=tuned))
