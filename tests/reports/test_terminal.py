@@ -13,26 +13,22 @@ NAME = "up_\x1b[31m\u202eproj [bold] :smile: größe"
 SHOWN = "up_\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}proj [bold] :smile: größe"
 
 
-def printed(show: Callable[[Page], None], width: int = 100) -> str:
-    return on_console(show, width)
-
-
 @pytest.mark.parametrize(
     ("show", "text"),
     [(lambda page: page.prose(NAME), f"{SHOWN}\n"), (lambda page: page.say(NAME), f"{SHOWN}\n")],
 )
 def test_a_line_shows_a_name_that_steers_no_terminal(show: Callable[[Page], None], text: str) -> None:
-    assert printed(show) == text
+    assert on_console(show) == text
 
 
 def test_the_terminal_wraps_prose_and_no_command() -> None:
-    assert printed(lambda page: page.prose("one two three"), width=8) == "one two \nthree\n"
-    assert printed(lambda page: page.say("one two three"), width=8) == "one two three\n"
+    assert on_console(lambda page: page.prose("one two three"), width=8) == "one two \nthree\n"
+    assert on_console(lambda page: page.say("one two three"), width=8) == "one two three\n"
 
 
 def test_titles_and_cells_of_a_table_are_text() -> None:
     rows = [[NAME, "1"], ["b\nc", NAME]]
-    shown = printed(lambda page: page.columns([NAME, "task\nloss\x1b"], rows, wrapped=(0, 1)))
+    shown = on_console(lambda page: page.columns([NAME, "task\nloss\x1b"], rows, wrapped=(0, 1)))
     head, under, first, second = (line.rstrip() for line in shown.splitlines())
     room = len(SHOWN)
     assert head == f"{'':{room}}  {'task':>{room}}"
