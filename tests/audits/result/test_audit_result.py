@@ -122,6 +122,9 @@ def test_matrices_to_pandas_has_a_row_a_matrix(audit: Audit) -> None:
     dense = made_up_audit(1, BERT, width=64, rank=None).matrices_to_pandas()
     assert dense["rank"].isna().all()
     assert frame.dtypes["rank"] == dense.dtypes["rank"] == "Int64"
+    assert not frame["rho_k"].isna().any()
+    unmeasured = [dataclasses.replace(matrix, subspaces=None) for matrix in audit.matrices]
+    assert dataclasses.replace(audit, matrices=unmeasured).matrices_to_pandas()["rho_k"].isna().all()
     empty = audit_of().matrices_to_pandas()  # of a checkpoint that changed nothing
     assert list(empty.columns) == list(frame.columns)
     assert (len(empty), empty["intruders"].sum()) == (0, 0)
@@ -160,13 +163,6 @@ def test_matrices_that_differ_in_one_entry_are_not_equal(audit: Audit) -> None:
     assert dataclasses.replace(one, similarity=changed) != one
     assert dataclasses.replace(one, rank=7) != one
     assert one != "a matrix"
-
-
-def test_a_matrix_whose_subspaces_were_not_measured_has_none_in_the_table(audit: Audit) -> None:
-    matrices = [dataclasses.replace(matrix, subspaces=None) for matrix in audit.matrices]
-    without = dataclasses.replace(audit, matrices=matrices).matrices_to_pandas()
-    assert without["rho_k"].isna().all()
-    assert not audit.matrices_to_pandas()["rho_k"].isna().any()
 
 
 def test_parquet_is_a_table_for_anyone(audit: Audit, tmp_path: Path) -> None:

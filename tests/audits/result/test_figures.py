@@ -45,10 +45,11 @@ def test_every_figure_is_written_as_png_svg_and_csv(tmp_path: Path) -> None:
             assert len(pd.read_csv(path)) > 0
 
 
-def test_the_same_figure_is_the_same_file() -> None:
+def test_the_same_figure_is_the_same_file_and_a_picture_in_a_notebook() -> None:
     first, second = (picture(draw(intruders_over_epsilon(AUDIT)), "svg") for _ in range(2))
     assert first == second
     assert b">epsilon<" in first  # text stays text
+    assert AUDIT.plot_layers()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
 def test_the_numbers_beside_a_figure_are_the_audits() -> None:
@@ -68,10 +69,6 @@ def test_the_numbers_beside_a_figure_are_the_audits() -> None:
         assert (row["series"] == "intruder", row["note"]) == (vector.intruder, vector.certificate)
     sizes = singular_values(matrix).frame()
     assert list(sizes.loc[sizes["series"] == "base", "singular_value"]) == matrix.base_singular_values
-
-
-def test_figures_show_themselves_in_a_notebook() -> None:
-    assert AUDIT.plot_layers()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
 def test_names_with_dollars_slashes_and_markup_are_drawn_as_text(tmp_path: Path) -> None:
