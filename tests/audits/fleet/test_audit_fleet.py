@@ -16,9 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForMaskedLM
 
 import intruders
 from intruders.audits.fleet import fleet_work
@@ -31,20 +29,18 @@ from tests.audits.fleet.compared_audits import medium_model, require_equal
 from tests.checkpoints.models import saved
 from tests.commands import environment
 from tests.mitigation.hot import hot_llama
-from tests.tiny import lora, save_bert, save_lora
+from tests.tiny import lora, save_lora
 
 
-def test_targets_are_kinds_of_module_as_the_audit_lists_them(tmp_path: Path) -> None:
+def test_targets_are_kinds_of_module_as_the_audit_lists_them() -> None:
     """BERT has three modules called dense."""
-    bert = save_bert(tmp_path / "bert")
-    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-    model = get_peft_model(AutoModelForMaskedLM.from_pretrained(bert), config)
-    model.save_pretrained(tmp_path / "adapter")
-    fleet = audit_fleet(str(bert), [str(tmp_path / "adapter")], cache=False)
-    audited = intruders.audit(str(bert), str(tmp_path / "adapter"), cache=False)
-    kinds = {summary.kind for summary in by_kind(audited.matrices)}
-    assert "attention.output.dense" in kinds
-    assert set(fleet.adapters["targets"][0].split(", ")) == kinds
+    places = ("attention.output.dense", "intermediate.dense", "output.dense")
+    names = [f"encoder.layer.{layer}.{place}" for layer in (0, 1) for place in places]
+    base = {f"{name}.weight": torch.eye(9) for name in names}
+    adapter = lora(dict.fromkeys(names, (torch.ones(9, 1), torch.ones(1, 9))))
+    kinds = {summary.kind for summary in by_kind(intruders.audit(base, adapter, cache=False).matrices)}
+    fleet = audit_fleet(base, [adapter], cache=False)
+    assert set(fleet.adapters["targets"][0].split(", ")) == kinds == set(places)
 
 
 def test_a_fleet_says_where_no_temporary_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
