@@ -182,22 +182,20 @@ def test_agreement() -> None:
     assert result.rank_correlation == pytest.approx(0.8)
 
 
+def test_a_target_may_be_above_every_count_or_of_numpy() -> None:
+    base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}
+    tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
+
+    def chosen(target: Any) -> CriticalScales:
+        return critical_scales(base, tuned, target=target, compute=Compute(cache=False))
+
+    assert chosen(10**20).largest == chosen(10**6).largest
+    of_numpy = chosen(np.int64(1))
+    assert of_numpy.largest == chosen(1).largest
+    assert json.loads(json.dumps(of_numpy.to_document()))["settings"]["target"] == 1
+
+
 @pytest.mark.parametrize("target", [-1, True])
 def test_a_target_that_is_no_number_of_intruders_is_refused(target: Any) -> None:
     with pytest.raises(SettingError, match=f"target is {target}"):
         critical_scales(tiny_llama(), hot_llama(), target=target)
-
-
-def test_a_target_above_every_count_is_met_at_the_search_s_end() -> None:
-    model, compute = hot_llama(), Compute(cache=False)
-    every = critical_scales(tiny_llama(), model, target=10**6, compute=compute).largest
-    assert critical_scales(tiny_llama(), model, target=10**20, compute=compute).largest == every
-
-
-def test_a_target_of_numpy_is_a_whole_number() -> None:
-    base = {"up.weight": torch.diag(torch.arange(9.0, 0.0, -1.0))}
-    tuned = {"up.weight": base["up.weight"] + 100 * torch.ones(9, 9) / 9}
-    compute = Compute(cache=False)
-    of_numpy = critical_scales(base, tuned, target=np.int64(1), compute=compute)  # type: ignore[arg-type]
-    assert of_numpy.largest == critical_scales(base, tuned, target=1, compute=compute).largest
-    assert json.loads(json.dumps(of_numpy.to_document()))["settings"]["target"] == 1

@@ -1,7 +1,6 @@
 """Critical scales beside an audit: what `intruders scale --json` writes, shown where it is of the same update."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def scales_of(audit: Audit, **changes: Any) -> CriticalScales:
 
 def written(folder: Path, scales: CriticalScales) -> Path:
     path = folder / "scale.json"
-    path.write_text(json.dumps(scales.to_document()))
+    scales.save(path)
     return path
 
 
