@@ -5,21 +5,16 @@ import math
 from scipy import stats
 
 from intruders.studies.compare_settings import compare_settings
-from intruders.studies.results import Results
 from tests.studies.planted import run, study
 
 LORA, FULL = [0.80, 0.90, 0.85], [0.70, 0.90, 0.74]
 
 
-def of_three_seeds() -> Results:
+def test_a_mean_and_a_paired_difference_have_students_interval() -> None:
     rows = [run(f"lora-{seed}", seed=seed, method="lora", rank=1, accuracy=LORA[seed]) for seed in range(3)]
     rows += [run(f"full-{seed}", seed=seed, method="full", accuracy=FULL[seed]) for seed in range(3)]
     rows += [run("pending", seed=4, method="lora", rank=1, status="pending", accuracy=math.nan)]
-    return study(runs=rows)
-
-
-def test_a_mean_and_a_paired_difference_have_students_interval() -> None:
-    frame = compare_settings(of_three_seeds())
+    frame = compare_settings(study(runs=rows))
     assert not frame.astype(str).eq("").all().any(), "no empty column"
     lora, full = frame.to_dict("records")
     assert (lora["seeds"], full["seeds"]) == (3, 3)
