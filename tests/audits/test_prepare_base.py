@@ -53,9 +53,9 @@ def test_a_prepared_base_is_judged_in_its_coordinates(tmp_path: Path) -> None:
             for one, other in zip(mine.vectors, theirs.vectors, strict=True):
                 assert one.max_cosine == pytest.approx(other.max_cosine, abs=1e-3)
                 assert one.singular_value == pytest.approx(other.singular_value, rel=1e-6)
-    in_fleet = intruders.audit_fleet(base, [adapter, adapter_of(base, 0.1)], cache=tmp_path / "bases").audit(0)
-    assert certificates(in_fleet) == {"coordinates"}
-    assert in_fleet.intruders == intruders.audit(base, adapter, exact=True).intruders
+    fleet = intruders.audit_fleet(base, [adapter, adapter_of(base, 0.1)], cache=tmp_path / "bases")
+    assert certificates(fleet.audit(0)) == {"coordinates"}
+    assert fleet.audit(0).intruders == intruders.audit(base, adapter, exact=True).intruders
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     assert {path.suffix for path in tmp_path.glob("*/*")} == {".safetensors"}
 
 
-def test_what_is_chosen(tmp_path: Path) -> None:
+def test_what_is_chosen_and_what_cannot_be_decomposed(tmp_path: Path) -> None:
     base = falling() | {"embed_tokens.weight": torch.randn(30, 8), "norm.weight": torch.ones(8)}
     assert intruders.prepare(base, out=tmp_path, include="layers.0.*").matrices == 1
     assert intruders.prepare(base, out=tmp_path, exclude="layers.0.*").matrices == 2
@@ -87,9 +87,6 @@ def test_what_is_chosen(tmp_path: Path) -> None:
         intruders.prepare(base, out=tmp_path, exclude="*")
     with pytest.raises(SettingError, match="matches none"):
         intruders.prepare(base, out=tmp_path, include="nothing.*")
-
-
-def test_a_matrix_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"'up\.weight' contains NaN or infinity in the base"):
         intruders.prepare({"up.weight": torch.full((4, 4), torch.nan)}, out=tmp_path)
 
