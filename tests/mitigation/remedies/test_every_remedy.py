@@ -1,14 +1,22 @@
 """What all remedies have in common: names, strengths, refusals, the record."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+from intruders.audits.audit_settings import AuditSettings
 from intruders.errors import SettingError
 from intruders.experiments.experiment_settings import REMEDIES
 from intruders.mitigation import remedies
+from intruders.mitigation.remedies.entries import Trim
 from intruders.mitigation.remedies.every_remedy import PUBLISHED, published_remedy, remedy_named
+from intruders.mitigation.remedies.heads import Heads
+from intruders.mitigation.remedies.remedy import Remedy
 from intruders.mitigation.remedies.remedy_table import CONTROLS, INTRUDERS
+from intruders.mitigation.remedies.singular_values import DGHard, Flatten
+from intruders.mitigation.remedies.surgery import Surgery
+from tests.mitigation.remedies.conftest import Tuned
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -35,6 +43,33 @@ def test_a_remedy_says_what_its_strength_is(name: str) -> None:
 def test_wrong_strengths_are_refused(name: str, strength: float, words: str) -> None:
     with pytest.raises(SettingError, match=f"^{words}"):
         published_remedy(name, strength)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy", "said"),
+    [
+        ("by_adapter", Trim(), r"leaves updates of no low rank.*--as checkpoint"),
+        ("by_adapter", DGHard(), r"dg-hard' changes nothing in .*: 3 of the 16 singular .* truncate"),
+        ("by_adapter", Surgery(), r"has no sensitivities; .*pass --task TASK"),
+        ("by_adapter", Surgery(sensitivities={}), r"has no sensitivities of 'model"),
+        ("by_adapter", Surgery(modules=("*none",)), r"found no tuned matrix named \*none"),
+        ("in_full", Surgery(sensitivities={}), r"remedy 'surgery' cannot change .* low rank"),
+        ("in_full", Flatten(), r"remedy 'flatten' cannot change 'model.layers.0.*low rank"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_remedy_says_what_it_cannot_change(
+    kind: str, remedy: Remedy, said: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    tuned: Tuned = request.getfixturevalue(kind)
+    with pytest.raises(SettingError, match=said):
+        tuned.after(remedy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_attention_has_no_heads_to_return(tmp_path: Path, by_adapter: Tuned) -> None:
+    with pytest.raises(SettingError, match="'heads' found no attention projections"):
+        by_adapter.after(Heads(), tmp_path / "out", audit=AuditSettings(include=("*mlp*",)))
 
 
 def test_every_remedy_is_a_name_of_the_package() -> None:

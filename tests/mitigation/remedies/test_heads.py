@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from intruders.audits.audit_settings import AuditSettings
-from intruders.errors import SettingError
 from intruders.mitigation.remedies.heads import Heads
 from tests.checkpoints.models import moved, saved, tiny_bert
 from tests.mitigation.remedies.conftest import Tuned
@@ -51,8 +49,3 @@ def test_the_names_of_bert_are_known(tmp_path: Path) -> None:
     for name, weight in found.items():
         is_of_attention = ".attention." in name and weight.dim() == 2
         torch.testing.assert_close(weight.float(), before[name] if is_of_attention else after[name])
-
-
-def test_a_model_without_attention_is_refused(tmp_path: Path, by_adapter: Tuned) -> None:
-    with pytest.raises(SettingError, match="'heads' found no attention projections"):
-        by_adapter.after(Heads(), tmp_path / "out", audit=AuditSettings(include=("*mlp*",)))

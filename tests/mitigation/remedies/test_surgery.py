@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from intruders.errors import SettingError
 from intruders.mitigation.remedies.surgery import Surgery
 from tests.mitigation.remedies.conftest import RANK, Tuned
 
@@ -47,15 +46,3 @@ def test_random_index_draws_by_seed(by_adapter: Tuned) -> None:
     assert drawn[3] == Surgery(mode="random_index", seed=3).weights(felt, "w").tolist()
     assert all(sorted(weights) == [0.80, 1.0, 1.25] for weights in drawn)
     assert len({tuple(weights) for weights in drawn}) > 1
-
-
-def test_what_it_lacks_is_said(tmp_path: Path, by_adapter: Tuned, in_full: Tuned) -> None:
-    with pytest.raises(SettingError, match=r"has no sensitivities; .*pass --task TASK"):
-        by_adapter.after(Surgery(), tmp_path / "out")
-    with pytest.raises(SettingError, match=r"has no sensitivities of 'model"):
-        by_adapter.after(Surgery(sensitivities={}), tmp_path / "out")
-    with pytest.raises(SettingError, match=r"found no tuned matrix named \*nothing"):
-        by_adapter.after(Surgery(modules=("*nothing",), sensitivities={}), tmp_path / "out")
-    with pytest.raises(SettingError, match=r"remedy 'surgery' cannot change .* low rank"):
-        in_full.after(surgery(in_full), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
