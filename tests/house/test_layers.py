@@ -1,8 +1,6 @@
 """The house: each room knows only the rooms beneath it, no files go round in circles, and looking in costs nothing."""
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import intruders
+from tests.commands import without_loading
 
 PACKAGE = Path(intruders.__file__).parent
 # From the ground up. Rooms of one storey do not know each other.
@@ -192,27 +191,12 @@ def test_the_command_line_computes_nothing() -> None:
         assert not any(name.startswith("intruders.linalg") for name in names), file
 
 
-def modules_after(code: str) -> set[str]:
-    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    return set(done.stdout.splitlines()[-1].split())
-
-
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    assert not modules_after("import intruders; intruders.__version__; dir(intruders)") & HEAVY
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import contextlib, io\nfrom intruders.cli.main import app\n"
-        "with contextlib.redirect_stdout(io.StringIO()) as out:\n"
-        "    app(['--help'], standalone_mode=False)\n"
-        "assert 'audit' in out.getvalue()"
-    )
+def test_importing_the_package_and_its_help_import_nothing_heavy() -> None:
     # A tenth of the time that the help takes would be rich, which shows the progress bar of a command that computes.
-    assert not modules_after(code) & (HEAVY | {"rich"})
+    imported_first = "import intruders\nintruders.__version__\ndir(intruders)\n"
+    done = without_loading([*HEAVY, "rich"], ["--help"], before=imported_first)
+    assert done.returncode == 0, done.stderr
+    assert "audit" in done.stdout
 
 
 def test_a_name_that_is_not_public_is_no_attribute() -> None:
