@@ -5,15 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
 
 from intruders.experiments.bench import Bench
-from tests.checkpoints.models import saved
-from tests.json_lines import write_rows
-from tests.mitigation.hot import hot_llama
-from tests.tiny import save_llama, short_texts
+from tests.tiny import short_texts
 
-from .healed_models import Models, llama_and_adapter
+from .healed_models import Models, llama_and_adapter, save_hot
 
 
 @pytest.fixture(scope="session")
@@ -29,14 +25,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def hot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base, an adapter of it with intruders in every linear layer, texts and a task."""
-    path = tmp_path_factory.mktemp("hot")
-    save_llama(path / "base")
-    base = AutoModelForCausalLM.from_pretrained(path / "base")
-    saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), path / "tuned")
-    texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
-    write_rows(path / "texts.jsonl", [{"text": text * 3} for text in texts])
-    write_rows(path / "task.jsonl", [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)])
-    return path
+    return save_hot(tmp_path_factory.mktemp("hot"))
 
 
 def counted_measurements(monkeypatch: pytest.MonkeyPatch) -> Any:

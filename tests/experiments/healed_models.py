@@ -22,7 +22,9 @@ from intruders.measures.evaluation import Evaluation
 from intruders.measures.measure_settings import LossSettings, ScoreSettings
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.system.progress import silent
-from tests.checkpoints.models import moved, set_factors, with_lora
+from tests.checkpoints.models import moved, saved, set_factors, with_lora
+from tests.json_lines import write_rows
+from tests.mitigation.hot import hot_llama
 from tests.tiny import save_llama, short_task
 
 Models = tuple[str, str]  # a base, and a tuned model
@@ -48,6 +50,16 @@ def adapter_of(
     set_factors(model, size, seed)
     model.save_pretrained(folder)
     return str(folder)
+
+
+def save_hot(folder: Path) -> Path:
+    """A base, an adapter of it with intruders in every linear layer, texts and a task."""
+    base = load_model(str(save_llama(folder / "base")), "causal")
+    saved(hot_llama(model=base, gain=1.5), folder / "tuned")
+    texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
+    write_rows(folder / "texts.jsonl", [{"text": text * 3} for text in texts])
+    write_rows(folder / "task.jsonl", [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)])
+    return folder
 
 
 def sums(models: Models) -> str:

@@ -17,31 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import intruders
-from intruders.models.quiet import quiet_transformers
 from intruders.studies.runs import expand
 from intruders.studies.work import Workplace, is_done
-from tests.checkpoints.models import saved
-from tests.json_lines import write_rows
-from tests.mitigation.hot import hot_llama
+from tests.experiments.healed_models import save_hot
 from tests.studies.tiny_study import parsed, tiny_study
-from tests.tiny import save_llama
-
-_TEXTS = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("models")
-    with quiet_transformers():
-        save_llama(folder / "base")
-        base = AutoModelForCausalLM.from_pretrained(folder / "base")
-        saved(hot_llama(model=base, gain=1.5, target_modules="all-linear"), folder / "tuned")
-    write_rows(folder / "texts.jsonl", [{"text": text * 3} for text in _TEXTS])
-    rows = [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(10, 40)]
-    write_rows(folder / "rows.jsonl", rows)
-    return folder
+    return save_hot(tmp_path_factory.mktemp("models"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ class Given:
 
 
 def task_in(folder: Path) -> str:
-    return f"{folder / 'rows.jsonl'}?prompt=q&completion=a"
+    return f"{folder / 'task.jsonl'}?prompt=q&completion=a"
 
 
 def as_before(file: Path, write: Callable[[], object]) -> None:
@@ -94,7 +78,7 @@ def other_adapter(folder: Path) -> None:
 
 
 def other_data(folder: Path) -> None:
-    for name, old, new in [("texts.jsonl", "cat", "dog"), ("rows.jsonl", "plus", "less")]:
+    for name, old, new in [("texts.jsonl", "cat", "dog"), ("task.jsonl", "plus", "less")]:
         file = folder / name
         text = file.read_text().replace(old, new)
         as_before(file, lambda file=file, text=text: file.write_text(text))  # type: ignore[misc]
