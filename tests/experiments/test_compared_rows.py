@@ -23,14 +23,12 @@ from intruders.experiments.yardstick import Yardstick
 from intruders.measures.losses import Outcome
 from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.mitigation.remedies.shares import Interpolate, Lines
-from intruders.reports.remedies import remarks
 from tests.checkpoints.models import saved
 from tests.commands import printed
 from tests.experiments.test_compare_remedies import Found, compared, measured, row
 from tests.experiments.test_yardstick import made, yardstick
 from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
-from tests.reports.made_up_remedies import around, made_up_comparison, made_up_row
 from tests.tiny import save_llama
 
 REMEDIES = [Lines(0.75), Lines(0.5), Lines(0.25), Lines(0.0)]
@@ -108,20 +106,6 @@ def test_every_strength_and_control_is_of_the_strongest() -> None:
     assert controls["random 1"].recorded()["which"] == "top"
     of_all, _ = controls_of(ScaledIntruders(0.5), [], {}, 0)
     assert "neighbours" not in of_all
-
-
-def test_the_command_and_the_remarks_name_it() -> None:
-    comparison = made_up_comparison()
-    rows = [*comparison.remedies, made_up_row("intruders", 0.25, 2.5, around(1.5))]
-    settings = dict(comparison.settings) | {"which": "top"}
-    top = made_up_comparison(remedies=rows, settings=settings)
-    assert "--scale 0.25 --which top" in str(top.command())
-    assert (
-        remarks(top)[0] == "intruders: only the one with the largest singular value of each matrix is scaled"
-    )
-    of_all = made_up_comparison(remedies=rows)
-    assert "--which" not in str(of_all.command())
-    assert not any("largest singular value" in line for line in remarks(of_all))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from intruders.cli.main import app
 from intruders.reports.remedies import (
     comparison_charts,
     print_comparison,
+    remarks,
     render_remedies,
     write_remedies_report,
 )
@@ -69,11 +70,16 @@ def test_without_a_winner_interpolation_is_named() -> None:
     assert given["form"] == "checkpoint"
 
 
-def test_intruders_are_written_by_their_scale_and_other_settings_are_kept() -> None:
+@pytest.mark.parametrize("which", ["all", "top"])
+def test_intruders_are_written_by_their_scale_and_other_settings_are_kept(which: str) -> None:
     comparison = made_up_comparison(remedies=[made_up_row("intruders", 0.25, 3.9, around(0.4))])
-    settings = {**comparison.settings, "k": 5, "include": ["*.q_proj.*"]}
-    given = typed(replace(comparison, settings=settings).command())
+    settings = {**comparison.settings, "k": 5, "include": ["*.q_proj.*"], "which": which}
+    chosen = replace(comparison, settings=settings)
+    given = typed(chosen.command())
     assert (given["scale"], given["remedy"], given["k"], given["include"]) == (0.25, None, 5, ["*.q_proj.*"])
+    assert given["which"] == which
+    said = "intruders: only the one with the largest singular value of each matrix is scaled"
+    assert (said in remarks(chosen)) == (which == "top")
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.75])
