@@ -1,6 +1,5 @@
 """The objective of a healing, its gradient, what it keeps of models that stay, and the turns of documents."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +182,14 @@ def test_parts_are_drawn_by_their_weights(weights: tuple[float, ...]) -> None:
             assert abs(done - 8 * (step + 1) * weight / sum(weights)) < len(weights)
 
 
-def test_every_item_of_a_part_comes_once_before_any_repeats() -> None:
-    first = [number for step in range(10) for number in turns_of_parts([20, 40], [3, 1], 8, step, seed=0)[0]]
-    assert len(first) == 60
-    assert all(sorted(first[begin : begin + 20]) == list(range(20)) for begin in (0, 20, 40))
-
-
-def test_of_fewer_items_than_a_step_draws_every_one_comes_once_a_step() -> None:
-    for step in range(6):
-        order = list(range(5))
-        random.Random(f"round 2 {step}").shuffle(order)
-        assert turns_of_parts([5], [1], 8, step, seed=2) == [order]
+@pytest.mark.parametrize(("counts", "weights", "steps"), [([20, 40], [3, 1], 10), ([5], [1], 6)])
+def test_every_item_of_a_part_comes_once_before_any_repeats(
+    counts: list[int], weights: list[int], steps: int
+) -> None:
+    """Of fewer items than a step draws, every one comes once a step."""
+    turns = [turns_of_parts(counts, weights, 8, step, seed=0)[0] for step in range(steps)]
+    first, count = [number for turn in turns for number in turn], counts[0]
+    assert len(first) == (60 if count == 20 else 30)
+    rounds = [first[begin : begin + count] for begin in range(0, len(first), count)]
+    assert all(sorted(numbers) == list(range(count)) for numbers in rounds)
+    assert rounds[0] != rounds[1]
