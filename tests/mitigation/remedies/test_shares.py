@@ -12,24 +12,23 @@ from intruders.mitigation.remedies.shares import Interpolate, Layers, Lines
 from tests.mitigation.remedies.conftest import Tuned
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_every_weight_of_a_fine_tuning_is_interpolated(tmp_path: Path, in_full: Tuned, alpha: float) -> None:
+@pytest.mark.parametrize(
+    ("kind", "form", "alpha"),
+    [
+        ("by_adapter", "adapter", 0),
+        ("by_adapter", "checkpoint", 0),
+        ("in_full", "checkpoint", 0),
+        ("in_full", "checkpoint", 1),
+    ],
+)
+def test_at_either_end_every_weight_is_that_of_a_side_to_the_bit(
+    tmp_path: Path, kind: str, form: str, alpha: int, request: pytest.FixtureRequest
+) -> None:
     """Embeddings and norms among them."""
-    found = in_full.after(Interpolate(alpha), tmp_path / "out")
-    assert found.keys() == in_full.base.keys()
-    for name, base in in_full.base.items():
-        wanted = ((1 - alpha) * base + alpha * in_full.tuned[name]).float()
-        torch.testing.assert_close(found[name].float(), wanted, rtol=1e-7, atol=1e-9)
-        if alpha in (0, 1):
-            assert torch.equal(found[name], base if alpha == 0 else in_full.tuned[name])  # bit for bit
-
-
-def test_without_its_update_an_adapter_gives_the_base_to_the_bit(tmp_path: Path, by_adapter: Tuned) -> None:
-    found = by_adapter.after(Interpolate(0), tmp_path / "out")
-    merged = by_adapter.after(Interpolate(0), tmp_path / "merged", form="checkpoint")
-    for name, base in by_adapter.base.items():
-        assert torch.equal(found[name], base)
-        assert torch.equal(merged[name], base)
+    sides: Tuned = request.getfixturevalue(kind)
+    found = sides.after(Interpolate(alpha), tmp_path / "out", form=form)
+    for name, tensor in (sides.tuned if alpha else sides.base).items():
+        assert torch.equal(found[name], tensor)
 
 
 def test_excluded_weights_stay_as_tuned(tmp_path: Path, in_full: Tuned) -> None:
