@@ -283,9 +283,10 @@ def test_a_start_that_changed_the_base_in_memory_is_refused(tmp_path: Path) -> N
 
 
 def test_the_sentence_names_the_strongest_and_nothing_is_counted_after_without_the_check(
-    tmp_path: Path, folder: Path
+    tmp_path: Path,
 ) -> None:
-    result = mitigated(folder, scale=0.3, which="top", out=tmp_path / "out", check=False)
+    sides(tmp_path)
+    result = mitigated(tmp_path, scale=0.3, which="top", check=False)
     lines, count = mitigation_lines(result), len(result.matrices)
     said = f"{count} intruders, the strongest of each matrix, scaled by 0.3, in {count} of"
     assert lines[0].startswith(said)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from intruders.audits.audit_settings import Compute
 from intruders.mitigation.remedies.remedy import Remedy
 from tests.checkpoints.models import moved, saved, tiny_llama
-from tests.mitigation.hot import hot_sides, merged_from, mitigated
+from tests.mitigation.hot import hot_sides, medium_llama, merged_from, mitigated, wide_spectrum
 
 RANK = 3
 NO_CACHE = Compute(cache=False)
@@ -45,6 +45,14 @@ class Tuned:
 def by_adapter(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     folder, model = tmp_path_factory.mktemp("adapter"), tiny_llama(num_hidden_layers=4)
     before, after = hot_sides(folder, model, r=RANK, lora_alpha=5, gain=0.8)
+    return Tuned(folder, model, _wide(before), _wide(after))
+
+
+@pytest.fixture(scope="session")
+def of_large_matrices(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """An adapter with many intruders on a base with the spectra of trained weights, for the Krylov method."""
+    folder, model = tmp_path_factory.mktemp("large"), wide_spectrum(medium_llama())
+    before, after = hot_sides(folder, model, gain=1.2)
     return Tuned(folder, model, _wide(before), _wide(after))
 
 

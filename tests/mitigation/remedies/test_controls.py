@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from intruders.audits.result.records import AuditedMatrix, UpdateSize, Vector
 from intruders.linalg.pair import Pair
@@ -40,19 +39,19 @@ SCALE = 0.3
 @pytest.mark.parametrize("which", ["all", "top"])
 @pytest.mark.parametrize("control", [INTRUDERS, *CONTROLS])
 def test_intruders_or_what_takes_their_place_are_scaled_by_the_same_lambda(
-    tmp_path: Path, folder: Path, base: nn.Module, tuned: dict[str, Tensor], control: str, which: str
+    tmp_path: Path, of_large_matrices: Tuned, control: str, which: str
 ) -> None:
     """Other vectors of the same matrices, or directions of their updates; all else stays, and at scale 1 everything."""
     given = {"control": control, "which": which}
-    result = mitigated(folder, scale=SCALE, out=tmp_path / "out", **given)
-    found = merged_from(tmp_path / "out", copy.deepcopy(base))
+    result = mitigated(of_large_matrices.folder, scale=SCALE, out=tmp_path / "out", **given)
+    found = merged_from(tmp_path / "out", copy.deepcopy(of_large_matrices.model))
     changed = {matrix.name for matrix in result.matrices}
     assert len(changed) > 8
     assert changed == {matrix.name for matrix in result.before.matrices if matrix.intruders}
-    for name in tuned.keys() - changed:
-        assert deviation(found[name], tuned[name]) < 1e-6
+    for name in of_large_matrices.tuned.keys() - changed:
+        assert deviation(found[name], of_large_matrices.tuned[name]) < 1e-6
     for matrix in result.matrices:
-        before, after = base.state_dict()[matrix.name].double(), tuned[matrix.name].double()
+        before, after = of_large_matrices.base[matrix.name], of_large_matrices.tuned[matrix.name]
         intruders = places_of_intruders(before, after)
         chosen, update = intruders[: {"all": 10, "top": 1}[which]], after - before
         by_intruders, by_others = (scaled(after, places, SCALE) for places in (chosen, matrix.scaled))
@@ -68,7 +67,7 @@ def test_intruders_or_what_takes_their_place_are_scaled_by_the_same_lambda(
         if control in ("random", "neighbours"):
             assert not set(intruders) & set(matrix.scaled)
             assert len(matrix.scaled) == min(len(chosen), 10 - len(intruders))
-    same = mitigated(folder, scale=1, out=tmp_path / "same", **given)
+    same = mitigated(of_large_matrices.folder, scale=1, out=tmp_path / "same", **given)
     assert same.matrices == []
     assert same.after.intruders == same.before.intruders
 
