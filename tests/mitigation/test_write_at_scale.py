@@ -161,23 +161,6 @@ def test_matrices_that_were_not_tuned_are_not_counted(folder: Path, tmp_path: Pa
     assert write_at_scale(folder / "base", tmp_path / "tuned", 0.5, tmp_path / "out").matrices == 1
 
 
-def test_a_head_in_a_sum_of_adapters_is_written(folder: Path, tmp_path: Path) -> None:
-    """``W0 + 0.7 D1 + 0.3 D2`` by PEFT's own merge of each."""
-    models = [
-        hot_llama(seed, model=medium_llama(), target_modules=[*targets])
-        for seed, targets in enumerate((("q_proj", "lm_head"), ("q_proj",)))
-    ]
-    for name, model in zip("ab", models, strict=True):
-        saved(model, tmp_path / name)
-    of_sum = f"{tmp_path / 'a'}@0.7+{tmp_path / 'b'}@0.3"
-    write_at_scale(folder / "base", of_sum, 0.5, tmp_path / "out", form="adapter")
-    before, now = weights_of(folder / "base"), weights_of(folder / "base", tmp_path / "out")
-    first, second = (weights_of(folder / "base", tmp_path / name) for name in "ab")
-    after = {name: 0.7 * first[name] + 0.3 * second[name] for name in now}
-    assert_share(now, before, after, 0.5)
-    assert not torch.equal(now["lm_head.weight"], before["lm_head.weight"])
-
-
 def test_what_a_new_adapter_cannot_store_is_refused(folder: Path, tmp_path: Path) -> None:
     said = r"changes 'model\.embed_tokens\.weight', which is not the weight of a linear"
     with pytest.raises(CheckpointError, match=said):

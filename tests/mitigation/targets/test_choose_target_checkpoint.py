@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
@@ -19,7 +19,7 @@ from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.doses import Doses
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import merged_weights, moved, saved, tiny_gpt2, tiny_llama, with_lora
+from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama, with_lora
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
 from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import (
@@ -174,44 +174,6 @@ def test_a_sum_of_adapters(tmp_path: Path) -> None:
     saved(tiny_llama(), tmp_path / "base")
     both = f"{tmp_path / '1' / 'tuned'}@0.7+{tmp_path / '2' / 'tuned'}@0.4"
     check(tmp_path, before, tuned, source=both)
-
-
-def test_conv1d(tmp_path: Path) -> None:
-    base, tuned = full_sides(tmp_path, tiny_gpt2())
-    result = mitigated(tmp_path, scale=0.3)
-    before, after, found = base.state_dict(), tuned.state_dict(), weights_of(tmp_path / "out")
-    assert len(result.matrices) >= 6
-    for name, tensor in after.items():
-        if name in {matrix.name for matrix in result.matrices}:
-            wanted = scaled(tensor.mT, places_of_intruders(before[name].mT, tensor.mT), 0.3).mT
-            assert deviation(found[name], wanted) < CLOSE
-        else:
-            assert torch.equal(found[name], tensor)
-
-
-def test_stacked_experts(tmp_path: Path) -> None:
-    base = tiny_mixtral()
-    tuned = moved(copy.deepcopy(base), 0.01, 3)
-    for name, parameter in tuned.named_parameters():
-        if parameter.dim() == 3:
-            generator = torch.Generator().manual_seed(9)
-            u, v = (torch.randn(len(parameter), side, generator=generator) for side in parameter.shape[1:])
-            parameter.data = parameter.data + u[:, :, None] * v[:, None, :]
-            assert "experts" in name
-    for side, model in (("base", base), ("tuned", tuned)):
-        (tmp_path / side).mkdir()
-        model.config.save_pretrained(tmp_path / side)
-        # As the module holds them: transformers' own files have one tensor an expert.
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, tmp_path / side / "model.safetensors", metadata={"format": "pt"})
-    result = mitigated(tmp_path, scale=0.3)
-    experts = [matrix.name for matrix in result.matrices if matrix.name.endswith("]")]
-    assert len(experts) == 6
-    found = load_file(tmp_path / "out" / "model.safetensors")
-    for name in experts:
-        tensor, index = name[:-3], int(name[-2])
-        old, new = base.state_dict()[tensor][index], tuned.state_dict()[tensor][index]
-        assert deviation(found[tensor][index], scaled(new, places_of_intruders(old, new), 0.3)) < CLOSE
 
 
 def test_without_a_config_there_is_no_checkpoint(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def updates_of(adapted: Any) -> dict[str, Tensor]:
 
 SUMS: dict[str, tuple[Callable[[], nn.Module], str, dict[str, Any]]] = {
     "hub gpt2": (tiny_gpt2, "transformer.", {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    "a head": (tiny_llama, "", {"target_modules": ["q_proj", "lm_head"]}),
     "bfloat16": (lambda: tiny_llama().bfloat16(), "", {}),
     "float16": (lambda: tiny_llama().half(), "", {}),
 }
@@ -100,13 +101,13 @@ def test_of_a_sum_it_has_the_names_of_its_adapters_and_is_not_rounded_to_the_typ
     base = without_prefix(saved(made(), tmp_path / "base"), prefix)
     for seed, name in enumerate("ab"):
         saved(with_lora(made(), seed, **settings), tmp_path / name)
-    of_sum = f"{tmp_path / 'a'}@0.5+{tmp_path / 'b'}@0.5"
-    write_at_scale(base, of_sum, 1.0, tmp_path / "out", form="adapter")
+    of_sum = f"{tmp_path / 'a'}@0.7+{tmp_path / 'b'}@0.3"
+    write_at_scale(base, of_sum, 0.5, tmp_path / "out", form="adapter")
     found, one, two = (updates_of(with_adapter(made(), tmp_path / name)) for name in ("out", "a", "b"))
     assert found.keys() == one.keys()
     for name, update in found.items():
         assert update.dtype == torch.float32
-        torch.testing.assert_close(update, 0.5 * one[name] + 0.5 * two[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(update, 0.35 * one[name] + 0.15 * two[name], atol=1e-6, rtol=1e-5)
 
 
 def trained_llama(folder: Path) -> list[Path]:
