@@ -66,7 +66,7 @@ def write(folder: Path, out: Path, **change: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def sweep(hot: Path) -> InterventionSweep:
-    controls = ("shrink", "random", "neighbours", "update", "resized", "complement")
+    controls = ("shrink", "random", "neighbours", "update", "resized", "complement", "interpolate")
     return swept(hot, (0, 0.5, 1), controls, scores=sums_of(hot))
 
 
@@ -78,27 +78,73 @@ def measured(model: Path, hot: Path) -> float:
     return evaluate(str(model), losses=text_of(hot)).losses[0].loss.estimate
 
 
+def task_loss_of(model: Path, hot: Path) -> float:
+    """Of the targets, by transformers' logits alone."""
+    task = load_task(f"{hot / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(model), character_tokenizer()
+    total, tokens = 0.0, 0
+    for example in (task.test or task.validation)[:3]:
+        prompt, target = (
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (example.text, example.target)
+        )
+        target = [*target, tokenizer.eos_token_id]
+        with torch.no_grad():
+            logits = network(input_ids=torch.tensor([prompt + target])).logits[0].double()
+        said = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        total -= float(said[range(len(target)), target].sum())
+        tokens += len(target)
+    return total / tokens
+
+
+def interpolated(sweep: InterventionSweep, task_loss: float) -> float:
+    """The lowest loss on the text of the curve where its task loss is this one, or the lowest of all."""
+    curve = [(point.task_loss.estimate, point.loss.estimate) for point in sweep.curve]
+    reached = [at for task, at in curve if task <= task_loss]
+    for (task, at), (next_task, next_at) in pairwise(curve):
+        if (task <= task_loss) != (next_task <= task_loss):
+            reached.append(at + (task_loss - task) / (next_task - task) * (next_at - at))
+    return min(reached) if reached else min(curve)[1]
+
+
 def test_points_are_what_written_models_measure(hot: Path, sweep: InterventionSweep, tmp_path: Path) -> None:
-    """Its loss, and the norm of its updates as a share of the tuned model's."""
+    """Its loss, the norm of its updates as a share of the tuned model's, and the gain over the curve."""
     before = load_model(hot / "base")
     changed = {matrix.name for matrix in sweep.audit.matrices if matrix.intruders}
-    norms = {}
+    norms, gains = {}, {}
     assert len(sweep.points) == 2 * 7
     for point in [sweep.tuned_point, *sweep.points]:
+        which = point.control, point.scale
         out = write(
             hot, tmp_path / f"{point.control}-{point.scale}", scale=point.scale, control=point.control
         )
-        assert loss_of(point, hot) == pytest.approx(measured(out, hot), abs=1e-4)
+        loss = measured(out, hot)
+        assert loss_of(point, hot) == pytest.approx(loss, abs=1e-4)
         state = load_model(out)
         updates = [state[name].double() - before[name].double() for name in changed]
-        norms[point.control, point.scale] = math.hypot(*(float(update.norm()) for update in updates))
-        wanted = norms[point.control, point.scale] / norms["intruders", 1]
-        assert point.update_norm == pytest.approx(wanted, rel=1e-4)
+        norms[which] = math.hypot(*(float(update.norm()) for update in updates))
+        assert point.update_norm == pytest.approx(norms[which] / norms["intruders", 1], rel=1e-4)
+        if point is sweep.tuned_point:
+            continue
+        gains[which] = interpolated(sweep, task_loss_of(out, hot)) - loss
+        assert point.gain.estimate == pytest.approx(gains[which], abs=2e-4)
+        assert point.gain.low <= point.gain.estimate <= point.gain.high
+        if point.control != "intruders":
+            difference = gains[which] - gains["intruders", point.scale]
+            assert point.gain_against_intruders.estimate == pytest.approx(difference, abs=4e-4)
     assert norms["shrink", 0] == pytest.approx(norms["intruders", 0], rel=1e-5)
     assert norms["resized", 0] == pytest.approx(norms["intruders", 1], rel=1e-5)
     (base,) = sweep.base_losses.values()
     assert base.loss.estimate == pytest.approx(measured(hot / "base", hot), abs=1e-6)
     assert len({round(loss_of(point, hot), 5) for point in sweep.points}) > 5
+
+
+def test_the_curve_is_that_of_written_models(hot: Path, sweep: InterventionSweep, tmp_path: Path) -> None:
+    assert [point.strength for point in sweep.curve] == [i / 10 for i in range(11)]
+    for alpha in (0.0, 0.4, 1.0):
+        out = hot / "base" if alpha == 0 else write(hot, tmp_path / f"{alpha}", remedy=Interpolate(alpha))
+        (point,) = [one for one in sweep.curve if one.strength == alpha]
+        assert point.loss.estimate == pytest.approx(measured(out, hot), abs=1e-4)
+        assert point.task_loss.estimate == pytest.approx(task_loss_of(out, hot), abs=1e-4)
 
 
 def test_the_top_intruder_alone_is_what_a_written_model_measures(
@@ -248,83 +294,24 @@ def test_what_cannot_be_measured_is_refused(changed: dict[str, Any], said: str, 
         swept(hot, **changed)
 
 
-@pytest.fixture(scope="module")
-def beside_curve(hot: Path) -> InterventionSweep:
-    return swept(hot, (0.0, 0.6), ("shrink", "interpolate"), scores=sums_of(hot))
-
-
-def both_losses(hot: Path, model: Path) -> tuple[float, float]:
-    """Loss on the text by the ordinary evaluation, and loss on the targets by transformers' logits alone."""
-    text = evaluate(str(model), losses=text_of(hot)).losses[0].loss.estimate
-    task = load_task(f"{hot / 'task.jsonl'}?prompt=q&completion=a", ScoreSettings(), 0)
-    network, tokenizer = AutoModelForCausalLM.from_pretrained(model), character_tokenizer()
-    total, tokens = 0.0, 0
-    for example in (task.test or task.validation)[:3]:
-        prompt, target = (
-            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (example.text, example.target)
-        )
-        target = [*target, tokenizer.eos_token_id]
-        with torch.no_grad():
-            logits = network(input_ids=torch.tensor([prompt + target])).logits[0].double()
-        said = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-        total -= float(said[range(len(target)), target].sum())
-        tokens += len(target)
-    return text, total / tokens
-
-
-def test_the_curve_is_that_of_written_models(
-    hot: Path, beside_curve: InterventionSweep, tmp_path: Path
-) -> None:
-    assert [point.strength for point in beside_curve.curve] == [i / 10 for i in range(11)]
-    for alpha in (0.0, 0.4, 1.0):
-        out = hot / "base" if alpha == 0 else tmp_path / f"{alpha}"
-        if alpha:
-            write(hot, out, remedy=Interpolate(alpha))
-        (point,) = [one for one in beside_curve.curve if one.strength == alpha]
-        loss, task_loss = both_losses(hot, out)
-        assert point.loss.estimate == pytest.approx(loss, abs=1e-4)
-        assert point.task_loss.estimate == pytest.approx(task_loss, abs=1e-4)
-
-
-def test_gains_are_read_off_the_curve(hot: Path, beside_curve: InterventionSweep, tmp_path: Path) -> None:
-    curve = [(point.task_loss.estimate, point.loss.estimate) for point in beside_curve.curve]
-    by_hand = {}
-    for point in beside_curve.points:
-        out = tmp_path / f"{point.control}{point.scale}"
-        write(hot, out, scale=point.scale, control=point.control)
-        loss, task_loss = both_losses(hot, out)
-        reached = [at for task, at in curve if task <= task_loss]
-        for (task, at), (next_task, next_at) in pairwise(curve):
-            if (task <= task_loss) != (next_task <= task_loss):
-                reached.append(at + (task_loss - task) / (next_task - task) * (next_at - at))
-        wanted = min(reached) if reached else min(curve)[1]
-        assert point.gain.estimate == pytest.approx(wanted - loss, abs=2e-4)
-        assert point.gain.low <= point.gain.estimate <= point.gain.high
-        by_hand[point.control, point.scale] = wanted - loss
-    for point in beside_curve.points:
-        if point.control == "shrink":
-            difference = by_hand["shrink", point.scale] - by_hand["intruders", point.scale]
-            assert point.gain_against_intruders.estimate == pytest.approx(difference, abs=4e-4)
-
-
-def test_it_is_printed_and_written(beside_curve: InterventionSweep) -> None:
-    text = "\n".join(sweep_lines(beside_curve))
+def test_it_is_printed_and_written(sweep: InterventionSweep) -> None:
+    text = "\n".join(sweep_lines(sweep))
     assert "gain over interpolation at equal task loss, nats per token" in text
-    assert all("at equal task loss" in sentence for sentence in beside_curve.verdicts())
-    record = json.loads(json.dumps(beside_curve.to_document(), allow_nan=False))
+    assert all("at equal task loss" in sentence for sentence in sweep.verdicts())
+    record = json.loads(json.dumps(sweep.to_document(), allow_nan=False))
     assert [point["alpha"] for point in record["interpolation"]] == [i / 10 for i in range(11)]
-    assert record["points"][0]["gain_at_equal_task_loss"]["estimate"] == beside_curve.points[0].gain.estimate  # type: ignore[union-attr]
-    rows = [row for row in intervention_rows(beside_curve) if row["measure"] == "gain"]
+    assert record["points"][0]["gain_at_equal_task_loss"]["estimate"] == sweep.points[0].gain.estimate  # type: ignore[union-attr]
+    rows = [row for row in intervention_rows(sweep) if row["measure"] == "gain"]
     assert [(row["control"], row["scale"]) for row in rows][:2] == [("intruders", 1.0), ("intruders", 0.0)]
     assert rows[0]["value"] == 0.0
-    assert rows[2]["against_intruders"] == beside_curve.points[1].gain_against_intruders.estimate  # type: ignore[union-attr]
+    assert rows[2]["against_intruders"] == sweep.points[1].gain_against_intruders.estimate  # type: ignore[union-attr]
 
 
-def test_the_sentence_says_which_is_lower(beside_curve: InterventionSweep) -> None:
+def test_the_sentence_says_which_is_lower(sweep: InterventionSweep) -> None:
     for gain, said in (
         (Interval(0.2, 0.1, 0.3), "this is 0.200 [0.100, 0.300] below interpolation"),
         (Interval(-0.2, -0.3, -0.1), "this is 0.200 [0.100, 0.300] above interpolation"),
         (Interval(0.0, -0.1, 0.1), "interpolation does as well (+0.000 [-0.100, +0.100])"),
     ):
-        [verdict] = replace(beside_curve, points=[replace(beside_curve.points[0], gain=gain)]).verdicts()
+        [verdict] = replace(sweep, points=[replace(sweep.points[0], gain=gain)]).verdicts()
         assert verdict.partition("; ")[2] == f"at equal task loss {said}"
