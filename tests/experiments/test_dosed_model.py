@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import GptOssConfig, GptOssForCausalLM
 
 from intruders.checkpoints.pairing.open_sides import open_sides
 from intruders.checkpoints.pairing.pair_sides import pair_sides
@@ -20,7 +19,7 @@ from intruders.models.loading import load_model
 from intruders.models.loading_settings import Loading
 from intruders.models.tuned_model import OpenedModel, open_language_model
 from intruders.system.progress import silent
-from tests.checkpoints.models import MIXED, moved_mixtral
+from tests.checkpoints.models import moved_mixtral, tiny_gpt_oss
 from tests.experiments.healed_models import adapter_of, llama_and_adapter, read_sides, tuned_in_full
 from tests.tiny import save_gpt2
 
@@ -124,13 +123,11 @@ def test_in_half_precision_the_branch_of_a_dose_is_rounded_as_a_layer_is(dtype: 
 
 def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
     """``W0 + 0.5 D + C`` of experts in one tensor, against the same weights written by hand."""
-    torch.manual_seed(0)
-    config = GptOssConfig(**MIXED, head_dim=8, num_experts_per_tok=2)
-    whole: Any = GptOssForCausalLM(config).eval()
+    whole: Any = tiny_gpt_oss()
     ids = IDS % 40  # its vocabulary
     stacked = {name: weight for name, weight in whole.named_parameters() if weight.dim() == 3}
     for weight in stacked.values():
-        weight.data = 0.1 * torch.randn(weight.shape)
+        weight.data *= 0.1
     whole.save_pretrained(tmp_path / "base")
     changes = {name: 0.1 * torch.randn(weight.shape) for name, weight in stacked.items()}
     for name, weight in stacked.items():
@@ -139,7 +136,7 @@ def test_more_is_added_to_dosed_stacks_of_experts(tmp_path: Path) -> None:
     before, updates, groups = read_sides((str(tmp_path / "base"), str(tmp_path / "tuned")))
     name = next(name for name in updates if name.endswith("experts.down_proj[1]"))
     tensor = name.removesuffix("[1]")
-    added = LowRank(torch.randn(16, 1), 0.1 * torch.randn(1, 24))  # output first; stored input side first
+    added = LowRank(torch.randn(16, 1), 0.1 * torch.randn(1, 16))  # output first; stored input side first
 
     def by_hand(dose: float, extra: float) -> torch.Tensor:
         for own, weight in stacked.items():
