@@ -147,9 +147,7 @@ def test_the_curve_is_that_of_written_models(hot: Path, sweep: InterventionSweep
         assert point.task_loss.estimate == pytest.approx(task_loss_of(out, hot), abs=1e-4)
 
 
-def test_the_top_intruder_alone_is_what_a_written_model_measures(
-    hot: Path, sweep: InterventionSweep, tmp_path: Path
-) -> None:
+def test_the_top_intruder_alone_is_what_a_written_model_measures(hot: Path, tmp_path: Path) -> None:
     found = swept(hot, sweep=replace(AS_IN_THE_PAPER, scales=(0.3, 0.7)))
     assert [(point.control, point.scale) for point in found.points] == [
         (control, scale) for scale in (0.3, 0.7) for control in ("intruders", "neighbours")
@@ -214,14 +212,6 @@ def test_a_stopped_call_goes_on(hot: Path, tmp_path: Path, monkeypatch: pytest.M
         assert calls.made == measured_again
     found(tmp_path, seed=1)
     assert calls.made == every
-
-
-def test_lines_tell_the_matrices_without_a_control(sweep: InterventionSweep) -> None:
-    [alone] = [
-        point.left_alone for point in sweep.points if (point.control, point.scale) == ("complement", 0)
-    ]
-    assert alone > 0
-    assert f"({alone} matrices have no such control and stay as tuned)" in "\n".join(sweep_lines(sweep))
 
 
 def load_model(hot: Path) -> dict[str, torch.Tensor]:
@@ -297,6 +287,9 @@ def test_what_cannot_be_measured_is_refused(changed: dict[str, Any], said: str, 
 def test_it_is_printed_and_written(sweep: InterventionSweep) -> None:
     text = "\n".join(sweep_lines(sweep))
     assert "gain over interpolation at equal task loss, nats per token" in text
+    [alone] = [one.left_alone for one in sweep.points if (one.control, one.scale) == ("complement", 0)]
+    assert alone > 0
+    assert f"({alone} matrices have no such control and stay as tuned)" in text
     assert all("at equal task loss" in sentence for sentence in sweep.verdicts())
     record = json.loads(json.dumps(sweep.to_document(), allow_nan=False))
     assert [point["alpha"] for point in record["interpolation"]] == [i / 10 for i in range(11)]
