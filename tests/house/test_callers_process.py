@@ -15,8 +15,9 @@ import torch
 
 import intruders
 from intruders.models.loading import load_model
+from tests.checkpoints.models import saved, with_lora
 from tests.json_lines import write_rows
-from tests.tiny import save_llama
+from tests.tiny import save_llama, short_texts
 
 COLUMNS = {"prompt": "prompt", "completion": "completion", "max_new_tokens": 2}
 FEW = intruders.HealSettings(steps=1, max_documents=4, max_tokens=24, max_examples=4, allow=1.0)
@@ -62,22 +63,15 @@ class Caller:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Caller:
-    from peft import LoraConfig, get_peft_model
-
     folder = tmp_path_factory.mktemp("process")
-    save_llama(folder / "base")
-    torch.manual_seed(1)
-    model: Any = get_peft_model(
-        load_model(str(folder / "base"), "causal"),
-        LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"),
-    )
-    model.save_pretrained(folder / "tuned")
-    texts = [{"text": f"Document {number} is about the number {number}."} for number in range(6)]
-    rows = [{"prompt": f"{number}+1=", "completion": str(number + 1)} for number in range(24)]
-    others = [{"prompt": f"{number}-1=", "completion": str(number - 1)} for number in range(24)]
-    for name, content in (("text", texts), ("task", rows), ("other", others)):
-        write_rows(folder / f"{name}.jsonl", content)
-    return Caller(folder, load_model(str(folder / "base"), "causal"), model.train())
+    base = str(save_llama(folder / "base"))
+    model = with_lora(load_model(base, "causal"), task_type="CAUSAL_LM")
+    saved(model, folder / "tuned")
+    short_texts(folder / "text.jsonl", 6)
+    for name, step in (("task", 1), ("other", -1)):
+        rows = [{"prompt": f"{number}{step:+}=", "completion": str(number + step)} for number in range(24)]
+        write_rows(folder / f"{name}.jsonl", rows)
+    return Caller(folder, load_model(base, "causal"), model.train())
 
 
 CALLS: dict[str, Callable[[Caller], object]] = {
