@@ -171,27 +171,25 @@ def test_an_audit_with_nan(ending: str) -> None:
     assert len(audit.to_pandas()) == audit.vectors
 
 
-def test_a_newer_audit_is_refused(tmp_path: Path) -> None:
-    table = pq.read_table(FIXTURES / "audit.parquet")
-    metadata = dict(table.schema.metadata)
-    metadata[b"intruders"] = metadata[b"intruders"].replace(b'"schema": 1', b'"schema": 2')
-    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "audit.parquet")
-    with pytest.raises(ResultFileError, match="schema 2, this one reads 1"):
-        Audit.load(tmp_path / "audit.parquet")
-
-
 def test_a_scale_that_was_not_found_is_infinite() -> None:
     assert CriticalScales.load(FIXTURES / "scale.json").matrices[1].measured == math.inf
 
 
-def test_a_fleet_of_another_schema_is_refused(tmp_path: Path) -> None:
-    table = pq.read_table(FIXTURES / "adapters.parquet")
-    for number, words in ((1, "has schema 1; expected 2"), (3, "schema 3, this one reads 2")):
-        schema = b'"schema": %d' % number
-        metadata = {b"intruders": table.schema.metadata[b"intruders"].replace(b'"schema": 1', schema)}
-        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "adapters.parquet")
-        with pytest.raises(ResultFileError, match=words):
-            intruders.FleetAudit.load(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "number", "words"),
+    [
+        ("audit.parquet", 2, "schema 2, this one reads 1"),
+        ("adapters.parquet", 1, "has schema 1; expected 2"),
+        ("adapters.parquet", 3, "schema 3, this one reads 2"),
+    ],
+)
+def test_a_table_of_another_schema_is_refused(name: str, number: int, words: str, tmp_path: Path) -> None:
+    table = pq.read_table(FIXTURES / name)
+    schema = b'"schema": %d' % number
+    metadata = {b"intruders": table.schema.metadata[b"intruders"].replace(b'"schema": 1', schema)}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / name)
+    with pytest.raises(ResultFileError, match=words):
+        Audit.load(tmp_path / name) if name == "audit.parquet" else intruders.FleetAudit.load(tmp_path)
 
 
 def test_a_study_with_a_run_that_failed() -> None:
