@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,16 +16,12 @@ from tests.json_lines import write_rows
 from tests.tiny import save_bert, save_llama, with_update
 
 
-def changed(base: Path, folder: Path) -> Path:
-    name = "model.layers.0.self_attn.v_proj.weight"
-    shape = load_file(base / "model.safetensors")[name].shape
-    return with_update(base, folder, name, torch.randn(shape, generator=torch.Generator().manual_seed(1)))
-
-
 def test_it_is_that_of_torch_apart_for_prompts_and_answers(tmp_path: Path) -> None:
     """Of a task that needs no right answers."""
     base = save_llama(tmp_path / "base")
-    tuned = changed(base, tmp_path / "tuned")
+    name = "model.layers.0.self_attn.v_proj.weight"
+    update = torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
+    tuned = with_update(base, tmp_path / "tuned", name, update)
     rows = [{"prompt": f"{number} + 1 =", "completion": str(number + 1)} for number in range(60)]
     task = load_task(str(write_rows(tmp_path / "rows.jsonl", rows)), Columns(score="none"), 0)
     found = kl_on_task(str(base), str(tuned), task, max_examples=5)
