@@ -114,8 +114,7 @@ def scaled(tuned: Tensor, places: list[int], scale: float) -> Tensor:
 
 def merged_from(folder: Path, base: nn.Module) -> dict[str, Tensor]:
     """What PEFT itself makes of a written adapter."""
-    model = PeftModel.from_pretrained(base, str(folder))
-    return {name: tensor.clone() for name, tensor in model.merge_and_unload().state_dict().items()}
+    return merged_weights(PeftModel.from_pretrained(base, str(folder)))
 
 
 def weights_of(folder: Path, adapter: Path | None = None) -> dict[str, Tensor]:

@@ -21,7 +21,6 @@ from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
 from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama, with_lora
 from tests.checkpoints.stored.test_matrices import tiny_mixtral
-from tests.experiments.healed_models import llama_and_adapter
 from tests.mitigation.hot import (
     assert_share,
     deviation,
@@ -71,11 +70,17 @@ def check(
 def test_adapter_as_checkpoint(tmp_path: Path, shard_bytes: int) -> None:
     targets = ["q_proj", "up_proj", "embed_tokens"]
     before, after = hot_sides(tmp_path, medium_llama(), gain=1.2, target_modules=targets)
-    character_tokenizer().save_pretrained(tmp_path / "base")
+    own = character_tokenizer()
+    own.save_pretrained(tmp_path / "base")
+    own.chat_template = "{{ messages[0]['content'] }}"
+    own.add_special_tokens({"additional_special_tokens": ["<|im|>"]})  # for which the embedding has no row
+    own.save_pretrained(tmp_path / "tuned")
     # The embedding's adapter is merged though embeddings are not mitigated.
     result, _ = check(tmp_path, before, after, shard_bytes=shard_bytes)
     assert not any("embed" in matrix.name for matrix in result.matrices)
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")("abc")["input_ids"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.get_vocab() == character_tokenizer().get_vocab()
+    assert tokenizer.chat_template == own.chat_template
     assert (tmp_path / "out" / "model.safetensors.index.json").exists() == (shard_bytes < 10**9)
     record = json.loads((tmp_path / "out" / "intruders.json").read_text())
     assert record["form"] == "checkpoint"
@@ -197,16 +202,3 @@ def test_experts_that_the_base_has_one_by_one_are_written_and_audited_again(tmp_
     assert any("experts" in matrix.name for matrix in result.matrices)
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == load_file(tmp_path / "base" / "model.safetensors").keys()
-
-
-def test_a_merged_checkpoint_has_the_template_of_its_adapter(tmp_path: Path) -> None:
-    """And not a token for which the embedding has no row."""
-    base, tuned = llama_and_adapter(tmp_path)
-    own = AutoTokenizer.from_pretrained(base)
-    own.chat_template = "{{ messages[0]['content'] }}"
-    own.add_special_tokens({"additional_special_tokens": ["<|im|>"]})
-    own.save_pretrained(tuned)
-    write_at_scale(base, tuned, 0.5, tmp_path / "half", form="checkpoint")
-    written = AutoTokenizer.from_pretrained(tmp_path / "half")
-    assert written.chat_template == own.chat_template
-    assert written.get_vocab() == AutoTokenizer.from_pretrained(base).get_vocab()
