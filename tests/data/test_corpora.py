@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,11 @@ def test_what_is_here_is_read_and_the_hub_not_asked(tmp_path: Path, monkeypatch:
         require_task("sst2", Columns())
 
 
+@pytest.mark.parametrize("read", [load_corpora, require_corpus])
 @pytest.mark.parametrize("name", ["", " ", "pydoc+", "+pydoc", "@0.5", "pydoc@0.5+@0.5"])
-def test_a_nameless_part_is_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "notes.txt").write_text("of the folder that a command is given in")
-    monkeypatch.chdir(tmp_path)
-    for read in (load_corpora, require_corpus):
-        with pytest.raises(SettingError, match=re.escape(f"corpus {name!r} has a part without a name")):
-            read(name)
+def test_a_nameless_part_is_no_folder(name: str, read: Callable[[str], object]) -> None:
+    with pytest.raises(SettingError, match=re.escape(f"corpus {name!r} has a part without a name")):
+        read(name)
 
 
 def test_a_sample_is_drawn_by_seed() -> None:
