@@ -168,7 +168,12 @@ def test_the_wrong_base_is_refused_or_noted(
     assert evaluate(str(place / "completer"), **given).notes == other.notes
 
 
-def test_a_wrong_task_is_found_before_a_model_is_opened(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_task_or_folder_is_found_before_a_model_is_opened(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    into: dict[str, Any] = {"losses": _text(place), "out": tmp_path}
+    not_ours = r"is not empty and not an evaluation: it contains 'notes\.txt'"
     monkeypatch.setattr(evaluating, "open_language_model", _nothing_is_opened)
     empty, harness = replace(_on(place, "sums.jsonl"), split="test"), HarnessSettings(lm_eval=("arc_easy",))
     home, named = "~/no-such-folder", re.escape(str(Path("~/no-such-folder").expanduser()))
@@ -183,6 +188,8 @@ def test_a_wrong_task_is_found_before_a_model_is_opened(place: Path, monkeypatch
             f"'{named}', which is not a folder; .*; pass its",
         ),
         ({"losses": _text(place, "one.txt")} | of_half, r"one\.txt' has 1 document; expected 2 or more"),
+        (into, not_ours),
+        (into | {"force": True}, not_ours),
     ]:
         with pytest.raises(SettingError, match=said):
             evaluate(str(place / "completer"), **given)
@@ -253,14 +260,6 @@ def test_what_was_kept_is_of_the_same_weights_and_settings(
     weights["model.layers.1.mlp.up_proj.weight"] += 0.1
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     assert stopped() == 2
-
-
-def test_out_among_other_files_is_refused(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    said = r"is not empty and not an evaluation: it contains 'notes\.txt'"
-    for force in (False, True):
-        with pytest.raises(SettingError, match=said):
-            evaluate(str(place / "llama"), losses=_text(place), out=tmp_path, force=force)
 
 
 def test_a_model_that_cannot_be_read_leaves_no_folder(place: Path, tmp_path: Path) -> None:
