@@ -52,11 +52,3 @@ def test_some_matrices_of_a_stack_are_those_in_that_order(shape: tuple[int, int]
         assert torch.equal(chosen.double().dense(), wanted.double())
         torch.testing.assert_close(chosen.apply(rows), rows @ wanted.mT, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(chosen.apply_transpose(columns), columns @ wanted, atol=1e-4, rtol=1e-4)
-
-
-def test_double_multiplies_in_double_precision() -> None:
-    base = torch.tensor([[1.0, 1e-6]])
-    rows = torch.tensor([[1.0, 1e-3]], dtype=torch.float64)
-    double = Dense(base).double()
-    assert double.dtype == torch.float64
-    assert double.apply(rows).item() == (rows @ base.double().mT).item() != 1.0
