@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import intruders
+from intruders.cli.main import app
 
 VERB_OF_COMMAND = {
     "audit": "audit", "fleet": "audit_fleet", "report": "write_report", "card": "write_card",
@@ -22,8 +24,6 @@ VERB_OF_COMMAND = {
 
 
 def test_every_command_has_its_verb() -> None:
-    from intruders.cli.main import app
-
     commands = {(info.name or getattr(info.callback, "__name__", "")) for info in app.registered_commands}
     assert commands == set(VERB_OF_COMMAND)
     assert set(VERB_OF_COMMAND.values()) <= set(intruders.__all__)
@@ -32,10 +32,6 @@ def test_every_command_has_its_verb() -> None:
 @pytest.mark.parametrize("command", VERB_OF_COMMAND)
 def test_an_option_has_the_default_of_its_argument(command: str) -> None:
     """Those of settings have it by what they are made of."""
-    import typer
-
-    from intruders.cli.main import app
-
     group: Any = typer.main.get_command(app)
     arguments = inspect.signature(getattr(intruders, VERB_OF_COMMAND[command])).parameters
     shared = {option.name: option for option in group.commands[command].params if option.name in arguments}
