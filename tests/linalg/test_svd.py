@@ -33,11 +33,11 @@ def test_cluster_ids_by_hand() -> None:
     assert cluster_ids(torch.ones(1)).tolist() == [0]
     assert cluster_ids(torch.stack([values, values.flip(0).cumsum(0).flip(0)])).shape == (2, 7)
 
-
-def test_equal_values_of_a_wide_chain_stay_together() -> None:
-    """Under an outlier of 1e5 all values below 10 are a chain, in which each is one of its own unless it is equal."""
-    values = np.array([1e5, 10.0, 10.0, 9.85, 9.7, 9.55, 9.4, 9.25, 9.1, 9.1 - 1e-8, 8.95])
-    assert cluster_ids(torch.from_numpy(values)).tolist() == [0, 1, 1, 2, 3, 4, 5, 6, 7, 7, 8]
+    # Under an outlier of 1e5 all values below 10 are a chain, in which each is one of its own unless it is equal.
+    values = torch.tensor(
+        [1e5, 10, 10, 9.85, 9.7, 9.55, 9.4, 9.25, 9.1, 9.1 - 1e-8, 8.95], dtype=torch.float64
+    )
+    assert cluster_ids(values).tolist() == [0, 1, 1, 2, 3, 4, 5, 6, 7, 7, 8]
 
 
 def test_cluster_projections_by_hand() -> None:
