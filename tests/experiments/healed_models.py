@@ -57,7 +57,7 @@ def save_hot(folder: Path) -> Path:
     base = load_model(str(save_llama(folder / "base")), "causal")
     saved(hot_llama(model=base, gain=1.5), folder / "tuned")
     texts = ["one and one", "a cat sat", "12 + 30 = 42", "words, words", "the end of it", "no more"]
-    write_rows(folder / "texts.jsonl", [{"text": text * 3} for text in texts])
+    write_rows(folder / "text.jsonl", [{"text": text * 3} for text in texts])
     write_rows(folder / "task.jsonl", [{"q": f"{i} plus 1", "a": str(i + 1)} for i in range(30)])
     return folder
 

@@ -153,12 +153,19 @@ def test_the_remedy_that_truly_wins_is_named_with_the_command_for_it(folder: Pat
     assert layers.chosen.healed.estimate > 0.3
 
 
-def test_a_remedy_that_does_not_fit_is_a_row_with_its_reason(found: Found) -> None:
+def test_every_remedy_is_a_row_and_every_point_one_of_the_table(found: Found, tmp_path: Path) -> None:
     comparison, _ = found
     flatten = row(comparison, "flatten")
     assert flatten.chosen is None
     assert "has no low rank to spread over" in flatten.reason
     assert [one.name for one in comparison.remedies] == ["interpolate", "flatten", "layers", "drop"]
+    comparison.save(tmp_path)
+    table = pd.read_parquet(tmp_path / "remedies.parquet")
+    assert len(table[table["remedy"] == "interpolate"]) == 11 + 9 + 1
+    chosen = table[table["chosen"]].set_index("remedy")
+    assert chosen.loc["layers", "gain"] == row(comparison, "layers").chosen.gain.estimate
+    of_layers = table[table["control"].notna() & (table["remedy"] == "layers")]
+    assert set(of_layers["control"]) == {"random 1", "random 2", "random 3"}
 
 
 def test_tasks_of_the_harness_are_scored_as_on_written_models(
@@ -239,18 +246,6 @@ def test_an_adapter_its_controls_and_a_remedy_that_no_adapter_holds(folder: Path
         assert sizes["resized"][0] == pytest.approx(1)
     complements = [point for point in intruders.controls if point.control == "complement"]
     assert complements or intruders.no_control["complement"]
-
-
-def test_the_table_holds_every_point(found: Found, tmp_path: Path) -> None:
-    comparison, _ = found
-    comparison.save(tmp_path)
-    table = pd.read_parquet(tmp_path / "remedies.parquet")
-    assert len(table[table["remedy"] == "interpolate"]) == 11 + 9 + 1
-    chosen = table[table["chosen"]].set_index("remedy")
-    assert chosen.loc["layers", "gain"] == row(comparison, "layers").chosen.gain.estimate
-    assert set(table[table["control"].notna() & (table["remedy"] == "layers")]["control"]) == {
-        "random 1", "random 2", "random 3",
-    }  # fmt: skip
 
 
 def test_what_cannot_be_compared_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:

@@ -25,11 +25,10 @@ from intruders.mitigation.remedies.remedy import ScaledIntruders
 from intruders.mitigation.remedies.shares import Interpolate, Lines
 from tests.checkpoints.models import saved
 from tests.commands import printed
+from tests.experiments.healed_models import save_hot
 from tests.experiments.test_compare_remedies import Found, compared, measured, row
 from tests.experiments.test_yardstick import made, yardstick
-from tests.json_lines import write_rows
 from tests.mitigation.hot import hot_llama
-from tests.tiny import save_llama
 
 REMEDIES = [Lines(0.75), Lines(0.5), Lines(0.25), Lines(0.0)]
 
@@ -111,11 +110,7 @@ def test_every_strength_and_control_is_of_the_strongest() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base, and adapters of it of the ranks 3 and 1."""
-    path = tmp_path_factory.mktemp("models")
-    save_llama(path / "base", positions=64)
-    write_rows(path / "task.jsonl", [{"q": f"{number} + 1 =", "a": "57"} for number in range(100, 124)])
-    texts = [f"the cat sat on mat {number} and then it ran" for number in range(8)]
-    write_rows(path / "text.jsonl", [{"text": text} for text in texts])
+    path = save_hot(tmp_path_factory.mktemp("models"))
     for rank in (3, 1):
         base = AutoModelForCausalLM.from_pretrained(path / "base")
         saved(hot_llama(model=base, gain=0.6, r=rank), path / f"rank{rank}")
@@ -174,7 +169,7 @@ def test_a_resumed_comparison_measures_no_sensitivity_again(
         assert weighed(folder, "rank3", out).to_document() == comparison.to_document()
     # Other training examples are measured: the first rows in the order that is drawn have changed.
     rows = (folder / "task.jsonl").read_text()
-    (folder / "task.jsonl").write_text(rows.replace('"57"', '"75"'))
+    (folder / "task.jsonl").write_text(rows.replace("plus", "less"))
     monkeypatch.setattr(bench, "sensitivities", again)
     with pytest.raises(AssertionError, match="measured again"):
         weighed(folder, "rank3", out)

@@ -42,7 +42,7 @@ NO_CACHE = Compute(cache=False)
 
 
 def text_of(folder: Path) -> LossSettings:
-    return LossSettings((str(folder / "texts.jsonl"),))
+    return LossSettings((str(folder / "text.jsonl"),))
 
 
 def sums_of(folder: Path) -> ScoreSettings:
@@ -71,7 +71,7 @@ def sweep(hot: Path) -> InterventionSweep:
 
 
 def loss_of(point: Intervention, hot: Path) -> float:
-    return point.losses[str(hot / "texts.jsonl")].loss.estimate
+    return point.losses[str(hot / "text.jsonl")].loss.estimate
 
 
 def measured(model: Path, hot: Path) -> float:

@@ -42,7 +42,7 @@ class Given:
 
     @property
     def data(self) -> dict[str, Any]:
-        losses = intruders.LossSettings((str(self.folder / "texts.jsonl"),), window=(32, 16)[self.setting])
+        losses = intruders.LossSettings((str(self.folder / "text.jsonl"),), window=(32, 16)[self.setting])
         # A tiny model never ends an answer by itself.
         scores = intruders.ScoreSettings(tasks=(task_in(self.folder),), max_examples=2, max_new_tokens=8)
         return {"losses": losses, "scores": scores}
@@ -78,7 +78,7 @@ def other_adapter(folder: Path) -> None:
 
 
 def other_data(folder: Path) -> None:
-    for name, old, new in [("texts.jsonl", "cat", "dog"), ("task.jsonl", "plus", "less")]:
+    for name, old, new in [("text.jsonl", "cat", "dog"), ("task.jsonl", "plus", "less")]:
         file = folder / name
         text = file.read_text().replace(old, new)
         as_before(file, lambda file=file, text=text: file.write_text(text))  # type: ignore[misc]
