@@ -1,23 +1,14 @@
 """Parquet files against what pyarrow itself reads of them."""
 
 import io
-import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intruders.system.parquet import document_in, parquet_bytes
+from intruders.system.parquet import parquet_bytes
 
 TABLE = pa.table({"name": ["a", "b", "a"], "value": [1.0, 2.0, 3.0]})
-
-
-def test_documents_are_json_in_the_metadata_of_the_schema() -> None:
-    written = {b"one": {"name": "é", "parts": [1, None]}, b"two": []}
-    schema = pq.read_schema(io.BytesIO(parquet_bytes(TABLE, written)))
-    assert {key: json.loads(text) for key, text in schema.metadata.items()} == written
-    assert "é".encode() in schema.metadata[b"one"]
-    assert {key: document_in(schema, key) for key in written} == written
 
 
 @pytest.mark.parametrize(("only_texts", "wanted"), [(False, {"name", "value"}), (True, {"name"})])
