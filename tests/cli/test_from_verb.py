@@ -9,19 +9,15 @@ from typer.testing import CliRunner
 
 from intruders.audits.audit_settings import Compute
 from intruders.cli import options
-from intruders.cli.from_verb import Taken, argument, command, of_settings, option
+from intruders.cli.from_verb import Taken, command, of_settings
 from intruders.models.loading_settings import Loading
 from intruders.settings import Settings, setting
 
 
 @dataclass(frozen=True)
 class Looks(Settings):
-    k: int = setting(10, "How many.", least=1, metavar="N", panel="Looks")
-    rank: int | None = setting(None, "Its rank.", long_names=["r"], unless_given="default: as it needs")
+    k: int = setting(10, "How many.")
     scales: tuple[float, ...] = setting((0.0, 0.5), "Scales.", by_commas=True)
-    patterns: tuple[str, ...] = setting((), "Names.", item="pattern", option="pattern")
-    train_all: bool = setting(False, "All of them.")
-    alpha: float | str = setting("2r", "Alpha.")
 
 
 def made_of(found: dict[str, Any], *taken: Taken) -> typer.Typer:
@@ -31,39 +27,21 @@ def made_of(found: dict[str, Any], *taken: Taken) -> typer.Typer:
     return app
 
 
-def run(
-    found: dict[str, Any], *typed: str, settings: type[Settings] | Settings = Looks, over_a_file: bool = False
-) -> None:
-    taken = of_settings("looks", settings, over_a_file=over_a_file)
-    app = made_of(found, argument("name", str, "Name."), option("out", str, "Out.", "here"), taken)
-    done = CliRunner().invoke(app, typed)
-    assert done.exit_code == 0, done.output
-
-
 @pytest.mark.parametrize(
-    ("typed", "wanted"),
+    ("settings", "over_a_file", "typed", "wanted"),
     [
-        ([], Looks()),
-        (["--k", "3", "--r", "2"], Looks(k=3, rank=2)),
-        (["--scales", "0,1"], Looks(scales=(0.0, 1.0))),
-        (["--pattern", "*.a,*", "--pattern", "*.b"], Looks(patterns=("*.a,*", "*.b"))),
-        (["--train-all", "--alpha", "16"], Looks(train_all=True, alpha="16")),
+        (Looks, True, ["--k", "10"], {"k": 10}),
+        (Looks, True, [], {}),
+        (Looks(k=4, scales=(0.25,)), False, [], Looks(k=4, scales=(0.25,))),
     ],
 )
-def test_options_become_settings(typed: list[str], wanted: Looks) -> None:
+def test_over_a_file_only_what_was_typed_is_passed_on_and_defaults_are_those_given(
+    settings: type[Settings] | Settings, over_a_file: bool, typed: list[str], wanted: object
+) -> None:
     found: dict[str, Any] = {}
-    run(found, "a", *typed)
-    assert found == {"name": "a", "out": "here", "looks": wanted}
-
-
-def test_over_a_file_only_what_was_typed_is_passed_on() -> None:
-    found: dict[str, Any] = {}
-    run(found, "a", "--k", "10", over_a_file=True)
-    assert found["looks"] == {"k": 10}
-    run(found, "a", over_a_file=True)
-    assert found["looks"] == {}
-    run(found, "a", settings=Looks(k=4, scales=(0.25,)))
-    assert found["looks"] == Looks(k=4, scales=(0.25,)), "the defaults are those given"
+    done = CliRunner().invoke(made_of(found, of_settings("looks", settings, over_a_file=over_a_file)), typed)
+    assert done.exit_code == 0, done.output
+    assert found == {"looks": wanted}
 
 
 @pytest.mark.parametrize(

@@ -128,15 +128,6 @@ def test_what_must_be_given_comes_first(name: str) -> None:
     assert not required or titles[:2] in (["Arguments", "Required"], ["Required", titles[1]])
 
 
-def test_options_stand_in_groups() -> None:
-    text = shown("finetune", asked="--help-all")
-    titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
-    assert titles[:2] == ["Required", "Run"]
-    assert {"Method", "Training", "Data files", "Output"} < set(titles)
-    assert len(titles) == len(set(titles))
-    assert text.count("--lr-scheduler-type") == 1
-
-
 @pytest.mark.parametrize("command", ["finetune", "sequence"])
 def test_defaults_of_a_run_are_those_of_its_settings(command: str) -> None:
     """These options default to None, so that a YAML file stands beneath them: their help names the default."""

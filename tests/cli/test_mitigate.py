@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from intruders.mitigation.remedies.remedy import Position, ShareRemedy
 from intruders.settings import setting
 from tests.commands import printed, refusal
-from tests.mitigation.hot import deviation, merged_from
 
 
 def test_mitigate(folder: Path, tmp_path: Path) -> None:
@@ -92,8 +90,6 @@ class Lottery(ShareRemedy):
 
 
 def test_what_draws_takes_a_seed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import AutoModelForCausalLM
-
     monkeypatch.setattr(
         "intruders.mitigation.remedies.every_remedy.plugins_of", lambda group: {"lottery": Lottery}
     )
@@ -101,16 +97,6 @@ def test_what_draws_takes_a_seed(folder: Path, tmp_path: Path, monkeypatch: pyte
     control = ("--scale", "0.5", "--control", "random")
     printed("mitigate", *models, *control, "--seed", "3", "--out", tmp_path / "control")
     assert "0.237965" in printed("mitigate", *models, "--remedy", "lottery", "--seed", "3", "--out", out)
-    weights = AutoModelForCausalLM.from_pretrained(folder / "base").state_dict()
-    tuned, mitigated = (
-        merged_from(path, AutoModelForCausalLM.from_pretrained(folder / "base"))
-        for path in (folder / "tuned", out)
-    )
-    changed = [name for name in weights if not torch.equal(tuned[name], weights[name])]
-    assert changed
-    for name in changed:
-        wanted = weights[name] + random.Random(3).random() * (tuned[name] - weights[name])
-        assert deviation(mitigated[name], wanted) < 1e-5
 
 
 @pytest.mark.parametrize("option", [("--epsilon", "0.05"), ("--k", "2"), ("--include", "*up_proj*")])

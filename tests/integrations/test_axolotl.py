@@ -61,15 +61,7 @@ def _trained(plugin: Any, out: Path, **keys: Any) -> tuple[Any, list[Any]]:
     return trainer, callbacks
 
 
-def test_its_keys_make_the_audits(plugin: Any, tmp_path: Path) -> None:
-    trainer, [callback] = _trained(plugin, tmp_path, intruders_every=5, intruders_stop_above=0)
-    assert callback.has_stopped
-    assert callback.last.intruders > 0
-    assert trainer.state.global_step < 20
-    assert logged(trainer)[0]["step"] == 5
-
-
-def test_a_loss_and_a_limit_are_keys_too(plugin: Any, tmp_path: Path) -> None:
+def test_its_keys_make_the_audits_with_a_loss_and_a_limit(plugin: Any, tmp_path: Path) -> None:
     text = tmp_path / "known.txt"
     text.write_text("The text of a document, which the model once knew. ")
     keys = {"loss_on": str(text), "loss_tokens": 40, "keep_forgetting_below": 99.0}
