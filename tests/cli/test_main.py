@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,18 +17,26 @@ from tests.commands import in_this_process, refusal, without_loading
 
 
 @pytest.mark.parametrize(
-    ("package", "status", "said"),
+    ("error", "status", "said"),
     [
-        ("peft", 2, "'peft', which is not installed; run pip install '.[train]'"),
+        (
+            ModuleNotFoundError(name="peft.tuners"),
+            2,
+            "'peft', which is not installed; run pip install '.[train]'",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "error: memory ran out (DefaultCPUA"),
         # A fault of ours: not 1, which a gate of CI would take for the audit's answer.
-        ("no_module_of_any_extra", 70, "Traceback"),
+        (ModuleNotFoundError(name="no_module_of_any_extra"), 70, "Traceback"),
     ],
 )
-def test_a_missing_package_is_one_line_if_an_extra_has_it(
-    package: str, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_package_of_an_extra_and_memory_are_missed_in_one_line(
+    error: Exception,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(sys.modules["intruders.cli.main"], "app", lambda **_: __import__(package))
+    monkeypatch.setattr(sys.modules["intruders.cli.main"], "app", Mock(side_effect=error))
     with pytest.raises(SystemExit) as stopped:
         cli()
     assert stopped.value.code == status
