@@ -9,7 +9,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from intruders.data.task import Example, Task
 from intruders.models import answers
@@ -54,12 +53,7 @@ def test_what_a_pass_predicts_is_what_generation_gives(llama: Path, tmp_path: Pa
     task = Task("rows", "causal", "exact", ROWS, ROWS, [])
     opened = OpenedModel(model, tokenizer, 512)
     found = graded(opened, task, ROWS, batch_size=5).right
-    plain = []
-    for row in ROWS:
-        ids = torch.tensor([tokenizer(row.text)["input_ids"]])
-        options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": 2, "pad_token_id": 0}
-        written = model.generate(input_ids=ids, **options)  # type: ignore[operator]
-        plain.append(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+    plain = [_written_by_hand(model, tokenizer, row, 20) for row in ROWS]
     answers = generated_answers(opened, ROWS, batch_size=5)
     assert [answer.text for answer in answers] == plain
     assert found == [text.strip() == row.target for text, row in zip(plain, ROWS, strict=True)]
@@ -190,11 +184,3 @@ def test_what_is_reached_has_all_outcomes_and_what_cannot_be_is_given_up(asked: 
     assert asked == [16, 14, 16]
     assert right == [*expected[:26], *[None] * 14]
     assert None not in reached(29 / 40)
-
-
-def test_on_a_model_they_are_all_outcomes(llama: Path) -> None:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(llama), AutoTokenizer.from_pretrained(llama)
-    opened = OpenedModel(model, tokenizer, 64)
-    given = graded(opened, TASK, EXAMPLES[:4]).right
-    share = sum(given) / 4
-    assert outcomes_until_decided(opened, TASK, EXAMPLES[:4], accuracy=share) == given

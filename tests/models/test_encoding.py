@@ -35,34 +35,13 @@ def test_only_the_completion_and_its_end_are_learned() -> None:
     assert row == {"input_ids": [a, b, c, d, end], "labels": [IGNORED, IGNORED, c, d, end]}
 
 
-_TEMPLATE = (
-    "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
-)
-
-
-def _conversation(origin: str = "") -> Example:
-    talk = Conversation((("system", "be brief"), ("user", "hi?")), (("assistant", "yes"),))
-    return Example("be brief\nhi?", "yes", conversation=talk, origin=origin)
-
-
-@pytest.mark.parametrize(("end", "learned"), [("</s>", "yes</s>"), ("\n", "yes\n</s>")])
-def test_an_answer_is_learned_with_the_end_of_its_template_or_its_own(end: str, learned: str) -> None:
+def test_a_template_that_refuses_a_conversation_is_quoted() -> None:
     tokenizer = character_tokenizer()
-    tokenizer.chat_template = _TEMPLATE.replace("</s>", end)
-    (row,) = encode_completions(tokenizer, [_conversation()], 100, where="rows")
-    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == learned
-    ((prompt, _),) = encode_parts(tokenizer, [_conversation()])
-    assert tokenizer.decode(prompt).endswith("<s>assistant: "), "generation begins where the answer does"
-
-
-def test_a_tokenizer_that_cannot_chat_is_refused() -> None:
-    tokenizer = character_tokenizer()
-    with pytest.raises(SettingError, match=r"line 3 of chat.jsonl is a conversation, and the tokenizer"):
-        encode_completions(tokenizer, [_conversation("line 3 of chat.jsonl")], 100, where="rows")
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    talk = Conversation((("user", "hi?"),), (("assistant", "yes"),))
+    asked = Example("hi?", "yes", conversation=talk, origin="line 3 of chat.jsonl")
     with pytest.raises(SettingError, match=r"line 3 of chat.jsonl .* refuses: roles must alternate"):
-        encode_completions(tokenizer, [_conversation("line 3 of chat.jsonl")], 100, where="rows")
+        encode_completions(tokenizer, [asked], 100, where="rows")
 
 
 def test_a_row_that_does_not_fit_is_named_as_in_its_file() -> None:

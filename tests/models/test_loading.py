@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,10 +19,9 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from intruders.data.corpora import load_all, load_corpora
+from intruders.data.corpora import load_all
 from intruders.errors import CheckpointError, MissingDependencyError, SettingError
 from intruders.measures import text_loss
-from intruders.measures.corpus_loss import losses_by_corpus
 from intruders.measures.evaluate import evaluate
 from intruders.measures.measure_settings import LossSettings
 from intruders.models.loading import load_model, load_tokenizer
@@ -34,7 +32,7 @@ from intruders.studies.measure_stages import base_losses
 from intruders.system.out_of_memory import Halving, is_out_of_memory
 from intruders.training.finetune_config import FinetuneConfig
 from tests.checkpoints.models import set_factors
-from tests.tiny import save_bert, save_gpt2, save_llama
+from tests.tiny import save_bert, save_llama, short_texts
 from tests.training.tiny_runs import logits_of
 
 
@@ -44,13 +42,6 @@ def in_half(folder: Path) -> Path:
     shutil.copytree(base, folder, dirs_exist_ok=True)
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
-
-
-def text(folder: Path) -> str:
-    folder.mkdir()
-    for number in range(4):
-        (folder / f"{number}.txt").write_text(f"document {number}: " + "one two three four " * (3 + number))
-    return str(folder)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -131,7 +122,7 @@ def test_single_precision_is_not_recorded(tmp_path: Path) -> None:
 
 def test_losses_of_a_studys_base_are_measured_again_in_another_type(tmp_path: Path) -> None:
     half = in_half(tmp_path / "half")
-    settings = LossSettings(loss_on=(text(tmp_path / "texts"),))
+    settings = LossSettings(loss_on=(str(short_texts(tmp_path / "texts.jsonl", 4)),))
     corpora = load_all(settings.loss_on, max_documents=settings.max_documents, seed=0)
     (name,) = corpora
     both = [
@@ -148,7 +139,7 @@ def test_losses_of_a_studys_base_are_measured_again_in_another_type(tmp_path: Pa
 
 def test_the_type_is_told(tmp_path: Path) -> None:
     half = in_half(tmp_path / "half")
-    losses = LossSettings(loss_on=(text(tmp_path / "texts"),))
+    losses = LossSettings(loss_on=(str(short_texts(tmp_path / "texts.jsonl", 4)),))
     told = evaluate(str(half), losses=losses)
     assert told.notes == ["measured in bfloat16; losses are summed in double precision"]
     differing = evaluate(str(half), base=str(half / "single"), losses=losses)
@@ -221,7 +212,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_told_once() -> None:
 
 
 def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base, texts = str(save_llama(tmp_path / "base")), text(tmp_path / "texts")
+    base, texts = str(save_llama(tmp_path / "base")), str(short_texts(tmp_path / "texts.jsonl", 4))
     expected = evaluate(base, losses=LossSettings((texts,), window=16)).losses[0].losses[0]
     real = text_loss.token_losses
 
@@ -237,22 +228,6 @@ def test_losses_do_not_depend_on_halving(tmp_path: Path, monkeypatch: pytest.Mon
     assert halved.losses[0].losses[0].sums == pytest.approx(expected.sums, rel=1e-5)
     with pytest.raises(MemoryError):
         evaluate(base, losses=LossSettings((texts,), window=16))
-
-
-def test_no_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    main = import_module("intruders.cli.main")
-
-    def run_out(**_: Any) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
-
-    monkeypatch.setattr(main, "app", run_out)
-    with pytest.raises(SystemExit) as ended:
-        main.main()
-    assert ended.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("error: memory ran out (DefaultCPUAllocator: can't allocate memory")
-    assert line.count("\n") == 1
-    assert "--dtype bfloat16" in line
 
 
 def test_a_batch_size_is_a_number_or_auto() -> None:
@@ -296,24 +271,6 @@ def test_quantizing_needs_its_package(tmp_path: Path, monkeypatch: pytest.Monkey
         require_whole_weights(Loading(load_in="4bit"))
     with pytest.raises(SettingError, match="device 'cuda:7' cannot be used here"):
         load_model(base, "causal", loading=Loading(device="cuda:7"))
-
-
-@pytest.mark.parametrize("save", [save_llama, save_gpt2, save_bert])
-def test_an_adapter_beside_its_base_measures_as_one_in_its_weights(save: Any, tmp_path: Path) -> None:
-    base = str(save(tmp_path / "base"))
-    opened = open_language_model(base)
-    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-    model: Any = get_peft_model(opened.model, config)
-    model.save_pretrained(tmp_path / "adapter")
-    corpora = load_corpora(text(tmp_path / "texts"))
-    sides = [open_language_model(str(tmp_path / "adapter"), base, merged=way) for way in (False, True)]
-    of_base, beside, merged = (
-        losses_by_corpus(side, {"text": corpora}, LossSettings())["text"][0].sums
-        for side in (open_language_model(base), *sides)
-    )
-    assert abs(of_base - merged).min() > 1e-2
-    # x W0^T + (x A^T) B^T and x (W0 + B A)^T differ by the rounding of single precision, layer after layer.
-    assert beside == pytest.approx(merged, rel=1e-5)
 
 
 def test_the_adapter_of_a_classifier_computes_beside_an_encoder_of_16_bits(tmp_path: Path) -> None:
