@@ -1,36 +1,15 @@
-"""Settings by short and long names, from YAML, and every way in which they can be wrong."""
+"""Every way in which the settings of a run can be wrong."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from intruders.errors import SettingError
 from intruders.training.finetune_config import FinetuneConfig
 
 _BASE = {"base": "b", "task": "word-problems", "out": "o", "steps": 10}
-
-
-def test_trainers_and_pefts_own_names_are_understood() -> None:
-    found = FinetuneConfig.from_mapping(
-        {
-            "model_name_or_path": "b", "task": "t", "output_dir": "o", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1,
-            "learning_rate": 1e-3, "max_steps": 7, "per_device_train_batch_size": 2,
-        },
-        where="test",
-    )  # fmt: skip
-    given = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "lr": 1e-3, "steps": 7, "batch_size": 2}
-    assert found == FinetuneConfig(base="b", task="t", out="o", **given)
-
-
-def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
-    given = {"text": ("a", "b"), "label": "y", "match": "accuracy=0.5", "eval_steps": 3, "audit_steps": 2}
-    config = FinetuneConfig(base="b", task="t", out="o", steps=3, **given)
-    file = tmp_path / "again.yaml"
-    file.write_text(yaml.safe_dump(config.as_dict()))
-    assert FinetuneConfig.from_file(file) == config
 
 
 @pytest.mark.parametrize(
@@ -54,6 +33,13 @@ def test_what_was_done_can_be_done_again(tmp_path: Path) -> None:
         ({"method": "pissa", "load_in": "4bit"}, "load_in is '4bit', but method 'pissa' needs the base's"),
         ({"method": "full", "start_from": "a"}, "which method 'full' cannot go on from"),
         ({"budget": 1, "load_in": "4bit"}, "budget is 1.0, and load_in is '4bit'"),
+        ({"replay": "pydoc"}, "expected CORPUS@SHARE"),
+        ({"replay": "pydoc@0"}, "expected CORPUS@SHARE"),
+        ({"replay": "pydoc@1"}, "expected CORPUS@SHARE"),
+        ({"replay": "pydoc@much"}, "expected CORPUS@SHARE"),
+        ({"replay": "@0.5"}, "expected CORPUS@SHARE"),
+        ({"replay": "pydoc@0.1", "batch_size": 4}, "which is 0 of the 4 rows of a batch"),
+        ({"replay": "pydoc@0.9", "batch_size": 4}, "which is 4 of the 4 rows of a batch"),
         ({"seed": 2**32}, "seed is 4294967296; expected a whole number from 0 to 4294967295"),
     ],
 )

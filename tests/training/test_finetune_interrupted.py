@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from intruders.system.folders import locked_folder
 from intruders.training import arguments
 from intruders.training.finetune import finetune
 from intruders.training.run_folder import RunFolder
-from tests.commands import forked, in_this_process
+from tests.commands import in_this_process
 from tests.training.tiny_runs import Interrupt, assert_equal, config_of, matched, weights_of, when
 
 SCORING = "intruders.training.finetune.graded"
@@ -91,30 +90,6 @@ def test_a_run_in_the_home_is_resumed(llama: Path, tmp_path: Path, monkeypatch: 
     assert finetune(config).path == tmp_path / "home" / "run"
     assert (tmp_path / "home" / "run" / "adapter_model.safetensors").is_file()
     assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
-
-
-def test_a_killed_process_goes_on(llama: Path, tmp_path: Path) -> None:
-    settings = {"steps": 20, "save_steps": 2, "dropout": 0.1, "max_eval_samples": 1}
-    whole = finetune(config_of(llama, tmp_path / "whole", **settings))
-    out = tmp_path / "killed"
-    kills = 0
-    for _ in range(4):
-        marks = len(list(out.glob("checkpoints/*/complete.json")))
-        process = forked(finetune, config_of(llama, out, **settings))
-        # Soon after a further checkpoint: some kills land in training, some in saving.
-        while kills < 2 and process.is_alive():
-            if len(list(out.glob("checkpoints/*/complete.json"))) > marks:
-                time.sleep(0.02 * (kills + 1))
-                process.kill()
-                kills += 1
-                break
-            time.sleep(0.005)
-        process.join()
-        if RunFolder(out).is_finished:
-            break
-    assert kills >= 1
-    assert RunFolder(out).is_finished
-    assert_equal(weights_of(whole.path), weights_of(out))
 
 
 def test_a_checkpoint_cut_off_in_saving_is_not_resumed(tmp_path: Path) -> None:

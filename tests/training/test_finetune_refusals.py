@@ -7,21 +7,11 @@ from typing import Any
 import pytest
 
 from intruders.errors import SettingError
-from intruders.system.folders import LOCK
 from intruders.training.finetune import finetune
-from intruders.training.run_folder import RunFolder
 from tests.training.tiny_runs import config_of, on_rows, rows_file, when
 
 
-def test_a_finished_run_is_left_alone(llama: Path, whole: RunFolder, tmp_path: Path) -> None:
-    def times() -> dict[Path, int]:
-        return {file: file.stat().st_mtime_ns for file in whole.path.rglob("*") if file.name != LOCK}
-
-    before = times()
-    finetune(config_of(llama, whole.path))
-    assert times() == before
-    with pytest.raises(SettingError, match=r"other settings \(lr, rank\)"):
-        finetune(config_of(llama, whole.path, rank=3, lr=1e-3))
+def test_a_folder_of_other_files_is_left_alone(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
     with pytest.raises(SettingError, match="not empty and not a run"):
@@ -73,6 +63,7 @@ CANNOT_BUILD = r"', which transformers cannot build \(.*"
         ({"steps": None, "epochs": 0.5, "match": "accuracy=0.5", "eval_steps": 11}, "and the run has 10"),
         ({"task": "pydoc-topics", "kl_to_base": 1.0}, "kl_to_base is 1, but task 'pydoc-topics' is class"),
         ({"task": "pydoc-topics", "replay": "pydoc@0.5"}, "classification, whose model has no loss on text;"),
+        ({"replay": "pydoc@1+pydoc@1@0.5"}, "mixture of 2 corpora; expected one"),
         ({"task": "pydoc-topics", "loss_on": "pydoc", "audit_steps": 2}, "has no loss on text while it"),
     ],
 )
@@ -82,6 +73,11 @@ def test_what_cannot_be_trained_is_refused_before_a_record_is_written(
     with pytest.raises(SettingError, match=said):
         finetune(config_of(llama, tmp_path / "run", **settings))
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_masked_model_cannot_learn_completions(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="masked language model, which cannot complete"):
+        finetune(config_of(bert, tmp_path / "run"))
 
 
 def test_a_schedule_that_asks_for_more_is_trained_by(llama: Path, tmp_path: Path) -> None:

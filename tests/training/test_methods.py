@@ -11,7 +11,7 @@ from intruders.models.loading import load_model
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.methods import go_on_from, make_optimizer, prepare
 from tests.checkpoints.models import tiny_mixtral
-from tests.tiny import save_bert, save_gpt2
+from tests.tiny import save_bert
 from tests.training.tiny_runs import OURS, logits_of
 
 
@@ -58,14 +58,7 @@ def test_full_trains_fused_experts() -> None:
     assert "model.embed_tokens.weight" not in trained
 
 
-def test_full_trains_conv1d_and_a_classification_head(tmp_path: Path) -> None:
-    gpt2 = _prepared("full", save_gpt2(tmp_path / "gpt2"))
-    trained = {name for name, p in gpt2.named_parameters() if p.requires_grad}
-    assert trained == {
-        f"transformer.h.{layer}.{module}.weight"
-        for layer in (0, 1)
-        for module in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-    }
+def test_full_trains_a_classification_head(tmp_path: Path) -> None:
     classifier = load_model(str(save_bert(tmp_path / "bert")), "classification", ["a", "b"])
     bert = prepare(classifier, _config("full", tmp_path), "classification")
     trained = {name for name, p in bert.named_parameters() if p.requires_grad}
