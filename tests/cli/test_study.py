@@ -132,7 +132,6 @@ def test_a_failed_run_is_listed_and_the_status_says_so(llama: Path, tmp_path: Pa
     [
         ([], "--out is missing; expected the folder of the study"),
         (["--out", "{tmp}/new", "--jobs", "2", "--ray"], "jobs is 2 beside Ray"),
-        (["--out", "{tmp}/new", "--ray", "auto", "--jobs", "2"], "jobs is 2 beside Ray"),
         (["--out", "nonsense://bucket"], "cannot be opened"),
     ],
 )
