@@ -150,14 +150,16 @@ def _examples(runs: pd.DataFrame, matrices: pd.DataFrame) -> pd.DataFrame:
     The report shows their similarity matrices.
     """
     columns = ["base", "task", "method", "described", "run_id", "name", "intruders"]
-    known = matrices.merge(runs[["run_id", "base", "task", "method", "described"]], on="run_id")
+    known = matrices.merge(runs[["run_id", "base", "task", "method", "described", "seed"]], on="run_id")
     examples = [known.iloc[:0]]
     for _, group in known.groupby(["base", "task"]):
         lora = group[group["method"] == "lora"].sort_values(
             ["intruders", "run_id", "name"], ascending=[False, True, True]
         )
         full = group[(group["method"] == "full") & group["name"].isin(lora["name"].head(1))]
-        examples += [lora.head(1), full.sort_values("run_id").head(1)] if len(lora) else []
+        full = full.assign(is_other_seed=~full["seed"].isin(lora["seed"].head(1)))
+        full = full.sort_values(["is_other_seed", "run_id"])
+        examples += [lora.head(1), full.head(1)] if len(lora) else []
     picked = pd.concat(examples)[columns].reset_index(drop=True)
     return picked.rename(columns={"described": "setting", "name": "matrix"})
 
