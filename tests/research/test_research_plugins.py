@@ -3,27 +3,23 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from intruders.studies.study import study_from_text
-from intruders_research.read_study import with_claims
-from tests.studies.planted import study
+from tests.research.parsed import parsed
+from tests.studies.planted import run, study
 from tests.system.test_plugins import example, installed
 
 __all__ = ["example", "installed"]
 
 
-def test_a_claim_is_analyzed_if_a_study_names_it(example: None, tmp_path: Path) -> None:
+def test_a_claim_is_analyzed_if_a_study_names_it(example: None) -> None:
     from intruders.errors import SettingError
     from intruders_research.claim_names import check_analyses
     from intruders_research.claims.every_claim import analyse_all
-    from tests.reports.made_up_study import made_up_study
 
-    results = made_up_study(tmp_path, audits=False)
-    [finding] = analyse_all(results, ["no-run-failed"])
-    assert finding.verdict == f"Contradicted: {len(results.runs) - 1} of {len(results.runs)} runs finished"
+    [finding] = analyse_all(study(runs=[run("one"), run("two", status="failed")]), ["no-run-failed"])
+    assert finding.verdict == "Contradicted: 1 of 2 runs finished"
     [finding] = analyse_all(study(), ["no-run-failed"])
     assert (finding.decision, finding.verdict) == (
         "not run",
@@ -31,8 +27,8 @@ def test_a_claim_is_analyzed_if_a_study_names_it(example: None, tmp_path: Path) 
     )
     with pytest.raises(SettingError, match="did you mean 'no-run-failed'"):
         check_analyses(["no-runs-failed"])
-    text = "analyses: [no-run-failed]\nexperiments: {one: {base: b, task: word-problems, steps: 1}}"
-    asked = with_claims(study_from_text(text, name="x", where="x"), "x")
+    experiments = {"one": {"base": "b", "task": "word-problems", "steps": 1}}
+    asked = parsed({"analyses": ["no-run-failed"], "experiments": experiments})
     assert asked.analyses == ("no-run-failed",)
 
 
