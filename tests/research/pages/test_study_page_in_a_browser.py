@@ -10,17 +10,14 @@ import pytest
 
 from intruders.audits.result.audit_result import Audit
 from intruders.studies.results import Results
+from intruders.studies.tables import COLUMNS
 from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
 from intruders_research.pages.study_page import render_study
 from tests.reports.browsing import WINDOWS, expect, opened, serious_faults, shown
-from tests.reports.made_up_study import without
 
 pytestmark = pytest.mark.browser
-NOT_RUNS = (
-    "matrices", "vectors", "interventions", "sequences", "traces", "mechanism", "remedies", "attributions",
-)  # fmt: skip
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script><b>r=1</b>&amp;"
 
 
@@ -70,7 +67,7 @@ def cells(page: Any, heading: str) -> list[str]:
 
 
 def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Results, list[Finding]]) -> None:
-    assert page.title() == "Study made-up: 60 of 61 runs finished, 11 questions"
+    assert page.title() == "Study made-up: 66 of 67 runs finished, 11 questions"
     for finding in study[1]:
         section = page.locator(f'section[aria-labelledby="{finding.name}"]')
         text = section.text_content()  # what is folded included
@@ -86,7 +83,7 @@ def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Resu
 
 def test_runs_are_filtered(page: Any) -> None:
     page.locator("#filter").fill("PISSA")
-    assert page.locator("#shown").inner_text() == "3 of 61 runs"
+    assert page.locator("#shown").inner_text() == "3 of 67 runs"
     assert set(cells(page, "method")) == {"pissa"}
     page.locator("#filter").fill("failed")
     assert len(cells(page, "run")) == 1
@@ -103,8 +100,8 @@ def test_the_chosen_matrix_is_shown_for_every_setting(
     )
     labels = page.locator("#similarities-0 h4").all_inner_texts()
     assert len(rows) == len(labels) == 6
-    runs = study[0].runs
-    full = runs[(runs["method"] == "full") & (runs["seed"] == 0)]["run_id"].item()
+    [example] = [finding.tables["Similarity matrices"] for finding in study[1] if finding.name == "structure"]
+    full = example.loc[example["setting"].str.startswith("full"), "run_id"].item()
     matrix = Audit.load(study[0].folder / "runs" / full / "audit.json").matrix(name)
     assert labels[-1].startswith("full")
     assert rows[-1] == pytest.approx(list(matrix.similarity[0]), abs=0.5 / 255 + 1e-6)
@@ -183,6 +180,11 @@ def test_names_that_contain_html_are_shown_as_text(
         assert serious_faults(page) == []
 
 
+def with_runs_alone(results: Results, runs: pd.DataFrame) -> Results:
+    empty = {table: getattr(results, table).iloc[:0] for table in COLUMNS}
+    return dataclasses.replace(results, **(empty | {"runs": runs}))
+
+
 def test_a_study_of_nothing_but_runs_opens(
     browser: Any, study: tuple[Results, list[Finding]], tmp_path: Path
 ) -> None:
@@ -195,7 +197,7 @@ def test_a_study_of_nothing_but_runs_opens(
         "kl_prompts",
     ]
     runs = study[0].runs.iloc[:1].assign(**dict.fromkeys(measures, math.nan))
-    bare = dataclasses.replace(without(study[0], *NOT_RUNS), runs=runs, folder=tmp_path)
+    bare = dataclasses.replace(with_runs_alone(study[0], runs), folder=tmp_path)
     with shown(browser, render_study(bare, analyse_all(bare))) as page:
         assert page.locator(".plot").count() == 0
         assert page.locator(".badge.not-run").count() == 2 * len(CLAIMS)
@@ -209,7 +211,7 @@ def test_runs_with_long_names_are_rows_of_few_lines(
     long = [
         f"matched-word-problems-lora-rank1-alpha16-lr0.005-seed0-{number:08x}" for number in range(len(runs))
     ]
-    named = dataclasses.replace(without(study[0], *NOT_RUNS), runs=runs.assign(run_id=long))
+    named = with_runs_alone(study[0], runs.assign(run_id=long))
     with shown(browser, render_study(named, analyse_all(named))) as page:
         lines = page.evaluate(
             "[...document.querySelectorAll('#table tbody tr')].map((row) =>"
