@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from intruders.errors import SettingError
 from intruders.measures.intervals import Interval, mean_interval
-from intruders.studies.study import study_from_text
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Effect, Where
 from intruders_research.claims.shared.evidence import Evidence
@@ -134,11 +132,7 @@ def test_nothing_that_the_claim_speaks_of_is_not_run() -> None:
     assert (finding.decision, finding.answers) == ("not run", [])
 
 
-def test_a_study_file_names_the_effect_that_decides() -> None:
-    text = "experiments: {a: {base: tiny, task: words, lr: 1e-3, steps: 1}}\nprimary: {sequence: points forgotten}"
-    assert study_from_text(text, name="s", where="here").primary == {"sequence": "points forgotten"}
-    with pytest.raises(SettingError, match=r"expected a (part of the name of the effect|text)"):
-        study_from_text(text.replace("points forgotten", "[]"), name="s", where="here")
+def test_an_effect_that_is_named_in_advance_decides_alone() -> None:
     tables = sequence_study()
     results = replace(study(**tables), primary={"sequence": "LoRA minus full"})
     (finding,) = analyse_all(results, ["sequence"])
