@@ -7,7 +7,7 @@ from tests.research.planted import interventions, matched
 from tests.studies.planted import noise, run, study
 
 
-def test_remedies_are_on_the_frontier_where_nothing_beats_them() -> None:
+def test_remedies_are_on_the_frontier_where_nothing_beats_them_with_what_was_scaled_in_columns() -> None:
     rows = matched(effect=1.0)
     (finding,) = analyse_all(study(runs=rows, interventions=interventions(rows)), ["remedies"])
     table = finding.tables["Remedies"]
@@ -23,6 +23,12 @@ def test_remedies_are_on_the_frontier_where_nothing_beats_them() -> None:
         assert row["on_frontier"] == (not beaten.any())
     assert table["on_frontier"].any()
     assert (table["kind"] == "baseline").sum() == 1
+    scaled = table[table["control"] == "intruders"]
+    assert dict(zip(scaled["remedy"], scaled["scale"], strict=True)) == {
+        "intruders scaled to 0 after training": 0.0,
+        "intruders scaled to 0.5 after training": 0.5,
+    }
+    assert set(table.loc[table["control"] == "shrink", "scale"]) == {0.0, 0.5}
 
 
 def test_a_higher_rate_is_no_remedy() -> None:
@@ -48,18 +54,6 @@ def test_the_best_remedy_is_one_that_clearly_saves() -> None:
     assert found.shown
     (best,) = found.answers
     assert best.what.startswith("nats of forgetting saved by lora r=8 ")
-
-
-def test_what_was_scaled_and_to_which_part_stands_in_columns() -> None:
-    rows = matched(effect=1.0)
-    (finding,) = analyse_all(study(runs=rows, interventions=interventions(rows)), ["remedies"])
-    table = finding.tables["Remedies"]
-    scaled = table[table["control"] == "intruders"]
-    assert dict(zip(scaled["remedy"], scaled["scale"], strict=True)) == {
-        "intruders scaled to 0 after training": 0.0,
-        "intruders scaled to 0.5 after training": 0.5,
-    }
-    assert set(table.loc[table["control"] == "shrink", "scale"]) == {0.0, 0.5}
 
 
 @pytest.mark.parametrize("stopped_by", ["steps", "limit", "intruders"])
