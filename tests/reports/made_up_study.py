@@ -12,7 +12,7 @@ from intruders.studies.results import Results, load_results
 from intruders.studies.stage import Rows
 from tests.made_up import made_up_audit
 from tests.research.claims.whole_study import random_terms
-from tests.research.planted import attributed, interventions, sequence_study, study_folder, trace
+from tests.research.planted import around, attributed, interventions, sequence_study, study_folder, trace
 from tests.studies.planted import comparisons, noise, run
 
 SEEDS = (0, 1, 2)
@@ -76,8 +76,7 @@ def _fill_run(tables: Rows, folder: Path, rng: np.random.Generator, seed: int, p
     audit.save(folder / "runs" / run_id / "audit.json")
     of_adapters = {"rank": None, "alpha": None}  # of which full fine-tuning has none
     row = run(run_id, **(of_adapters | settings), experiment=experiment, seed=seed) | {
-        "accuracy": accuracy, "accuracy_low": accuracy - 0.03, "accuracy_high": accuracy + 0.03,
-        "loss_change": change, "loss_change_low": change - 0.05, "loss_change_high": change + 0.05,
+        **around("accuracy", accuracy), **around("loss_change", change),
         "intruders": audit.intruders, "vectors": audit.vectors, "matrices": len(audit.matrices),
         "affected_matrices": sum(matrix.intruders > 0 for matrix in audit.matrices),
         "intruder_energy_share": audit.intruder_energy_share,

@@ -25,6 +25,11 @@ def study_folder(
     return folder
 
 
+def around(column: str, value: float) -> dict[str, float]:
+    """A column with the ends of its interval."""
+    return {column: value, f"{column}_low": value - 0.05, f"{column}_high": value + 0.05}
+
+
 def matched(
     *, seeds: int = 3, effect: float = 1.0, base: str = "tiny", task: str = "words", **changes: Any
 ) -> list[dict[str, Any]]:
@@ -32,48 +37,27 @@ def matched(
     of it; -1: the other way round."""
     rows = []
     for seed in range(seeds):
-        for rank in (1, 2, 4, 8, 16):
-            per_rank = 4 - math.log2(rank)
-            count = round(20 + 5 * effect * per_rank + noise(seed, rank, base, size=1.5))
-            rows.append(
-                run(
-                    f"{base}-{task}-lora-{rank}-{seed}",
-                    base=base,
-                    task=task,
-                    method="lora",
-                    rank=rank,
-                    seed=seed,
-                    intruders=count,
-                    affected_matrices=min(20, count),
-                    intruder_energy_share=count / 400,
-                    loss_change=0.1
-                    + 0.01 * effect * (count - 20)
-                    + noise("loss", seed, rank, base, size=0.005),
-                    update_frobenius=3 + noise("norm", seed, rank, base),
-                    effective_rank=(0.7 + noise("spread", seed, rank, base, size=0.02)) * rank,
-                )
-                | changes
-            )
-        count = round(20 - 20 * effect + noise("full", seed, base, size=1.5))
-        rows.append(
-            run(
-                f"{base}-{task}-full-{seed}",
+        for rank in (1, 2, 4, 8, 16, None):
+            more = 5 * (4 - math.log2(rank)) if rank else -20  # intruders, where the effect is 1
+            count = max(0, round(20 + effect * more + noise(seed, rank, base, size=1.5)))
+            name = f"lora-{rank}" if rank else "full"
+            row = run(
+                f"{base}-{task}-{name}-{seed}",
                 base=base,
                 task=task,
-                method="full",
-                rank=None,
-                alpha=None,
-                lr=5e-5,
+                method="lora",
+                rank=rank,
                 seed=seed,
-                intruders=max(0, count),
-                loss_change=0.1
-                + 0.01 * effect * (max(0, count) - 20)
-                + noise("loss", seed, base, size=0.005),
-                update_frobenius=3 + noise("norm", seed, base),
-                effective_rank=40.0,
+                intruders=count,
+                affected_matrices=min(20, count),
+                intruder_energy_share=count / 400,
+                loss_change=0.1 + 0.01 * effect * (count - 20) + noise("loss", seed, rank, base, size=0.005),
+                update_frobenius=3 + noise("norm", seed, rank, base),
+                effective_rank=(0.7 + noise("spread", seed, rank, base, size=0.02)) * (rank or 60),
             )
-            | changes
-        )
+            if rank is None:
+                row |= {"method": "full", "alpha": None, "lr": 5e-5}
+            rows.append(row | changes)
     return rows
 
 
@@ -92,18 +76,13 @@ def interventions(
             common = {"run_id": of["run_id"], "measure": measure, "on": on, "base_value": None}
             rows.append(common | {"control": "intruders", "scale": 1.0, "value": 3.0, "change": 0.0})
             for scale in (0.0, 0.5):
-                jitter = noise(of["run_id"], measure, scale, size=0.01)
-                for control in ("intruders", "shrink", "random"):
-                    own = (moved + jitter) * (1 - scale) * 1.5
-                    if control != "intruders":
-                        own += other + noise(of["run_id"], control, scale, size=0.01)
-                    row = common | {"control": control, "scale": scale, "value": 3.0 + own, "change": own}
-                    row |= {"change_low": own - 0.05, "change_high": own + 0.05}
-                    if control != "intruders":
-                        gap = other + noise(of["run_id"], control, scale, size=0.01)
-                        row |= {"against_intruders": gap}
-                        row |= {"against_intruders_low": gap - 0.05, "against_intruders_high": gap + 0.05}
-                    rows.append(row)
+                own = (moved + noise(of["run_id"], measure, scale, size=0.01)) * (1 - scale) * 1.5
+                scaled = common | {"control": "intruders", "scale": scale, "value": 3.0 + own}
+                rows.append(scaled | around("change", own))
+                for control in ("shrink", "random"):
+                    gap = other + noise(of["run_id"], control, scale, size=0.01)
+                    row = common | {"control": control, "scale": scale, "value": 3.0 + own + gap}
+                    rows.append(row | around("change", own + gap) | around("against_intruders", gap))
     return rows
 
 
