@@ -160,12 +160,13 @@ def click_cell(page: Any, x: int, y: int) -> None:
 
 
 def column(page: Any, key: str) -> list[str]:
-    """The texts of one column of the table of matrices, from the top."""
+    """The texts of one column of the table of matrices or of runs, from the top, without hidden rows."""
     cells: list[str] = page.evaluate(
         """(key) => {
           const heads = [...document.querySelectorAll("#table thead th")];
-          const at = heads.findIndex((head) => head.dataset.key === key);
-          return [...document.querySelectorAll("#table tbody tr")].map((row) => row.cells[at].textContent);
+          const at = heads.findIndex((head) => (head.dataset.key ?? head.textContent) === key);
+          const rows = [...document.querySelectorAll("#table tbody tr:not(.hidden)")];
+          return rows.map((row) => row.cells[at].textContent);
         }""",
         key,
     )

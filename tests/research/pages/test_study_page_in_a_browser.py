@@ -15,7 +15,7 @@ from intruders_research.claim_names import CLAIMS
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
 from intruders_research.pages.study_page import render_study
-from tests.reports.browsing import WINDOWS, expect, opened, serious_faults, shown
+from tests.reports.browsing import WINDOWS, column, expect, opened, serious_faults, shown
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script><b>r=1</b>&amp;"
@@ -53,19 +53,6 @@ def read_to_the_end(page: Any, inside: str = "main") -> None:
     )
 
 
-def cells(page: Any, heading: str) -> list[str]:
-    """The texts of a column of the table of runs, from the top, without hidden rows."""
-    found: list[str] = page.evaluate(
-        """(heading) => {
-          const heads = [...document.querySelectorAll("#table thead th")];
-          const at = heads.findIndex((head) => head.textContent === heading);
-          return [...document.querySelectorAll("#table tbody tr:not(.hidden)")].map((row) => row.cells[at].textContent);
-        }""",
-        heading,
-    )
-    return found
-
-
 def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Results, list[Finding]]) -> None:
     assert page.title() == "Study made-up: 66 of 67 runs finished, 11 questions"
     for finding in study[1]:
@@ -84,9 +71,9 @@ def test_it_opens_with_a_section_for_every_analysis(page: Any, study: tuple[Resu
 def test_runs_are_filtered(page: Any) -> None:
     page.locator("#filter").fill("PISSA")
     assert page.locator("#shown").inner_text() == "3 of 67 runs"
-    assert set(cells(page, "method")) == {"pissa"}
+    assert set(column(page, "method")) == {"pissa"}
     page.locator("#filter").fill("failed")
-    assert len(cells(page, "run")) == 1
+    assert len(column(page, "run")) == 1
 
 
 def test_the_chosen_matrix_is_shown_for_every_setting(
@@ -175,7 +162,7 @@ def test_names_that_contain_html_are_shown_as_text(
         assert EVIL in page.title()
         assert page.locator("main").inner_text().count(EVIL) > 60
         assert page.locator("main img, main script, main b").count() == 0
-        assert cells(page, "run")[0] == EVIL
+        assert column(page, "run")[0] == EVIL
         assert "<img src=x" in page.locator("#figure-0").text_content()
         assert serious_faults(page) == []
 
