@@ -31,7 +31,9 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").replace("\\|", "/").split("|")]
 
 
-def test_every_answer_is_a_row_with_its_numbers(studies: list[Path]) -> None:
+def test_every_answer_is_a_row_and_runs_that_did_not_reach_their_score_are_listed(
+    studies: list[Path],
+) -> None:
     lines = verdict_table(studies)
     table = [cells(line) for line in lines if line.startswith("|")]
     assert table[0][:3] == ["claim", "model and task", "verdict"]
@@ -47,10 +49,7 @@ def test_every_answer_is_a_row_with_its_numbers(studies: list[Path]) -> None:
     (sequence,) = [row for row in table if row[0] == "Tasks in sequence"]
     assert sequence[2].startswith("*not run*: this needs finished runs of `kind: sequence`")
     assert all(len(row) == 6 for row in table)
-
-
-def test_runs_that_failed_or_did_not_reach_their_score_are_listed(studies: list[Path]) -> None:
-    text = "\n".join(verdict_table(studies))
+    text = "\n".join(lines)
     ids = [row["run_id"] for row in matched()]
     assert f"`{studies[0]}`: 16 of 18 runs finished, 3 seeds." in text
     assert f"- 1 failed: {ids[0]} (out | of memory)" in text
