@@ -26,10 +26,11 @@ from tests.research.published.test_published_study import run_script
 from tests.studies.tiny_study import contents, cut_off_at, tiny_study
 
 
-def test_what_is_published_has_no_weights_and_the_evaluations_of_its_runs(
+def test_what_is_published_has_no_weights_and_the_tables_evaluations_and_verdicts_of_its_study(
     published: tuple[Path, Path],
 ) -> None:
     runs, data = published
+    same_tables(load_results(runs), load_results(data))
     assert {file.suffix for file in data.iterdir()} == {".json", ".yaml", ".parquet"}
     document = json.loads((data / "published.json").read_text())
     assert len(document["runs"]) == document["planned"] == 2
@@ -39,6 +40,9 @@ def test_what_is_published_has_no_weights_and_the_evaluations_of_its_runs(
         )
     # One stopped at its step and had no score to match: nothing deviates.
     assert document["deviations"] == []
+    verdicts = printed("verdicts", data)
+    assert f"`intruders report {data}`" in verdicts
+    assert "intruders study" not in verdicts, "which would write into the published tables"
 
 
 def test_an_outsider_finds_documents_answers_and_the_machine_in_the_folder(
@@ -65,14 +69,6 @@ def test_published_and_taken_over_runs_tell_the_times_that_their_study_tells(
     told = [list(time_lines(planned, [str(folder)])) for folder in (runs, data, data.parent, another)]
     assert told[0][0].endswith("from the times of 2 earlier runs")
     assert told == [told[0]] * 4
-
-
-def test_published_tables_are_those_of_the_study_and_have_its_verdicts(published: tuple[Path, Path]) -> None:
-    runs, data = published
-    same_tables(load_results(runs), load_results(data))
-    verdicts = printed("verdicts", data)
-    assert f"`intruders report {data}`" in verdicts
-    assert "intruders study" not in verdicts, "which would write into the published tables"
 
 
 def test_a_study_that_was_continued_can_be_published_and_taken_over_again(

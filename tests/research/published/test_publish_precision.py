@@ -15,9 +15,9 @@ from tests.research.parsed import parsed, run_study
 from tests.studies.tiny_study import BRIEF, tiny_study
 
 
-def of_two_seeds(llama: Path, precision: str = "auto") -> dict[str, Any]:
+def of_two_seeds(llama: Path) -> dict[str, Any]:
     lora = [{"method": "lora", "rank": 1, "alpha": 16, "lr": 0.5}]
-    return tiny_study(llama, methods=lora, measure=BRIEF, precision=precision, seeds=[0, 1], audit_steps=None)
+    return tiny_study(llama, methods=lora, measure=BRIEF, precision="auto", seeds=[0, 1], audit_steps=None)
 
 
 def trained_in(study: Path) -> dict[str, str]:
@@ -46,13 +46,18 @@ def test_later_runs_are_trained_as_the_finished_ones(
     said = "runs whose precision is auto are trained in fp32, as the finished ones"
     assert said in capsys.readouterr().err
 
+    # One that the file names stays.
+    document["experiments"]["matched"]["precision"] = "bf16"
+    run_study(of_seed(document, 2), tmp_path / "here")
+    assert trained_in(tmp_path / "here") == {0: "fp32", 1: "fp32", 2: "bf16"}
+
     # The published record tells it too, on a machine that has none of the models.
-    study = of_seed(document, 0, 1)
-    outcome = run_study(study, tmp_path / "elsewhere", published=tmp_path / "published")
+    outcome = run_study(
+        of_seed(of_two_seeds(llama), 0, 1), tmp_path / "elsewhere", published=tmp_path / "published"
+    )
     assert len(outcome.taken_over) == 1
     assert trained_in(tmp_path / "elsewhere") == {1: "fp32"}
-    published = publish_study(tmp_path / "elsewhere", tmp_path / "all")
-    assert published
+    publish_study(tmp_path / "elsewhere", tmp_path / "all")
     assert deviations_in(tmp_path / "all") == []
 
 
@@ -73,17 +78,6 @@ def test_a_published_study_of_two_precisions_tells_it(
     assert deviations_in(tmp_path / "published") == [
         "precision is auto, which differs between machines: 1 in fp32 and 1 in bf16 were trained"
     ]
-
-
-def test_a_precision_that_the_file_names_stays(
-    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    document = of_two_seeds(llama)
-    monkeypatch.setattr(arguments, "precision_here", lambda: "bf16")
-    run_study(of_seed(document, 0), tmp_path / "runs")
-    document["experiments"]["matched"]["precision"] = "fp32"
-    run_study(of_seed(document, 1), tmp_path / "runs")
-    assert trained_in(tmp_path / "runs") == {0: "bf16", 1: "fp32"}
 
 
 def deviations_in(folder: Path) -> list[str]:

@@ -22,28 +22,27 @@ from tests.studies.tiny_study import cut_off_at, tiny_study
 
 
 def test_a_run_that_is_taken_over_is_not_trained_again(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path], own: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing_is_trained(monkeypatch)
-    study = parsed(tiny_study(llama))
-    outcome = run_study(study, tmp_path / "out", published=published[1])
+    outcome = run_study(own, tmp_path / "out", published=published[1])
     assert (outcome.finished, len(outcome.taken_over), outcome.refused) == (2, 2, {})
     same_tables(load_results(tmp_path / "out"), load_results(published[0]))
     assert not list((tmp_path / "out" / "runs").rglob("*.safetensors"))
-    again = run_study(study, tmp_path / "out", resume=True)
+    again = run_study(own, tmp_path / "out", resume=True)
     assert (again.finished, again.taken_over) == (2, [])
     record = RunRecord(tmp_path / "out" / "runs" / outcome.taken_over[0]).read()
     assert record["taken_over"]["study"] == "tiny"
 
 
-def _cut_off(file: Path) -> None:
-    file.write_bytes(b"PAR1 cut off")
-
-
 @pytest.mark.parametrize(
     ("table", "damage", "told"),
     [
-        ("losses", _cut_off, r"is not a complete .* with --from, which"),
+        (
+            "losses",
+            lambda file: file.write_bytes(b"PAR1 cut off"),
+            r"is not a complete .* with --from, which",
+        ),
         *(
             (table, Path.unlink, r"does not exist; expected rows of")
             for table in ("runs", "losses", "matrices", "vectors", "interventions", "traces")
@@ -76,13 +75,13 @@ def test_a_damaged_table_of_a_run_that_was_taken_over_says_how_to_take_it_over_a
 
 
 def test_the_folder_of_all_published_studies_has_this_one_under_any_name(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path], own: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing_is_trained(monkeypatch)
     shutil.copytree(published[1], tmp_path / "data" / "of-may")
     (tmp_path / "data" / "a-damaged-one").mkdir()
     (tmp_path / "data" / "a-damaged-one" / "published.json").write_text("{")
-    outcome = run_study(parsed(tiny_study(llama)), tmp_path / "out", published=tmp_path / "data")
+    outcome = run_study(own, tmp_path / "out", published=tmp_path / "data")
     assert (outcome.finished, len(outcome.taken_over)) == (2, 2)
 
 
@@ -132,9 +131,8 @@ def test_a_study_with_nothing_to_take_over_is_refused_before_it_begins(
 
 
 def test_a_kill_in_between_loses_nothing(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path], own: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = parsed(tiny_study(llama))
     whole = RunRecord.take_over
     killed: list[str] = []
 
@@ -147,9 +145,9 @@ def test_a_kill_in_between_loses_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(RunRecord, "take_over", killed_at_the_second)
         with pytest.raises(KeyboardInterrupt):
-            run_study(study, tmp_path / "out", published=published[1])
+            run_study(own, tmp_path / "out", published=published[1])
     nothing_is_trained(monkeypatch)
-    outcome = run_study(study, tmp_path / "out", published=published[1])
+    outcome = run_study(own, tmp_path / "out", published=published[1])
     assert outcome.finished == 2
     assert set(outcome.taken_over).isdisjoint(killed), "the first was there already"
     same_tables(load_results(tmp_path / "out"), load_results(published[0]))
@@ -181,7 +179,6 @@ def only_first(data: Path, table: str) -> None:
     [
         (lambda data: (data / "runs.parquet").write_bytes(b"PAR1"), "is not the file that was published"),
         (lambda data: (data / "vectors.parquet").unlink(), "has no 'vectors.parquet'"),
-        (lambda data: (data / "published.json").unlink(), "has no published.json"),
         (lambda data: (data / "published.json").write_text('{"schema": 1, "files": {}}'), "is damaged"),
         (lambda data: (data / "published.json").write_text("{"), "cannot be read as"),
         (other_batch_size, r"runs\.parquet has batch_size 5 for the run .* has 4"),
@@ -204,16 +201,16 @@ def test_runs_are_taken_over_into_a_folder_of_this_machine(published: tuple[Path
 
 
 def test_a_run_that_was_begun_here_and_taken_over_stays_taken_over(
-    published: tuple[Path, Path], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: tuple[Path, Path], own: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its folder has a model of its own, trained further than the measures: what is taken over is not of that one."""
-    study, out = parsed(tiny_study(llama)), tmp_path / "out"
-    cut_off_at("evaluate", study, out, monkeypatch)
+    out = tmp_path / "out"
+    cut_off_at("evaluate", own, out, monkeypatch)
     [weights] = (out / "runs").rglob("adapter_model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     nothing_is_trained(monkeypatch)
-    outcome = run_study(study, out, published=published[1])
+    outcome = run_study(own, out, published=published[1])
     assert (outcome.finished, len(outcome.taken_over), outcome.failed) == (2, 2, {})
     same_tables(load_results(out), load_results(published[0]))
