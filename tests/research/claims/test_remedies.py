@@ -58,22 +58,11 @@ def test_the_best_remedy_is_one_that_clearly_saves() -> None:
 
 @pytest.mark.parametrize("stopped_by", ["steps", "limit", "intruders"])
 def test_a_run_that_did_not_reach_its_score_is_neither_remedy_nor_baseline(stopped_by: str) -> None:
-    rows = [
-        run(
-            f"{rank}-{seed}",
-            rank=rank,
-            lr=1e-3,
-            seed=seed,
-            intruders=20 // rank,
-            loss_change=1 / rank + 0.01 * seed,
-        )
-        for rank in (1, 8)
-        for seed in range(3)
-    ]
+    rows = [row for row in matched(effect=1.0) if row["rank"] in (1, 8)]
     missed = [
-        run(f"low-{seed}", lr=1e-5, rank=1, seed=seed, loss_change=0.01 + 0.002 * seed, accuracy=0.3)
-        | {"stopped_by": stopped_by}
-        for seed in range(3)
+        row | {"run_id": f"low-{row['run_id']}", "lr": 1e-5, "loss_change": 0.01, "stopped_by": stopped_by}
+        for row in rows
+        if row["rank"] == 1
     ]
     (finding,) = analyse_all(study(runs=rows + missed), ["remedies"])
     assert set(finding.tables["Remedies"]["kind"]) == {"baseline", "higher rank"}
