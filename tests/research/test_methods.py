@@ -60,21 +60,20 @@ def trained(settings: FinetuneConfig) -> dict[str, torch.Tensor]:
     return keeper.weights
 
 
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: m.weight.detach().double() for name, m in model.named_modules() if hasattr(m, "weight")}
+
+
 def merged(base: Path, folder: Path) -> dict[str, torch.Tensor]:
     """The matrices that PEFT makes of the adapter on the unchanged base, output side first."""
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(load_model(str(base), "causal"), str(folder)).merge_and_unload()
-    return {
-        name: module.weight.detach().double()
-        for name, module in model.named_modules()
-        if hasattr(module, "weight")
-    }
+    adapted = PeftModel.from_pretrained(load_model(str(base), "causal"), str(folder))
+    return weights_of(adapted.merge_and_unload())
 
 
 def base_weights(base: Path) -> dict[str, torch.Tensor]:
-    model = load_model(str(base), "causal")
-    return {name: m.weight.detach().double() for name, m in model.named_modules() if hasattr(m, "weight")}
+    return weights_of(load_model(str(base), "causal"))
 
 
 METHODS: dict[str, dict[str, Any]] = {
