@@ -1,8 +1,7 @@
-"""Learn on an opened bench: doses from the smallest interpolation that keeps the task, weights from the tuned model."""
+"""Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,8 +48,7 @@ class Learned:
 def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> Learned:
     """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
 
-    Doses begin at the smallest interpolation that is allowed, weights at the tuned model: the further away it is, the
-    more their steps cost the task. An interrupted learning resumes where the bench keeps it.
+    It begins at the smallest interpolation that is allowed. An interrupted learning resumes where the bench keeps it.
     """
     data, progress = bench.data, bench.question.progress
     task = bench.measuring.tasks[data.task]
@@ -58,21 +56,42 @@ def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> L
     longest = max([settings.max_tokens, *(len(row["input_ids"]) for row in rows)])
     for each in distinct_models(bench.language, bench.scored):
         attend_by_products_if_short(each, longest, in_bf16=bench.language.dtype is torch.bfloat16)
-    progress("measure the base", 0, 2)
+    progress("measure the base", 0, 3)
     base = _measured(bench, bench.everywhere(0.0))
-    progress("measure the tuned model", 1, 2)
+    progress("measure the tuned model", 1, 3)
     tuned = _measured(bench, bench.everywhere(1.0))
     notes = _warnings(data, base, tuned)
     for note in notes:
         told(note)
-    fewer = max(1, int(_POINT * len(data.choice.examples[data.task])))
-    allowance = Allowance(tuned.task_loss + settings.allow, tuned.reproduced - fewer)
-    learner = _Learner(bench, settings, rows, allowance)
+    progress("find the interpolation to start from", 2, 3)
+    count = len(data.choice.examples[data.task])
+    allowance = _allowance(settings, count, tuned.task_loss, tuned.reproduced)
+    learner = _Learner(bench, settings, rows, allowance, _start(bench, settings))
     learned = learner.learned(settings.learn, told)
     rivals = {
         name: learned if name == settings.learn else learner.learned(name, untold) for name in settings.rivals
     }
     return replace(learned, notes=notes, rivals=rivals)
+
+
+def _allowance(settings: HealSettings, examples: int, task_loss: float, reproduced: int) -> Allowance:
+    """Return what a state may cost, from what the tuned model has on as many examples."""
+    return Allowance(task_loss + settings.allow, reproduced - max(1, int(_POINT * examples)))
+
+
+def _start(bench: HealBench, settings: HealSettings) -> float:
+    """Return the smallest interpolation that is allowed on the examples of the start.
+
+    Those that choose are too few: half an update that costs five points of accuracy passed 64 of them, and no state
+    that was learned from it kept the task.
+    """
+    share = bench.data.start
+
+    def on_task(dose: float) -> tuple[float, int]:
+        return bench.on_task(bench.everywhere(dose), share)
+
+    allowance = _allowance(settings, len(share.examples[bench.data.task]), *on_task(1.0))
+    return least_allowed(lambda dose: allowance.allows(*on_task(dose)), halvings=_HALVINGS)
 
 
 @dataclass(frozen=True)
@@ -83,30 +102,18 @@ class _Learner:
     settings: HealSettings
     rows: Sequence[dict[str, Any]]  # the examples that are learned, encoded
     allowance: Allowance
-
-    @cached_property
-    def smallest(self) -> float:
-        """The smallest interpolation that is allowed."""
-        bench, choice = self.bench, self.bench.data.choice
-        bench.question.progress("find the interpolation to start from", 0, 1)
-
-        def is_allowed(dose: float) -> bool:
-            return self.allowance.allows(*bench.on_task(bench.everywhere(dose), choice))
-
-        return least_allowed(is_allowed, halvings=_HALVINGS)
+    start: float
 
     def learned(self, name: str, told: Told) -> Learned:
         """Learn the doses, the weights, or a rival of them."""
         bench, data, steps = self.bench, self._data_of(name), self.settings.steps
         if name == SHARE:
-            state = bench.everywhere(self.smallest)
-            return Learned(state, _measured(bench, state), self.smallest, [])
-        learns_weights = name not in (DOSES, BLOCKS)
-        start = 1.0 if learns_weights else self.smallest
-        values = torch.full_like(bench.doses.values, start, requires_grad=True)
+            state = bench.everywhere(self.start)
+            return Learned(state, _measured(bench, state), self.start, [])
+        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
         learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
-        if learns_weights:
+        if name not in (DOSES, BLOCKS):
             # Others cannot be written as they are learned.
             known = {matrix.name for matrix in bench.question.audited.audit.matrices}
             tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in known}
@@ -164,7 +171,7 @@ class _Learner:
             bench.question.progress(f"learn {name}", 0, steps)
             best, [doses, *tensors] = learning.run()
         weights = None if learned is None else with_parameters(learned, tensors)
-        return Learned(TunedState(doses.tolist(), weights), best, start, learning.measured)
+        return Learned(TunedState(doses.tolist(), weights), best, self.start, learning.measured)
 
     def _data_of(self, name: str) -> HealData:
         """Return the data that a rival learns from and is chosen by: of some, other text."""
