@@ -14,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 import intruders
+from intruders.data.load_task import load_task
 from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import HEALED
@@ -220,14 +221,16 @@ def test_a_share_that_costs_nothing_on_the_few_examples_that_choose_is_no_start(
     dear, cheap = [rows[row] for row in order], [rows[row] for row in order if half[row] < tuned[row]]
     assert sum(lost[row] for row in order[:6]) > 0
     train, validation = write_rows(tmp_path / "train.jsonl", rows), tmp_path / "validation.jsonl"
+    columns = replace(BRIEF, validation_file=str(validation), test_file=str(train))
+    settings = replace(TWO_STEPS, steps=1, max_examples=2, allow=0.0)
     starts = []
-    for chosen in ([*cheap[:2], *dear[:6]], cheap[:8]):
+    # Of rows that are shuffled by the seed, the first and the fourth choose.
+    for chosen in ([cheap[0], *dear[:2], cheap[1], *dear[2:6]], cheap[:8]):
         write_rows(validation, chosen)
-        columns = replace(BRIEF, validation_file=str(validation), test_file=str(train))
-        settings = replace(TWO_STEPS, steps=1, max_examples=2, allow=0.0)
         task = f"{train}?prompt=sum&completion=is"
-        found = run(models, text, None, task=task, columns=columns, settings=settings)
-        starts.append(found.start)
+        first = [example.text for example in load_task(task, columns).validation[:2]]
+        assert first == [chosen[0]["sum"], chosen[3]["sum"]]
+        starts.append(run(models, text, None, task=task, columns=columns, settings=settings).start)
     assert starts[0] == 1.0
     assert starts[1] <= 0.5
 
