@@ -26,7 +26,7 @@ from .question import Question
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
 _LEAST_OF_A_PASS = 3
-# How many times as many examples choose the start of a healing as the states after it, which can be given up again.
+# How many times as many examples choose the start of weights as the states after it, which can be given up again.
 _OF_START = 4
 
 

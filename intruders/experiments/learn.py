@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from ..measures.task_score import encoded_examples
 from ..models.loading import attend_by_products_if_short
 from ..system.words import plural
 from .bench import distinct_models
-from .data_shares import HealData
+from .data_shares import DataShare, HealData
 from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, rates_of, with_parameters
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
@@ -48,7 +49,8 @@ class Learned:
 def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> Learned:
     """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
 
-    It begins at the smallest interpolation that is allowed. An interrupted learning resumes where the bench keeps it.
+    Doses begin at the smallest interpolation that is allowed, weights at the smallest that costs nothing, since each of
+    their steps costs. An interrupted learning resumes where the bench keeps it.
     """
     data, progress = bench.data, bench.question.progress
     task = bench.measuring.tasks[data.task]
@@ -56,17 +58,16 @@ def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> L
     longest = max([settings.max_tokens, *(len(row["input_ids"]) for row in rows)])
     for each in distinct_models(bench.language, bench.scored):
         attend_by_products_if_short(each, longest, in_bf16=bench.language.dtype is torch.bfloat16)
-    progress("measure the base", 0, 3)
+    progress("measure the base", 0, 2)
     base = _measured(bench, bench.everywhere(0.0))
-    progress("measure the tuned model", 1, 3)
+    progress("measure the tuned model", 1, 2)
     tuned = _measured(bench, bench.everywhere(1.0))
     notes = _warnings(data, base, tuned)
     for note in notes:
         told(note)
-    progress("find the interpolation to start from", 2, 3)
     count = len(data.choice.examples[data.task])
-    allowance = _allowance(settings, count, tuned.task_loss, tuned.reproduced)
-    learner = _Learner(bench, settings, rows, allowance, _start(bench, settings))
+    allowance = _allowance(tuned.task_loss, tuned.reproduced, count, settings.allow)
+    learner = _Learner(bench, settings, rows, allowance)
     learned = learner.learned(settings.learn, told)
     rivals = {
         name: learned if name == settings.learn else learner.learned(name, untold) for name in settings.rivals
@@ -74,23 +75,19 @@ def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> L
     return replace(learned, notes=notes, rivals=rivals)
 
 
-def _allowance(settings: HealSettings, examples: int, task_loss: float, reproduced: int) -> Allowance:
+def _allowance(task_loss: float, reproduced: int, examples: int, allow: float) -> Allowance:
     """Return what a state may cost, from what the tuned model has on as many examples."""
-    return Allowance(task_loss + settings.allow, reproduced - max(1, int(_POINT * examples)))
+    return Allowance(task_loss + allow, reproduced - max(1, int(_POINT * examples)))
 
 
-def _start(bench: HealBench, settings: HealSettings) -> float:
-    """Return the smallest interpolation that is allowed on the examples of the start.
-
-    Those that choose are too few: half an update that costs five points of accuracy passed 64 of them, and no state
-    that was learned from it kept the task.
-    """
-    share = bench.data.start
+def _smallest(bench: HealBench, share: DataShare, allow: float) -> float:
+    """Return the smallest interpolation that is allowed on these examples."""
+    bench.question.progress("find the interpolation to start from", 0, 1)
 
     def on_task(dose: float) -> tuple[float, int]:
         return bench.on_task(bench.everywhere(dose), share)
 
-    allowance = _allowance(settings, len(share.examples[bench.data.task]), *on_task(1.0))
+    allowance = _allowance(*on_task(1.0), len(share.examples[bench.data.task]), allow)
     return least_allowed(lambda dose: allowance.allows(*on_task(dose)), halvings=_HALVINGS)
 
 
@@ -102,15 +99,28 @@ class _Learner:
     settings: HealSettings
     rows: Sequence[dict[str, Any]]  # the examples that are learned, encoded
     allowance: Allowance
-    start: float
+
+    @cached_property
+    def allowed(self) -> float:
+        """The smallest interpolation that is allowed."""
+        return _smallest(self.bench, self.bench.data.choice, self.settings.allow)
+
+    @cached_property
+    def free(self) -> float:
+        """The smallest interpolation that costs nothing, by more examples than choose.
+
+        Half an update that costs five points of accuracy passed 64 of them, and no state learned from it kept the task.
+        """
+        return _smallest(self.bench, self.bench.data.start, 0.0)
 
     def learned(self, name: str, told: Told) -> Learned:
         """Learn the doses, the weights, or a rival of them."""
         bench, data, steps = self.bench, self._data_of(name), self.settings.steps
         if name == SHARE:
-            state = bench.everywhere(self.start)
-            return Learned(state, _measured(bench, state), self.start, [])
-        values = torch.full_like(bench.doses.values, self.start, requires_grad=True)
+            state = bench.everywhere(self.allowed)
+            return Learned(state, _measured(bench, state), self.allowed, [])
+        start = self.allowed if name in (DOSES, BLOCKS) else self.free
+        values = torch.full_like(bench.doses.values, start, requires_grad=True)
         learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
         if name not in (DOSES, BLOCKS):
@@ -171,7 +181,7 @@ class _Learner:
             bench.question.progress(f"learn {name}", 0, steps)
             best, [doses, *tensors] = learning.run()
         weights = None if learned is None else with_parameters(learned, tensors)
-        return Learned(TunedState(doses.tolist(), weights), best, self.start, learning.measured)
+        return Learned(TunedState(doses.tolist(), weights), best, start, learning.measured)
 
     def _data_of(self, name: str) -> HealData:
         """Return the data that a rival learns from and is chosen by: of some, other text."""

@@ -222,7 +222,7 @@ def test_a_share_that_costs_nothing_on_the_few_examples_that_choose_is_no_start(
     assert sum(lost[row] for row in order[:6]) > 0
     train, validation = write_rows(tmp_path / "train.jsonl", rows), tmp_path / "validation.jsonl"
     columns = replace(BRIEF, validation_file=str(validation), test_file=str(train))
-    settings = replace(TWO_STEPS, steps=1, max_examples=2, allow=0.0)
+    settings = replace(QUICK, learn="weights", steps=1, max_examples=2)
     starts = []
     # Of rows that are shuffled by the seed, the first and the fourth choose.
     for chosen in ([cheap[0], *dear[:2], cheap[1], *dear[2:6]], cheap[:8]):
