@@ -1,7 +1,6 @@
 """Seeds and hours of a study that has not run, from what an earlier one measured."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -125,12 +124,16 @@ def test_a_plan_counts_what_its_claim_is_measured_over(
 
 
 def done(path: Path, *finished: tuple[Run, int, float, float]) -> None:
-    """The table and the records of finished runs: their steps, and the seconds of their training and audit."""
+    """The table and the records of finished runs: their steps, and the seconds of their training and measures."""
     path.mkdir(exist_ok=True)
     folder, rows = StudyFolder(path), []
     folder.keep(parsed(document()), [run for run, *_ in finished])
-    for run, steps, training, audit in finished:
-        stages = {"train": {"seconds": training + 5}, "audit": {"seconds": audit}}
+    for run, steps, training, measures in finished:
+        stages = {
+            "train": {"seconds": training + 5},
+            "audit": {"seconds": 0.4 * measures},
+            "evaluate": {"seconds": 0.6 * measures},
+        }
         folder.run(run.id).mkdir(parents=True, exist_ok=True)
         (folder.run(run.id) / "run.json").write_text(json.dumps({"schema": 1, "stages": stages}))
         row = {"run_id": run.id, "status": "finished", "trained_steps": steps, "seconds": training}
@@ -139,17 +142,17 @@ def done(path: Path, *finished: tuple[Run, int, float, float]) -> None:
 
 
 def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
-    runs = expand(parsed(document(experiments={"m": EXPERIMENT | {"match": None}})))
+    of_eight_rows = {"match": None, "batch_size": 4, "gradient_accumulation_steps": 2}
+    runs = expand(parsed(document(experiments={"m": EXPERIMENT | of_eight_rows})))
     earlier = tmp_path / "earlier"
     # lora r=1, lora r=2, full
-    done(earlier, (runs[0], 50, 50.0, 10.0), (runs[1], 50, 100.0, 10.0), (runs[2], 50, 200.0, 10.0))
+    done(earlier, (runs[0], 50, 50.0, 1000.0), (runs[1], 50, 100.0, 1000.0), (runs[2], 50, 200.0, 1000.0))
     (line,) = time_lines(runs, [str(earlier)])
-    # Two seeds. LoRA: a median of 1.5 s a step, full 4 s, each for 100 steps and an audit of 10 s.
-    hours = 2 * (2 * (150 + 10) + 400 + 10) / 3600
+    # Two seeds. LoRA: a median of 1.5 s a step, full 4 s, each for 100 steps and measures of 1,000 s.
+    hours = 2 * (2 * (150 + 1000) + 400 + 1000) / 3600
     assert line.startswith(
         f"time: about {hours:.1f} hours for 6 runs, one after another and each trained for all"
     )
-    assert math.isclose(hours, 1460 / 3600)
     other = expand(parsed(document(experiments={"m": EXPERIMENT | {"base": "other"}})))
     assert (
         list(time_lines(other, [str(earlier)]))[1]
@@ -165,9 +168,9 @@ def test_time_is_told_from_the_runs_that_are_most_alike(tmp_path: Path) -> None:
     }
     by_epochs = expand(parsed(document(experiments={"m": by_rows | {"batch_size": 16}})))
     (line,) = time_lines(by_epochs, [str(earlier)])
-    # Two epochs of 1,000 steps, at the median of 1, 2 and 4 s over the runs of another task, and an audit of 10 s. A
-    # step has twice as many rows as theirs.
-    assert line.startswith(f"time: about {6 * (2000 * 4 + 10) / 3600:.1f} hours for 6 runs")
+    # Two epochs of 1,000 steps, at the median of 1, 2 and 4 s over the runs of another task, and measures of 1,000 s.
+    # A step has twice as many rows as theirs.
+    assert line.startswith(f"time: about {6 * (2000 * 4 + 1000) / 3600:.1f} hours for 6 runs")
 
 
 def test_a_run_that_stops_at_a_score_counts_with_the_steps_that_its_setting_took(tmp_path: Path) -> None:
