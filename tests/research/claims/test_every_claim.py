@@ -102,7 +102,7 @@ def with_gaps() -> tuple[Results, Results]:
         table: typed(frame.assign(**dict.fromkeys(frame.columns.difference(keep), math.nan)), table)
         for table, frame in frames.items()
     }
-    return dataclasses.replace(results, **frames), dataclasses.replace(results, **blank)
+    return Results(**{**vars(results), **frames}), Results(**{**vars(results), **blank})
 
 
 @pytest.mark.parametrize("name", CLAIMS)
