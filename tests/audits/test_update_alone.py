@@ -192,7 +192,9 @@ def test_the_command(tmp_path: Path) -> None:
     modules = ["transformers", "peft", "datasets", "accelerate", "plotly", "jinja2"]
     done = without_loading(modules, ["inspect", first])
     assert done.returncode == 0, done.stderr
-    assert done.stdout == printed("inspect", first)
+    assert (
+        done.stdout.split() == printed("inspect", first).split()
+    )  # a process of its own may have another width
     assert "LoraConfig(" in done.stdout
     # A dash is standard output here too, where nothing else can be meant.
     one = str(first)

@@ -21,8 +21,15 @@ from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.targets.changed_adapter import LoraContent
 from intruders.mitigation.targets.target import Changes
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import merged_weights, saved, tiny_bert, tiny_llama, tiny_llava, with_lora
-from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.checkpoints.models import (
+    merged_weights,
+    saved,
+    tiny_bert,
+    tiny_llama,
+    tiny_llava,
+    tiny_mixtral,
+    with_lora,
+)
 from tests.mitigation.hot import (
     assert_share,
     hot_llama,

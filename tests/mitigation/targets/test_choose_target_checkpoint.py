@@ -19,8 +19,7 @@ from intruders.mitigation.mitigation_result import Mitigation
 from intruders.mitigation.remedies.doses import Doses
 from intruders.mitigation.remedies.shares import Interpolate
 from intruders.mitigation.write_at_scale import write_at_scale
-from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama, with_lora
-from tests.checkpoints.stored.test_matrices import tiny_mixtral
+from tests.checkpoints.models import merged_weights, moved, saved, tiny_llama, tiny_mixtral, with_lora
 from tests.mitigation.hot import (
     assert_share,
     deviation,
