@@ -26,8 +26,6 @@ from .question import Question
 
 # The least number of documents per corpus, and of examples per task, in a first pass, with as many that follow it.
 _LEAST_OF_A_PASS = 3
-# How many times as many examples choose the start of weights as the states after it, which can be given up again.
-_OF_START = 4
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,6 @@ def sampled_tokens(opened: OpenedModel, count: int, tokens: int) -> list[list[in
 class HealData:
     """The data to choose by, of the first corpus and task, and the reported data of all."""
 
-    start: DataShare  # examples alone
     choice: DataShare
     report: DataShare
 
@@ -214,10 +211,8 @@ def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings,
     most, reported = settings.max_examples, settings.report_examples or settings.max_examples
     chosen_by, told = halves_of_corpora(corpora, seed)
     corpus, task = next(iter(corpora)), next(iter(tasks))
-    examples, _ = halves_of_task(tasks[task], _OF_START * most)
     return HealData(
-        start=DataShare("start", {}, {task: examples}),
-        choice=DataShare("choice", {corpus: chosen_by[corpus]}, {task: examples[:most]}),
+        choice=DataShare("choice", {corpus: chosen_by[corpus]}, {task: halves_of_task(tasks[task], most)[0]}),
         report=DataShare(
             "report", told, {name: halves_of_task(own, reported)[1] for name, own in tasks.items()}
         ),

@@ -96,8 +96,8 @@ class HealSettings(Settings):
     max_tokens: int = document_tokens(96)
     max_examples: int = measure_in_detail(
         64,
-        "Number of validation examples, which choose (the start of weights: four times as many), and of test examples, "
-        "which are reported. Every step learns from 16 training examples.",
+        "Number of validation examples, which choose, and of test examples, which are reported. Every step learns from "
+        "16 training examples.",
         least=1,
     )
     report_examples: int | None = measure_in_detail(

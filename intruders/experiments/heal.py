@@ -65,11 +65,11 @@ def heal(
 
     ``W_m = W0_m + a_m D_m`` for every changed matrix m, with a dose a_m in [-0.5, 1.5]. With ``settings.learn``
     "weights" D_m is learned too, in its form: factors of the same rank, or all entries. What is learned
-    minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam: doses from the
-    smallest interpolation that is allowed, weights from the smallest that costs nothing. It is not learned from the
-    labels. The kept state forgets least on the documents that choose. On validation examples its task loss is at most
-    ``settings.allow`` above the tuned model's, and it reproduces as many of their targets, to one in a hundred.
-    Everything is reported on other documents and examples.
+    minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam: weights from the
+    tuned model, doses from the smallest interpolation that keeps the task. It is not learned from the labels. The kept
+    state forgets least on the documents that choose. On validation examples its task loss is at most ``settings.allow``
+    above the tuned model's, and it reproduces as many of their targets, to one in a hundred. Everything is reported on
+    other documents and examples.
 
     Args:
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.

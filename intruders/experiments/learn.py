@@ -1,4 +1,4 @@
-"""Learn on an opened bench, from the smallest interpolation that keeps the task: doses, and with them weights."""
+"""Learn on an opened bench: doses from the smallest interpolation that keeps the task, weights from the tuned model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from ..measures.task_score import encoded_examples
 from ..models.loading import attend_by_products_if_short
 from ..system.words import plural
 from .bench import distinct_models
-from .data_shares import DataShare, HealData
+from .data_shares import HealData
 from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, rates_of, with_parameters
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
@@ -49,8 +49,8 @@ class Learned:
 def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> Learned:
     """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
 
-    Doses begin at the smallest interpolation that is allowed, weights at the smallest that costs nothing, since each of
-    their steps costs. An interrupted learning resumes where the bench keeps it.
+    Doses begin at the smallest interpolation that is allowed, weights at the tuned model: the further away it is, the
+    more their steps cost the task. An interrupted learning resumes where the bench keeps it.
     """
     data, progress = bench.data, bench.question.progress
     task = bench.measuring.tasks[data.task]
@@ -65,30 +65,14 @@ def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> L
     notes = _warnings(data, base, tuned)
     for note in notes:
         told(note)
-    count = len(data.choice.examples[data.task])
-    allowance = _allowance(tuned.task_loss, tuned.reproduced, count, settings.allow)
+    fewer = max(1, int(_POINT * len(data.choice.examples[data.task])))
+    allowance = Allowance(tuned.task_loss + settings.allow, tuned.reproduced - fewer)
     learner = _Learner(bench, settings, rows, allowance)
     learned = learner.learned(settings.learn, told)
     rivals = {
         name: learned if name == settings.learn else learner.learned(name, untold) for name in settings.rivals
     }
     return replace(learned, notes=notes, rivals=rivals)
-
-
-def _allowance(task_loss: float, reproduced: int, examples: int, allow: float) -> Allowance:
-    """Return what a state may cost, from what the tuned model has on as many examples."""
-    return Allowance(task_loss + allow, reproduced - max(1, int(_POINT * examples)))
-
-
-def _smallest(bench: HealBench, share: DataShare, allow: float) -> float:
-    """Return the smallest interpolation that is allowed on these examples."""
-    bench.question.progress("find the interpolation to start from", 0, 1)
-
-    def on_task(dose: float) -> tuple[float, int]:
-        return bench.on_task(bench.everywhere(dose), share)
-
-    allowance = _allowance(*on_task(1.0), len(share.examples[bench.data.task]), allow)
-    return least_allowed(lambda dose: allowance.allows(*on_task(dose)), halvings=_HALVINGS)
 
 
 @dataclass(frozen=True)
@@ -101,29 +85,28 @@ class _Learner:
     allowance: Allowance
 
     @cached_property
-    def allowed(self) -> float:
+    def smallest(self) -> float:
         """The smallest interpolation that is allowed."""
-        return _smallest(self.bench, self.bench.data.choice, self.settings.allow)
+        bench, choice = self.bench, self.bench.data.choice
+        bench.question.progress("find the interpolation to start from", 0, 1)
 
-    @cached_property
-    def free(self) -> float:
-        """The smallest interpolation that costs nothing, by more examples than choose.
+        def is_allowed(dose: float) -> bool:
+            return self.allowance.allows(*bench.on_task(bench.everywhere(dose), choice))
 
-        Half an update that costs five points of accuracy passed 64 of them, and no state learned from it kept the task.
-        """
-        return _smallest(self.bench, self.bench.data.start, 0.0)
+        return least_allowed(is_allowed, halvings=_HALVINGS)
 
     def learned(self, name: str, told: Told) -> Learned:
         """Learn the doses, the weights, or a rival of them."""
         bench, data, steps = self.bench, self._data_of(name), self.settings.steps
         if name == SHARE:
-            state = bench.everywhere(self.allowed)
-            return Learned(state, _measured(bench, state), self.allowed, [])
-        start = self.allowed if name in (DOSES, BLOCKS) else self.free
+            state = bench.everywhere(self.smallest)
+            return Learned(state, _measured(bench, state), self.smallest, [])
+        learns_weights = name not in (DOSES, BLOCKS)
+        start = 1.0 if learns_weights else self.smallest
         values = torch.full_like(bench.doses.values, start, requires_grad=True)
         learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
         learned = None
-        if name not in (DOSES, BLOCKS):
+        if learns_weights:
             # Others cannot be written as they are learned.
             known = {matrix.name for matrix in bench.question.audited.audit.matrices}
             tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in known}

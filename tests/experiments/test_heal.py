@@ -9,33 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 import intruders
-from intruders.data.load_task import load_task
 from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import HEALED
 from intruders.experiments.work_folder import WorkFolder
-from intruders.models.loading import load_model, load_tokenizer
+from intruders.models.loading import load_model
 from tests.checkpoints.models import with_lora
 from tests.commands import in_this_process
 from tests.json_lines import write_rows
 from tests.tiny import save_bert
 
-from .healed_models import (
-    BRIEF,
-    QUICK,
-    TARGETS,
-    Models,
-    adapter_of,
-    assert_reported,
-    run,
-    sums,
-    tuned_in_full,
-)
+from .healed_models import QUICK, TARGETS, Models, adapter_of, assert_reported, run, sums, tuned_in_full
 
 Healed = tuple[intruders.Healing, Path]
 
@@ -191,48 +178,6 @@ def test_a_dose_for_every_direction_keeps_the_rank(models: Models, text: str, tm
     assert config["r"] == 2
     assert not config["rank_pattern"]
     assert_reported(found, models, tmp_path / "healed", text)
-
-
-@torch.no_grad()
-def losses_at(models: Models, share: float, rows: list[dict[str, str]]) -> list[float]:
-    """The loss of every answer at a share of the update, by PEFT and transformers."""
-    model: Any = PeftModel.from_pretrained(load_model(models[0], "causal"), models[1]).eval()
-    tokenizer = load_tokenizer(models[0])
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.scaling = {name: share * scale for name, scale in module.scaling.items()}
-    losses = []
-    for row in rows:
-        prompt, answer = (tokenizer(row[part], add_special_tokens=False)["input_ids"] for part in row)
-        ids = torch.tensor([[*prompt, *answer]])
-        logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
-        losses.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer))))
-    return losses
-
-
-def test_a_share_that_costs_nothing_on_the_few_examples_that_choose_is_no_start(
-    models: Models, text: str, tmp_path: Path
-) -> None:
-    rows = [{"sum": f"{number} + 1 =", "is": f" {number + 1}"} for number in range(60)]
-    half, most, tuned = (losses_at(models, share, rows) for share in (0.5, 0.75, 1.0))
-    # What each row loses at a share, at least; and the rows from the one that loses most.
-    lost = [min(a, b) - c for a, b, c in zip(half, most, tuned, strict=True)]
-    order = sorted(range(len(rows)), key=lambda row: -lost[row])
-    dear, cheap = [rows[row] for row in order], [rows[row] for row in order if half[row] < tuned[row]]
-    assert sum(lost[row] for row in order[:6]) > 0
-    train, validation = write_rows(tmp_path / "train.jsonl", rows), tmp_path / "validation.jsonl"
-    columns = replace(BRIEF, validation_file=str(validation), test_file=str(train))
-    settings = replace(QUICK, learn="weights", steps=1, max_examples=2)
-    starts = []
-    # Of rows that are shuffled by the seed, the first and the fourth choose.
-    for chosen in ([cheap[0], *dear[:2], cheap[1], *dear[2:6]], cheap[:8]):
-        write_rows(validation, chosen)
-        task = f"{train}?prompt=sum&completion=is"
-        first = [example.text for example in load_task(task, columns).validation[:2]]
-        assert first == [chosen[0]["sum"], chosen[3]["sum"]]
-        starts.append(run(models, text, None, task=task, columns=columns, settings=settings).start)
-    assert starts[0] == 1.0
-    assert starts[1] <= 0.5
 
 
 def test_further_corpora_and_tasks_are_reported_and_choose_nothing(
