@@ -19,10 +19,13 @@ def report(*, results: list[Path], out: Path | None, png: Path | None, scale: Pa
     """
     from intruders.reports.write_report import study_among, write_report
 
-    from ..pages.study_page import write_study_report
-
     study = study_among(results, scale)
-    files = write_report(results, out, png, scale) if study is None else write_study_report(study, out, png)
+    if study is None:
+        files = write_report(results, out, png, scale)
+    else:
+        from ..pages.study_page import write_study_report  # with every claim, which takes seconds
+
+        files = write_study_report(study, out, png)
     say(map(str, files), whole=True)
 
 
