@@ -32,7 +32,7 @@ def made_of(found: dict[str, Any], *taken: Taken) -> typer.Typer:
     [
         (Looks, True, ["--k", "10"], {"k": 10}),
         (Looks, True, [], {}),
-        (Looks(k=4, scales=(0.25,)), False, [], Looks(k=4, scales=(0.25,))),
+        (Looks(k=4, scales=(0.25,)), False, ["--k", "3"], Looks(k=3, scales=(0.25,))),
     ],
 )
 def test_over_a_file_only_what_was_typed_is_passed_on_and_defaults_are_those_given(
