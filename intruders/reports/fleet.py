@@ -122,7 +122,8 @@ def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     opinions = with_opinions(fleet.adapters)
     rows = opinions.astype(object).where(opinions.notna(), None).to_dict("records")
     for row in rows:
-        row["predicted_nats"] = row["nats"] and in_short(row["nats"], row["nats_low"], row["nats_high"])
+        nats = row["nats"], row["nats_low"], row["nats_high"]
+        row["predicted_nats"] = None if row["nats"] is None else in_short(*nats)
     table = fleet.counted_matrices()
     matrices = {str(digest): group for digest, group in table.groupby("digest", sort=False)}
     names = list(dict.fromkeys(table["name"]))

@@ -114,3 +114,13 @@ def test_the_command_of_an_adapter_audits_as_its_fleet_did() -> None:
     made = intruders.audit_fleet(base, [tuned], k=3, epsilon=0.9, include="*q_proj*", exact=True, cache=False)
     options = fleet_payload(made)["options"]
     assert options == "--k 3 --epsilon 0.9 --include '*q_proj*' --exact"
+
+
+def test_nats_of_zero_are_told_as_all_others() -> None:
+    weight = {"model.layers.0.self_attn.q_proj.weight": torch.eye(9)}
+    made = intruders.audit_fleet(weight, [weight], cache=False)
+    made.adapters.loc[:, ["nats", "nats_low", "nats_high"]] = 0.0
+    payload = fleet_payload(made)
+    [row] = payload["rows"]
+    names = [*(key for key, *_ in payload["numbers"]), *payload["texts"]]
+    assert row[names.index("predicted_nats")] == "< 0.001"
