@@ -119,9 +119,8 @@ def render_fleet(fleet: FleetAudit) -> str:
 
 def fleet_payload(fleet: FleetAudit) -> dict[str, Any]:
     """Return plain JSON values: a list for each row of the table, and the packed matrices of each adapter."""
-    opinions = with_opinions(fleet.adapters)
-    rows = opinions.astype(object).where(opinions.notna(), None).to_dict("records")
-    for row in rows:
+    opinions = with_opinions(fleet.adapters).astype(object)
+    for row in (rows := opinions.where(opinions.notna(), None).to_dict("records")):
         nats = row["nats"], row["nats_low"], row["nats_high"]
         row["predicted_nats"] = None if row["nats"] is None else in_short(*nats)
     table = fleet.counted_matrices()

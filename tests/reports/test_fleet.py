@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import intruders
-from intruders.reports.fleet import fleet_payload, packed_matrices, with_opinions
+from intruders.reports.fleet import NUMBERS, TEXTS, fleet_payload, packed_matrices, with_opinions
 from intruders.system.words import percent
 
 SHARES = [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.40]
@@ -121,6 +121,4 @@ def test_nats_of_zero_are_told_as_all_others() -> None:
     made = intruders.audit_fleet(weight, [weight], cache=False)
     made.adapters.loc[:, ["nats", "nats_low", "nats_high"]] = 0.0
     payload = fleet_payload(made)
-    [row] = payload["rows"]
-    names = [*(key for key, *_ in payload["numbers"]), *payload["texts"]]
-    assert row[names.index("predicted_nats")] == "< 0.001"
+    assert payload["rows"][0][len(NUMBERS) + TEXTS.index("predicted_nats")] == "< 0.001"
