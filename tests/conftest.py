@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,9 @@ settings.load_profile("repeatable")
 # Every training collects garbage, which takes half a second where torch, transformers and all tests are loaded: more
 # than the steps of a tiny model. What is frozen is not looked at. Nothing is collected while the tests are loaded.
 gc.disable()
+
+# What a shell starts in the background ignores Ctrl-C, and so would every process of a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Pages of matrices that are made and dropped a thousand times are a sixth of the engine's tests.
 keep_freed_memory()

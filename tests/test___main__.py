@@ -16,7 +16,6 @@ from intruders.__main__ import main
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in before.items():

@@ -20,7 +20,6 @@ def started(file: Path, out: Path, said: Path, *options: str) -> ForkProcess:
     """The command in a process of its own, which writes at its end what it printed on standard error."""
 
     def study() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
         done = in_this_process("study", file, "--out", out, *options)
         said.write_text(done.stderr)
         sys.exit(done.returncode)
