@@ -123,8 +123,9 @@ function drawLayers() {
   });
   const step = Math.max(1, Math.ceil(places.length / (isNarrow() ? 6 : 16)));
   const ticks = places.map((_, i) => i).filter((i) => i % step === 0);
+  const title = $("measure").selectedOptions[0].textContent, darkest = Math.max(measure ? 0.01 : 3, ...grid.flat().filter((value) => value !== null));
   draw("layers-plot", [{
-    type: "heatmap", z: grid, zmin: 0, zmax: Math.max(measure ? 0.01 : 3, ...grid.flat().filter((value) => value !== null)), colorscale: measure === 2 ? coolScale() : warmScale(), colorbar: { ...bar($("measure").selectedOptions[0].textContent), ...(measure ? { tickformat: ".3~%" } : { tickformat: "d" }) },
+    type: "heatmap", z: grid, zmin: 0, zmax: darkest, colorscale: measure === 2 ? coolScale() : warmScale(), colorbar: measure ? { ...bar(title), tickformat: ".3~%" } : countBar(title, darkest),
     xgap: 1, ygap: 1, text, hovertemplate: "%{text}<extra></extra>", hoverongaps: false,
   }], {
     height: Math.max(190, 90 + 28 * kinds.length),

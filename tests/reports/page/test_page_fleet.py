@@ -92,6 +92,9 @@ def test_a_row_opens_its_adapter(page: Any, fleet: FleetAudit) -> None:
     drawn = page.evaluate("document.getElementById('layers-plot').data[0].z")
     relative = wanted.matrices_to_pandas()["relative_update"]
     np.testing.assert_allclose(sorted(v for row in drawn for v in row), sorted(relative), rtol=1e-6)
+    page.locator("#measure").select_option("0")
+    page.get_by_role("button", name="runs/adapter-0", exact=True).click()  # of few intruders
+    expect(page.locator("#layers-plot .cbaxis text")).to_have_text(["0", "1", "2", "3"])
 
 
 def test_the_scatter_has_the_columns_chosen(page: Any, fleet: FleetAudit) -> None:
