@@ -119,7 +119,8 @@ class _Learner:
         work = WorkFolder(bench.kept.folder)
 
         def present() -> TunedState:
-            return TunedState(values.tolist(), learned)
+            # The start of the weights is the tuned model, which was measured before.
+            return TunedState(values.tolist(), learned if learning.measured else None)
 
         with bench.doses.at(values, learned):
             objective = Objective(
@@ -194,9 +195,8 @@ def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:
     warnings = []
     assert base.text_loss is not None
     assert tuned.text_loss is not None
-    documents = documents_in(data.text)
     for name, what, count, more in (
-        (data.corpus, "document", documents, "--max-documents"),
+        (data.corpus, "document", documents_in(data.text), "--max-documents"),
         (data.task, "example", len(data.choice.examples[data.task]), "--max-examples"),
     ):
         if count < _FEW:

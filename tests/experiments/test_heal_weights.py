@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 import intruders
 from intruders.errors import SettingError
 from intruders.experiments import open_dosed
+from intruders.experiments.bench import Measuring
 from intruders.experiments.data_shares import own_documents, sampled_tokens
 from intruders.experiments.experiment_settings import RIVALS, HealSettings
 from intruders.experiments.heal import doses_for
@@ -71,6 +73,16 @@ def test_a_full_fine_tuning_learns_its_own_matrices(models: Models, text: str, t
         for where in (models[0], tuned, str(tmp_path / "healed"))
     )
     assert torch.allclose(healed, before + found.elsewhere * (after - before), atol=1e-6)
+
+
+def test_the_tuned_model_that_weights_start_from_is_measured_once(
+    models: Models, text: str, tmp_path: Path
+) -> None:
+    with patch.object(Measuring, "outcome", autospec=True, side_effect=Measuring.outcome) as measured:
+        found = run(models, text, tmp_path / "healed")
+    shares = [call.args[3] for call in measured.call_args_list]
+    of_task = [share for share in shares if share.name == "choice" and not share.corpora]
+    assert len(of_task) == 1 + len(found.learning)  # the base, and every state of the learning
 
 
 def test_killed_it_ends_in_the_same_bytes(models: Models, text: str, healed: Healed, tmp_path: Path) -> None:
