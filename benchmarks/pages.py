@@ -12,7 +12,7 @@ from intruders_research.claims.every_claim import analyse_all
 from intruders_research.pages.study_page import render_study
 from tests.made_up import made_up_audit
 from tests.reports.browsing import chromium, opened
-from tests.reports.made_up_study import made_up_study
+from tests.research.pages.made_up_study import made_up_study
 
 TARGET_SECONDS = 2.0
 REPEATS = 3

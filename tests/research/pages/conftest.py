@@ -5,8 +5,8 @@ import pytest
 from intruders.studies.results import Results
 from intruders_research.claims.every_claim import analyse_all
 from intruders_research.claims.shared.claim import Finding
-from tests.reports.made_up_study import made_up_study
 from tests.reports.page.conftest import kept_page
+from tests.research.pages.made_up_study import made_up_study
 
 __all__ = ["kept_page", "study"]
 

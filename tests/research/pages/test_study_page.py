@@ -28,7 +28,7 @@ from intruders_research.pages.effect_rows import effect_groups, effect_text, par
 from intruders_research.pages.similarities import similarity_rows
 from intruders_research.pages.study_page import render_study, study_drawings, write_study_report
 from intruders_research.pages.study_words import study_words
-from tests.reports.made_up_study import SEEDS
+from tests.research.pages.made_up_study import SEEDS
 
 Study = tuple[Results, list[Finding]]
 
