@@ -59,7 +59,7 @@ healed by 96 % on the base's own text and on WikiText-2, at -0.1 points.
 The eleventh round is the study that was asked for, of six seeds: 30 to 35 of word problems and of SST-2, at ranks 1 and
 8 (those of the eighth and tenth that began at the tuned model count). Written before any of seeds 33 to 35 was healed:
 of each setting, are 95 % healed on the base's own text and 85 % on WikiText-2 in the mean, at a mean accuracy at most
-one point below the tuned models'? All were, but rank 1 of word problems, with 94.5 % on the base's own text. Over the 24
+one point below the tuned models'? All were, but rank 1 of word problems: 94.5 % on the base's own text. Over the 24
 adapters it is 96.1 % [95.5, 96.6] and 95.9 % [94.6, 97.1], at +0.1 points [-0.4, +0.6].
 
 The twelfth round asks the same of a third task, AG News at ranks 1 and 8 with seeds 30 to 35 (rank 8 with seeds 30 and
