@@ -33,7 +33,7 @@ _intervention = partial(setting, panel="Intervention")
 # Shares of the update at which interpolation is measured; the base itself is the first point.
 ALPHAS = tuple(round(0.1 * step, 1) for step in range(11))
 DOCUMENTS, EXAMPLES = 4, 16  # of a step of a healing
-_WEIGHTS = {DOSES: 3.0, WEIGHTS: 12.0}
+_WEIGHTS, _IN_FULL = {DOSES: 3.0, WEIGHTS: 12.0}, 4.0  # of the task, in nats of text per nat
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class HealSettings(Settings):
         None,
         "First weight of staying close to the tuned model on task examples; it is adjusted to meet --allow.",
         above=0,
-        unless_given="default: 3 for doses, 12 for weights",
+        unless_given="default: 3 for doses, 12 for factors, 4 for weights in full",
         metavar="NUMBER",
     )
     rate: float = _healing_in_detail(
@@ -117,8 +117,10 @@ class HealSettings(Settings):
     def learned_examples(self) -> int:
         return self.steps * EXAMPLES
 
-    def weight_of(self, learn: str) -> float:
-        return _WEIGHTS[learn] if self.weight is None or learn != self.learn else self.weight
+    def weight_of(self, learn: str, *, in_full: bool) -> float:
+        """Return the task's first weight; ``in_full`` tells that the weights are all entries and no factors."""
+        default = _IN_FULL if in_full and learn == WEIGHTS else _WEIGHTS[learn]
+        return default if self.weight is None or learn != self.learn else self.weight
 
 
 HEALING = HealSettings()

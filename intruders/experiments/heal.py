@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..audits.audit_settings import ANYWHERE, AS_USUAL, AuditSettings, Compute
@@ -33,7 +33,7 @@ from .data_shares import load_tasks, load_texts, read_prompts
 from .dosed_model import TunedState
 from .experiment_settings import AUTO, DOSES, HEALING, SELF, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
-from .learn import Told, learn, untold
+from .learn import learn
 from .open_dosed import open_to_heal
 from .question import Question, digest_of_intruders
 from .report_healing import reported_healing
@@ -59,7 +59,7 @@ def heal(
     loading: Loading = AS_STORED,
     compute: Compute = ANYWHERE,
     progress: Progress = silent,
-    told: Told = untold,
+    told: Callable[[str], None] = silent,
 ) -> Healing:
     """Recover what a fine-tuning forgot and keep what it learned.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data.corpora import documents_in
 from ..measures.task_score import encoded_examples
 from ..models.loading import attend_by_products_if_short
+from ..system.progress import silent
 from ..system.words import plural
 from .bench import distinct_models
 from .data_shares import HealData
@@ -22,16 +23,10 @@ from .objective import Objective, StepLosses
 from .open_dosed import HealBench, encoded_texts
 from .work_folder import WorkFolder
 
-Told = Callable[[str], None]
-
 _FEW = 8  # documents or examples; fewer choose and tell little
 _STRANGE = 5.0  # nats per token of the base, on text that it does not know
 _HALVINGS = 2  # of the range of doses for the start, which the learning leaves at once
 _POINT = 0.01  # of accuracy, that a state that is kept may cost on the half that chooses
-
-
-def untold(line: str) -> None:
-    """Ignore a line for people."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class Learned:
     rivals: "Mapping[str, Learned]" = field(default_factory=dict)  # what was learned beside it, by name
 
 
-def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> Learned:
+def learn(bench: HealBench, settings: HealSettings, *, told: Callable[[str], None] = silent) -> Learned:
     """Learn what the settings say on the half that chooses, and their rivals on the same data and by the same rule.
 
     Doses begin at the smallest interpolation that is allowed, weights at the tuned model: the further away it is, the
@@ -70,7 +65,7 @@ def learn(bench: HealBench, settings: HealSettings, *, told: Told = untold) -> L
     learner = _Learner(bench, settings, rows, allowance)
     learned = learner.learned(settings.learn, told)
     rivals = {
-        name: learned if name == settings.learn else learner.learned(name, untold) for name in settings.rivals
+        name: learned if name == settings.learn else learner.learned(name, silent) for name in settings.rivals
     }
     return replace(learned, notes=notes, rivals=rivals)
 
@@ -90,12 +85,12 @@ class _Learner:
         bench, choice = self.bench, self.bench.data.choice
         bench.question.progress("find the interpolation to start from", 0, 1)
 
-        def is_allowed(dose: float) -> bool:
-            return self.allowance.allows(*bench.on_task(bench.everywhere(dose), choice))
+        return least_allowed(
+            lambda dose: self.allowance.allows(*bench.on_task(bench.everywhere(dose), choice)),
+            halvings=_HALVINGS,
+        )
 
-        return least_allowed(is_allowed, halvings=_HALVINGS)
-
-    def learned(self, name: str, told: Told) -> Learned:
+    def learned(self, name: str, told: Callable[[str], None]) -> Learned:
         """Learn the doses, the weights, or a rival of them."""
         bench, data, steps = self.bench, self._data_of(name), self.settings.steps
         if name == SHARE:
@@ -150,7 +145,7 @@ class _Learner:
             learning = Learning(
                 learnables,
                 steps,
-                self.settings.weight_of(DOSES if len(learnables) == 1 else WEIGHTS),
+                self.settings.weight_of(WEIGHTS if learns_weights else DOSES, in_full=bench.is_in_full),
                 gradient,
                 lambda: bench.on_task(present(), data.choice),
                 lambda: bench.text_loss(present(), data.choice),
@@ -159,8 +154,7 @@ class _Learner:
                 lambda state: work.keep_learning(name, state),
                 tell,
             )
-            kept = work.learning(name)
-            if kept is not None:
+            if (kept := work.learning(name)) is not None:
                 told(f"resumed after step {learning.resume(kept)} of {steps}")
             bench.question.progress(f"learn {name}", 0, steps)
             best, [doses, *tensors] = learning.run()

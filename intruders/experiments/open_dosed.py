@@ -98,6 +98,10 @@ class DosedModels:
     groups: DoseGroups
     doses: DoseVector
 
+    @property
+    def is_in_full(self) -> bool:
+        return not all(isinstance(update, LowRank) for update in self.updates.values())
+
     def add(self, changes: Mapping[str, LowRank], factor: float) -> DoseVector:
         """Add low-rank matrices to those that are dosed from now on, each times a factor; return the factors."""
         device = self.doses.values.device

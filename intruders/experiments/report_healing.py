@@ -68,7 +68,7 @@ def reported_healing(
         digests=digests_of(data.report.corpora),
         settings={
             **settings.as_dict(),
-            "weight": settings.weight_of(settings.learn),
+            "weight": settings.weight_of(settings.learn, in_full=bench.is_in_full),
             **of_tasks,
             "seed": question.seed,
             "dtype": question.loading.load_in or dtype_name(bench.language.dtype),

@@ -167,4 +167,5 @@ def test_weights_are_learned_unless_matrices_share_a_dose(models: Models, text: 
     asked = [(models, auto), (models, replace(auto, per="layer")), (full, auto)]
     found = [run(both, text, None, settings=own) for both, own in asked]
     assert [healing.learn for healing in found] == ["weights", "doses", "weights"]
+    assert [healing.settings["weight"] for healing in found] == [12, 3, 4]
     assert all(healing.seconds > 0 for healing in found)  # though nothing was written
