@@ -63,7 +63,7 @@ one point below the tuned models'? All were, but rank 1 of word problems: 94.5 %
 adapters it is 96.1 % [95.5, 96.6] and 95.9 % [94.6, 97.1], at +0.1 points [-0.4, +0.6].
 
 The twelfth round asks the same of AG News at ranks 1 and 8, seeds 30 to 35, and of full fine-tunings of three tasks,
-from seed 21, by a weight of 4, which healed more than 12 at the same price on those of seed 20, which do not count. Only
+from seed 21, by a weight of 4, which healed more than 12 at the same price on seed 20, which does not count. Only
 AG News at rank 8 with seeds 30 and 31, and SST-2 in full with seed 21 (by 12), were healed before it was asked.
 """
 
