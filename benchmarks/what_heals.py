@@ -31,10 +31,9 @@ accuracy at most half a point below. At commit ca47df9d two models were 0.026 an
 
 The sixth round is of full fine-tunings, whose default was doses: SST-2, 60 steps, seeds 20 and 21; word problems, 100
 steps, seeds 20 and 21; AG News, 80 steps, seed 20; all by --method full --lr 5e-5 and what else is above. SST-2 with
-seed 20 was healed to see what comes out, and does not count. Its criterion, written before the four others were
-healed: weights are the default of full fine-tunings too if the mean loss on WikiText-2 is not above that of the doses,
-and the mean accuracy at most one point below. At commit 1944f835 they met it by little: -0.007 nats [-0.041, +0.027]
-and +1.2 points [-2.1, +4.6].
+seed 20 does not count. Its criterion, written before the four others were healed: weights are the default of full
+fine-tunings too if the mean loss on WikiText-2 is not above that of the doses, and the mean accuracy at most one point
+below. At commit 1944f835 they met it by little: -0.007 nats [-0.041, +0.027] and +1.2 points [-2.1, +4.6].
 
 The seventh round asks about the price at ranks 1 and 8, on 500 test examples: the two tasks of the third and fourth
 that have so many, at both ranks (rank 1: --alpha 8 --lr 5e-3), with seeds 30, 31 and so on until the machine is
@@ -64,7 +63,8 @@ adapters it is 96.1 % [95.5, 96.6] and 95.9 % [94.6, 97.1], at +0.1 points [-0.4
 
 The twelfth round asks the same of AG News at ranks 1 and 8, seeds 30 to 35, and of full fine-tunings of three tasks,
 from seed 21, by a weight of 4, which healed more than 12 at the same price on seed 20, which does not count. Only
-AG News at rank 8 with seeds 30 and 31, and SST-2 in full with seed 21 (by 12), were healed before it was asked.
+AG News at rank 8 with seeds 30 and 31, and SST-2 in full with seed 21 (by 12), were healed before it was asked. So far
+seven AG News adapters healed 93 to 97 % on own text, one 84 %, and four full fine-tunings 94 % in the mean.
 """
 
 import argparse
