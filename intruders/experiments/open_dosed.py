@@ -99,8 +99,8 @@ class DosedModels:
     doses: DoseVector
 
     @property
-    def is_in_full(self) -> bool:
-        return not all(isinstance(update, LowRank) for update in self.updates.values())
+    def is_in_full(self) -> bool:  # whether any update is a matrix and no factors
+        return any(isinstance(update, Tensor) for update in self.updates.values())
 
     def add(self, changes: Mapping[str, LowRank], factor: float) -> DoseVector:
         """Add low-rank matrices to those that are dosed from now on, each times a factor; return the factors."""
