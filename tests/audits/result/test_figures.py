@@ -30,9 +30,8 @@ def test_every_figure_is_written_as_png_svg_and_csv(tmp_path: Path) -> None:
     figures = audit_figures(AUDIT)
     kinds = [figure.name.partition("-")[0] for figure in figures]
     assert kinds == ["layers", "over", *3 * ["similarity", "cosines", "values"]]
-    one_of_a_kind = figures[:5]
-    paths = write_drawings(one_of_a_kind, tmp_path / "made" / "here")
-    assert len(paths) == 3 * len(one_of_a_kind)
+    paths = write_drawings(figures[:5], tmp_path / "made" / "here")  # one of a kind
+    assert len(paths) == 3 * 5
     assert sorted(paths) == sorted((tmp_path / "made" / "here").iterdir())
     for path in paths:
         content = path.read_bytes()
@@ -114,7 +113,8 @@ def test_the_figures_of_a_large_matrix_fit_a_page() -> None:
     assert not figure.axes[0].texts
 
 
-def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_nothing_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[report\]'"):
-        AUDIT.plot_layers()
+        write_drawings([intruders_over_epsilon(AUDIT)], tmp_path / "figures")
+    assert not list(tmp_path.iterdir())
