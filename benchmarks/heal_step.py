@@ -1,11 +1,12 @@
-"""Shows the time and the peak memory of a step of healing against a training step of the same adapter.
+"""Shows the time and the peak memory of a step of healing against a training step of the same model.
 
-    python -m benchmarks.heal_step [--quick]
+    python -m benchmarks.heal_step [TUNED]
 
-All steps see 4 documents and 16 examples of word problems on SmolLM2-135M under a rank-1 adapter of every linear layer,
-as a step of `intruders heal` does. The training step has the gradient of all factors and takes the same two losses
-forward and backward. The steps of healing learn a dose for every matrix, and the factors besides; they compare with
-what base and tuned model predicted, which the first step keeps for the others. Each runs in a process of its own.
+All steps see 4 documents and 16 examples of word problems on a tuned SmolLM2-135M, as a step of `intruders heal` does:
+by default under its rank-1 adapter of every linear layer. The training step has the gradient of all factors, or of all
+weights of a TUNED in full, and takes the same two losses forward and backward. The steps of healing learn a dose for
+every matrix, and the weights besides; they compare with what base and tuned model predicted, which the first step keeps
+for documents that come again. Each runs in a process of its own.
 """
 
 import json
@@ -18,14 +19,14 @@ from typing import Any
 import torch
 
 TRAIN, DOSES, WEIGHTS = "train", "doses", "weights"
-_TOKENS, _QUICK_TOKENS, _STEPS = 96, 32, 3
+_TOKENS, _STEPS = 96, 3
 
 
 def main() -> None:
-    tokens = _QUICK_TOKENS if "--quick" in sys.argv else _TOKENS
+    tuned = sys.argv[1] if len(sys.argv) > 1 else "smollm2-135m-lora"
     for dtype in ("float32", "bfloat16"):
         for kind in (TRAIN, DOSES, WEIGHTS):
-            command = [sys.executable, "-m", "benchmarks.heal_step", kind, str(tokens), dtype]
+            command = [sys.executable, "-m", "benchmarks.heal_step", kind, tuned, dtype]
             found = json.loads(
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
             )
@@ -36,7 +37,7 @@ def main() -> None:
             )
 
 
-def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
+def measure(kind: str, tuned: str, dtype: str) -> dict[str, float]:
     """The median time of a step, and the peak of the process."""
     from intruders.data.corpora import load_corpora
     from intruders.data.load_task import load_task
@@ -54,23 +55,23 @@ def measure(kind: str, tokens: int, dtype: str) -> dict[str, float]:
     task = load_task("word-problems")
     rows = task.train[: EXAMPLES * (_STEPS + 1)]
     if kind == TRAIN:
-        return _training(tokens, loading, corpus, task, rows)
-    settings = HealSettings(max_documents=2 * DOCUMENTS, max_tokens=tokens)
-    question = Question.about("smollm2-135m", "smollm2-135m-lora", loading=loading)
+        return _training(tuned, loading, corpus, task, rows)
+    settings = HealSettings(max_documents=2 * DOCUMENTS, max_tokens=_TOKENS)
+    question = Question.about("smollm2-135m", tuned, loading=loading)
     bench = open_to_heal(question, {"pydoc": [corpus]}, {task.name: task}, settings)
     values, learned = torch.ones_like(bench.doses.values, requires_grad=True), None
     if kind == WEIGHTS:
         own = [tensor.float().clone().requires_grad_() for tensor in parameters_of(bench.updates)]
         learned = with_parameters(bench.updates, own)
     opened = bench.language
-    attend_by_products_if_short(opened.model, tokens, in_bf16=opened.dtype is torch.bfloat16)
-    texts, encoded = encoded_texts(opened, corpus, tokens), encoded_examples(opened, task, rows)
+    attend_by_products_if_short(opened.model, _TOKENS, in_bf16=opened.dtype is torch.bfloat16)
+    texts, encoded = encoded_texts(opened, corpus, _TOKENS), encoded_examples(opened, task, rows)
     with bench.doses.at(values, learned):
         objective = Objective(opened, opened, bench.doses, [texts], [1.0], encoded, 0)
         return timed(lambda number: objective.gradient(number, 12.0))
 
 
-def _training(tokens: int, loading: Any, corpus: Any, task: Any, rows: Any) -> dict[str, float]:
+def _training(tuned: str, loading: Any, corpus: Any, task: Any, rows: Any) -> dict[str, float]:
     from peft import PeftModel
 
     from intruders.checkpoints.stored.locate import locate
@@ -81,11 +82,14 @@ def _training(tokens: int, loading: Any, corpus: Any, task: Any, rows: Any) -> d
     from intruders.models.loading import attend_by_products_if_short
     from intruders.models.tuned_model import open_language_model
 
-    opened = open_language_model("smollm2-135m", loading=loading)
-    attend_by_products_if_short(opened.model, tokens, in_bf16=opened.dtype is torch.bfloat16)
-    model: Any = PeftModel.from_pretrained(opened.model, locate("smollm2-135m-lora"), is_trainable=True)
+    is_adapter = (locate(tuned) / "adapter_config.json").is_file()
+    opened = open_language_model("smollm2-135m" if is_adapter else tuned, loading=loading)
+    attend_by_products_if_short(opened.model, _TOKENS, in_bf16=opened.dtype is torch.bfloat16)
+    model: Any = opened.model.requires_grad_(not is_adapter)
+    if is_adapter:
+        model = PeftModel.from_pretrained(model, locate(tuned), is_trainable=True)
     pad = PadRight(pad_token_id(opened.tokenizer))
-    texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpus, tokens)[:DOCUMENTS]]
+    texts = [{"input_ids": ids, "labels": ids} for ids in encoded_texts(opened, corpus, _TOKENS)[:DOCUMENTS]]
     encoded = encoded_examples(opened, task, rows)
 
     def train(number: int) -> None:
@@ -112,6 +116,6 @@ def _peak() -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+        print(json.dumps(measure(*sys.argv[1:])))
     else:
         main()

@@ -75,6 +75,13 @@ def dose_groups(
     return DoseGroups(labels, places)
 
 
+def block_of_every_dose(groups: DoseGroups) -> list[int]:
+    """Return the block of layers of every dose; HMA (arXiv 2309.06256) has one ratio for each of three."""
+    blocks = dose_groups(groups.matrices, "block", with_elsewhere=ELSEWHERE in groups.places).places
+    of_dose = {dose: blocks[name][0] for name, doses in groups.places.items() for dose in doses}
+    return [of_dose[dose] for dose in range(len(groups.names))]
+
+
 def _labels(names: Sequence[str], per: str) -> list[str]:
     if per == "matrix":
         return list(names)

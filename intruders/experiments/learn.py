@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..data.corpora import documents_in
 from ..measures.task_score import encoded_examples
@@ -15,7 +14,14 @@ from ..system.progress import silent
 from ..system.words import plural
 from .bench import distinct_models
 from .data_shares import HealData
-from .dosed_model import ELSEWHERE, TunedState, dose_groups, parameters_of, rates_of, with_parameters
+from .dosed_model import (
+    DosedUpdate,
+    TunedState,
+    block_of_every_dose,
+    parameters_of,
+    rates_of,
+    with_parameters,
+)
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured, least_allowed
@@ -99,23 +105,22 @@ class _Learner:
         learns_weights = name not in (DOSES, BLOCKS)
         start = 1.0 if learns_weights else self.smallest
         values = torch.full_like(bench.doses.values, start, requires_grad=True)
-        learnables = [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST))]
-        learned = None
-        if learns_weights:
-            # Others cannot be written as they are learned.
-            known = {matrix.name for matrix in bench.question.audited.audit.matrices}
-            tuned = {matrix: update for matrix, update in bench.updates.items() if matrix in known}
-            # In single precision: of a rounded weight small steps would be lost.
-            tensors = [tensor.to(torch.float32, copy=True) for tensor in parameters_of(tuned)]
-            learned = with_parameters(tuned, [tensor.requires_grad_() for tensor in tensors])
-            rates = [rate for update in tuned.values() for rate in rates_of(update, self.settings.rate)]
-            learnables += map(Learnable, tensors, parameters_of(tuned), rates)
-        blocks = _blocks_of(bench, values.device) if name == BLOCKS else None
+        if name == BLOCKS:
+            blocks = torch.tensor(block_of_every_dose(bench.groups), device=values.device)
+            # The doses of a block are one number: its gradient is the sum of theirs.
+            values.register_hook(  # type: ignore[no-untyped-call]
+                lambda own: torch.zeros_like(own).index_add_(0, blocks, own)[blocks]
+            )
+        learned, of_weights = self._learnable_weights() if learns_weights else (None, [])
         work = WorkFolder(bench.kept.folder)
 
         def present() -> TunedState:
             # The start of the weights is the tuned model, which was measured before.
             return TunedState(values.tolist(), learned if learning.measured else None)
+
+        def tell(step: int, losses: StepLosses) -> None:
+            said = f"divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
+            bench.question.progress(f"learn {name}: {said}", step, steps)
 
         with bench.doses.at(values, learned):
             objective = Objective(
@@ -128,25 +133,11 @@ class _Learner:
                 bench.question.seed,
                 replays=name == REPLAY,
             )
-
-            def gradient(step: int, weight: float) -> StepLosses:
-                losses = objective.gradient(step, weight)
-                if blocks is not None:
-                    assert values.grad is not None
-                    # The doses of a block are one number: its gradient is the sum of theirs.
-                    sums = torch.zeros_like(values).index_add_(0, blocks, values.grad)
-                    values.grad = sums[blocks]
-                return losses
-
-            def tell(step: int, losses: StepLosses) -> None:
-                said = f"divergence from the base {losses.text:.3f}, from the tuned model {losses.task:.4f}"
-                bench.question.progress(f"learn {name}: {said}", step, steps)
-
             learning = Learning(
-                learnables,
+                [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST)), *of_weights],
                 steps,
                 self.settings.weight_of(WEIGHTS if learns_weights else DOSES, in_full=bench.is_in_full),
-                gradient,
+                objective.gradient,
                 lambda: bench.on_task(present(), data.choice),
                 lambda: bench.text_loss(present(), data.choice),
                 self.allowance,
@@ -161,6 +152,15 @@ class _Learner:
         weights = None if learned is None else with_parameters(learned, tensors)
         return Learned(TunedState(doses.tolist(), weights), best, start, learning.measured)
 
+    def _learnable_weights(self) -> tuple[dict[str, DosedUpdate], list[Learnable]]:
+        """Return the updates of audited matrices, and their tensors to learn: others could not be written."""
+        known = {matrix.name for matrix in self.bench.question.audited.audit.matrices}
+        tuned = {matrix: update for matrix, update in self.bench.updates.items() if matrix in known}
+        # In single precision: of a rounded weight small steps would be lost.
+        tensors = [tensor.to(torch.float32, copy=True).requires_grad_() for tensor in parameters_of(tuned)]
+        rates = [rate for update in tuned.values() for rate in rates_of(update, self.settings.rate)]
+        return with_parameters(tuned, tensors), list(map(Learnable, tensors, parameters_of(tuned), rates))
+
     def _data_of(self, name: str) -> HealData:
         """Return the data that a rival learns from and is chosen by: of some, other text."""
         if name not in (SELF, RANDOM_TOKENS):
@@ -169,14 +169,6 @@ class _Learner:
         count, tokens = documents_in(data.text), self.settings.max_tokens
         text = self.bench.own_text(self.bench.kept, name, count, tokens, self.bench.question.seed)
         return replace(data, choice=replace(data.choice, corpora={name: text}))
-
-
-def _blocks_of(bench: HealBench, device: torch.device) -> Tensor:
-    """Return the block of layers of every dose; HMA (arXiv 2309.06256) has one ratio for each of three."""
-    groups = bench.groups
-    blocks = dose_groups(groups.matrices, "block", with_elsewhere=ELSEWHERE in groups.places)
-    own = {dose: blocks.places[name][0] for name, doses in groups.places.items() for dose in doses}
-    return torch.tensor([own[dose] for dose in range(len(groups.names))], device=device)
 
 
 def _measured(bench: HealBench, state: TunedState) -> Measured:

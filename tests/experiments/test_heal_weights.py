@@ -140,8 +140,13 @@ def test_more_examples_are_reported_than_learned_from_and_rivals_on_the_same(
         point = found.point(name)
         assert point.tasks[found.task].accuracy is not None
         assert set(point.corpora) == {text}
-    weights, healed = found.point("weights"), found.healed_point
-    assert weights.corpora == healed.corpora  # the same learning
+    assert found.point("weights").corpora == found.healed_point.corpora  # the same learning
+    own = replace(settings, learn="doses", per="block", weight=None, rivals=())
+    of_blocks = run(models, text, None, settings=own)
+    learned = [
+        [each["task_loss"] for each in run] for run in (found.rivals["blocks"][1:], of_blocks.learning)
+    ]
+    assert learned[0] == pytest.approx(learned[1], rel=1e-6)
     assert Healing.load(tmp_path / "healed").rivals == found.rivals
 
 
