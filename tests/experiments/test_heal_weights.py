@@ -143,10 +143,8 @@ def test_more_examples_are_reported_than_learned_from_and_rivals_on_the_same(
     assert found.point("weights").corpora == found.healed_point.corpora  # the same learning
     own = replace(settings, learn="doses", per="block", weight=None, rivals=())
     of_blocks = run(models, text, None, settings=own)
-    learned = [
-        [each["task_loss"] for each in run] for run in (found.rivals["blocks"][1:], of_blocks.learning)
-    ]
-    assert learned[0] == pytest.approx(learned[1], rel=1e-6)
+    for each, other in zip(found.rivals["blocks"][1:], of_blocks.learning, strict=True):
+        assert each["task_loss"] == pytest.approx(other["task_loss"], rel=1e-6)
     assert Healing.load(tmp_path / "healed").rivals == found.rivals
 
 
