@@ -65,6 +65,12 @@ and on random tokens (--loss-on data/c4/healing.jsonl pydoc wikitext-2 --rivals 
 (--loss-on pydoc data/c4/healing.jsonl wikitext-2 --rivals), with 500 test examples. Written before any was: own text
 stays the default if in the mean over the three its loss on WikiText-2, which none learned on, is at most 0.02 nats
 above that of C4 and of pydoc, at an accuracy at most one point below. Random tokens are the control.
+
+The fourteenth is of more examples that choose (--rivals --examples 500 --choose 256). AG News in full with seed 23
+healed 63 %, and at rank 8 with seed 33 84 %: by 64 examples of one target each, their states cost the task too much,
+and by 500 nothing. Written before: tasks of one target choose by 256 if over these two and two that were not picked for
+it, seeds 22 in full of AG News and SST-2, more is healed on own text, by two points or more in the mean, at an accuracy
+at most half a point below that by 64.
 """
 
 import argparse
@@ -126,10 +132,15 @@ if __name__ == "__main__":
     parser.add_argument("--rivals", nargs="*", default=["doses"], help="none: the weights alone")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--examples", type=int, default=200, help="test examples")
+    parser.add_argument("--choose", type=int, default=64, help="validation examples, which choose")
     parser.add_argument("--beside", type=Path, help="healings to compare with")
     given = parser.parse_args()
     models = dict(model.split("=", 1) for model in given.models)
     settings = replace(
-        SETTINGS, rivals=tuple(given.rivals), steps=given.steps, report_examples=given.examples
+        SETTINGS,
+        rivals=tuple(given.rivals),
+        steps=given.steps,
+        max_examples=given.choose,
+        report_examples=given.examples,
     )
     main(given.folder, models, given.loss_on, settings, given.beside)
