@@ -108,7 +108,7 @@ def choose_scale(
         for scale in scales:
             progress("measure scales", len(curve), in_all)
             state, choice = bench.everywhere(scale), bench.data.choice
-            task_loss, _ = bench.on_task(state, choice)
+            task_loss = bench.on_task(state, choice).loss
             curve[scale] = CurveOfScales(scale, bench.text_loss(state, choice), task_loss)
         most = curve[1.0].task_loss + settings.allow
         allowed = [point for point in curve.values() if point.task_loss <= most]

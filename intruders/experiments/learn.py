@@ -92,7 +92,7 @@ class _Learner:
         bench.question.progress("find the interpolation to start from", 0, 1)
 
         return least_allowed(
-            lambda dose: self.allowance.allows(*bench.on_task(bench.everywhere(dose), choice)),
+            lambda dose: self.allowance.allows(bench.on_task(bench.everywhere(dose), choice)),
             halvings=_HALVINGS,
         )
 
@@ -112,6 +112,8 @@ class _Learner:
                 lambda own: torch.zeros_like(own).index_add_(0, blocks, own)[blocks]
             )
         learned, of_weights = self._learnable_weights() if learns_weights else (None, [])
+        # Doses settle where the task has become as bad as it may: an error would only move that bound.
+        beside = bench.everywhere(1.0) if learns_weights else None
         work = WorkFolder(bench.kept.folder)
 
         def present() -> TunedState:
@@ -138,7 +140,7 @@ class _Learner:
                 steps,
                 self.settings.weight_of(WEIGHTS if learns_weights else DOSES, in_full=bench.is_in_full),
                 objective.gradient,
-                lambda: bench.on_task(present(), data.choice),
+                lambda: bench.on_task(present(), data.choice, beside=beside),
                 lambda: bench.text_loss(present(), data.choice),
                 self.allowance,
                 self.settings.allow,
@@ -173,7 +175,7 @@ class _Learner:
 
 def _measured(bench: HealBench, state: TunedState) -> Measured:
     choice = bench.data.choice
-    return Measured(0, *bench.on_task(state, choice), bench.text_loss(state, choice))
+    return Measured(0, *bench.on_task(state, choice)[:2], bench.text_loss(state, choice))
 
 
 def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ _HALVINGS = 5  # of a range of doses; each is one measure of the task
 State = tuple[Mapping[str, Tensor], Mapping[str, str]]  # tensors and texts, as a safetensors file has them
 
 
+class OnTask(NamedTuple):
+    """What a state does on the examples of the task that choose."""
+
+    loss: float  # in nats per token
+    reproduced: int  # targets that are the model's most likely tokens
+    errors: tuple[float, float] = (0.0, 0.0)  # standard errors of both, beside the tuned model
+
+
 @dataclass(frozen=True)
 class Allowance:
     """What a state that is kept may cost on the half that chooses."""
@@ -32,8 +40,14 @@ class Allowance:
     task_loss: float  # at most, in nats per token
     reproduced: int  # at least: targets that are the model's most likely tokens
 
-    def allows(self, task_loss: float, reproduced: int) -> bool:
-        return task_loss <= self.task_loss and reproduced >= self.reproduced
+    def excess(self, found: OnTask) -> float:
+        """Return how far the loss is above what is allowed, less its error; infinite where too few are reproduced."""
+        of_loss, of_reproduced = found.errors
+        is_enough = found.reproduced + of_reproduced >= self.reproduced
+        return found.loss - of_loss - self.task_loss if is_enough else math.inf
+
+    def allows(self, found: OnTask) -> bool:
+        return self.excess(found) <= 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +78,7 @@ class Learning:
     steps: int
     first_weight: float  # of the task beside the text at the first step
     gradient: Callable[[int, float], StepLosses]  # adds that of the objective at a step and a weight
-    # Of the present state, the task loss and the targets that it reproduces.
-    on_task: Callable[[], tuple[float, int]]
+    on_task: Callable[[], OnTask]  # of the present state
     on_text: Callable[[], float]
     allowance: Allowance
     allow: float  # the rise that is allowed, which scales the steps of the weight
@@ -123,9 +136,9 @@ class Learning:
 
     def _look(self, *, follows: bool = True) -> None:
         """Measure the present state and note it if it is the best; for steps that follow, adapt the task's weight."""
-        task_loss, reproduced = self.on_task()
-        is_allowed = self.allowance.allows(task_loss, reproduced)
-        measured = Measured(self._step, task_loss, reproduced, self.on_text() if is_allowed else None)
+        found = self.on_task()
+        excess = self.allowance.excess(found)
+        measured = Measured(self._step, *found[:2], self.on_text() if excess <= 0 else None)
         self.measured.append(measured)
         least = None if self._best is None else self._best[0].text_loss
         if self._best is None or (
@@ -133,9 +146,7 @@ class Learning:
         ):
             self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
         if self._step and follows:
-            over = min(1.0, max(-1.0, (task_loss - self.allowance.task_loss) / max(self.allow, 1e-3)))
-            if reproduced < self.allowance.reproduced:
-                over = 1.0
+            over = min(1.0, max(-1.0, excess / max(self.allow, 1e-3)))
             logarithm = math.log(self._weight / self.first_weight) + _WEIGHT_STEP * over
             most = math.log(_WEIGHT_RANGE)
             # Of weights the text is healed within a few steps; what they could lose after that is the task.
@@ -156,7 +167,7 @@ class Learning:
 
         def is_allowed(share: float) -> bool:
             self._go(last, share)
-            return self.allowance.allows(*self.on_task())
+            return self.allowance.allows(self.on_task())
 
         self._go(last, least_allowed(is_allowed, 0.0 if self._learns_weights else _BEYOND))
         self._look(follows=False)

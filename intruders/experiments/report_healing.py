@@ -106,7 +106,7 @@ def _reported_points(
     def task_loss(dose: float) -> float:
         if dose in curve:
             return curve[dose].tasks[task].losses.mean
-        return bench.on_task(bench.everywhere(dose), bench.data.report)[0]
+        return bench.on_task(bench.everywhere(dose), bench.data.report).loss
 
     tally.step("find interpolation at that task loss")
     equal = same_dose(task_loss, healed.tasks[task].losses.mean)

@@ -1,13 +1,18 @@
 """Learning of doses where the best ones are known: two matrices, of which one forgets and the other knows the task."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from intruders.experiments.learning import LEAST, MOST, Allowance, Learnable, Learning, at_bounds
+from intruders.experiments.data_shares import DataShare
+from intruders.experiments.learning import LEAST, MOST, Allowance, Learnable, Learning, OnTask, at_bounds
 from intruders.experiments.objective import StepLosses
+from intruders.experiments.open_dosed import HealBench
+from intruders.measures.losses import DocumentLosses, Outcome, TaskOutcome
 
 
 def learned(
@@ -21,6 +26,7 @@ def learned(
     steps: int = 40,
     rate: float = 0.06,
     weight: float = 3.0,
+    errors: tuple[float, float] = (0.0, 0.0),
 ) -> Any:
     """Text loss a_0^2 + both a_1^2, task loss (1 - a_1)^2 + harm (1 - a_0)^2: with harm the task wants both.
 
@@ -36,8 +42,9 @@ def learned(
         (text + weight * task).backward()  # type: ignore[no-untyped-call]
         return StepLosses(float(text.detach()), float(task.detach()))
 
-    def on_task() -> tuple[float, int]:
-        return float(losses(doses.detach())[1]), int(10 * min(1.0, float(doses.detach()[1]) + 1e-6))
+    def on_task() -> OnTask:
+        reproduced = int(10 * min(1.0, float(doses.detach()[1]) + 1e-6))
+        return OnTask(float(losses(doses.detach())[1]), reproduced, errors)
 
     states: list[Any] = [] if kept is None else kept
     return Learning(
@@ -78,6 +85,32 @@ def test_a_state_that_reproduces_too_few_targets_is_not_kept() -> None:
     strict, [doses] = learned(0.9, both=1.0, allow=0.5, weight=0.1, least_reproduced=9).run()
     assert strict.reproduced >= 9
     assert float(doses[1]) >= 0.9
+
+
+def test_what_may_be_chance_is_allowed() -> None:
+    best, _ = learned(0.9, both=1.0, allow=0.1, weight=0.1, least_reproduced=9, errors=(0.4, 3.0)).run()
+    assert 0.1 < best.task_loss <= 0.5
+    assert 6 <= best.reproduced < 9
+
+
+def test_errors_are_of_the_difference_from_the_tuned_model_on_the_same_examples() -> None:
+    """The linearized standard error of a ratio (Cochran 1977, section 6.4), and that of a sum."""
+    generator = np.random.default_rng(0)
+    tokens, hits = generator.integers(1, 6, 300), generator.random((2, 300)) < 0.8
+    sums = tokens * generator.random(300) + np.stack([0.05 * generator.standard_normal(300), np.zeros(300)])
+    outcomes = [
+        Outcome({}, {"kept": TaskOutcome(DocumentLosses("cross-entropy", *own), None, list(right))})
+        for *own, right in zip(sums, [tokens] * 2, hits, strict=True)
+    ]
+    bench: Any = SimpleNamespace(data=SimpleNamespace(task="kept"), outcome=lambda at, *_, **__: outcomes[at])
+    own: Any = 0
+    found = HealBench.on_task(bench, own, DataShare("choice", {}, {"kept": []}), beside=own + 1)
+    assert found[:2] == (pytest.approx(sums[0].sum() / tokens.sum()), hits[0].sum())
+    rise = sums[0] - sums[1]
+    residuals = rise - rise.sum() / tokens.sum() * tokens
+    lost = hits[0].astype(float) - hits[1]
+    expected = 300**0.5 * residuals.std(ddof=1) / tokens.sum(), 300**0.5 * lost.std(ddof=1)
+    assert found.errors == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("which", [0, 1, -1])
