@@ -57,21 +57,23 @@ own text and 85 % on WikiText-2 in the mean, at an accuracy at most one point be
 The twelfth round asks the same of AG News at ranks 1 and 8, seeds 30 to 35, and of full fine-tunings of three tasks,
 from seed 21, by a weight of 4, which healed more than 12 at the same price on seed 20, which does not count. Only
 AG News at rank 8 with seeds 30 and 31, and SST-2 in full with seed 21 (by 12), were healed before it was asked. So far
-seven AG News adapters healed 93 to 97 % on own text, one 84 %, and four full fine-tunings 94 % in the mean.
+seven AG News adapters healed 93 to 97 % on own text, one 84 %, and nine full fine-tunings 92 % in the mean.
 
 The thirteenth round asks whether a corpus is better than the base's own text, on three adapters of rank 8 that other
 rounds healed: word problems and SST-2 with seed 33, AG News with seed 32. Each is healed on C4, on samples of the base
 and on random tokens (--loss-on data/c4/healing.jsonl pydoc wikitext-2 --rivals self random-tokens), and on pydoc
 (--loss-on pydoc data/c4/healing.jsonl wikitext-2 --rivals), with 500 test examples. Written before any was: own text
 stays the default if in the mean over the three its loss on WikiText-2, which none learned on, is at most 0.02 nats
-above that of C4 and of pydoc, at an accuracy at most one point below. Random tokens are the control.
+above that of C4 and of pydoc, at an accuracy at most one point below. Random tokens are the control. So far on the
+first two own text is 0.008 nats below C4 and 0.012 below pydoc, at -0.4 and -0.9 points; random tokens 0.073 above it.
 
 The fourteenth is of what 64 examples can tell. AG News in full with seed 23 healed 63 %, and at rank 8 with seed 33
 84 %: by 64 their states cost the task too much, and by 500 nothing. By 256 the first states of the latter had the tuned
 model's loss, and 0, 3 and 5 targets fewer where 2 are allowed: more examples refuse them too. So a state is refused if
 it costs more than is allowed by over a standard error of its difference from the tuned model. Written before: that
 stays if over these two and two that were not picked for it, seeds 22 in full of AG News and SST-2, more is healed on
-own text, by two points or more in the mean, at an accuracy at most half a point below.
+own text, by two points or more in the mean, at an accuracy at most half a point below. It stays: 93.0 for 82.3 %, at
+-0.2 points (95 for 84, 93 for 63, 94 for 93 and 90 for 89 %).
 """
 
 import argparse
