@@ -40,14 +40,14 @@ class Allowance:
     task_loss: float  # at most, in nats per token
     reproduced: int  # at least: targets that are the model's most likely tokens
 
-    def excess(self, found: OnTask) -> float:
+    def excess(self, on_task: OnTask) -> float:
         """Return how far the loss is above what is allowed, less its error; infinite where too few are reproduced."""
-        of_loss, of_reproduced = found.errors
-        is_enough = found.reproduced + of_reproduced >= self.reproduced
-        return found.loss - of_loss - self.task_loss if is_enough else math.inf
+        of_loss, of_reproduced = on_task.errors
+        is_enough = on_task.reproduced + of_reproduced >= self.reproduced
+        return on_task.loss - of_loss - self.task_loss if is_enough else math.inf
 
-    def allows(self, found: OnTask) -> bool:
-        return self.excess(found) <= 0
+    def allows(self, on_task: OnTask) -> bool:
+        return self.excess(on_task) <= 0
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ class Learning:
 
     def _look(self, *, follows: bool = True) -> None:
         """Measure the present state and note it if it is the best; for steps that follow, adapt the task's weight."""
-        found = self.on_task()
-        excess = self.allowance.excess(found)
-        measured = Measured(self._step, *found[:2], self.on_text() if excess <= 0 else None)
+        cost = self.on_task()
+        excess = self.allowance.excess(cost)
+        measured = Measured(self._step, *cost[:2], self.on_text() if excess <= 0 else None)
         self.measured.append(measured)
         least = None if self._best is None else self._best[0].text_loss
         if self._best is None or (

@@ -209,15 +209,15 @@ class HealBench(DosedModels):
         task = self.data.task
         alone = replace(share, corpora={}, examples={task: share.examples[task]})
         own = self.outcome(state, alone, answers=False).tasks[task]
-        found = OnTask(own.losses.mean, sum(own.reproduced))
+        on_task = OnTask(own.losses.mean, sum(own.reproduced))
         if beside is None:
-            return found
+            return on_task
         other = self.outcome(beside, alone, answers=False).tasks[task]
         rise = paired_difference(own.losses, other.losses, level=_ONE_ERROR)
         own_hits, other_hits = (DocumentLosses.of_scores(each.reproduced) for each in (own, other))
         hits = paired_difference(own_hits, other_hits, level=_ONE_ERROR)
         errors = rise.estimate - rise.low, len(own.reproduced) * (hits.high - hits.estimate)
-        return found._replace(errors=errors) if rise.has_ends else found
+        return on_task._replace(errors=errors) if rise.has_ends else on_task
 
     def text_loss(self, state: TunedState, share: DataShare) -> float:
         """Return the mean loss on text, in nats per token."""
