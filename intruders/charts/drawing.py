@@ -82,15 +82,16 @@ def picture(figure: "Figure", kind: str, *, transparent: bool = False) -> bytes:
 
 def write_drawings(figures: Sequence[Chart | Grid], folder: str | os.PathLike[str]) -> list[Path]:
     """Draw every figure to `folder` as .png, .svg and .csv; return the paths. Warn of figures of an earlier call."""
+    try:
+        with styled():  # raises without matplotlib, where an empty folder would be left
+            user_path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultFileError(f"cannot make the folder '{folder}': {os_reason(error).lower()}") from error
     paths = []
     for figure, name in zip(figures, _file_names(figures), strict=True):
         stem, drawn = user_path(folder) / name, draw(figure)
         contents = {kind: picture(drawn, kind) for kind in ("png", "svg")}
         contents["csv"] = figure.frame().to_csv(index=False).encode()
-        try:  # after a drawing: without matplotlib there is none, and the folder would stay empty
-            stem.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResultFileError(f"cannot make the folder '{folder}': {os_reason(error).lower()}") from error
         for suffix, content in contents.items():
             paths.append(stem.with_name(f"{stem.name}.{suffix}"))
             write_atomically(paths[-1], content)

@@ -37,6 +37,7 @@ def test_every_figure_has_files_of_its_own(names: list[str], tmp_path: Path) -> 
     assert paths[-1].name == "layers.csv"
     assert write_drawings(charts, tmp_path) == paths
     assert len(set(write_drawings([charts[0]] * 2, tmp_path / "of one name and title"))) == 6
+    assert write_drawings([], tmp_path / "of none") == []
 
 
 @pytest.mark.usefixtures("without_pictures")
