@@ -55,6 +55,12 @@ class DoseGroups:
         places = self.places[name]  # which follow each other
         return doses[places[0] : places[-1] + 1]
 
+    def blocks(self) -> list[int]:
+        """Return the block of layers of every dose; HMA (arXiv 2309.06256) has one ratio for each of three."""
+        blocks = dose_groups(self.matrices, "block", with_elsewhere=ELSEWHERE in self.places).places
+        of_dose = {dose: blocks[name][0] for name, doses in self.places.items() for dose in doses}
+        return [of_dose[dose] for dose in range(len(self.names))]
+
 
 def dose_groups(
     names: Sequence[str], per: str, ranks: Mapping[str, int] | None = None, *, with_elsewhere: bool = False
@@ -73,13 +79,6 @@ def dose_groups(
     position = {label: number for number, label in enumerate(labels)}
     places = {name: tuple(position[label] for label in own) for name, own in of_matrix.items()}
     return DoseGroups(labels, places)
-
-
-def block_of_every_dose(groups: DoseGroups) -> list[int]:
-    """Return the block of layers of every dose; HMA (arXiv 2309.06256) has one ratio for each of three."""
-    blocks = dose_groups(groups.matrices, "block", with_elsewhere=ELSEWHERE in groups.places).places
-    of_dose = {dose: blocks[name][0] for name, doses in groups.places.items() for dose in doses}
-    return [of_dose[dose] for dose in range(len(groups.names))]
 
 
 def _labels(names: Sequence[str], per: str) -> list[str]:

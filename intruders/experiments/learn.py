@@ -8,20 +8,14 @@ from typing import Any
 import torch
 
 from ..data.corpora import documents_in
+from ..measures.losses import TaskOutcome
 from ..measures.task_score import encoded_examples
 from ..models.loading import attend_by_products_if_short
 from ..system.progress import silent
 from ..system.words import plural
 from .bench import distinct_models
 from .data_shares import HealData
-from .dosed_model import (
-    DosedUpdate,
-    TunedState,
-    block_of_every_dose,
-    parameters_of,
-    rates_of,
-    with_parameters,
-)
+from .dosed_model import DosedUpdate, TunedState, parameters_of, rates_of, with_parameters
 from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured, least_allowed
@@ -86,6 +80,11 @@ class _Learner:
     allowance: Allowance
 
     @cached_property
+    def tuned(self) -> TaskOutcome:
+        """The tuned model on the examples that choose."""
+        return self.bench.task_outcome(self.bench.everywhere(1.0), self.bench.data.choice)
+
+    @cached_property
     def smallest(self) -> float:
         """The smallest interpolation that is allowed."""
         bench, choice = self.bench, self.bench.data.choice
@@ -106,14 +105,14 @@ class _Learner:
         start = 1.0 if learns_weights else self.smallest
         values = torch.full_like(bench.doses.values, start, requires_grad=True)
         if name == BLOCKS:
-            blocks = torch.tensor(block_of_every_dose(bench.groups), device=values.device)
+            blocks = torch.tensor(bench.groups.blocks(), device=values.device)
             # The doses of a block are one number: its gradient is the sum of theirs.
             values.register_hook(  # type: ignore[no-untyped-call]
                 lambda own: torch.zeros_like(own).index_add_(0, blocks, own)[blocks]
             )
         learned, of_weights = self._learnable_weights() if learns_weights else (None, [])
         # Doses settle where the task has become as bad as it may: an error would only move that bound.
-        beside = bench.everywhere(1.0) if learns_weights else None
+        beside = self.tuned if learns_weights else None
         work = WorkFolder(bench.kept.folder)
 
         def present() -> TunedState:
@@ -175,7 +174,8 @@ class _Learner:
 
 def _measured(bench: HealBench, state: TunedState) -> Measured:
     choice = bench.data.choice
-    return Measured(0, *bench.on_task(state, choice)[:2], bench.text_loss(state, choice))
+    on_task = bench.on_task(state, choice)
+    return Measured(0, on_task.loss, on_task.reproduced, bench.text_loss(state, choice))
 
 
 def _warnings(data: HealData, base: Measured, tuned: Measured) -> list[str]:

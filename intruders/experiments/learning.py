@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..measures.intervals import paired_difference
+from ..measures.losses import DocumentLosses, TaskOutcome
 from .objective import StepLosses
 
 LEAST, MOST = -0.5, 1.5  # of a dose
@@ -21,6 +23,7 @@ _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start: 
 _WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
 _BEYOND = -0.4  # where the line from the last state to the tuned model (1) begins
 _HALVINGS = 5  # of a range of doses; each is one measure of the task
+_ONE_ERROR = 0.683  # of a normal distribution within a standard error
 
 State = tuple[Mapping[str, Tensor], Mapping[str, str]]  # tensors and texts, as a safetensors file has them
 
@@ -31,6 +34,15 @@ class OnTask(NamedTuple):
     loss: float  # in nats per token
     reproduced: int  # targets that are the model's most likely tokens
     errors: tuple[float, float] = (0.0, 0.0)  # standard errors of both, beside the tuned model
+
+
+def standard_errors(own: TaskOutcome, tuned: TaskOutcome) -> tuple[float, float]:
+    """Return those of the differences in loss and in targets reproduced, on the same examples; none for one example."""
+    rise = paired_difference(own.losses, tuned.losses, level=_ONE_ERROR)
+    own_hits, hits = (DocumentLosses.of_scores(each.reproduced) for each in (own, tuned))
+    more = paired_difference(own_hits, hits, level=_ONE_ERROR)
+    errors = rise.estimate - rise.low, len(own.reproduced) * (more.high - more.estimate)
+    return errors if rise.has_ends else (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -136,9 +148,10 @@ class Learning:
 
     def _look(self, *, follows: bool = True) -> None:
         """Measure the present state and note it if it is the best; for steps that follow, adapt the task's weight."""
-        cost = self.on_task()
-        excess = self.allowance.excess(cost)
-        measured = Measured(self._step, *cost[:2], self.on_text() if excess <= 0 else None)
+        on_task = self.on_task()
+        excess = self.allowance.excess(on_task)
+        text_loss = self.on_text() if excess <= 0 else None
+        measured = Measured(self._step, on_task.loss, on_task.reproduced, text_loss)
         self.measured.append(measured)
         least = None if self._best is None else self._best[0].text_loss
         if self._best is None or (

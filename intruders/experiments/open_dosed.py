@@ -16,8 +16,7 @@ from ..data.task import Task
 from ..errors import NonFiniteError, NotEnoughMemoryError, SettingError
 from ..linalg.low_rank import LowRank
 from ..linalg.svd import significant
-from ..measures.intervals import paired_difference
-from ..measures.losses import DocumentLosses, Outcome, mean_loss
+from ..measures.losses import Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import LossSettings
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
 from ..models.encoding import ids_at_start
@@ -32,7 +31,7 @@ from .bench import Measuring, Scored, distinct_models, opened_for_tasks
 from .data_shares import DataShare, HealData, data_of, own_answers, own_documents, task_of_prompts
 from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups, put_in_doses
 from .experiment_settings import LEARNED_AS_WEIGHTS, OWN_TEXT, HealSettings
-from .learning import OnTask
+from .learning import OnTask, standard_errors
 from .question import Question
 
 
@@ -169,7 +168,6 @@ def open_dosed(question: Question, tasks: Mapping[str, Task], per: str, *, so: s
 NOT_KEPT = Kept(None)
 # Of a learned weight in single precision: the tuned value, the present and the kept one, the gradient, Adam's moments.
 _BYTES_OF_LEARNED = 6 * 4
-_ONE_ERROR = 0.683  # of a normal distribution within a standard error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,20 +202,17 @@ class HealBench(DosedModels):
         """Return the interpolation with this dose: 1 is the tuned model, 0 the base."""
         return TunedState([dose] * len(self.groups.names))
 
-    def on_task(self, state: TunedState, share: DataShare, *, beside: TunedState | None = None) -> OnTask:
-        """Return what a state does on the task that is kept; with standard errors ``beside`` another state."""
+    def task_outcome(self, state: TunedState, share: DataShare) -> TaskOutcome:
+        """Measure the losses of a state on the task that is kept, and the targets that it reproduces."""
         task = self.data.task
         alone = replace(share, corpora={}, examples={task: share.examples[task]})
-        own = self.outcome(state, alone, answers=False).tasks[task]
-        on_task = OnTask(own.losses.mean, sum(own.reproduced))
-        if beside is None:
-            return on_task
-        other = self.outcome(beside, alone, answers=False).tasks[task]
-        rise = paired_difference(own.losses, other.losses, level=_ONE_ERROR)
-        own_hits, other_hits = (DocumentLosses.of_scores(each.reproduced) for each in (own, other))
-        hits = paired_difference(own_hits, other_hits, level=_ONE_ERROR)
-        errors = rise.estimate - rise.low, len(own.reproduced) * (hits.high - hits.estimate)
-        return on_task._replace(errors=errors) if rise.has_ends else on_task
+        return self.outcome(state, alone, answers=False).tasks[task]
+
+    def on_task(self, state: TunedState, share: DataShare, *, beside: TaskOutcome | None = None) -> OnTask:
+        """Return what a state does on the task that is kept; with standard errors ``beside`` another's outcome."""
+        own = self.task_outcome(state, share)
+        errors = (0.0, 0.0) if beside is None else standard_errors(own, beside)
+        return OnTask(own.losses.mean, sum(own.reproduced), errors)
 
     def text_loss(self, state: TunedState, share: DataShare) -> float:
         """Return the mean loss on text, in nats per token."""

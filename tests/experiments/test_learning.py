@@ -1,18 +1,24 @@
 """Learning of doses where the best ones are known: two matrices, of which one forgets and the other knows the task."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from intruders.experiments.data_shares import DataShare
-from intruders.experiments.learning import LEAST, MOST, Allowance, Learnable, Learning, OnTask, at_bounds
+from intruders.experiments.learning import (
+    LEAST,
+    MOST,
+    Allowance,
+    Learnable,
+    Learning,
+    OnTask,
+    at_bounds,
+    standard_errors,
+)
 from intruders.experiments.objective import StepLosses
-from intruders.experiments.open_dosed import HealBench
-from intruders.measures.losses import DocumentLosses, Outcome, TaskOutcome
+from intruders.measures.losses import DocumentLosses, TaskOutcome
 
 
 def learned(
@@ -98,19 +104,15 @@ def test_errors_are_of_the_difference_from_the_tuned_model_on_the_same_examples(
     generator = np.random.default_rng(0)
     tokens, hits = generator.integers(1, 6, 300), generator.random((2, 300)) < 0.8
     sums = tokens * generator.random(300) + np.stack([0.05 * generator.standard_normal(300), np.zeros(300)])
-    outcomes = [
-        Outcome({}, {"kept": TaskOutcome(DocumentLosses("cross-entropy", *own), None, list(right))})
-        for *own, right in zip(sums, [tokens] * 2, hits, strict=True)
-    ]
-    bench: Any = SimpleNamespace(data=SimpleNamespace(task="kept"), outcome=lambda at, *_, **__: outcomes[at])
-    own: Any = 0
-    found = HealBench.on_task(bench, own, DataShare("choice", {}, {"kept": []}), beside=own + 1)
-    assert found[:2] == (pytest.approx(sums[0].sum() / tokens.sum()), hits[0].sum())
+    own, tuned = (
+        TaskOutcome(DocumentLosses("cross-entropy", losses, tokens), None, list(right))
+        for losses, right in zip(sums, hits, strict=True)
+    )
     rise = sums[0] - sums[1]
     residuals = rise - rise.sum() / tokens.sum() * tokens
     lost = hits[0].astype(float) - hits[1]
     expected = 300**0.5 * residuals.std(ddof=1) / tokens.sum(), 300**0.5 * lost.std(ddof=1)
-    assert found.errors == pytest.approx(expected, rel=0.1)
+    assert standard_errors(own, tuned) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("which", [0, 1, -1])
