@@ -74,6 +74,7 @@ def measure(kind: str, tuned: str, dtype: str) -> dict[str, float]:
 def _training(tuned: str, loading: Any, corpus: Any, task: Any, rows: Any) -> dict[str, float]:
     from peft import PeftModel
 
+    from intruders.checkpoints.adapters.peft_adapter import ADAPTER_CONFIG
     from intruders.checkpoints.stored.locate import locate
     from intruders.experiments.experiment_settings import DOCUMENTS, EXAMPLES
     from intruders.experiments.open_dosed import encoded_texts
@@ -82,7 +83,7 @@ def _training(tuned: str, loading: Any, corpus: Any, task: Any, rows: Any) -> di
     from intruders.models.loading import attend_by_products_if_short
     from intruders.models.tuned_model import open_language_model
 
-    is_adapter = (locate(tuned) / "adapter_config.json").is_file()
+    is_adapter = (locate(tuned) / ADAPTER_CONFIG).is_file()
     opened = open_language_model("smollm2-135m" if is_adapter else tuned, loading=loading)
     attend_by_products_if_short(opened.model, _TOKENS, in_bf16=opened.dtype is torch.bfloat16)
     model: Any = opened.model.requires_grad_(not is_adapter)
