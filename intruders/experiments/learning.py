@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..measures.intervals import paired_difference
-from ..measures.losses import DocumentLosses, TaskOutcome
+from ..measures.losses import DocumentLosses
 from .objective import StepLosses
 
 LEAST, MOST = -0.5, 1.5  # of a dose
@@ -33,16 +33,13 @@ class OnTask(NamedTuple):
 
     loss: float  # in nats per token
     reproduced: int  # targets that are the model's most likely tokens
-    errors: tuple[float, float] = (0.0, 0.0)  # standard errors of both, beside the tuned model
+    error: float = 0.0  # standard error of the loss beside the tuned model's
 
 
-def standard_errors(own: TaskOutcome, tuned: TaskOutcome) -> tuple[float, float]:
-    """Return those of the differences in loss and in targets reproduced, on the same examples; none for one example."""
-    rise = paired_difference(own.losses, tuned.losses, level=_ONE_ERROR)
-    own_hits, hits = (DocumentLosses.of_scores(each.reproduced) for each in (own, tuned))
-    more = paired_difference(own_hits, hits, level=_ONE_ERROR)
-    errors = rise.estimate - rise.low, len(own.reproduced) * (more.high - more.estimate)
-    return errors if rise.has_ends else (0.0, 0.0)
+def standard_error(own: DocumentLosses, tuned: DocumentLosses) -> float:
+    """Return that of the difference of two losses on the same examples; none for one example, which has none."""
+    rise = paired_difference(own, tuned, level=_ONE_ERROR)
+    return rise.estimate - rise.low if rise.has_ends else 0.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,8 @@ class Allowance:
 
     def excess(self, on_task: OnTask) -> float:
         """Return how far the loss is above what is allowed, less its error; infinite where too few are reproduced."""
-        of_loss, of_reproduced = on_task.errors
-        is_enough = on_task.reproduced + of_reproduced >= self.reproduced
-        return on_task.loss - of_loss - self.task_loss if is_enough else math.inf
+        is_enough = on_task.reproduced >= self.reproduced
+        return on_task.loss - on_task.error - self.task_loss if is_enough else math.inf
 
     def allows(self, on_task: OnTask) -> bool:
         return self.excess(on_task) <= 0

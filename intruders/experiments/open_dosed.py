@@ -31,7 +31,7 @@ from .bench import Measuring, Scored, distinct_models, opened_for_tasks
 from .data_shares import DataShare, HealData, data_of, own_answers, own_documents, task_of_prompts
 from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups, put_in_doses
 from .experiment_settings import LEARNED_AS_WEIGHTS, OWN_TEXT, HealSettings
-from .learning import OnTask, standard_errors
+from .learning import OnTask, standard_error
 from .question import Question
 
 
@@ -209,10 +209,10 @@ class HealBench(DosedModels):
         return self.outcome(state, alone, answers=False).tasks[task]
 
     def on_task(self, state: TunedState, share: DataShare, *, beside: TaskOutcome | None = None) -> OnTask:
-        """Return what a state does on the task that is kept; with standard errors ``beside`` another's outcome."""
+        """Return what a state does on the task that is kept; with its standard error ``beside`` another's outcome."""
         own = self.task_outcome(state, share)
-        errors = (0.0, 0.0) if beside is None else standard_errors(own, beside)
-        return OnTask(own.losses.mean, sum(own.reproduced), errors)
+        error = 0.0 if beside is None else standard_error(own.losses, beside.losses)
+        return OnTask(own.losses.mean, sum(own.reproduced), error)
 
     def text_loss(self, state: TunedState, share: DataShare) -> float:
         """Return the mean loss on text, in nats per token."""

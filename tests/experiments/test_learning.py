@@ -15,10 +15,10 @@ from intruders.experiments.learning import (
     Learning,
     OnTask,
     at_bounds,
-    standard_errors,
+    standard_error,
 )
 from intruders.experiments.objective import StepLosses
-from intruders.measures.losses import DocumentLosses, TaskOutcome
+from intruders.measures.losses import DocumentLosses
 
 
 def learned(
@@ -32,7 +32,7 @@ def learned(
     steps: int = 40,
     rate: float = 0.06,
     weight: float = 3.0,
-    errors: tuple[float, float] = (0.0, 0.0),
+    error: float = 0.0,
 ) -> Any:
     """Text loss a_0^2 + both a_1^2, task loss (1 - a_1)^2 + harm (1 - a_0)^2: with harm the task wants both.
 
@@ -50,7 +50,7 @@ def learned(
 
     def on_task() -> OnTask:
         reproduced = int(10 * min(1.0, float(doses.detach()[1]) + 1e-6))
-        return OnTask(float(losses(doses.detach())[1]), reproduced, errors)
+        return OnTask(float(losses(doses.detach())[1]), reproduced, error)
 
     states: list[Any] = [] if kept is None else kept
     return Learning(
@@ -93,26 +93,23 @@ def test_a_state_that_reproduces_too_few_targets_is_not_kept() -> None:
     assert float(doses[1]) >= 0.9
 
 
-def test_what_may_be_chance_is_allowed() -> None:
-    best, _ = learned(0.9, both=1.0, allow=0.1, weight=0.1, least_reproduced=9, errors=(0.4, 3.0)).run()
+def test_a_loss_that_may_be_chance_is_allowed_and_too_few_targets_are_not() -> None:
+    best, _ = learned(0.9, both=1.0, allow=0.1, weight=0.1, error=0.4).run()
     assert 0.1 < best.task_loss <= 0.5
-    assert 6 <= best.reproduced < 9
+    strict, _ = learned(0.9, both=1.0, allow=0.1, weight=0.1, error=0.4, least_reproduced=9).run()
+    assert strict.reproduced >= 9
 
 
-def test_errors_are_of_the_difference_from_the_tuned_model_on_the_same_examples() -> None:
-    """The linearized standard error of a ratio (Cochran 1977, section 6.4), and that of a sum."""
+def test_the_error_is_of_the_difference_from_the_tuned_model_on_the_same_examples() -> None:
+    """The linearized standard error of a ratio (Cochran 1977, section 6.4)."""
     generator = np.random.default_rng(0)
-    tokens, hits = generator.integers(1, 6, 300), generator.random((2, 300)) < 0.8
+    tokens = generator.integers(1, 6, 300)
     sums = tokens * generator.random(300) + np.stack([0.05 * generator.standard_normal(300), np.zeros(300)])
-    own, tuned = (
-        TaskOutcome(DocumentLosses("cross-entropy", losses, tokens), None, list(right))
-        for losses, right in zip(sums, hits, strict=True)
-    )
+    own, tuned = (DocumentLosses("cross-entropy", losses, tokens) for losses in sums)
     rise = sums[0] - sums[1]
     residuals = rise - rise.sum() / tokens.sum() * tokens
-    lost = hits[0].astype(float) - hits[1]
-    expected = 300**0.5 * residuals.std(ddof=1) / tokens.sum(), 300**0.5 * lost.std(ddof=1)
-    assert standard_errors(own, tuned) == pytest.approx(expected, rel=0.1)
+    expected = 300**0.5 * residuals.std(ddof=1) / tokens.sum()
+    assert standard_error(own, tuned) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("which", [0, 1, -1])
