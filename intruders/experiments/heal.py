@@ -68,8 +68,8 @@ def heal(
     minimizes ``KL(base || model)`` on text and ``KL(tuned || model)`` on examples of the task by Adam: weights from the
     tuned model, doses from the smallest interpolation that keeps the task. It is not learned from the labels. The kept
     state forgets least on the documents that choose. On validation examples its task loss is at most ``settings.allow``
-    above the tuned model's, and it reproduces as many of their targets, to one in a hundred; of learned weights, to
-    within a standard error of the difference. Everything is reported on other documents and examples.
+    above the tuned model's, of learned weights to within a standard error of the difference, and it reproduces as many
+    of their targets, to one in a hundred. Everything is reported on other documents and examples.
 
     Args:
       base: folder, Hub id or demo model of the model before fine-tuning; None if an adapter names it.
