@@ -1,11 +1,12 @@
-"""Makes the files that usual-settings, equal-skill and same-text read, from copies of the public sets they name.
+"""Makes the files that usual-settings, equal-skill, same-text and what_heals read, from copies of the sets they name.
 
     python research/examples/study_data.py ~/sets data        # then run the studies in the folder that has data
 
 ``~/sets`` has, under the names of the public files: ``piqa/valid.jsonl`` and ``piqa/valid-labels.lst`` (Bisk et al.
 2020, AFL 3.0), ``instructions/alpaca_en_demo.json`` and ``c4/c4_demo.jsonl`` (the ``data`` folder of LLaMA-Factory),
-``sst2/train.tsv`` and ``sst2/test.tsv`` (GLUE; its 872 validation sentences as test), ``wikitext2/test.txt``. Nothing
-is downloaded here, and none of it belongs to this project.
+``sst2/train.tsv`` and ``sst2/test.tsv`` (GLUE; its 872 validation sentences as test), ``agnews/train.tsv`` and
+``agnews/dev.tsv`` (AG News: a part of its training articles and the 7,600 test articles, each with its topic in words),
+``wikitext2/test.txt``. Nothing is downloaded here, and none of it belongs to this project.
 
 Where a task's loss is wanted, there are two files of the same rows: ``whole``, prompt and completion, and ``prompts``.
 The loss of the completions is the difference of their sums. Where an answer is chosen, ``right`` and ``wrong`` have the
@@ -33,6 +34,7 @@ def main(sets: Path, out: Path) -> None:
     instructions(json.loads((sets / "instructions/alpaca_en_demo.json").read_text("utf-8")), out)
     piqa(sets / "piqa", out)
     sentiment(sets / "sst2", out)
+    news(sets / "agnews", out)
     examples = word_problems(0).test[:REPORTED]
     pairs(out / "word-problems", [(example.text, example.target) for example in examples])
     for copied, name in (("c4/c4_demo.jsonl", "c4/test.jsonl"), ("wikitext2/test.txt", "wikitext2/test.txt")):
@@ -73,18 +75,31 @@ def piqa(folder: Path, out: Path) -> None:
 
 
 def sentiment(folder: Path, out: Path) -> None:
-    splits = {}
     for split in ("train", "test"):
         with (folder / f"{split}.tsv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        splits[split] = [
+        examples = [
             (f"Review: {row['sentence'].strip()}\nSentiment:", (" negative", " positive")[int(row["label"])])
             for row in rows
         ]
-        random.Random(f"sst2 {split}").shuffle(splits[split])
-    write(out / "sst2-prompts/train.jsonl", rows_of(splits["train"][:4000]))
-    write(out / "sst2-prompts/validation.jsonl", rows_of(splits["train"][4000:4500]))
-    pairs(out / "sst2-prompts", splits["test"][:REPORTED])
+        prompts(out / "sst2-prompts", f"sst2 {split}", examples)
+
+
+def news(folder: Path, out: Path) -> None:
+    for split in ("train", "dev"):
+        rows = [line.split("\t") for line in (folder / f"{split}.tsv").read_text("utf-8").splitlines()]
+        examples = [(f"Article: {text.strip()[:250]}\nTopic:", f" {topic}") for text, topic in rows]
+        prompts(out / "agnews-prompts", f"agnews {split}", examples)
+
+
+def prompts(folder: Path, split: str, examples: list[tuple[str, str]]) -> None:
+    """Write the rows to train on and to choose by, or those to report on, in an order drawn by the split's name."""
+    random.Random(split).shuffle(examples)
+    if split.endswith("train"):
+        write(folder / "train.jsonl", rows_of(examples[:4000]))
+        write(folder / "validation.jsonl", rows_of(examples[4000:4500]))
+    else:
+        pairs(folder, examples[:REPORTED])
 
 
 def pairs(folder: Path, examples: list[tuple[str, str]]) -> None:

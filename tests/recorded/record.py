@@ -47,6 +47,7 @@ _SETTLED = (
     ),
 )
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%|(?!\w))")
+_FRACTION = re.compile(r"-?\b\d+(?:\.\d+(?:e[-+]\d+)?|e[-+]\d+)")
 # Elements of a page that are parts of a line; others begin one.
 _INLINE = re.compile(
     r"</?(a|abbr|b|code|em|i|input|label|option|small|span|strong|sub|sup|button|time)\b[^>]*>"
@@ -118,9 +119,10 @@ def _rounded(value: Any) -> Any:
 
 
 def _broken(value: Any, indent: int = 0) -> str:
-    """Return JSON in lines as long as fit: short for a file, and a change in one place is one line of a diff."""
+    """Return JSON in lines as long as fit, whose breaks do not tell how many digits a number has."""
     line = json.dumps(value, ensure_ascii=False)
-    if len(line) + indent <= _WIDTH or not isinstance(value, (dict, list)) or not value:
+    width = indent + len(_FRACTION.sub("#" * 10, line))
+    if width <= _WIDTH or not isinstance(value, (dict, list)) or not value:
         return line
     pad = " " * (indent + 1)
     if isinstance(value, dict):
