@@ -13,16 +13,16 @@ The loss of the completions is the difference of their sums. Where an answer is 
 two texts of every item in the same order, and the more probable text is the model's answer.
 """
 
-import csv
 import json
 import random
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from intruders.data.corpora import Corpus, halves_of_corpus
 from intruders.data.generated_tasks import word_problems
+from intruders.data.local_files import read_rows
 
 HELD_OUT = 100  # instructions that are not trained on
 REPORTED = 500  # examples of a task whose loss is measured
@@ -33,8 +33,8 @@ def main(sets: Path, out: Path) -> None:
     """Write every file below ``out``."""
     instructions(json.loads((sets / "instructions/alpaca_en_demo.json").read_text("utf-8")), out)
     piqa(sets / "piqa", out)
-    sentiment(sets / "sst2", out)
-    news(sets / "agnews", out)
+    prompts(sentiment, sets / "sst2/train.tsv", sets / "sst2/test.tsv", out / "sst2-prompts")
+    prompts(news, sets / "agnews/train.tsv", sets / "agnews/dev.tsv", out / "agnews-prompts", no_header=True)
     examples = word_problems(0).test[:REPORTED]
     pairs(out / "word-problems", [(example.text, example.target) for example in examples])
     for copied, name in (("c4/c4_demo.jsonl", "c4/test.jsonl"), ("wikitext2/test.txt", "wikitext2/test.txt")):
@@ -74,32 +74,30 @@ def piqa(folder: Path, out: Path) -> None:
         write(out / f"piqa/{name}.jsonl", ({"text": text} for text in texts))
 
 
-def sentiment(folder: Path, out: Path) -> None:
-    for split in ("train", "test"):
-        with (folder / f"{split}.tsv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        examples = [
-            (f"Review: {row['sentence'].strip()}\nSentiment:", (" negative", " positive")[int(row["label"])])
-            for row in rows
-        ]
-        prompts(out / "sst2-prompts", f"sst2 {split}", examples)
+def sentiment(sentence: str, label: str) -> tuple[str, str]:
+    return f"Review: {sentence.strip()}\nSentiment:", (" negative", " positive")[int(label)]
 
 
-def news(folder: Path, out: Path) -> None:
-    for split in ("train", "dev"):
-        rows = [line.split("\t") for line in (folder / f"{split}.tsv").read_text("utf-8").splitlines()]
-        examples = [(f"Article: {text.strip()[:250]}\nTopic:", f" {topic}") for text, topic in rows]
-        prompts(out / "agnews-prompts", f"agnews {split}", examples)
+def news(text: str, topic: str) -> tuple[str, str]:
+    return f"Article: {text.strip()[:250]}\nTopic:", f" {topic}"
 
 
-def prompts(folder: Path, split: str, examples: list[tuple[str, str]]) -> None:
-    """Write the rows to train on and to choose by, or those to report on, in an order drawn by the split's name."""
-    random.Random(split).shuffle(examples)
-    if split.endswith("train"):
-        write(folder / "train.jsonl", rows_of(examples[:4000]))
-        write(folder / "validation.jsonl", rows_of(examples[4000:4500]))
-    else:
-        pairs(folder, examples[:REPORTED])
+def prompts(
+    example: Callable[..., tuple[str, str]],
+    train: Path,
+    reported: Path,
+    out: Path,
+    *,
+    no_header: bool = False,
+) -> None:
+    """Write rows as examples to train on, to choose by and to report on, in an order drawn by the name of the file."""
+    drawn = []
+    for path in (train, reported):
+        drawn.append([example(*row.values()) for row in read_rows(path, no_header=no_header).rows])
+        random.Random(f"{path.parent.name} {path.stem}").shuffle(drawn[-1])
+    write(out / "train.jsonl", rows_of(drawn[0][:4000]))
+    write(out / "validation.jsonl", rows_of(drawn[0][4000:4500]))
+    pairs(out, drawn[1][:REPORTED])
 
 
 def pairs(folder: Path, examples: list[tuple[str, str]]) -> None:
