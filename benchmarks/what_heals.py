@@ -79,6 +79,14 @@ So in the fifteenth the loss has an error, and the targets that are reproduced h
 the same criterion over the same four, if the packaged adapter loses a point at most; the former rule is back if not. It
 lost none. The four, trained again, healed 89.0 for 86.8 % by commit 3cff938e, at -0.3 points: one in full 92 for 83 %,
 two alike, one 93 for 94 % at -1.4 points. It stays, by little.
+
+The sixteenth is of chance. On an Intel Xeon with AMX the packaged adapter healed 56 % by seed 0 on two threads and 94 %
+by seed 1: the first steps, at the full rate and on the gradient of the text alone (that of the task is zero at the
+tuned model), cost the task what later steps must give back. So the rate rises over five steps. By seed 0, which does
+not count, every look but two was allowed, and the weight of the task stayed at 12 and not 108. Written before
+others were healed: that stays if over the four of the fifteenth, AG News at rank 8 with seed 32 and the packaged
+adapter by seeds 1 to 4 the mean healed on own text is not below the former, nor the least by two points, at an accuracy
+on 500 test examples at most half a point below.
 """
 
 import argparse
