@@ -82,11 +82,13 @@ two alike, one 93 for 94 % at -1.4 points. It stays, by little.
 
 The sixteenth is of chance. On an Intel Xeon with AMX the packaged adapter healed 56 % by seed 0 on two threads and 94 %
 by seed 1: the first steps, at the full rate and on the gradient of the text alone (that of the task is zero at the
-tuned model), cost the task what later steps must give back. So the rate rises over five steps. By seed 0, which does
-not count, every look but two was allowed, and the weight of the task stayed at 12 and not 108. Written before
-others were healed: that stays if over the four of the fifteenth, AG News at rank 8 with seed 32 and the packaged
-adapter by seeds 1 to 4 the mean healed on own text is not below the former, nor the least by two points, at an accuracy
-on 500 test examples at most half a point below.
+tuned model), cost the task what later steps must give back. A rate that rises over five steps was asked about first,
+and ended after two of nine healings, 93 for 94 and 87 for 93 %. Together with a task's weight that grows by e and not
+its root at a look that is refused, and a last line from a refused state to the best allowed one in the place of the
+tuned model, five of seeds 0 to 5 on one thread, which do not count, ended allowed, and the line helped the sixth.
+Written before others were healed: that stays if over the four of the fifteenth and AG News at rank 8 with seed 32 the
+mean healed on own text is at most a point below the former, at an accuracy on 500 test examples at most half a point
+below, and seed 0 of the packaged adapter on two threads heals more than its interpolation.
 """
 
 import argparse
