@@ -88,7 +88,8 @@ its root at a look that is refused, and a last line from a refused state to the 
 tuned model, five of seeds 0 to 5 on one thread, which do not count, ended allowed, and the line helped the sixth.
 Written before others were healed: that stays if over the four of the fifteenth and AG News at rank 8 with seed 32 the
 mean healed on own text is at most a point below the former, at an accuracy on 500 test examples at most half a point
-below, and seed 0 of the packaged adapter on two threads heals more than its interpolation.
+below, and seed 0 of the packaged adapter on two threads heals more than its interpolation. It does: 92.0 for 90.4 %, at
++0.4 points, 1.2 below to 1.4 above, and 91 % for 81 % of the interpolation. The records are of one processor.
 """
 
 import argparse

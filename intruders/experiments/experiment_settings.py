@@ -74,7 +74,7 @@ class HealSettings(Settings):
     )
     rate: float = _healing_in_detail(
         0.06,
-        "Share of each update that the first step may change, by its dose or by its weights; it falls to zero.",
+        "Share of each update that a step may change, by doses or weights; it rises for five steps and falls to zero.",
         above=0,
         most=1,
         metavar="NUMBER",

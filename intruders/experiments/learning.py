@@ -18,9 +18,10 @@ LEAST, MOST = -0.5, 1.5  # of a dose
 # Steps between two measures on the half that chooses; as many states can be kept as there are measures.
 EVERY = 5
 
+_WARM_UP = 5  # steps in which the rate rises: the first has no gradient of the task, of weights that start as they were
 _BETAS, _EPS = (0.9, 0.99), 1e-10
 _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start: up, and of doses down
-_WEIGHT_STEP = 0.5  # of its logarithm, at most, at a measure
+_WEIGHT_STEP = 1.0  # of its logarithm, at most, at a measure
 _BEYOND = -0.4  # where the line from the last state to the tuned model (1) begins
 _HALVINGS = 5  # of a range of doses; each is one measure of the task
 _ONE_ERROR = 0.683  # of a normal distribution within a standard error
@@ -74,7 +75,7 @@ class Learnable:
 
     tensor: Tensor  # changed in place; it requires a gradient
     tuned: Tensor  # its value in the tuned model
-    rate: float  # of the first step; it falls to zero
+    rate: float  # at most, by a step; it rises first, and falls to zero
     bounds: tuple[float, float] | None = None
 
 
@@ -165,32 +166,35 @@ class Learning:
             self.keep(self._state())
 
     def _settle(self) -> None:
-        """Use the allowance: move to the first allowed point on the line from the last state to the tuned model.
+        """Use the allowance: move to the first allowed point on a line from the last state.
 
-        What was learned may cost the task a little more than is allowed, or less. On that line the cost falls towards
-        the tuned model's, which is allowed by definition.
+        What was learned may cost the task a little more than is allowed, or less. The line of doses ends at the tuned
+        model, which is allowed by definition; that of weights at the best state, which is the tuned model or nearer.
         """
         if self._learns_weights and self.measured[-1].text_loss is not None:
             return  # weights need not be moved away from the tuned model: that would cost the task what it has left
+        assert self._best is not None
         last = [tensor.detach().clone() for tensor in self._tensors]
+        end = self._best[1] if self._learns_weights else self._tuned
 
         def is_allowed(share: float) -> bool:
-            self._go(last, share)
+            self._go(last, end, share)
             return self.allowance.allows(self.on_task())
 
-        self._go(last, least_allowed(is_allowed, 0.0 if self._learns_weights else _BEYOND))
+        self._go(last, end, least_allowed(is_allowed, 0.0 if self._learns_weights else _BEYOND))
         self._look(follows=False)
-        self._go(last, 0.0)
+        self._go(last, end, 0.0)
 
-    def _go(self, last: Sequence[Tensor], share: float) -> None:
-        """Move a share of the way from a state to the tuned model; a share below 0 moves away from it."""
-        for tensor, start, end in zip(self._tensors, last, self._tuned, strict=True):
-            tensor.data.copy_(start + share * (end - start))
+    def _go(self, last: Sequence[Tensor], end: Sequence[Tensor], share: float) -> None:
+        """Move a share of the way from one state to another; a share below 0 moves away from it."""
+        for tensor, start, aim in zip(self._tensors, last, end, strict=True):
+            tensor.data.copy_(start + share * (aim - start))
         self._clip()
 
     def _move(self) -> None:
-        """Take a step of Adam with a falling rate, within the bounds."""
-        share = 0.5 * (1 + math.cos(math.pi * self._step / self.steps))
+        """Take a step of Adam with a rate that rises and falls, within the bounds."""
+        rise = min(1.0, (self._step + 1) / _WARM_UP)
+        share = rise * 0.5 * (1 + math.cos(math.pi * self._step / self.steps))
         for group, learnable in zip(self._adam.param_groups, self.learnables, strict=True):
             group["lr"] = learnable.rate * share
         self._adam.step()

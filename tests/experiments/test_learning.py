@@ -93,6 +93,19 @@ def test_a_state_that_reproduces_too_few_targets_is_not_kept() -> None:
     assert float(doses[1]) >= 0.9
 
 
+def test_refused_weights_end_on_the_line_to_the_best_allowed_state() -> None:
+    states: list[Any] = []
+    learning = learned(0.9, harm=0.2, kept=states, allow=0.017, steps=10, weight=0.1)
+    unused = Learnable(torch.zeros(1, requires_grad=True), torch.zeros(1), 0.06)
+    best, [kept, _] = replace(learning, learnables=[*learning.learnables, unused]).run()
+    assert [each.text_loss is None for each in learning.measured] == [False, False, True, False]
+    assert best.text_loss < learning.measured[1].text_loss
+    allowed, last = (tensors["value.0"] for tensors, _ in states[1:])
+    shares = (kept - last) / (allowed - last)
+    assert shares[0] == pytest.approx(float(shares[1]), abs=1e-4)
+    assert 0 < float(shares[0]) < 1
+
+
 def test_a_loss_that_may_be_chance_is_allowed_and_too_few_targets_are_not() -> None:
     best, _ = learned(0.9, both=1.0, allow=0.1, weight=0.1, error=0.4).run()
     assert 0.1 < best.task_loss <= 0.5
@@ -124,7 +137,7 @@ def test_a_state_that_was_kept_ends_as_if_it_had_never_stopped(which: int) -> No
 
 
 def test_the_steps_are_those_of_adam() -> None:
-    """Kingma and Ba 2015, algorithm 1, on a gradient of 1 at a rate that falls as half a cosine."""
+    """Kingma and Ba 2015, algorithm 1, on a gradient of 1 at a rate that rises for five steps, times half a cosine."""
     values = torch.zeros(1, requires_grad=True)
 
     def gradient(step: int, weight: float) -> StepLosses:
@@ -132,10 +145,11 @@ def test_the_steps_are_those_of_adam() -> None:
         return StepLosses(0.0, 0.0)
 
     replace(
-        learned(0.5, steps=2), learnables=[Learnable(values, torch.ones(1), 0.1)], gradient=gradient
+        learned(0.5, steps=6), learnables=[Learnable(values, torch.ones(1), 0.1)], gradient=gradient
     ).run()
-    # With a constant gradient both moments, corrected, are 1: each step is its rate, 0.1 and 0.1 / 2.
-    assert float(values.detach()) == pytest.approx(-0.15, abs=1e-7)
+    # With a constant gradient both moments, corrected, are 1: each step is its rate, 0.1 times
+    # 0.2, 0.4 (1 + cos 30°) / 2, 0.6 (0.75), 0.8 (0.5), 0.25 and (1 - cos 30°) / 2.
+    assert float(values.detach()) == pytest.approx(-0.17401924, abs=1e-7)
 
 
 def test_doses_stay_in_their_range() -> None:
