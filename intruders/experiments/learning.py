@@ -18,10 +18,9 @@ LEAST, MOST = -0.5, 1.5  # of a dose
 # Steps between two measures on the half that chooses; as many states can be kept as there are measures.
 EVERY = 5
 
-_WARM_UP = 5  # steps in which the rate rises: the first has no gradient of the task, of weights that start as they were
+_WARM_UP = 5  # steps: the task has no gradient at the tuned model, where weights start
 _BETAS, _EPS = (0.9, 0.99), 1e-10
 _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start: up, and of doses down
-_WEIGHT_STEP = 1.0  # of its logarithm, at most, at a measure
 _BEYOND = -0.4  # where the line from the last state to the tuned model (1) begins
 _HALVINGS = 5  # of a range of doses; each is one measure of the task
 _ONE_ERROR = 0.683  # of a normal distribution within a standard error
@@ -157,7 +156,7 @@ class Learning:
             self._best = (measured, [tensor.detach().clone() for tensor in self._tensors])
         if self._step and follows:
             over = min(1.0, max(-1.0, excess / max(self.allow, 1e-3)))
-            logarithm = math.log(self._weight / self.first_weight) + _WEIGHT_STEP * over
+            logarithm = math.log(self._weight / self.first_weight) + over
             most = math.log(_WEIGHT_RANGE)
             # Of weights the text is healed within a few steps; what they could lose after that is the task.
             least = 0.0 if self._learns_weights else -most
@@ -169,7 +168,7 @@ class Learning:
         """Use the allowance: move to the first allowed point on a line from the last state.
 
         What was learned may cost the task a little more than is allowed, or less. The line of doses ends at the tuned
-        model, which is allowed by definition; that of weights at the best state, which is the tuned model or nearer.
+        model, which is allowed by definition; that of weights at the best state, the tuned model if it is alone.
         """
         if self._learns_weights and self.measured[-1].text_loss is not None:
             return  # weights need not be moved away from the tuned model: that would cost the task what it has left
