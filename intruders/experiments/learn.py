@@ -135,7 +135,7 @@ class _Learner:
                 replays=name == REPLAY,
             )
             learning = Learning(
-                [Learnable(values, torch.ones_like(values), self.settings.rate, (LEAST, MOST)), *of_weights],
+                [Learnable(values, self.settings.rate, (LEAST, MOST)), *of_weights],
                 steps,
                 self.settings.weight_of(WEIGHTS if learns_weights else DOSES, in_full=bench.is_in_full),
                 objective.gradient,
@@ -160,7 +160,7 @@ class _Learner:
         # In single precision: of a rounded weight small steps would be lost.
         tensors = [tensor.to(torch.float32, copy=True).requires_grad_() for tensor in parameters_of(tuned)]
         rates = [rate for update in tuned.values() for rate in rates_of(update, self.settings.rate)]
-        return with_parameters(tuned, tensors), list(map(Learnable, tensors, parameters_of(tuned), rates))
+        return with_parameters(tuned, tensors), list(map(Learnable, tensors, rates))
 
     def _data_of(self, name: str) -> HealData:
         """Return the data that a rival learns from and is chosen by: of some, other text."""

@@ -18,7 +18,8 @@ LEAST, MOST = -0.5, 1.5  # of a dose
 # Steps between two measures on the half that chooses; as many states can be kept as there are measures.
 EVERY = 5
 
-_WARM_UP = 5  # steps: the task has no gradient at the tuned model, where weights start
+# Steps in which the rate rises: at the tuned model, where weights start, the task has no gradient.
+_WARM_UP = 5
 _BETAS, _EPS = (0.9, 0.99), 1e-10
 _WEIGHT_RANGE = 30.0  # by how much the weight of the task may leave its start: up, and of doses down
 _BEYOND = -0.4  # where the line from the last state to the tuned model (1) begins
@@ -73,7 +74,6 @@ class Learnable:
     """A tensor that is learned."""
 
     tensor: Tensor  # changed in place; it requires a gradient
-    tuned: Tensor  # its value in the tuned model
     rate: float  # at most, by a step; it rises first, and falls to zero
     bounds: tuple[float, float] | None = None
 
@@ -96,7 +96,6 @@ class Learning:
 
     def __post_init__(self) -> None:
         self._tensors = [learnable.tensor for learnable in self.learnables]
-        self._tuned = [learnable.tuned for learnable in self.learnables]
         groups = [{"params": [learnable.tensor], "lr": learnable.rate} for learnable in self.learnables]
         self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_EPS)
         self._learns_weights = len(self.learnables) > 1
@@ -174,13 +173,15 @@ class Learning:
             return  # weights need not be moved away from the tuned model: that would cost the task what it has left
         assert self._best is not None
         last = [tensor.detach().clone() for tensor in self._tensors]
-        end = self._best[1] if self._learns_weights else self._tuned
+        end, low = self._best[1], 0.0
+        if not self._learns_weights:  # doses, which are one in the tuned model
+            end, low = [torch.ones_like(tensor) for tensor in last], _BEYOND
 
         def is_allowed(share: float) -> bool:
             self._go(last, end, share)
             return self.allowance.allows(self.on_task())
 
-        self._go(last, end, least_allowed(is_allowed, 0.0 if self._learns_weights else _BEYOND))
+        self._go(last, end, least_allowed(is_allowed, low))
         self._look(follows=False)
         self._go(last, end, 0.0)
 

@@ -54,7 +54,7 @@ def learned(
 
     states: list[Any] = [] if kept is None else kept
     return Learning(
-        [Learnable(doses, torch.ones(2), rate, (LEAST, MOST))],
+        [Learnable(doses, rate, (LEAST, MOST))],
         steps,
         weight,
         gradient,
@@ -96,7 +96,7 @@ def test_a_state_that_reproduces_too_few_targets_is_not_kept() -> None:
 def test_refused_weights_end_on_the_line_to_the_best_allowed_state() -> None:
     states: list[Any] = []
     learning = learned(0.9, harm=0.2, kept=states, allow=0.017, steps=10, weight=0.1)
-    unused = Learnable(torch.zeros(1, requires_grad=True), torch.zeros(1), 0.06)
+    unused = Learnable(torch.zeros(1, requires_grad=True), 0.06)
     best, [kept, _] = replace(learning, learnables=[*learning.learnables, unused]).run()
     assert [each.text_loss is None for each in learning.measured] == [False, False, True, False]
     assert best.text_loss < learning.measured[1].text_loss
@@ -144,9 +144,7 @@ def test_the_steps_are_those_of_adam() -> None:
         values.sum().backward()  # type: ignore[no-untyped-call]
         return StepLosses(0.0, 0.0)
 
-    replace(
-        learned(0.5, steps=6), learnables=[Learnable(values, torch.ones(1), 0.1)], gradient=gradient
-    ).run()
+    replace(learned(0.5, steps=6), learnables=[Learnable(values, 0.1)], gradient=gradient).run()
     # With a constant gradient both moments, corrected, are 1: each step is its rate, 0.1 times
     # 0.2, 0.4 (1 + cos 30°) / 2, 0.6 (0.75), 0.8 (0.5), 0.25 and (1 - cos 30°) / 2.
     assert float(values.detach()) == pytest.approx(-0.17401924, abs=1e-7)
