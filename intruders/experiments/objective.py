@@ -4,21 +4,23 @@ On examples the tuned model's own predictions are what to keep (distillation; Hi
 labels: a few dozen labels could be learned further than the tuned model has, at the cost of all other examples.
 """
 
+import math
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import kl_div, log_softmax
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import NonFiniteError
 from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
-from ..models.token_losses import SplitModel, in_single, target_logits
+from ..models.token_losses import SplitModel, add_gradient_in_parts, add_gradient_of_labels, in_single
 from ..models.tuned_model import OpenedModel
 from .dosed_model import DoseVector
 from .experiment_settings import DOCUMENTS, EXAMPLES
@@ -26,7 +28,10 @@ from .experiment_settings import DOCUMENTS, EXAMPLES
 # Of some texts by number: the model's inputs (texts, width), and where its predictions count, bool (texts, width).
 Encoded = Callable[[Sequence[int]], tuple[dict[str, Tensor], Tensor]]
 
-# Bounds the logits and the activations of a part of a step in memory: tokens x vocabulary.
+# What a model that stays predicts: of the positions that count, the logits (positions, classes or tokens) of these.
+Known = Callable[[slice], Tensor]
+
+# Bounds the activations of a part of a step in memory: tokens x vocabulary.
 _LOGITS = 2**25
 
 _MASKED = 0.15
@@ -82,8 +87,8 @@ class KeptAnswers:
         self._states: dict[int, Tensor] = {}  # (positions that count, hidden)
 
     @torch.no_grad()
-    def logits(self, numbers: Sequence[int]) -> Tensor | None:
-        """Return the logits (positions, vocabulary) of texts in the order given, each in the order of reading.
+    def known(self, numbers: Sequence[int]) -> Known | None:
+        """Return the logits of texts in the order given, each in the order of reading.
 
         None if the model's body does not answer with hidden states.
         """
@@ -96,7 +101,8 @@ class KeptAnswers:
             if states is None:
                 return None
             self._states |= {each: states[row][counts[row]] for row, each in enumerate(batch)}
-        return self._split.logits(torch.cat([self._states[number] for number in numbers]))
+        of_all = torch.cat([self._states[number] for number in numbers])
+        return lambda places: self._split.logits(of_all[places])
 
 
 @dataclass(frozen=True)
@@ -167,54 +173,33 @@ class Objective:
 
     def _part_gradient(self, numbers: Sequence[int], share: float, step: int) -> float:
         """Add the gradient of ``share`` times the divergence per token on some documents."""
-        model: Any = self._language.model
         batches = list(self._batches(self._texts, numbers))
         encoded = [self._inputs(batch, step) for batch in batches]
-        tokens = sum(int(scored.sum()) for _, scored in encoded) / share
-        total = 0.0
+        factor, total = share / sum(int(scored.sum()) for _, scored in encoded), 0.0
         for batch, (inputs, scored) in zip(batches, encoded, strict=True):
             if self._replays:
-                loss = self._loss_of_tokens(batch, inputs, scored) / tokens
+                ids = pad_sequence([torch.tensor(self._texts[number]) for number in batch], batch_first=True)
+                labels = ids.to(scored.device).masked_fill(~scored, IGNORED)
+                labels = labels if self._language.is_masked else labels_of_next(labels)
+                total += add_gradient_of_labels(self._language.model, inputs, labels, factor)
             else:
-                with torch.no_grad(), self._doses.off():
-                    known = None if self._base is None else self._base.logits(batch)
-                    known = model(**inputs).logits[scored] if known is None else known
-                    base = log_softmax(known.float(), dim=-1)
-                predicted = log_softmax(model(**inputs).logits[scored].float(), dim=-1)
-                loss = kl_div(predicted, base, reduction="sum", log_target=True) / tokens
-            total += _finite(loss, "divergence from the base on text")
-            loss.backward()  # type: ignore[no-untyped-call]
-        return total
-
-    def _loss_of_tokens(self, batch: Sequence[int], inputs: dict[str, Tensor], scored: Tensor) -> Tensor:
-        """Return the summed loss of the documents' own tokens."""
-        ids = pad_sequence([torch.tensor(self._texts[number]) for number in batch], batch_first=True)
-        labels = ids.to(scored.device).masked_fill(~scored, IGNORED)
-        labels = labels if self._language.is_masked else labels_of_next(labels)
-        chosen = labels != IGNORED
-        logits = self._language.model(**inputs).logits[chosen].float()
-        return cross_entropy(logits, labels[chosen], reduction="sum")
+                known = self._base, self._doses.off
+                total += _add_gradient(self._language.model, inputs, scored, factor, batch, *known)
+        return _finite(factor * total, "divergence from the base on text")
 
     def _task_gradient(self, numbers: Sequence[int], weight: float) -> float:
         """Add the gradient of ``weight`` times the divergence on some examples, the mean over their targets."""
-        model = self._scored.model
-        what = "loss" if self._replays else "divergence from the tuned model"
-        batches = [(some, self._batch(some)) for some in self._batches(self._ids, numbers)]
-        targets = sum(int((labels_of_next(batch["labels"]) != IGNORED).sum()) for _, batch in batches)
-        total = 0.0
-        for some, batch in batches:
+        model, whole = self._scored.model, torch.ones_like(self._doses.values)
+        batches = [(some, *self._batch(some)) for some in self._batches(self._ids, numbers)]
+        targets, total = sum(int((labels != IGNORED).sum()) for _, _, labels in batches), 0.0
+        for some, inputs, labels in batches:
             if self._replays:
-                loss = cross_entropy(*target_logits(model, batch), reduction="sum") / targets
+                total += add_gradient_of_labels(model, inputs, labels, weight / targets)
             else:
-                with torch.no_grad(), self._doses.at(torch.ones_like(self._doses.values)):
-                    known = None if self._tuned is None else self._tuned.logits(some)
-                    known = target_logits(model, batch)[0] if known is None else known
-                    tuned = log_softmax(in_single(known), dim=-1)
-                predicted = log_softmax(target_logits(model, batch)[0], dim=-1)
-                loss = kl_div(predicted, tuned, reduction="sum", log_target=True) / targets
-            total += _finite(loss, f"{what} on training examples")
-            (weight * loss).backward()  # type: ignore[no-untyped-call]
-        return total
+                known = self._tuned, partial(self._doses.at, whole)
+                total += _add_gradient(model, inputs, labels != IGNORED, weight / targets, some, *known)
+        what = "loss" if self._replays else "divergence from the tuned model"
+        return _finite(total / targets, f"{what} on training examples")
 
     def _batches(self, texts: Sequence[list[int]], numbers: Sequence[int]) -> Iterator[list[int]]:
         """Batch the numbers of texts of similar length, as many as memory allows, at least one."""
@@ -227,20 +212,47 @@ class Objective:
         if batch:
             yield batch
 
-    def _batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        device = self._scored.device
+    def _batch(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the inputs of some examples, and the target at every place, or ``IGNORED``: (examples, width)."""
         rows = self._pad([self._rows[number] for number in numbers])
-        return {name: tensor.to(device) for name, tensor in rows.items()}
+        inputs = {name: tensor.to(self._scored.device) for name, tensor in rows.items()}
+        return inputs, labels_of_next(inputs.pop("labels"))
 
     def _targets(self, numbers: Sequence[int]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of some examples, and where they predict a target: (examples, width)."""
-        batch = self._batch(numbers)
-        return batch, labels_of_next(batch.pop("labels")) != IGNORED
+        inputs, labels = self._batch(numbers)
+        return inputs, labels != IGNORED
 
     def _inputs(self, numbers: Sequence[int], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of some texts, and where the model's predictions count: (texts, width)."""
         texts = [self._texts[number] for number in numbers]
         return read_rows(self._language, texts, f"{self._seed} {step}")
+
+
+def _add_gradient(
+    model: Any,
+    inputs: dict[str, Tensor],
+    chosen: Tensor,
+    factor: float,
+    batch: Sequence[int],
+    kept: KeptAnswers | None,
+    staying: Callable[[], AbstractContextManager[None]],
+) -> float:
+    """Add ``factor`` times the gradient of the divergences from a model that stays, and return their sum.
+
+    ``staying`` puts the model into that state; what it answers to the batch may be ``kept``.
+    """
+    with torch.no_grad(), staying():
+        known = None if kept is None else kept.known(batch)
+        if known is None:
+            known = model(**inputs).logits[chosen].__getitem__
+
+    def divergence(logits: Tensor, places: slice) -> Tensor:
+        with torch.no_grad(), staying():
+            target = log_softmax(in_single(known(places)), dim=-1)
+        return kl_div(log_softmax(logits, dim=-1), target, reduction="sum", log_target=True)
+
+    return add_gradient_in_parts(model, inputs, chosen, divergence, factor)
 
 
 def read_rows(
@@ -268,9 +280,8 @@ def read_rows(
     return inputs, scored.to(device)
 
 
-def _finite(loss: Tensor, what: str) -> float:
-    value = float(loss.detach())
-    if not torch.isfinite(loss):
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value):
         raise NonFiniteError(
             f"the {what} is {value}, not a number; expected a model that gives finite losses; check the tuned model, "
             "or pass a lower --rate"

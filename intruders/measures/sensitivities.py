@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.open_sides import open_sides
@@ -19,9 +18,9 @@ from ..data.task import Example, Task
 from ..errors import NonFiniteError, PairingError, SettingError
 from ..linalg.low_rank import LowRank
 from ..mitigation.remedies.surgery import Surgery
-from ..models.encoding import PadRight, pad_token_id
+from ..models.encoding import IGNORED, PadRight, labels_of_next, pad_token_id
 from ..models.loading_settings import AS_STORED, Loading
-from ..models.token_losses import target_logits
+from ..models.token_losses import add_gradient_of_labels
 from ..models.tuned_model import OpenedModel, open_for_task
 from ..system.progress import Progress, silent
 from .task_score import encoded_examples
@@ -91,8 +90,9 @@ def sensitivities(
         for done, batch in enumerate(batches):
             progress("measure the task's loss", done, len(batches))
             placed = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            loss = cross_entropy(*target_logits(model, placed)) / len(batches)
-            loss.backward()  # type: ignore[no-untyped-call]
+            labels = labels_of_next(placed.pop("labels"))
+            targets = int((labels != IGNORED).sum())
+            add_gradient_of_labels(model, placed, labels, 1 / (targets * len(batches)))
     felt = {}
     for name, delta in deltas.items():
         gradient = torch.zeros_like(delta) if delta.grad is None else delta.grad

@@ -4,7 +4,7 @@ Logits are the largest thing that a language model computes: tokens x vocabulary
 which makes hidden states, and a head, which makes logits of those that are chosen, or that were kept.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .encoding import IGNORED, labels_of_next
+from .encoding import IGNORED
 
-_LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in single precision
+# Numbers: 16 MiB in single precision. The C library returns blocks above 32 MiB to the system when they are freed,
+# and the next part would have to be given every page anew.
+_LOGITS_AT_ONCE = 1 << 22
 _FEWEST_PLACES = 64  # at once, so that the head's own weights are not read anew for every few places
 
 
@@ -39,23 +41,11 @@ def losses_and_hits(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor)
 
 
 def _losses(logits: Tensor, wanted: Tensor) -> Tensor:
-    return cross_entropy(logits.float(), wanted, reduction="none")
-
-
-def target_logits(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the logits (targets, classes or tokens), in single precision or better, and the targets (targets,).
-
-    ``batch`` has the model's arguments (batch, width) and the labels: (batch,) classes, or (batch, width) tokens, of
-    which ``IGNORED`` and the first are no targets.
-    """
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    labels = labels_of_next(batch["labels"])
-    [(logits, targets)] = _logits_in_parts(model, inputs, labels, at_once=labels.numel())
-    return in_single(logits), targets
+    return cross_entropy(in_single(logits), wanted, reduction="none")
 
 
 def _logits_in_parts(
-    model: Any, inputs: dict[str, Tensor], labels: Tensor, at_once: int | None = None
+    model: Any, inputs: dict[str, Tensor], labels: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
     # The logits are (targets, classes or tokens), at labels, in order, some at a time; a classifier has few.
     chosen = labels != IGNORED  # (batch, width) or (batch,)
@@ -64,10 +54,49 @@ def _logits_in_parts(
     if split is None or states is None:
         yield model(**inputs).logits[chosen], labels[chosen]
         return
-    step = at_once or max(_FEWEST_PLACES, _LOGITS_AT_ONCE // split.vocabulary)
-    parts = torch.split(states[chosen], step), torch.split(labels[chosen], step)
+    parts = (torch.split(whole[chosen], split.places_at_once) for whole in (states, labels))
     for some, wanted in zip(*parts, strict=True):
         yield split.logits(some), wanted
+
+
+def add_gradient_in_parts(
+    model: Any,
+    inputs: dict[str, Tensor],
+    chosen: Tensor,
+    loss_of: Callable[[Tensor, slice], Tensor],
+    factor: float,
+) -> float:
+    """Add ``factor`` times the gradient of the summed losses at ``chosen`` places, and return the sum.
+
+    ``chosen`` is (batch, width), or (batch,) of classes. ``loss_of`` gets the logits (places, tokens or classes), in
+    single precision or better, some places at a time, and which of all chosen places they are. The gradient in the
+    hidden states is put together before the body's is taken.
+    """
+    split = SplitModel.of(model) if chosen.dim() > 1 else None
+    states = None if split is None else split.states(inputs)
+    if split is None or states is None:
+        loss = loss_of(in_single(model(**inputs).logits[chosen]), slice(None))
+        (factor * loss).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+    at_places, total, first = states[chosen], 0.0, 0  # (places, hidden)
+    parts = [part.detach().requires_grad_() for part in torch.split(at_places, split.places_at_once)]
+    for part in parts:
+        loss = loss_of(in_single(split.logits(part)), slice(first, first + len(part)))
+        (factor * loss).backward()  # type: ignore[no-untyped-call]
+        total, first = total + float(loss.detach()), first + len(part)
+    if at_places.requires_grad:  # not where the head alone is learned
+        gradient = torch.cat([part.grad for part in parts if part.grad is not None])
+        at_places.backward(gradient)  # type: ignore[no-untyped-call]
+    return total
+
+
+def add_gradient_of_labels(model: Any, inputs: dict[str, Tensor], labels: Tensor, factor: float) -> float:
+    """Add ``factor`` times the gradient of the losses of labels, as of :func:`token_losses`; return their sum."""
+    chosen = labels != IGNORED
+    wanted = labels[chosen]
+    return add_gradient_in_parts(
+        model, inputs, chosen, lambda logits, places: _losses(logits, wanted[places]).sum(), factor
+    )
 
 
 def in_single(tensor: Tensor) -> Tensor:
@@ -97,9 +126,9 @@ class SplitModel:
         return None if calls_past else cls(own, body)
 
     @property
-    def vocabulary(self) -> int:
-        """The number of tokens that logits are computed of."""
-        return int(self._own.config.get_text_config().vocab_size)
+    def places_at_once(self) -> int:
+        """The number of places whose logits are in memory at a time."""
+        return max(_FEWEST_PLACES, _LOGITS_AT_ONCE // int(self._own.config.get_text_config().vocab_size))
 
     def states(self, inputs: dict[str, Tensor]) -> Tensor | None:
         """Compute the hidden states (batch, width, hidden) of a batch; None if the body has not one of each token."""
