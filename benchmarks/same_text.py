@@ -10,10 +10,11 @@ from typing import Any
 
 import intruders
 from benchmarks.usual_settings import said
+from intruders.data.columns import Columns
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import HEALED, TUNED, Healing
-from intruders.experiments.point import HealedPoint
-from intruders.measures.intervals import mean_interval
+from intruders.experiments.point import CorpusMeasure, HealedPoint, TaskMeasure
+from intruders.measures.intervals import NOTHING, mean_interval
 from intruders.studies.results import load_results
 
 CHOSEN, REPORTED = "data/c4/healing.jsonl", "wikitext-2"
@@ -43,6 +44,7 @@ def main(folder: Path, *, heals: bool) -> None:
                     "smollm2-135m",
                     str(folder / "runs" / str(run.run_id) / "model"),
                     task=str(task),
+                    columns=columns_of(Path(str(task)).parent),
                     loss_on=[CHOSEN, REPORTED],
                     settings=SETTINGS,
                     seed=0,  # the documents that the runs with replay had
@@ -51,10 +53,47 @@ def main(folder: Path, *, heals: bool) -> None:
                 )
             if (out / "heal.json").is_file():
                 healings[int(run.seed)] = Healing.load(out)
-        replayed = {int(run.seed): run.run_id for run in group[group["replay"].notna()].itertuples()}
+        with_replay = group[group["replay"].notna()].itertuples()
+        replayed = {int(run.seed): point_of(folder, str(run.run_id), str(task)) for run in with_replay}
         print(f"\n{task}, {method}: seeds {sorted(healings)} healed, {sorted(replayed)} with replay")
         if healings:
             report(healings)
+            both = {seed: healing for seed, healing in healings.items() if seed in replayed}
+            print(f"  weights minus replay in training: {difference(both, replayed)}")
+
+
+def columns_of(folder: Path) -> Columns | None:
+    """Return the splits of a task that is a folder of files; None of a task by name."""
+    validation, test = (str(folder / f"{split}.jsonl") for split in ("validation", "test"))
+    if not Path(test).is_file():
+        return None
+    return Columns(validation_file=validation, test_file=test, max_new_tokens=8)
+
+
+def point_of(folder: Path, run_id: str, task: str) -> HealedPoint:
+    """Measure a run with replay on the documents and examples that healings report on, and print it."""
+    columns = columns_of(Path(task).parent) or Columns()
+    measured = intruders.evaluate(
+        str(folder / "runs" / run_id / "model"),
+        base="smollm2-135m",
+        losses=intruders.LossSettings(
+            loss_on=(CHOSEN, REPORTED), max_documents=SETTINGS.max_documents, max_tokens=SETTINGS.max_tokens
+        ),
+        scores=intruders.ScoreSettings(
+            tasks=(task,),
+            validation_file=columns.validation_file,
+            test_file=columns.test_file,
+            max_new_tokens=columns.max_new_tokens,
+            max_examples=SETTINGS.report_examples,
+        ),
+        reported_half=True,
+        loading=intruders.Loading(dtype="bfloat16"),
+    )
+    [score] = measured.tasks
+    corpora = {loss.corpus: CorpusMeasure(loss.loss, loss.difference or NOTHING) for loss in measured.losses}
+    said_of = "  ".join(f"{name} {one.forgotten.estimate:+.3f}" for name, one in corpora.items())
+    print(f"  {run_id}: {said_of}  {score.accuracy.estimate:.3f}", flush=True)
+    return HealedPoint(run_id, None, corpora, {task: TaskMeasure(NOTHING, NOTHING, score.accuracy)})
 
 
 def report(healings: Mapping[Any, Healing], rivals: Sequence[str] = RIVALS) -> None:
@@ -95,7 +134,7 @@ def difference(healings: Mapping[Any, Healing], others: Mapping[Any, HealedPoint
         one, other = healing.healed_point, others[name]
         assert other is not None
         losses.append(one.corpora[REPORTED].loss.estimate - other.corpora[REPORTED].loss.estimate)
-        own, of_other = one.tasks[healing.task].accuracy, other.tasks[healing.task].accuracy
+        own, of_other = one.tasks[healing.task].accuracy, next(iter(other.tasks.values())).accuracy
         assert own is not None
         assert of_other is not None
         accuracies.append(100 * (own.estimate - of_other.estimate))

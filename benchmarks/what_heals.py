@@ -97,7 +97,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import intruders
-from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, difference, report
+from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, columns_of, difference, report
 from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import SELF, HealSettings
 from intruders.experiments.healing import Healing
@@ -110,11 +110,8 @@ def main(
     healings = {}
     for name, given in models.items():
         model, _, task = given.partition("@")
-        out, columns = folder / name, None
-        if Path(task).is_dir():
-            columns = intruders.Columns(
-                validation_file=f"{task}/validation.jsonl", test_file=f"{task}/test.jsonl", max_new_tokens=8
-            )
+        out, columns = folder / name, columns_of(Path(task))
+        if columns is not None:
             task = f"{task}/train.jsonl"
         if not (out / "heal.json").is_file():
             out.parent.mkdir(exist_ok=True)
