@@ -10,7 +10,6 @@ from typing import Any
 
 import intruders
 from benchmarks.usual_settings import said
-from intruders.data.columns import Columns
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import HEALED, TUNED, Healing
 from intruders.experiments.point import CorpusMeasure, HealedPoint, TaskMeasure
@@ -44,7 +43,7 @@ def main(folder: Path, *, heals: bool) -> None:
                     "smollm2-135m",
                     str(folder / "runs" / str(run.run_id) / "model"),
                     task=str(task),
-                    columns=columns_of(Path(str(task)).parent),
+                    columns=intruders.Columns(**splits_of(Path(str(task)).parent)),
                     loss_on=[CHOSEN, REPORTED],
                     settings=SETTINGS,
                     seed=0,  # the documents that the runs with replay had
@@ -62,17 +61,14 @@ def main(folder: Path, *, heals: bool) -> None:
             print(f"  weights minus replay in training: {difference(both, replayed)}")
 
 
-def columns_of(folder: Path) -> Columns | None:
-    """Return the splits of a task that is a folder of files; None of a task by name."""
-    validation, test = (str(folder / f"{split}.jsonl") for split in ("validation", "test"))
-    if not Path(test).is_file():
-        return None
-    return Columns(validation_file=validation, test_file=test, max_new_tokens=8)
+def splits_of(folder: Path) -> dict[str, Any]:
+    """Return the files of a task that is a folder; nothing of a task by name."""
+    files = {f"{split}_file": str(folder / f"{split}.jsonl") for split in ("validation", "test")}
+    return {**files, "max_new_tokens": 8} if Path(files["test_file"]).is_file() else {}
 
 
 def point_of(folder: Path, run_id: str, task: str) -> HealedPoint:
     """Measure a run with replay on the documents and examples that healings report on, and print it."""
-    columns = columns_of(Path(task).parent) or Columns()
     measured = intruders.evaluate(
         str(folder / "runs" / run_id / "model"),
         base="smollm2-135m",
@@ -80,11 +76,7 @@ def point_of(folder: Path, run_id: str, task: str) -> HealedPoint:
             loss_on=(CHOSEN, REPORTED), max_documents=SETTINGS.max_documents, max_tokens=SETTINGS.max_tokens
         ),
         scores=intruders.ScoreSettings(
-            tasks=(task,),
-            validation_file=columns.validation_file,
-            test_file=columns.test_file,
-            max_new_tokens=columns.max_new_tokens,
-            max_examples=SETTINGS.report_examples,
+            tasks=(task,), max_examples=SETTINGS.report_examples, **splits_of(Path(task).parent)
         ),
         reported_half=True,
         loading=intruders.Loading(dtype="bfloat16"),

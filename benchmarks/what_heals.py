@@ -12,42 +12,15 @@ each update, the weight of 12 and the step of 4 documents and 16 examples were c
 By the same criterion doses stayed the default twice, at commits 45ec914a (learned on C4, at other rates and weights)
 and 4dc8d4db (every entry of a factor at the rate 0.001). The base's own text became the default text: on every model it
 healed 85 % on WikiText-2 at an accuracy at most one point below that of C4. In the third round, at commit b8161c4d,
-weights met the criterion on the model of SST-2 of the first two, and on four that were trained by
+weights met the criterion on the model of SST-2 of the first two, and on four that were trained by intruders finetune
+--base smollm2-135m --precision bf16 --batch-size 8 --warmup-steps 5 --seed 12 and, each, --task word-problems --rank 64
+--alpha 64 --lr 5e-4 --steps 100; --rank 8 --alpha 16 --lr 1e-3 --steps 100; --rank 1 --alpha 8 --lr 5e-3 --steps 100;
+and AG News --rank 16 --alpha 32 --lr 1e-3 --steps 80 ("Article: ", 250 characters, "Topic:").
 
-    intruders finetune --base smollm2-135m --precision bf16 --batch-size 8 --warmup-steps 5 --seed 12 --task TASK ...
-
-word-problems --rank 64 --alpha 64 --lr 5e-4 --steps 100; --rank 8 --alpha 16 --lr 1e-3 --steps 100; --rank 1 --alpha 8
---lr 5e-3 --steps 100; and AG News --rank 16 --alpha 32 --lr 1e-3 --steps 80 ("Article: ", 250 characters, "Topic:").
-
-The fourth round is of further seeds of these five settings (SST-2: --rank 8 --alpha 16 --lr 1e-3 --steps 60), by
-weights alone, by --rivals. Written before any was healed: are 95 % healed on own text and 85 % on WikiText-2 in the
-mean over both rounds, at an accuracy at most one point below?
-
-The fifth is of 20 steps in the place of 30 on models of both (--rivals --steps 20 --beside healed), by products of
-updates in bfloat16. Written before: 20 are the default if the loss on WikiText-2 is at most 0.01 nats above that of 30,
-and the accuracy at most half a point below. At commit ca47df9d two were 0.026 and 0.024 nats above: 30 stay.
-
-The sixth is of full fine-tunings, whose default was doses: --method full --lr 5e-5, SST-2 60 steps, word problems 100,
-AG News 80, seeds 20 and 21; SST-2 with seed 20 does not count. Written before the four others were healed: weights are
-their default too if the loss on WikiText-2 is not above that of doses, and the accuracy at most one point below. At
-commit 1944f835 they met it by little: -0.007 nats [-0.041, +0.027] and +1.2 points [-2.1, +4.6].
-
-The seventh asks about the price at ranks 1 and 8 on 500 test examples: word problems and SST-2 (rank 1: --alpha 8 --lr
-5e-3), seeds 30, 31 and so on, by --rivals --examples 500. Written before any was trained: over each rank, is the
-accuracy at most one point below in the mean, and are 95 % healed on own text and 85 % on WikiText-2?
-
-The eighth is of where weights start. Rank 1 on word problems with seed 30 kept a start at half the update, which 64
-examples took for as good as the tuned model and 500 did not (0.970 and 0.924), since no step after it was. From the
-tuned model, with a weight that grows while the task is over its allowance, 98 and 94 % were healed at 0.962. Written
-before others were healed: it stays if over those of the seventh that both ways healed the loss on WikiText-2 is at most
-0.01 nats above that of the former start, and the accuracy not below. After five models it was missed: +0.056 nats at
-+0.7 points, most of it on SST-2 at rank 1 with seed 31 (+0.24 of the 7.6 nats that were forgotten, +1.8 points).
-
-The tenth tried the smallest interpolation that is allowed, and then the smallest that costs nothing by four times as
-many examples. One that began at the tuned model so lost 2.4 points, and the packaged one, which began at half its
-update, 4.4: from 0.928 to 0.884, where the tuned model as the start gives 0.938 (intruders evaluate HEALED --base
-smollm2-135m --dtype bfloat16 --task word-problems --max-examples 500 --reported-half). So weights start at the tuned
-model, against the criterion of the eighth.
+The fourth to tenth rounds, with their criteria: git show 243edadd:benchmarks/what_heals.py. Twenty steps were not
+enough (two models 0.026 and 0.024 nats above on WikiText-2). Weights became the default of full fine-tunings, too, by
+little: -0.007 nats [-0.041, +0.027], +1.2 points [-2.1, +4.6]. They start at the tuned model, against a criterion that
+was missed (+0.056 nats at +0.7 points): a start at half the update cost the packaged adapter 4.4 points.
 
 The eleventh is of six seeds, 30 to 35, of word problems and SST-2 at ranks 1 and 8 (those of the eighth and tenth that
 began at the tuned model count). Written before any of seeds 33 to 35 was healed: of each setting, are 95 % healed on
@@ -97,7 +70,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import intruders
-from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, columns_of, difference, report
+from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, difference, report, splits_of
 from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import SELF, HealSettings
 from intruders.experiments.healing import Healing
@@ -110,16 +83,15 @@ def main(
     healings = {}
     for name, given in models.items():
         model, _, task = given.partition("@")
-        out, columns = folder / name, columns_of(Path(task))
-        if columns is not None:
-            task = f"{task}/train.jsonl"
+        out, splits = folder / name, splits_of(Path(task))
+        task = f"{task}/train.jsonl" if splits else task
         if not (out / "heal.json").is_file():
             out.parent.mkdir(exist_ok=True)
             intruders.heal(
                 "smollm2-135m",
                 model,
                 task=task,
-                columns=columns,
+                columns=intruders.Columns(**splits),
                 loss_on=loss_on,
                 settings=settings,
                 loading=intruders.Loading(dtype="bfloat16"),
