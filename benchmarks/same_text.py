@@ -13,6 +13,7 @@ from benchmarks.usual_settings import said
 from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import HEALED, TUNED, Healing
 from intruders.experiments.point import CorpusMeasure, HealedPoint, TaskMeasure
+from intruders.measures.evaluation import Evaluation
 from intruders.measures.intervals import NOTHING, mean_interval
 from intruders.studies.results import load_results
 
@@ -69,20 +70,28 @@ def splits_of(folder: Path) -> dict[str, Any]:
 
 def point_of(folder: Path, run_id: str, task: str) -> HealedPoint:
     """Measure a run with replay on the documents and examples that healings report on, and print it."""
-    measured = intruders.evaluate(
-        str(folder / "runs" / run_id / "model"),
-        base="smollm2-135m",
-        losses=intruders.LossSettings(
-            loss_on=(CHOSEN, REPORTED), max_documents=SETTINGS.max_documents, max_tokens=SETTINGS.max_tokens
-        ),
-        scores=intruders.ScoreSettings(
-            tasks=(task,), max_examples=SETTINGS.report_examples, **splits_of(Path(task).parent)
-        ),
-        reported_half=True,
-        loading=intruders.Loading(dtype="bfloat16"),
+    out = folder / "replayed" / run_id
+    measured = (
+        Evaluation.load(out)
+        if out.is_dir()
+        else intruders.evaluate(
+            str(folder / "runs" / run_id / "model"),
+            base="smollm2-135m",
+            losses=intruders.LossSettings(
+                loss_on=(CHOSEN, REPORTED),
+                max_documents=SETTINGS.max_documents,
+                max_tokens=SETTINGS.max_tokens,
+            ),
+            scores=intruders.ScoreSettings(
+                tasks=(task,), max_examples=SETTINGS.report_examples, **splits_of(Path(task).parent)
+            ),
+            reported_half=True,
+            loading=intruders.Loading(dtype="bfloat16"),
+            out=out,
+        )
     )
-    [score] = measured.tasks
-    corpora = {loss.corpus: CorpusMeasure(loss.loss, loss.difference or NOTHING) for loss in measured.losses}
+    [score] = measured.scores
+    corpora = {loss.name: CorpusMeasure(loss.loss, loss.difference or NOTHING) for loss in measured.losses}
     said_of = "  ".join(f"{name} {one.forgotten.estimate:+.3f}" for name, one in corpora.items())
     print(f"  {run_id}: {said_of}  {score.accuracy.estimate:.3f}", flush=True)
     return HealedPoint(run_id, None, corpora, {task: TaskMeasure(NOTHING, NOTHING, score.accuracy)})
