@@ -71,25 +71,19 @@ def splits_of(folder: Path) -> dict[str, Any]:
 def point_of(folder: Path, run_id: str, task: str) -> HealedPoint:
     """Measure a run with replay on the documents and examples that healings report on, and print it."""
     out = folder / "replayed" / run_id
-    measured = (
-        Evaluation.load(out)
-        if out.is_dir()
-        else intruders.evaluate(
+    size = {"max_documents": SETTINGS.max_documents, "max_tokens": SETTINGS.max_tokens}
+    rows = splits_of(Path(task).parent) | {"max_examples": SETTINGS.report_examples}
+    if not out.is_dir():
+        intruders.evaluate(
             str(folder / "runs" / run_id / "model"),
             base="smollm2-135m",
-            losses=intruders.LossSettings(
-                loss_on=(CHOSEN, REPORTED),
-                max_documents=SETTINGS.max_documents,
-                max_tokens=SETTINGS.max_tokens,
-            ),
-            scores=intruders.ScoreSettings(
-                tasks=(task,), max_examples=SETTINGS.report_examples, **splits_of(Path(task).parent)
-            ),
+            losses=intruders.LossSettings(loss_on=(CHOSEN, REPORTED), **size),
+            scores=intruders.ScoreSettings(tasks=(task,), **rows),
             reported_half=True,
             loading=intruders.Loading(dtype="bfloat16"),
             out=out,
         )
-    )
+    measured = Evaluation.load(out)
     [score] = measured.scores
     corpora = {loss.name: CorpusMeasure(loss.loss, loss.difference or NOTHING) for loss in measured.losses}
     said_of = "  ".join(f"{name} {one.forgotten.estimate:+.3f}" for name, one in corpora.items())
