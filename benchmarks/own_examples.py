@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import intruders
-from intruders.experiments.data_shares import own_documents
-from intruders.experiments.experiment_settings import SELF
+from intruders.data.corpora import SELF
+from intruders.models.answers import own_documents
 from intruders.models.encoding import pad_token_id
 from intruders.models.tuned_model import OpenedModel, open_language_model
 

@@ -69,7 +69,7 @@ from pathlib import Path
 import intruders
 from benchmarks.same_text import CHOSEN, REPORTED, SETTINGS, difference, report, splits_of
 from benchmarks.usual_settings import said
-from intruders.experiments.experiment_settings import SELF, HealSettings
+from intruders.experiments.experiment_settings import HealSettings
 from intruders.experiments.healing import Healing
 from intruders.measures.intervals import mean_interval
 
@@ -112,7 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("models", nargs="+", help="NAME=MODEL@TASK")
     parser.add_argument(
-        "--loss-on", nargs="+", default=[SELF, CHOSEN, REPORTED], help="the first is learned on"
+        "--loss-on", nargs="+", default=["self", CHOSEN, REPORTED], help="the first is learned on"
     )
     parser.add_argument("--rivals", nargs="*", default=["doses"], help="none: the weights alone")
     parser.add_argument("--steps", type=int, default=30)

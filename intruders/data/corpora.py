@@ -21,6 +21,7 @@ from .hub_tasks import HUB_TASKS, VARIABLE, file_of_split, files_of_copied_task,
 from .local_files import COMPRESSED, SUFFIXES, ending, open_text, read_rows
 from .values import as_text, is_missing, require_utf8
 
+SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes, in the place of a corpus
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 # What datasets and the hub keep beside the rows of a data set.
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ..data.corpora import RANDOM_TOKENS, SELF
 from ..errors import SettingError
 from ..measures.measure_settings import document_tokens, masked_estimate, measure_in_detail, measure_setting
 from ..mitigation.remedies.remedy_table import (
@@ -18,7 +19,6 @@ from ..system.plugins import REMEDIES as OF_PLUGINS
 from ..system.plugins import plugins_of
 
 AUTO = "auto"
-SELF, RANDOM_TOKENS = OWN_TEXT = "self", "random-tokens"  # that the base writes, in the place of a corpus
 SHARE, BLOCKS, REPLAY, DOSES, WEIGHTS = "share", "blocks", "replay", "doses", "weights"
 # What else is learned and reported beside the healing: of these the last two learn the weights on other text.
 LEARNED_AS_WEIGHTS = (WEIGHTS, REPLAY, SELF, RANDOM_TOKENS)

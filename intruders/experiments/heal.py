@@ -13,7 +13,7 @@ from ..checkpoints.pairing.pairing import PairedMatrix, SkipKind
 from ..checkpoints.stored.names import tensor_of
 from ..checkpoints.writing.lora_adapter import Rank
 from ..data.columns import Columns
-from ..data.corpora import digests_of
+from ..data.corpora import SELF, digests_of
 from ..data.load_task import described_task
 from ..data.task import names_given
 from ..errors import SettingError
@@ -31,7 +31,7 @@ from ..system.progress import Progress, silent
 from ..system.store import Kept
 from .data_shares import load_tasks, load_texts, read_prompts
 from .dosed_model import TunedState
-from .experiment_settings import AUTO, DOSES, HEALING, SELF, WEIGHTS, HealSettings
+from .experiment_settings import AUTO, DOSES, HEALING, WEIGHTS, HealSettings
 from .healing import RECORD, Healing
 from .learn import learn
 from .open_dosed import open_to_heal

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..data.corpora import documents_in
+from ..data.corpora import RANDOM_TOKENS, SELF, documents_in
 from ..measures.losses import TaskOutcome
 from ..measures.task_score import encoded_examples
 from ..models.loading import attend_by_products_if_short
@@ -16,7 +16,7 @@ from ..system.words import plural
 from .bench import distinct_models
 from .data_shares import HealData
 from .dosed_model import DosedUpdate, TunedState, parameters_of, rates_of, with_parameters
-from .experiment_settings import BLOCKS, DOSES, RANDOM_TOKENS, REPLAY, SELF, SHARE, WEIGHTS, HealSettings
+from .experiment_settings import BLOCKS, DOSES, REPLAY, SHARE, WEIGHTS, HealSettings
 from .healing import LITTLE
 from .learning import LEAST, MOST, Allowance, Learnable, Learning, Measured, least_allowed
 from .objective import Objective, StepLosses

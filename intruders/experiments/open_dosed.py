@@ -11,7 +11,7 @@ from ..checkpoints.pairing.in_memory import in_memory
 from ..checkpoints.pairing.pairing import PairedMatrix
 from ..checkpoints.stored.checkpoint import Checkpoint
 from ..checkpoints.stored.names import tensor_of
-from ..data.corpora import Corpora, Corpus
+from ..data.corpora import OWN_TEXT, Corpora, Corpus
 from ..data.task import Task
 from ..errors import NonFiniteError, NotEnoughMemoryError, SettingError
 from ..linalg.low_rank import LowRank
@@ -19,6 +19,7 @@ from ..linalg.svd import significant
 from ..measures.losses import Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import LossSettings
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
+from ..models.answers import own_documents
 from ..models.encoding import ids_at_start
 from ..models.given_model import GivenModel
 from ..models.loading_settings import Loading, require_one_device, require_whole_weights
@@ -28,9 +29,9 @@ from ..models.tuned_model import OpenedModel, open_language_model, reading_as
 from ..system.progress import Progress
 from ..system.store import Kept
 from .bench import Measuring, Scored, distinct_models, opened_for_tasks
-from .data_shares import DataShare, HealData, data_of, own_answers, own_documents, task_of_prompts
+from .data_shares import DataShare, HealData, data_of, own_answers, task_of_prompts
 from .dosed_model import DosedUpdate, DoseGroups, DoseVector, TunedState, dose_groups, put_in_doses
-from .experiment_settings import LEARNED_AS_WEIGHTS, OWN_TEXT, HealSettings
+from .experiment_settings import LEARNED_AS_WEIGHTS, HealSettings
 from .learning import OnTask, standard_error
 from .question import Question
 

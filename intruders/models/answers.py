@@ -1,4 +1,4 @@
-"""How well a model does a task: one outcome per example, so that intervals can be drawn over examples."""
+"""What a model writes: answers to a task, one outcome per example to draw intervals over, and text of its own."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.corpora import SELF
 from ..data.task import ANSWER_TOKENS, Example, Task, final_number
 from .encoding import (
     IGNORED,
@@ -23,6 +24,7 @@ from .encoding import (
 from .token_losses import losses_and_hits
 from .tuned_model import OpenedModel
 
+_WRITTEN_AT_ONCE = 32  # documents; fixed, so that a document does not depend on how many are wanted
 BATCH = 32  # examples that are measured together, where nothing else is asked for
 # These count the padding before a prompt among its tokens; RWKV also mixes up what it keeps of several prompts.
 _ONE_BY_ONE = frozenset({"minimax", "rwkv", "xlstm"})
@@ -231,6 +233,51 @@ def without_own_settings(model: Any) -> Iterator[Any]:
         yield own
     finally:
         inner.generation_config = own
+
+
+def own_documents(opened: OpenedModel, kind: str, count: int, tokens: int, seed: int) -> list[str]:
+    """Return documents that are samples of a causal model, or random tokens of its vocabulary.
+
+    Samples begin at the first token of a sequence and are drawn at temperature 1 from all tokens; text of the model is
+    as good as its pre-training text to keep what it knows (arXiv 2505.13811, 2605.26097).
+    """
+    tokenizer, tokens = opened.tokenizer, min(tokens, opened.context)
+    documents: list[str] = []
+    for batch in range(0, count, _WRITTEN_AT_ONCE):
+        torch.manual_seed(seed + batch)
+        if kind == SELF:
+            rows = sampled_tokens(opened, _WRITTEN_AT_ONCE, tokens)
+        else:
+            ordinary = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids]
+            drawn = torch.randint(len(ordinary), (_WRITTEN_AT_ONCE, tokens))
+            rows = [[ordinary[position] for position in row] for row in drawn.tolist()]
+        documents += [tokenizer.decode(row) for row in rows]
+    return documents[:count]
+
+
+@torch.no_grad()
+def sampled_tokens(opened: OpenedModel, count: int, tokens: int) -> list[list[int]]:
+    """Return the tokens of samples without the first, and up to the end of the sequence."""
+    model: Any = opened.model
+    tokenizer = opened.tokenizer
+    end = tokenizer.eos_token_id
+    first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = torch.full((count, 1), first, device=opened.device)
+    with evaluating(model), without_own_settings(model):
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens - 1,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            use_cache=True,
+            pad_token_id=pad_token_id(tokenizer),
+            eos_token_id=end,
+        )
+    rows = [row[1:] for row in written.tolist()]
+    return [row[: row.index(end)] if end in row else row for row in rows]
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from ..audits.result.figures import layer_grid
 from ..charts.chart import Axis, Chart, Grid, Series, spans_decades
 from ..checkpoints.stored.names import module_paths
 from ..data.columns import Columns
+from ..data.corpora import OWN_TEXT, RANDOM_TOKENS, SELF
 from ..experiments import experiment_settings as ways
 from ..experiments.healing import BASE, CURVE, HEALED, INTERPOLATION, INTRUDERS, TUNED, Healing
 from ..experiments.point import HealedPoint
@@ -29,8 +30,8 @@ LABELS = {
     ways.DOSES: "a dose per matrix",
     ways.WEIGHTS: "weights",
     ways.REPLAY: "weights, text replayed",
-    ways.SELF: "weights, the base's own text",
-    ways.RANDOM_TOKENS: "weights, random tokens",
+    SELF: "weights, the base's own text",
+    RANDOM_TOKENS: "weights, random tokens",
 }
 
 
@@ -128,7 +129,7 @@ def check_command(healing: Healing) -> str:
     """Return the command that measures the written model on the reported documents and examples, if one can."""
     settings = healing.settings
     # What the base wrote itself is in no file.
-    names = [name for name in healing.healed_point.corpora if name not in ways.OWN_TEXT]
+    names = [name for name in healing.healed_point.corpora if name not in OWN_TEXT]
     given = {name: settings[name] or None for name in ("max_documents", "max_tokens", "seed")}
     given["load_in" if settings["dtype"] in LOAD_IN else "dtype"] = settings["dtype"]
     given["estimate"] = settings["estimate"] or None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..data.columns import Columns
+from ..data.corpora import SELF
 from ..errors import SettingError
 from ..models.loading_settings import IN_SINGLE, Loading
 from ..settings import option_of, settings_of
@@ -82,6 +83,11 @@ class FinetuneConfig(Limits, Meanwhile, Columns, Training):
                 "'pydoc@0.25'"
             )
         return corpus, share
+
+    @property
+    def replays_own_text(self) -> bool:
+        """Whether the text that is replayed is what the base itself writes."""
+        return self.replay is not None and self.replayed[0] == SELF
 
     @property
     def target_accuracy(self) -> float | None:

@@ -11,6 +11,7 @@ from ..models.encoding import context_length, encode_classification, encode_comp
 from ..models.loading import attend_by_products_if_short, load_model, load_tokenizer, refuse_unknown_tokens
 from ..models.task_fit import refuse_masked
 from ..models.tuned_model import OpenedModel
+from ..system.store import Kept
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .finetune_config import FinetuneConfig
 from .kl_to_base import KLToBase
@@ -54,7 +55,10 @@ def prepare_run(
     attend_by_products_if_short(base, longest, in_bf16=precision == "bf16")
     measured = _measured_text(config)
     batch = arguments.train_batch_size
-    replay = read_replay(config, tokenizer, longest, batch, measured)
+    if config.replays_own_text and config.load_in is None:
+        base.to(arguments.device)  # where Trainer would put it: the base writes the text
+    opened = OpenedModel(base, tokenizer, context)
+    replay = read_replay(config, opened, longest, batch, Kept(run.checkpoints), measured)
     run.require_same_texts(measured, None if replay is None else replay.corpus)
     order = None
     if replay is not None:
@@ -84,7 +88,7 @@ def prepare_run(
 
 def require_same_texts(config: FinetuneConfig, run: RunFolder) -> None:
     """Compare the texts of a run with those of the finished run in its folder, where all of them are still here."""
-    replayed = None if config.replay is None else config.replayed[0]
+    replayed = None if config.replay is None or config.replays_own_text else config.replayed[0]
     names = [name for name in (config.loss_on, replayed) if name is not None]
     # The text of pydoc is that of the Python that runs: no one can restore it.
     if all(name == "pydoc" for name in names) or not all(map(is_here, names)):

@@ -1,16 +1,24 @@
-"""Replay: a share of every batch is text of a corpus, of which every token is learned, in one loss with the task's."""
+"""Replay: a share of every batch is text, of which every token is learned, in one loss with the task's."""
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch.utils.data import Sampler
 
-from ..data.corpora import Corpus, load_corpora
+from ..data.corpora import SELF, Corpus, load_corpora
 from ..errors import SettingError
+from ..models.answers import own_documents
 from ..models.encoding import IGNORED
+from ..models.tuned_model import OpenedModel
+from ..system.store import Kept
 from .finetune_config import FinetuneConfig, rows_of_text
+
+# Samples of the base and their tokens: of an eighth of them, repeated, a model learned the samples themselves.
+_SAMPLES, _TOKENS = 256, 96
 
 
 @dataclass(frozen=True)
@@ -26,16 +34,29 @@ class Replay:
 
 
 def read_replay(
-    config: FinetuneConfig, tokenizer: Any, width: int, batch_size: int, measured: Corpus | None = None
+    config: FinetuneConfig,
+    opened: OpenedModel,
+    width: int,
+    batch_size: int,
+    kept: Kept,
+    measured: Corpus | None = None,
 ) -> Replay | None:
-    """Read and cut the corpus of a run that replays one into rows of ``width`` tokens, without what is measured."""
+    """Read and cut the text of a run that replays some into rows of ``width`` tokens, without what is measured.
+
+    The base, ``opened`` before it is trained, writes it where ``config`` asks for "self"; what it wrote is ``kept``.
+    """
     if config.replay is None:
         return None
     name, share = config.replayed
-    corpus = replayed_text(config, measured)
+    if config.replays_own_text:
+        write = partial(own_documents, opened, SELF, _SAMPLES, _TOKENS, config.seed)
+        with torch.random.fork_rng():  # the training draws what it would without
+            corpus = Corpus(SELF, kept.once({"text": SELF, "seed": config.seed}, list[str], write))
+    else:
+        corpus = replayed_text(config, measured)
     rows = []
     for text in corpus.documents:
-        ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+        ids: list[int] = opened.tokenizer(text, verbose=False)["input_ids"]
         for row in (ids[start : start + width] for start in range(0, len(ids), width)):
             if len(row) >= 2:  # one token alone predicts nothing
                 # Nothing predicts a row's first token, and a target is counted by its label.

@@ -170,8 +170,8 @@ class Training(Settings):
     )
     replay: str | None = _against_forgetting(
         None,
-        "Make a share of every batch text of a corpus, such as pydoc@0.25: a quarter of its rows. Not for "
-        "classification.",
+        "Make a share of every batch text of a corpus, such as pydoc@0.25 (a quarter of its rows), or of what the base "
+        "itself writes: self@0.25. Not for classification.",
         expected="CORPUS@SHARE with a share above 0 and below 1, such as 'pydoc@0.25'",
         in_id="replay",
         metavar="CORPUS@SHARE",

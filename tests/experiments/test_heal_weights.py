@@ -14,11 +14,11 @@ import intruders
 from intruders.errors import SettingError
 from intruders.experiments import open_dosed
 from intruders.experiments.bench import Measuring
-from intruders.experiments.data_shares import own_documents, sampled_tokens
 from intruders.experiments.experiment_settings import RIVALS, HealSettings
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import Healing
 from intruders.measures.measure_settings import LossSettings
+from intruders.models.answers import own_documents, sampled_tokens
 from intruders.models.loading import load_model, load_tokenizer
 from intruders.models.tuned_model import open_language_model
 

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from intruders.data.corpora import Corpus
+from intruders.models.tuned_model import OpenedModel, open_language_model
+from intruders.system.store import Kept
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
@@ -62,11 +64,30 @@ def test_documents_are_cut_into_rows_and_measured_ones_left_out(llama: Path, tmp
         (folder / f"{name}.txt").write_text(text)
     tokenizer = AutoTokenizer.from_pretrained(llama)
     config = _config(llama, "out", replay=f"{folder}@0.25")
-    replay = read_replay(config, tokenizer, 5, 4, Corpus("b.txt", ["measured"]))
+    opened = OpenedModel(None, tokenizer, 64)
+    replay = read_replay(config, opened, 5, 4, Kept(None), Corpus("b.txt", ["measured"]))
     # 11 characters are tokens in rows of 5, 5 and 1; a row of one token has nothing to predict.
     assert [tokenizer.decode(row["input_ids"]) for row in replay.rows] == ["abcde", "fghij"]
     assert all(row["labels"] == [-100, *row["input_ids"][1:]] for row in replay.rows)
     assert replay.per_batch == 1
+
+
+def test_what_the_base_wrote_is_replayed_again_after_a_kill(llama: Path, tmp_path: Path) -> None:
+    config, kept = _config(llama, "out", replay="self@0.25"), Kept(tmp_path)
+    opened = open_language_model(str(llama))
+    before = torch.random.get_rng_state()
+    replay = read_replay(config, opened, 8, 4, kept)
+    assert torch.equal(before, torch.random.get_rng_state()), "the training draws what it would without"
+    assert replay.corpus.name == "self"
+    assert max(len(row["input_ids"]) for row in replay.rows) == 8
+    without_a_model = OpenedModel(None, opened.tokenizer, 64)
+    assert read_replay(config, without_a_model, 8, 4, kept).rows == replay.rows
+
+
+def test_a_run_replays_what_its_base_writes(llama: Path, tmp_path: Path) -> None:
+    run = finetune(_config(llama, tmp_path / "own", replay="self@0.25", steps=1))
+    assert (run.record["replay"]["corpus"], run.record["replay"]["documents"]) == ("self", 256)
+    assert finetune(_config(llama, tmp_path / "own", replay="self@0.25", steps=1)).record == run.record
 
 
 def test_the_loss_of_a_mixed_batch_is_the_mean_over_tokens(llama: Path, corpus: Path, tmp_path: Path) -> None:
