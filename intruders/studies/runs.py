@@ -48,9 +48,8 @@ class Run:
         """The corpora that the run is measured on, then or while it trains, and the one that its training replays."""
         texts = list(self.measure.loss_on)
         if self.config is not None:
-            has_replayed = self.config.replay is not None and not self.config.replays_own_text
-            texts += [self.config.replayed[0]] if has_replayed else []
-            texts += [] if self.config.loss_on is None else [self.config.loss_on]
+            named = (self.config.replayed_corpus, self.config.loss_on)
+            texts += [name for name in named if name is not None]
         return texts
 
     def settings(self) -> dict[str, Any]:

@@ -85,9 +85,9 @@ class FinetuneConfig(Limits, Meanwhile, Columns, Training):
         return corpus, share
 
     @property
-    def replays_own_text(self) -> bool:
-        """Whether the text that is replayed is what the base itself writes."""
-        return self.replay is not None and self.replayed[0] == SELF
+    def replayed_corpus(self) -> str | None:
+        """The corpus that is replayed; None without replay, and where the base itself writes the text."""
+        return None if self.replay is None or self.replayed[0] == SELF else self.replayed[0]
 
     @property
     def target_accuracy(self) -> float | None:

@@ -55,7 +55,7 @@ def prepare_run(
     attend_by_products_if_short(base, longest, in_bf16=precision == "bf16")
     measured = _measured_text(config)
     batch = arguments.train_batch_size
-    if config.replays_own_text and config.load_in is None:
+    if config.replay is not None and config.replayed_corpus is None and config.load_in is None:
         base.to(arguments.device)  # where Trainer would put it: the base writes the text
     opened = OpenedModel(base, tokenizer, context)
     replay = read_replay(config, opened, longest, batch, Kept(run.checkpoints), measured)
@@ -88,7 +88,7 @@ def prepare_run(
 
 def require_same_texts(config: FinetuneConfig, run: RunFolder) -> None:
     """Compare the texts of a run with those of the finished run in its folder, where all of them are still here."""
-    replayed = None if config.replay is None or config.replays_own_text else config.replayed[0]
+    replayed = config.replayed_corpus
     names = [name for name in (config.loss_on, replayed) if name is not None]
     # The text of pydoc is that of the Python that runs: no one can restore it.
     if all(name == "pydoc" for name in names) or not all(map(is_here, names)):

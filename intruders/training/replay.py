@@ -48,7 +48,7 @@ def read_replay(
     if config.replay is None:
         return None
     name, share = config.replayed
-    if config.replays_own_text:
+    if name == SELF:
         write = partial(own_documents, opened, SELF, _SAMPLES, _TOKENS, config.seed)
         with torch.random.fork_rng():  # the training draws what it would without
             corpus = Corpus(SELF, kept.once({"text": SELF, "seed": config.seed}, list[str], write))
