@@ -17,9 +17,10 @@ import torch
 
 import intruders
 from intruders.data.corpora import SELF
-from intruders.models.answers import own_documents
+from intruders.models.answers import own_text
 from intruders.models.encoding import pad_token_id
 from intruders.models.tuned_model import OpenedModel, open_language_model
+from intruders.system.store import Kept
 
 BASE, PROMPTS, STEPS, SHORT = "smollm2-135m", 96, 20, 24
 MEASURES: dict[str, Any] = {
@@ -37,7 +38,8 @@ def main(folder: Path, tuned: str, task: str) -> None:
         out, file = folder / kind, folder / f"{kind}.jsonl"
         if kind != "task" and not file.exists():
             opened = open_language_model(tuned, BASE, MEASURES["loading"])
-            prompts = own_turns(opened) if kind == "turns" else own_documents(opened, SELF, PROMPTS, SHORT, 0)
+            asked = (opened, SELF, PROMPTS, SHORT, 0, Kept(None), print)
+            prompts = own_turns(opened) if kind == "turns" else own_text(*asked).documents
             file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
         settings = intruders.HealSettings(
             learn="weights", steps=STEPS, max_documents=32, max_examples=PROMPTS // 3

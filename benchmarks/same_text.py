@@ -107,13 +107,9 @@ def report(healings: Mapping[Any, Healing], rivals: Sequence[str] = RIVALS) -> N
             assert point is not None
             accuracy = point.tasks[healing.task].accuracy
             assert accuracy is not None
-            of_both = [
-                (point.corpora[corpus].forgotten.estimate, point.corpora[corpus].healed)
-                for corpus in (CHOSEN, REPORTED)
-            ]
             shares = "  ".join(
-                f"{forgotten:+.3f} ({'-' if healed is None else f'{healed.estimate:.0%}'})"
-                for forgotten, healed in of_both
+                f"{one.forgotten.estimate:+.3f} ({'-' if one.healed is None else f'{one.healed.estimate:.0%}'})"
+                for one in (point.corpora[CHOSEN], point.corpora[REPORTED])
             )
             rows.append(f"{shares}  {accuracy.estimate:.3f}")
         print(f"  {name:<8} " + "   ".join(rows))

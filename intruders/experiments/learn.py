@@ -10,6 +10,7 @@ import torch
 from ..data.corpora import RANDOM_TOKENS, SELF, documents_in
 from ..measures.losses import TaskOutcome
 from ..measures.task_score import encoded_examples
+from ..models.answers import own_text
 from ..models.loading import attend_by_products_if_short
 from ..system.progress import silent
 from ..system.words import plural
@@ -166,10 +167,11 @@ class _Learner:
         """Return the data that a rival learns from and is chosen by: of some, other text."""
         if name not in (SELF, RANDOM_TOKENS):
             return self.bench.data
-        data = self.bench.data
-        count, tokens = documents_in(data.text), self.settings.max_tokens
-        text = self.bench.own_text(self.bench.kept, name, count, tokens, self.bench.question.seed)
-        return replace(data, choice=replace(data.choice, corpora={name: text}))
+        bench, data = self.bench, self.bench.data
+        amount = (documents_in(data.text), self.settings.max_tokens, bench.question.seed)
+        with bench.doses.off():
+            text = own_text(bench.language, name, *amount, bench.kept, bench.question.progress)
+        return replace(data, choice=replace(data.choice, corpora={name: [text]}))
 
 
 def _measured(bench: HealBench, state: TunedState) -> Measured:

@@ -19,7 +19,7 @@ from ..linalg.svd import significant
 from ..measures.losses import Outcome, TaskOutcome, mean_loss
 from ..measures.measure_settings import LossSettings
 from ..mitigation.beyond_doses import require_only_matrices, require_same_head, require_same_vocabulary
-from ..models.answers import own_documents
+from ..models.answers import own_text
 from ..models.encoding import ids_at_start
 from ..models.given_model import GivenModel
 from ..models.loading_settings import Loading, require_one_device, require_whole_weights
@@ -113,16 +113,6 @@ class DosedModels:
             for position, (name, change) in enumerate(changes.items())
         }
         return factors
-
-    def own_text(self, kept: Kept, kind: str, count: int, tokens: int, seed: int) -> list[Corpus]:
-        """Return a corpus that the base itself writes, as :func:`own_documents`."""
-
-        def written() -> list[str]:
-            with self.doses.off():
-                return own_documents(self.language, kind, count, tokens, seed)
-
-        unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
-        return [Corpus(kind, kept.once(unit, list[str], written))]
 
 
 def open_dosed(question: Question, tasks: Mapping[str, Task], per: str, *, so: str) -> DosedModels:
@@ -258,12 +248,12 @@ def open_to_heal(
         answers = kept.once(unit, list[str], partial(own_answers, language, prompts))
         task = task_of_prompts(prompts, answers, seed)
         tasks, scored = {task.name: task}, {task.name: language}
-    corpora = {
-        name: dosed.own_text(kept, name, settings.max_documents, settings.max_tokens, seed)
-        if name in OWN_TEXT
-        else parts
-        for name, parts in corpora.items()
-    }
+    amount = (settings.max_documents, settings.max_tokens, seed)
+    with dosed.doses.off():
+        corpora = {
+            name: [own_text(language, name, *amount, kept, question.progress)] if name in OWN_TEXT else parts
+            for name, parts in corpora.items()
+        }
     losses = LossSettings(max_tokens=settings.max_tokens, estimate=settings.estimate)
     return HealBench(
         **{**vars(dosed), "scored": scored},

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.corpora import SELF
+from ..data.corpora import SELF, Corpus
 from ..data.task import ANSWER_TOKENS, Example, Task, final_number
+from ..system.progress import Progress
+from ..system.store import Kept
 from .encoding import (
     IGNORED,
     batches_by_length,
@@ -235,24 +237,32 @@ def without_own_settings(model: Any) -> Iterator[Any]:
         inner.generation_config = own
 
 
-def own_documents(opened: OpenedModel, kind: str, count: int, tokens: int, seed: int) -> list[str]:
-    """Return documents that are samples of a causal model, or random tokens of its vocabulary.
+def own_text(
+    opened: OpenedModel, kind: str, count: int, tokens: int, seed: int, kept: Kept, progress: Progress
+) -> Corpus:
+    """Return a corpus of documents that are samples of a causal model, or random tokens of its vocabulary, once made.
 
     Samples begin at the first token of a sequence and are drawn at temperature 1 from all tokens; text of the model is
     as good as its pre-training text to keep what it knows (arXiv 2505.13811, 2605.26097).
     """
-    tokenizer, tokens = opened.tokenizer, min(tokens, opened.context)
-    documents: list[str] = []
-    for batch in range(0, count, _WRITTEN_AT_ONCE):
-        torch.manual_seed(seed + batch)
-        if kind == SELF:
-            rows = sampled_tokens(opened, _WRITTEN_AT_ONCE, tokens)
-        else:
-            ordinary = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids]
-            drawn = torch.randint(len(ordinary), (_WRITTEN_AT_ONCE, tokens))
-            rows = [[ordinary[position] for position in row] for row in drawn.tolist()]
-        documents += [tokenizer.decode(row) for row in rows]
-    return documents[:count]
+
+    def written() -> list[str]:
+        tokenizer, most = opened.tokenizer, min(tokens, opened.context)
+        documents: list[str] = []
+        for batch in range(0, count, _WRITTEN_AT_ONCE):
+            progress("write text by the base", batch, count)
+            torch.manual_seed(seed + batch)
+            if kind == SELF:
+                rows = sampled_tokens(opened, _WRITTEN_AT_ONCE, most)
+            else:
+                ordinary = torch.tensor(sorted({*range(len(tokenizer))} - {*tokenizer.all_special_ids}))
+                rows = ordinary[torch.randint(len(ordinary), (_WRITTEN_AT_ONCE, most))].tolist()
+            documents += [tokenizer.decode(row) for row in rows]
+        return documents[:count]
+
+    unit = {"text": kind, "count": count, "tokens": tokens, "seed": seed}
+    with torch.random.fork_rng():  # what follows draws what it would without
+        return Corpus(kind, kept.once(unit, list[str], written))
 
 
 @torch.no_grad()

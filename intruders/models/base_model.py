@@ -41,7 +41,8 @@ def is_path(base: str) -> bool:
 
 def model_folder(base: str) -> str:
     """Return the absolute path of a model's folder; CheckpointError for what transformers does not load from there."""
-    path = user_path(base)
+    path, demos = user_path(base), ", ".join(DEMO_MODELS)
+    expected = f"expected a folder written by save_pretrained, a hub id, or one of {demos}"
     try:
         if path.exists() and (other := other_format(path)):
             raise CheckpointError(f"base {base!r} {other}")
@@ -63,19 +64,15 @@ def model_folder(base: str) -> str:
                     "pass one of these"
                 )
             raise CheckpointError(
-                f"base {base!r} has no config.json; expected a folder written by save_pretrained, a hub id, "
-                f"or one of {', '.join(DEMO_MODELS)}{where_training_stopped(path)}"
+                f"base {base!r} has no config.json; {expected}{where_training_stopped(path)}"
             )
         if not path.is_dir():
-            raise CheckpointError(
-                f"base {base!r} is not a model folder; expected a folder written by save_pretrained, a hub id, "
-                f"or one of {', '.join(DEMO_MODELS)}"
-            )
+            raise CheckpointError(f"base {base!r} is not a model folder; {expected}")
         return str(path.resolve())
     except OSError as error:  # of the base that an adapter names, which can be in the home of another user
         raise CheckpointError(
             f"base {base[:200]!r} cannot be read ({os_reason(error)}); expected a folder written by save_pretrained "
-            f"that you may read, a hub id, or one of {', '.join(DEMO_MODELS)}"
+            f"that you may read, a hub id, or one of {demos}"
         ) from None
 
 

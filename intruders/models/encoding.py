@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..data.task import Example
 from ..errors import SettingError, first_line
@@ -206,18 +207,18 @@ class PadRight:
         self.pad_token_id = pad_token_id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-        batch = {
-            "input_ids": _padded([row["input_ids"] for row in rows], width, self.pad_token_id),
-            "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], width, 0),
+        padding = {
+            "input_ids": self.pad_token_id,
+            "attention_mask": 0,
+            "token_type_ids": 0,
+            "labels": IGNORED,
         }
-        if "token_type_ids" in rows[0]:
-            batch["token_type_ids"] = _padded([row["token_type_ids"] for row in rows], width, 0)
-        if isinstance(rows[0]["labels"], int):
-            batch["labels"] = torch.tensor([row["labels"] for row in rows])  # (batch,)
-        else:
-            batch["labels"] = _padded([row["labels"] for row in rows], width, IGNORED)
-        return batch
+        whole = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+        tensors = {name: [torch.tensor(row[name]) for row in whole] for name in padding if name in whole[0]}
+        return {  # (batch, width), and (batch,) of classes
+            name: torch.stack(given) if given[0].dim() == 0 else pad_sequence(given, True, padding[name])
+            for name, given in tensors.items()
+        }
 
 
 def batches_by_length(
@@ -276,7 +277,3 @@ def _positions(model_config: Any) -> int | None:
     elif text.model_type in _NUMBERED_FROM_PADDING and text.pad_token_id is not None:
         first = int(text.pad_token_id) + 1
     return int(positions) - first
-
-
-def _padded(rows: list[list[int]], width: int, value: int) -> Tensor:
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])  # (batch, width)

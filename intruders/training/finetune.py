@@ -17,6 +17,7 @@ from ..system.callers_process import apart_from_caller
 from ..system.commands import command_of
 from ..system.files import stop_on_full_disk
 from ..system.folders import require_ours, scratch_folder, working_folder
+from ..system.progress import silent
 from ..system.versions import machine, versions
 from .callback.callback import IntruderCallback
 from .callback.limits import Limits
@@ -25,7 +26,14 @@ from .finetune_config import FinetuneConfig
 from .methods import make_optimizer, plugins_for, save_model
 from .prepared_run import PreparedRun, prepare_run, require_same_texts
 from .run_folder import RunFolder
-from .trainer import KeepRecord, RunTrainer, StopAtAccuracy, autocast_as_trained, first_not_finite
+from .trainer import (
+    KeepRecord,
+    RunTrainer,
+    ShowProgress,
+    StopAtAccuracy,
+    autocast_as_trained,
+    first_not_finite,
+)
 
 _TRACE = "intruders.parquet"  # in the folder of a run
 
@@ -120,7 +128,8 @@ def _train(
     if config.precision == "auto":
         # A run that began on another machine ends as if it had not been interrupted.
         config = replace(config, precision=run.begun.get("precision", "auto"))
-    prepared = prepare_run(config, run, location, task, scratch)
+    shown = next((shows.bar for shows in callbacks if isinstance(shows, ShowProgress)), silent)
+    prepared = prepare_run(config, run, location, task, scratch, shown)
     model, tokenizer = prepared.opened.model, prepared.opened.tokenizer
     bounds = [callback for plugin in plugins_for(config) for callback in plugin.callbacks(model, config)]
     start_of_a = StartOfA.of(model)  # as the steps find it: the callback of oplora has projected it
@@ -196,14 +205,10 @@ def _record_of_start(
         "precision": prepared.precision,
         "trainable_parameters": sum(p.numel() for p in prepared.opened.model.parameters() if p.requires_grad),
     }
-    if task.kind == "classification":
-        record["task"]["labels"] = task.labels
-    if task.source is not None:
-        record["task"]["source"] = task.source
-    if prepared.replay is not None:
-        record["replay"] = prepared.replay.recorded()
-    if prepared.measured is not None:
-        record["loss_on"] = prepared.measured.recorded()
+    told = {"labels": task.labels, "source": task.source}
+    record["task"] |= {name: value for name, value in told.items() if value}
+    texts = {"replay": prepared.replay, "loss_on": prepared.measured}
+    record |= {name: text.recorded() for name, text in texts.items() if text is not None}
     left_out = {
         "train": len(task.train) - len(prepared.rows),
         "validation": len(task.validation) - len(prepared.scored.validation),

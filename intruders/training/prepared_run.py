@@ -11,6 +11,7 @@ from ..models.encoding import context_length, encode_classification, encode_comp
 from ..models.loading import attend_by_products_if_short, load_model, load_tokenizer, refuse_unknown_tokens
 from ..models.task_fit import refuse_masked
 from ..models.tuned_model import OpenedModel
+from ..system.progress import Progress
 from ..system.store import Kept
 from .arguments import resolved_precision, steps_of_warmup, training_arguments
 from .finetune_config import FinetuneConfig
@@ -37,7 +38,7 @@ class PreparedRun:
 
 
 def prepare_run(
-    config: FinetuneConfig, run: RunFolder, location: str, task: Task, scratch: Path
+    config: FinetuneConfig, run: RunFolder, location: str, task: Task, scratch: Path, progress: Progress
 ) -> PreparedRun:
     """Encode the rows, load the base at ``location`` and prepare it by the method; its start is kept in ``scratch``."""
     from transformers import set_seed
@@ -58,7 +59,7 @@ def prepare_run(
     if config.replay is not None and config.replayed_corpus is None and config.load_in is None:
         base.to(arguments.device)  # where Trainer would put it: the base writes the text
     opened = OpenedModel(base, tokenizer, context)
-    replay = read_replay(config, opened, longest, batch, Kept(run.checkpoints), measured)
+    replay = read_replay(config, opened, longest, batch, Kept(run.checkpoints), measured, progress)
     run.require_same_texts(measured, None if replay is None else replay.corpus)
     order = None
     if replay is not None:

@@ -3,17 +3,16 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from torch.utils.data import Sampler
 
 from ..data.corpora import SELF, Corpus, load_corpora
 from ..errors import SettingError
-from ..models.answers import own_documents
+from ..models.answers import own_text
 from ..models.encoding import IGNORED
 from ..models.tuned_model import OpenedModel
+from ..system.progress import Progress, silent
 from ..system.store import Kept
 from .finetune_config import FinetuneConfig, rows_of_text
 
@@ -40,6 +39,7 @@ def read_replay(
     batch_size: int,
     kept: Kept,
     measured: Corpus | None = None,
+    progress: Progress = silent,
 ) -> Replay | None:
     """Read and cut the text of a run that replays some into rows of ``width`` tokens, without what is measured.
 
@@ -49,9 +49,7 @@ def read_replay(
         return None
     name, share = config.replayed
     if name == SELF:
-        write = partial(own_documents, opened, SELF, _SAMPLES, _TOKENS, config.seed)
-        with torch.random.fork_rng():  # the training draws what it would without
-            corpus = Corpus(SELF, kept.once({"text": SELF, "seed": config.seed}, list[str], write))
+        corpus = own_text(opened, SELF, _SAMPLES, _TOKENS, config.seed, kept, progress)
     else:
         corpus = replayed_text(config, measured)
     rows = []

@@ -18,9 +18,11 @@ from intruders.experiments.experiment_settings import RIVALS, HealSettings
 from intruders.experiments.heal import doses_for
 from intruders.experiments.healing import Healing
 from intruders.measures.measure_settings import LossSettings
-from intruders.models.answers import own_documents, sampled_tokens
-from intruders.models.loading import load_model, load_tokenizer
+from intruders.models.answers import own_text, sampled_tokens
+from intruders.models.loading import load_model
 from intruders.models.tuned_model import open_language_model
+from intruders.system.progress import silent
+from intruders.system.store import Kept
 
 from . import healed_models
 from .healed_models import QUICK, Models, assert_reported, llama_and_adapter, tuned_in_full
@@ -105,18 +107,18 @@ def test_the_base_writes_the_text_itself(models: Models, text: str, tmp_path: Pa
     found = run(models, ["self", text], tmp_path / "healed")
     assert found.documents == {"self": 3, text: 3}
     opened = open_language_model(models[0])
-    documents = own_documents(opened, "self", 6, 24, seed=0)
-    assert documents[:3] == own_documents(opened, "self", 3, 24, seed=0)
-    assert own_documents(opened, "self", 3, 24, seed=1) != documents[:3]
+    drawn = [("self", 6, 24, 0), ("self", 3, 24, 0), ("self", 3, 24, 1), ("random-tokens", 2, 24, 0)]
+    six, three, other, mixed = (own_text(opened, *asked, Kept(None), silent).documents for asked in drawn)
+    assert six[:3] == three != other
     ordinary = set(range(len(opened.tokenizer))) - set(opened.tokenizer.all_special_ids)
-    for document in own_documents(opened, "random-tokens", 2, 24, seed=0):
+    for document in mixed:
         assert set(opened.tokenizer(document)["input_ids"]) <= ordinary | {opened.tokenizer.unk_token_id}
 
 
 def test_samples_have_the_probabilities_of_the_base(models: Models) -> None:
     """Of 512 samples, the second token comes as often as the softmax of the logits after the first says."""
     opened = open_language_model(models[0])
-    tokenizer = load_tokenizer(models[0])
+    tokenizer = opened.tokenizer
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     with torch.no_grad():
         wanted = opened.model(input_ids=torch.tensor([[first]])).logits[0, -1].softmax(-1)

@@ -14,6 +14,7 @@ from intruders.system.store import Kept
 from intruders.training.finetune import finetune
 from intruders.training.finetune_config import FinetuneConfig
 from intruders.training.replay import ReplaySampler, read_replay
+from intruders.training.trainer import ShowProgress
 from tests.training.tiny_runs import config_of
 
 TEXT = "alpha beta gamma delta\n\n" * 400  # several documents of about 4,000 characters
@@ -85,9 +86,11 @@ def test_what_the_base_wrote_is_replayed_again_after_a_kill(llama: Path, tmp_pat
 
 
 def test_a_run_replays_what_its_base_writes(llama: Path, tmp_path: Path) -> None:
-    run = finetune(_config(llama, tmp_path / "own", replay="self@0.25", steps=1))
+    config, told = _config(llama, tmp_path / "own", replay="self@0.25", steps=1), dict[str, list[int]]()
+    run = finetune(config, [ShowProgress(lambda what, *done: told.setdefault(what, []).extend(done))])
+    assert told["write text by the base"][:4] == [0, 256, 32, 256]
     assert (run.record["replay"]["corpus"], run.record["replay"]["documents"]) == ("self", 256)
-    assert finetune(_config(llama, tmp_path / "own", replay="self@0.25", steps=1)).record == run.record
+    assert finetune(config).record == run.record
 
 
 def test_the_loss_of_a_mixed_batch_is_the_mean_over_tokens(llama: Path, corpus: Path, tmp_path: Path) -> None:
