@@ -166,8 +166,8 @@ def halves_of_task(task: Task, max_examples: int | None) -> tuple[list[Example],
         halves = task.validation[:middle][:max_examples], task.validation[middle:][:max_examples]
     if not all(halves):
         raise SettingError(
-            f"task {task.name!r} has {len(task.validation)} examples to score; expected 2 or more, since strengths are "
-            "chosen on one half and shown on the other; pass a task with more"
+            f"task {task.name!r} has too few examples to score, {len(task.validation)}; expected 2 or more, since "
+            "strengths are chosen on one half and shown on the other; pass a task with more"
         )
     return halves
 

@@ -127,24 +127,25 @@ class HealData:
 
 
 def load_texts(names: Sequence[str], settings: HealSettings, seed: int) -> Corpora:
-    """Load every corpus, with as many documents as are used."""
+    """Load every corpus, with as many documents as are used; SettingError for one that has no halves."""
     if not names:
         raise SettingError(
             "no text to measure forgetting on; expected text such as the base was trained on; pass --loss-on CORPUS"
         )
-    # The base writes some when it is open.
-    return {
-        name: [Corpus(name, [])]
-        if name in OWN_TEXT
-        else load_corpora(name, max_documents=settings.max_documents, seed=seed)
-        for name in names
-    }
+    corpora: dict[str, Sequence[Corpus]] = {}
+    for name in names:
+        if name in OWN_TEXT:  # the base writes it when it is open
+            corpora[name] = [Corpus(name, [])]
+        else:
+            corpora[name] = load_corpora(name, max_documents=settings.max_documents, seed=seed)
+            halves_of_corpora({name: corpora[name]}, seed)
+    return corpora
 
 
 def load_tasks(
     question: Question, names: Sequence[str], columns: Columns, prompts: str | None
 ) -> dict[str, Task]:
-    """Load the tasks; none if prompts are given instead."""
+    """Load the tasks, each of which has halves; none if prompts are given instead."""
     if prompts is not None and names:
         raise SettingError(
             f"prompts is '{prompts}' and task is '{names[0]}'; expected one of the two, since either says what to "
@@ -155,7 +156,10 @@ def load_tasks(
             "no task to keep; without one the least forgetting is the base itself; pass --task TASK, a data file with "
             "--prompt and --completion, or --prompts FILE for the tuned model's own answers"
         )
-    return question.tasks(names, columns)
+    tasks = question.tasks(names, columns)
+    for task in tasks.values():
+        halves_of_task(task, None)
+    return tasks
 
 
 def data_of(corpora: Corpora, tasks: Mapping[str, Task], settings: HealSettings, seed: int) -> HealData:
@@ -189,9 +193,8 @@ def read_prompts(file: str) -> list[str]:
             with open_text(path) as lines:
                 prompts = [line for line in lines.read().split("\n") if line.strip()]
         except (OSError, EOFError, zlib.error, ValueError) as error:
-            reason = os_reason(error)
             raise SettingError(
-                f"prompts '{file}' cannot be read: {reason}; pass a text or data file"
+                f"prompts '{file}' cannot be read: {os_reason(error)}; pass a text or data file"
             ) from error
     if len(prompts) < 6:
         raise SettingError(
@@ -203,11 +206,8 @@ def read_prompts(file: str) -> list[str]:
 
 def task_of_prompts(prompts: Sequence[str], answers: Sequence[str], seed: int) -> Task:
     """Return prompts with the tuned model's answers as a task, in three equal splits."""
-    examples = [
-        Example(text=prompt, target=answer)
-        for prompt, answer in zip(prompts, answers, strict=True)
-        if answer.strip()
-    ]
+    answered = zip(prompts, answers, strict=True)
+    examples = [Example(text=prompt, target=answer) for prompt, answer in answered if answer.strip()]
     if len(examples) < 6:
         raise SettingError(
             f"the tuned model answers {len(examples)} of {len(prompts)} prompts with text; expected 6 or more; pass "

@@ -1,6 +1,5 @@
 """A healing from end to end on tiny models: what is written is what was measured, and a kill loses nothing."""
 
-import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -14,7 +13,6 @@ from safetensors.torch import load_file
 import intruders
 from intruders.errors import NonFiniteError, SettingError
 from intruders.experiments.heal import doses_for
-from intruders.experiments.healing import HEALED
 from intruders.experiments.work_folder import WorkFolder
 from intruders.models.loading import load_model
 from tests.checkpoints.models import with_lora
@@ -31,9 +29,7 @@ TWO_STEPS = replace(QUICK, steps=2)
 
 
 @pytest.fixture(scope="module")
-def healed(
-    models: Models, text: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[intruders.Healing, Path]:
+def healed(models: Models, text: str, tmp_path_factory: pytest.TempPathFactory) -> Healed:
     out = tmp_path_factory.mktemp("out") / "healed"
     return run(models, text, out), out
 
@@ -61,7 +57,7 @@ def test_the_record_is_what_was_returned_and_a_second_call_answers_with_it(
     found, out = healed
     said: list[str] = []
     kept = intruders.Healing.load(out)
-    assert kept.to_document() == dataclasses.replace(found, seconds=kept.seconds).to_document()
+    assert kept.to_document() == replace(found, seconds=kept.seconds).to_document()
     again = run(models, text, out, told=said.append)
     assert again.doses == found.doses
     assert said == [f"'{out}' is healed already, by the same settings; this is its record"]
@@ -257,14 +253,20 @@ def test_an_adapter_of_no_finite_loss_is_refused(models: Models, text: str, tmp_
         ({"task": ()}, "no task to keep"),
         ({"prompts": "p.txt"}, "expected one of the two"),
         ({"form": "paper"}, "expected one of auto, adapter, checkpoint"),
+        ({"task": "few.jsonl", "loss_on": "self"}, "has too few examples to score, 1; expected 2 or more"),
+        ({"loss_on": ("self", "few.txt")}, "has 1 document; expected 2 or more"),
     ],
 )
 def test_what_is_missing_is_said_before_a_model_is_opened(
-    models: Models, text: str, tmp_path: Path, options: Any, said: str
+    models: Models, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any, said: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("few.jsonl").write_text('{"prompt": "1 + 1 =", "completion": " 2"}\n' * 3, encoding="utf-8")
+    Path("few.txt").write_text("One document.", encoding="utf-8")
     given: dict[str, Any] = {"task": "word-problems", "loss_on": text, **options}
     with pytest.raises(SettingError, match=said):
         intruders.heal(*models, out=tmp_path / "healed", **given)
+    assert not (tmp_path / "healed.unfinished").exists()
 
 
 def test_dora_is_refused_as_an_adapter_and_healed_as_a_checkpoint(
@@ -280,8 +282,5 @@ def test_dora_is_refused_as_an_adapter_and_healed_as_a_checkpoint(
 def test_a_sum_of_adapters_is_healed(models: Models, text: str, tmp_path: Path) -> None:
     other = adapter_of(Path(models[0]), tmp_path / "other", ("v_proj", "q_proj"), seed=4)
     found = run((models[0], f"{models[1]}@0.7+{other}@0.3"), text, tmp_path / "healed", settings=TWO_STEPS)
-    assert len(found.doses) == 6
-    # A sum becomes a checkpoint, as by mitigate.
-    assert found.form == "checkpoint"
+    assert (len(found.doses), found.form) == (6, "checkpoint")  # as by mitigate
     assert (tmp_path / "healed" / "model.safetensors").is_file()
-    assert found.point(HEALED) is not None
